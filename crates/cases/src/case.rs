@@ -1,0 +1,90 @@
+//! What a case is.
+
+use unicorn_core::{Block, KvType, TensorType};
+
+use crate::Tolerance;
+
+/// A slice of a case's batch: `past` positions are in the KV cache already, `tokens` are new.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct Span {
+    pub past: usize,
+    pub tokens: usize,
+}
+
+impl Span {
+    /// A slice of `tokens` after `past`.
+    pub fn new(past: usize, tokens: usize) -> Span {
+        Span { past, tokens }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Case {
+    /// Unique, made of parts that filters can name, for example `ffn/q4_k/256x512/t33/silu`.
+    pub name: String,
+    /// What runs; its spans are those of a [`SyntheticSource`](crate::synthetic::SyntheticSource).
+    pub block: Block,
+    /// One entry per sequence of the batch.
+    pub batch: Vec<Span>,
+    /// Element type of the KV cache; only mixers look at it.
+    pub kv: KvType,
+    /// Largest allowed error.
+    pub tolerance: Tolerance,
+}
+
+impl Case {
+    /// Rows of the residual stream.
+    pub fn rows(&self) -> usize {
+        self.batch.iter().map(|s| s.tokens).sum()
+    }
+
+    /// Arithmetic operations of the batch, two per multiply-add, attention scores included.
+    pub fn flops(&self) -> u64 {
+        let scores = match &self.block {
+            Block::Attention { spec, .. } => {
+                let visible = |position: usize| (position + 1).min(spec.window.unwrap_or(usize::MAX));
+                let pairs: usize =
+                    self.batch.iter().flat_map(|s| (s.past..s.past + s.tokens).map(visible)).sum();
+                4 * (pairs * spec.heads * spec.head_dim) as u64
+            }
+            // A head of one row looks like a vector to `flops_per_row`.
+            Block::Head { spec, .. } => return (2 * spec.vocab * spec.width * self.rows()) as u64,
+            _ => 0,
+        };
+        self.block.flops_per_row() * self.rows() as u64 + scores
+    }
+
+    /// Bytes of weights and KV cache that the batch must read at least once.
+    pub fn bytes(&self) -> u64 {
+        match &self.block {
+            Block::Embedding { .. } => self.block.bytes_per_row() * self.rows() as u64,
+            Block::Attention { spec, .. } => {
+                let ty = self.kv.tensor_type();
+                let row = (spec.kv_heads * spec.head_dim * ty.block_bytes()) / ty.block_len();
+                let positions = |s: &Span| {
+                    let first = spec.window.map_or(0, |w| (s.past + 1).saturating_sub(w));
+                    s.past + s.tokens - first
+                };
+                self.block.bytes_per_row()
+                    + (2 * row * self.batch.iter().map(positions).sum::<usize>()) as u64
+            }
+            _ => self.block.bytes_per_row(),
+        }
+    }
+
+    /// Types of the block's matrices, without repetition.
+    pub fn types(&self) -> Vec<TensorType> {
+        let mut types: Vec<TensorType> =
+            self.block.weights().iter().filter(|w| w.rows > 1).map(|w| w.ty).collect();
+        types.sort();
+        types.dedup();
+        types
+    }
+
+    /// True when the name contains every part of the filter, parts being separated by spaces. An empty filter takes all.
+    pub fn matches(&self, filter: &str) -> bool {
+        filter.split_whitespace().all(|part| self.name.contains(part))
+    }
+}

@@ -1,0 +1,19 @@
+//! One table of kernel and block cases, run on every backend.
+//!
+//! A [`Case`] is plain data: a block with random weights, a batch, a tolerance, and the work it does. [`run`] feeds the same
+//! random input to a device under test and to an oracle and compares what comes back. Linear products are tested as head
+//! blocks with a norm weight of ones, so the trait that the engine uses is the only entry.
+//!
+//! [`synthetic`] and [`shapes`] make whole models of random weights, for timing a shape without its file.
+
+mod case;
+mod run;
+pub mod shapes;
+pub mod synthetic;
+mod table;
+mod tolerance;
+
+pub use case::{Case, Span};
+pub use run::{CaseError, Outcome, run};
+pub use table::{select, table};
+pub use tolerance::Tolerance;

@@ -1,0 +1,343 @@
+//! Running one case on a device and comparing with the oracle.
+
+use std::sync::Arc;
+
+use unicorn_core::quant::Random;
+use unicorn_core::{
+    Batch, Block, BlockId, Device, DeviceError, HeadOutput, KvLayout, Select, SequenceId, Slice, StreamId,
+    Work,
+};
+
+use crate::synthetic::SyntheticSource;
+use crate::{Case, Span, Tolerance};
+
+/// Values that a comparison rests on at least: small outputs are computed again with fresh input until there are as many.
+const VALUES_MIN: usize = 256;
+/// Largest part of a case's past that is computed in one batch.
+const PAST_CHUNK: usize = 256;
+const PAGE_TOKENS: usize = 32;
+const STREAM: StreamId = StreamId(0);
+
+/// Why a case could not be compared.
+#[derive(thiserror::Error, Debug)]
+pub enum CaseError {
+    /// A device refused or failed.
+    #[error("{case} (seed {seed}): {source}")]
+    Device {
+        /// Case name.
+        case: String,
+        /// Seed of weights and input.
+        seed: u64,
+        /// What the device said.
+        source: DeviceError,
+    },
+    /// A device broke its contract in a way that is no matter of tolerance.
+    #[error("{case} (seed {seed}): {what}")]
+    Contract {
+        /// Case name.
+        case: String,
+        /// Seed of weights and input.
+        seed: u64,
+        /// What was wrong.
+        what: String,
+    },
+}
+
+impl CaseError {
+    /// True when a device said that it has no kernel for the case: a gap, not a fault.
+    pub fn is_unsupported(&self) -> bool {
+        use DeviceError::{NoKernel, Unsupported};
+        matches!(self, CaseError::Device { source: NoKernel { .. } | Unsupported { .. }, .. })
+    }
+}
+
+/// How close a device came.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Outcome {
+    /// Case name.
+    pub case: String,
+    /// Seed of weights and input: the same seed gives the same comparison.
+    pub seed: u64,
+    /// Root mean square of the error, relative to that of the reference; infinite when a value was not finite.
+    pub nrmse: f64,
+    /// Largest error, relative to the root mean square of the reference.
+    pub max_error: f64,
+    /// What is allowed.
+    pub tolerance: Tolerance,
+}
+
+impl Outcome {
+    /// True within tolerance.
+    pub fn passed(&self) -> bool {
+        self.nrmse <= self.tolerance.nrmse && self.max_error <= self.tolerance.max_error
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Outcome { case, seed, nrmse, max_error, tolerance } = self;
+        let verdict = if self.passed() { "ok" } else { "FAILED" };
+        write!(
+            f,
+            "{verdict:6} {case}: nrmse {nrmse:.2e} of {:.0e}, max error {max_error:.2e} of {:.0e}, seed {seed}",
+            tolerance.nrmse, tolerance.max_error
+        )
+    }
+}
+
+/// Runs a case with weights and input drawn from `seed` on `device` and on `oracle`, which must be different devices.
+///
+/// What is compared: the logits of a head, the rows of an embedding, and what any other block adds to the residual stream,
+/// also while it fills the cache with the case's past. Blocks are unloaded again; the KV cache is reserved anew.
+pub fn run(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> Result<Outcome, CaseError> {
+    let source = SyntheticSource::new(seed);
+    let device_error = |source| CaseError::Device { case: case.name.clone(), seed, source };
+    let want = Loaded::new(oracle, case, &source).map_err(device_error)?;
+    let got = Loaded::new(device, case, &source).map_err(device_error)?;
+    let mut run = Run { case, seed, random: Random::new(seed), got, want, error: Error::default() };
+    run.all()?;
+    Ok(Outcome {
+        case: case.name.clone(),
+        seed,
+        nrmse: run.error.nrmse(),
+        max_error: run.error.max_error(),
+        tolerance: case.tolerance,
+    })
+}
+
+/// The case's block on one device; unloaded on drop.
+struct Loaded<'a> {
+    device: &'a dyn Device,
+    block: BlockId,
+}
+
+impl<'a> Loaded<'a> {
+    fn new(device: &'a dyn Device, case: &Case, source: &SyntheticSource) -> Result<Loaded<'a>, DeviceError> {
+        let loaded = Loaded { device, block: device.load(&case.block, source)? };
+        if matches!(case.block, Block::Attention { .. }) {
+            // Twice the pages needed, so that wrong page numbers have somewhere wrong to point.
+            let pages = 2 * case.batch.iter().map(pages_of).sum::<usize>();
+            device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages, ty: case.kv })?;
+        }
+        Ok(loaded)
+    }
+
+    fn submit(&self, batch: &Arc<Batch>) -> Result<(), DeviceError> {
+        let work = Work { stream: STREAM, blocks: vec![self.block], batch: batch.clone() };
+        self.device.wait(self.device.submit(&work)?)
+    }
+
+    /// Runs the block over a residual stream and returns what comes out.
+    fn residual(&self, x: &[f32], width: usize, batch: &Arc<Batch>) -> Result<Vec<f32>, DeviceError> {
+        self.device.write_residual(STREAM, width, x)?;
+        self.written(width, batch)
+    }
+
+    /// Runs the block over whatever the stream holds and returns what comes out.
+    fn written(&self, width: usize, batch: &Arc<Batch>) -> Result<Vec<f32>, DeviceError> {
+        self.submit(batch)?;
+        let mut out = vec![0.0; batch.rows() * width];
+        self.device.read_residual(STREAM, 0, &mut out)?;
+        Ok(out)
+    }
+}
+
+impl Drop for Loaded<'_> {
+    fn drop(&mut self) {
+        self.device.unload(self.block);
+    }
+}
+
+fn pages_of(span: &Span) -> usize {
+    (span.past + span.tokens).div_ceil(PAGE_TOKENS)
+}
+
+struct Run<'a> {
+    case: &'a Case,
+    seed: u64,
+    random: Random,
+    got: Loaded<'a>,
+    want: Loaded<'a>,
+    error: Error,
+}
+
+impl Run<'_> {
+    fn all(&mut self) -> Result<(), CaseError> {
+        match &self.case.block {
+            Block::Attention { spec, .. } => {
+                let sequences = self.sequences();
+                self.past(&sequences, spec.width)?;
+                let spans: Vec<_> = self.case.batch.iter().map(|s| (s.past, s.tokens)).collect();
+                self.block(Arc::new(batch(&sequences, &spans)), spec.width)
+            }
+            Block::Ffn { spec, .. } => self.repeat(spec.width, |run, batch| run.block(batch, spec.width)),
+            Block::Head { spec, .. } => self.repeat(spec.vocab, |run, batch| run.head(batch, spec.width)),
+            Block::Embedding { spec, .. } => {
+                self.repeat(spec.width, |run, batch| run.embedding(batch, spec.width, spec.vocab))
+            }
+        }
+    }
+
+    /// Repeats `once` until enough values were compared; `cols` values come from each row.
+    fn repeat(
+        &mut self,
+        cols: usize,
+        mut once: impl FnMut(&mut Self, Arc<Batch>) -> Result<(), CaseError>,
+    ) -> Result<(), CaseError> {
+        let times = VALUES_MIN.div_ceil(self.case.rows() * cols).max(1);
+        for _ in 0..times {
+            let spans: Vec<_> = self.case.batch.iter().map(|s| (s.past, s.tokens)).collect();
+            let sequences: Vec<_> = (0..spans.len() as u64).map(|id| (SequenceId(id), Vec::new())).collect();
+            once(self, Arc::new(batch(&sequences, &spans)))?;
+        }
+        Ok(())
+    }
+
+    /// Each sequence with pages drawn without repetition from the whole pool, in no order.
+    fn sequences(&mut self) -> Vec<(SequenceId, Vec<u32>)> {
+        let needed: usize = self.case.batch.iter().map(pages_of).sum();
+        let mut pool: Vec<u32> = (0..2 * needed as u32).collect();
+        for i in 0..needed {
+            let other = i + self.random.below(pool.len() - i);
+            pool.swap(i, other);
+        }
+        let mut free = pool.into_iter();
+        let mut sequence =
+            |(i, span): (usize, &Span)| (SequenceId(i as u64), free.by_ref().take(pages_of(span)).collect());
+        self.case.batch.iter().enumerate().map(&mut sequence).collect()
+    }
+
+    /// Fills the cache with the case's past, sequence by sequence.
+    fn past(&mut self, sequences: &[(SequenceId, Vec<u32>)], width: usize) -> Result<(), CaseError> {
+        for (sequence, span) in sequences.iter().zip(&self.case.batch) {
+            for start in (0..span.past).step_by(PAST_CHUNK) {
+                let tokens = PAST_CHUNK.min(span.past - start);
+                let batch = batch(std::slice::from_ref(sequence), &[(start, tokens)]);
+                self.block(Arc::new(batch), width)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what a mixer or ffn adds.
+    fn block(&mut self, batch: Arc<Batch>, width: usize) -> Result<(), CaseError> {
+        let x = self.random.normals(batch.rows() * width, 1.0);
+        let want = self.want.residual(&x, width, &batch).map_err(|e| self.device_error(e))?;
+        let got = self.got.residual(&x, width, &batch).map_err(|e| self.device_error(e))?;
+        for ((want, got), x) in want.iter().zip(&got).zip(&x) {
+            self.error.add(*want as f64 - *x as f64, *got as f64 - *x as f64);
+        }
+        Ok(())
+    }
+
+    fn embedding(&mut self, batch: Arc<Batch>, width: usize, vocab: usize) -> Result<(), CaseError> {
+        let mut batch = Arc::unwrap_or_clone(batch);
+        for token in batch.slices.iter_mut().flat_map(|s| &mut s.tokens) {
+            *token = self.random.below(vocab) as u32;
+        }
+        // The last row of the table is read at every run.
+        if let Some(token) = batch.slices.last_mut().and_then(|s| s.tokens.last_mut()) {
+            *token = vocab as u32 - 1;
+        }
+        let batch = Arc::new(batch);
+        let want = self.want.written(width, &batch).map_err(|e| self.device_error(e))?;
+        let got = self.got.written(width, &batch).map_err(|e| self.device_error(e))?;
+        want.iter().zip(&got).for_each(|(want, got)| self.error.add(*want as f64, *got as f64));
+        Ok(())
+    }
+
+    /// Compares logits, then checks that the device's selection is that of its own logits.
+    fn head(&mut self, batch: Arc<Batch>, width: usize) -> Result<(), CaseError> {
+        let x = self.random.normals(batch.rows() * width, 1.0);
+        let want = self.logits(&self.want, &x, width, &batch)?;
+        let got = self.logits(&self.got, &x, width, &batch)?;
+        if want.len() != got.len() {
+            return Err(self.contract(format!("{} logits, wanted {}", got.len(), want.len())));
+        }
+        want.iter().zip(&got).for_each(|(want, got)| self.error.add(*want as f64, *got as f64));
+        let vocab = got.len() / batch.outputs.len().max(1);
+        let mut top = Batch::clone(&batch);
+        top.select = Select::Top(5);
+        self.got.residual(&x, width, &Arc::new(top)).map_err(|e| self.device_error(e))?;
+        match self.got.device.take_output(STREAM).map_err(|e| self.device_error(e))? {
+            HeadOutput::Top(lists) if lists.len() == batch.outputs.len() => {
+                for (row, list) in got.chunks_exact(vocab).zip(lists) {
+                    let mut ids: Vec<u32> = (0..vocab as u32).collect();
+                    ids.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b)));
+                    ids.truncate(5);
+                    let listed: Vec<u32> = list.iter().map(|e| e.token).collect();
+                    if ids != listed || list.iter().any(|e| e.logit != row[e.token as usize]) {
+                        return Err(self.contract(format!("top 5 are {list:?}, logits say {ids:?}")));
+                    }
+                }
+                Ok(())
+            }
+            other => Err(self.contract(format!("asked for the top 5, got {other:?}"))),
+        }
+    }
+
+    fn logits(
+        &self,
+        on: &Loaded<'_>,
+        x: &[f32],
+        width: usize,
+        batch: &Arc<Batch>,
+    ) -> Result<Vec<f32>, CaseError> {
+        on.residual(x, width, batch).map_err(|e| self.device_error(e))?;
+        match on.device.take_output(STREAM).map_err(|e| self.device_error(e))? {
+            HeadOutput::Logits(logits) => Ok(logits),
+            HeadOutput::Top(_) => Err(self.contract("asked for logits, got a selection".into())),
+        }
+    }
+
+    fn device_error(&self, source: DeviceError) -> CaseError {
+        CaseError::Device { case: self.case.name.clone(), seed: self.seed, source }
+    }
+
+    fn contract(&self, what: String) -> CaseError {
+        CaseError::Contract { case: self.case.name.clone(), seed: self.seed, what }
+    }
+}
+
+/// One slice per sequence, `(start, tokens)` each; all rows are outputs.
+fn batch(sequences: &[(SequenceId, Vec<u32>)], spans: &[(usize, usize)]) -> Batch {
+    let slices: Vec<Slice> = sequences
+        .iter()
+        .zip(spans)
+        .map(|((sequence, pages), (start, tokens))| Slice {
+            sequence: *sequence,
+            tokens: vec![0; *tokens],
+            start: *start as u32,
+            pages: pages.clone(),
+        })
+        .collect();
+    let rows = spans.iter().map(|s| s.1 as u32).sum();
+    Batch { slices, outputs: (0..rows).collect(), select: Select::Logits }
+}
+
+/// Sums for the relative errors.
+#[derive(Default)]
+struct Error {
+    count: usize,
+    squares_error: f64,
+    squares_want: f64,
+    max: f64,
+}
+
+impl Error {
+    fn add(&mut self, want: f64, got: f64) {
+        let error = if got.is_finite() { (got - want).abs() } else { f64::INFINITY };
+        self.count += 1;
+        self.squares_error += error * error;
+        self.squares_want += want * want;
+        self.max = self.max.max(error);
+    }
+
+    fn nrmse(&self) -> f64 {
+        if self.squares_error == 0.0 { 0.0 } else { (self.squares_error / self.squares_want).sqrt() }
+    }
+
+    fn max_error(&self) -> f64 {
+        if self.max == 0.0 { 0.0 } else { self.max / (self.squares_want / self.count as f64).sqrt() }
+    }
+}

@@ -1,0 +1,61 @@
+//! How far a device may be from the float64 reference, and why.
+
+use unicorn_core::{KvType, TensorType};
+
+/// Largest allowed errors, both relative to the root mean square of the reference.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Tolerance {
+    /// Root mean square of the error.
+    pub nrmse: f64,
+    /// Largest single error.
+    pub max_error: f64,
+}
+
+impl Tolerance {
+    /// Errors of many roundings are close to normal: one in a hundred million lies past six deviations.
+    fn normal(nrmse: f64) -> Tolerance {
+        Tolerance { nrmse, max_error: 6.0 * nrmse }
+    }
+
+    /// Table lookup: the only rounding is the product with the scale.
+    pub fn embedding() -> Tolerance {
+        Tolerance::normal(1e-6)
+    }
+
+    /// One matrix product.
+    ///
+    /// Float weights: f32 products and sums over 1536 elements give about 1e-6. Quantized weights: kernels round
+    /// activations to 8 bits, in steps of `max / 127`. For normal values `max` is 2.1 deviations in blocks of 32 and 2.8 in
+    /// blocks of 256, so the error is `2.1 / 127 / sqrt(12)` = 0.5 % or 0.65 % of the output.
+    pub fn linear(ty: TensorType) -> Tolerance {
+        Tolerance::normal(if ty.is_quantized() { 0.01 } else { 1e-5 })
+    }
+
+    /// A feed-forward block.
+    ///
+    /// Quantized weights: gate and up each carry the error of one product, and their product, which `down` reads, has long
+    /// tails: its largest of 32 is about 4 deviations (1 % error), of 256 about 8 (2 %).
+    pub fn ffn(types: &[TensorType]) -> Tolerance {
+        let nrmse = types.iter().map(|ty| match ty.block_len() {
+            1 => 1e-5,
+            32 => 0.02,
+            _ => 0.03,
+        });
+        Tolerance::normal(nrmse.fold(0.0, f64::max))
+    }
+
+    /// An attention block.
+    ///
+    /// Float weights: the angle of position 1000 in f32 is off by up to 3e-5; a half-float cache adds roundings that fall
+    /// the other way and lets kernels keep queries as half floats; with a Q8_0 cache kernels may round queries to 8 bits.
+    /// Quantized weights: four products of 0.65 % each, two of which meet inside the exponential.
+    pub fn attention(ty: TensorType, kv: KvType) -> Tolerance {
+        let weights = if ty.is_quantized() { 0.03 } else { 1e-4 };
+        let cache = match kv {
+            KvType::F32 => 0.0,
+            KvType::F16 => 1e-3,
+            KvType::Q8_0 => 0.02,
+        };
+        Tolerance::normal(f64::max(weights, cache))
+    }
+}

@@ -1,0 +1,418 @@
+//! The command line as typed. Nothing here is interpreted beyond its syntax; `config.rs` resolves it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::bench_spec::{FfnType, ShapeChoice};
+use crate::devices::DeviceChoice;
+use crate::parse;
+use crate::settings::AnswerArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  unicorn run \"What is the capital of France?\"      one answer, streamed
+  unicorn run                                       a chat with history; /help lists its commands
+  git diff | unicorn run -m qwen3-4b \"Review:\"     stdin is appended to the prompt
+  unicorn bench -p 512 -n 128                       how fast, and how near to the machine's limits
+  unicorn bench --shape llama-8b:q4_k               how fast a model would be, before downloading it
+
+Exit codes:
+  0 done   1 failed   2 wrong usage   130 interrupted by Ctrl-C   141 the reader of stdout went away
+
+Environment:
+  UNICORN_MODEL    default of --model
+  HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE    as for every Hugging Face tool
+  NO_COLOR         no colours";
+
+/// Runs large language models on every compute unit of this machine.
+#[derive(Parser, Debug)]
+#[command(name = "unicorn", version, after_help = EXAMPLES, arg_required_else_help = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: GlobalArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct GlobalArgs {
+    /// Say what was decided: device, kernels, placement, memory
+    #[arg(short, long, global = true, help_heading = "Messages")]
+    pub verbose: bool,
+    /// Say only errors on stderr
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Messages")]
+    pub quiet: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    Run(RunArgs),
+    Pull(PullArgs),
+    Models(ModelsArgs),
+    Bench(BenchArgs),
+    Perplexity(PerplexityArgs),
+    Inspect(InspectArgs),
+    Tokenize(TokenizeArgs),
+    Devices(DevicesArgs),
+    Completions(CompletionsArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct ModelArgs {
+    /// Known name, file, directory, or Hugging Face `owner/repo[:quant]` [default: smollm2-135m]
+    ///
+    /// A name that exists as a path is taken as a path. `unicorn models` lists the known names. A model that is not
+    /// on this machine is fetched first. UNICORN_MODEL sets another default.
+    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath, help_heading = "Model")]
+    pub model: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct DeviceArgs {
+    /// Device to run on: `cpu`, `cpu:LEVEL` for a set of kernels, or `reference`; see `unicorn devices`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", help_heading = "Device")]
+    pub device: DeviceChoice,
+    /// Worker threads [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = parse::threads, help_heading = "Device")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct KvArgs {
+    /// Element type of the KV cache
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse::KvTypeParser, help_heading = "Device")]
+    pub kv: unicorn_core::KvType,
+}
+
+/// Answer a prompt, or chat
+///
+/// With PROMPT, or with text on stdin, one answer is streamed to stdout. Text on stdin is appended to PROMPT. With
+/// neither, a chat starts; `/help` lists its commands. Figures go to stderr: tokens per second for reading the
+/// prompt and for writing the answer.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  unicorn run \"What is the capital of France?\"
+  unicorn run -m ./Qwen3-0.6B-Q8_0.gguf --temp 0 \"Write a haiku about rain\"
+  unicorn run --system \"Answer in French.\"
+  echo 'Once upon a time' | unicorn run --raw --max-tokens 64 --seed 7")]
+pub struct RunArgs {
+    /// What to answer; without it and with a terminal on stdin, a chat starts
+    pub prompt: Option<String>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// System prompt, before everything else [default: what suits the model; an empty text leaves it to the chat template]
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw", help_heading = "Prompt")]
+    pub system: Option<String>,
+    /// Continue the text as it is, without the model's chat template
+    #[arg(long, help_heading = "Prompt")]
+    pub raw: bool,
+    /// Longest context in tokens: prompt, history and answer [default: the model's, 8192 at most]
+    #[arg(short, long, value_name = "TOKENS", value_parser = parse::positive, help_heading = "Prompt")]
+    pub ctx: Option<usize>,
+    #[command(flatten)]
+    pub answer: AnswerArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub kv: KvArgs,
+}
+
+/// Unset values come from the model's generation config, else from the defaults shown.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Sampling (unset: the model's own settings, else the default)")]
+pub struct SamplingArgs {
+    /// Temperature; 0 always takes the likeliest token [default: 0.8]
+    #[arg(long, value_name = "T", value_parser = parse::non_negative)]
+    pub temp: Option<f32>,
+    /// Keep the K likeliest tokens; 0 keeps all [default: 40]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Keep the likeliest tokens that make up this probability; 1 keeps all [default: 0.95]
+    #[arg(long, value_name = "P", value_parser = parse::probability)]
+    pub top_p: Option<f32>,
+    /// Drop tokens below this share of the likeliest one's probability; 0 drops none [default: 0.05]
+    #[arg(long, value_name = "P", value_parser = parse::probability)]
+    pub min_p: Option<f32>,
+    /// Locally typical sampling: keep tokens near the expected surprise; 1 keeps all [default: 1]
+    #[arg(long, value_name = "P", value_parser = parse::probability)]
+    pub typical: Option<f32>,
+    /// Divide the logits of tokens seen of late by this; 1 leaves them [default: 1]
+    #[arg(long, value_name = "F", value_parser = parse::positive_float)]
+    pub repeat_penalty: Option<f32>,
+    /// Subtract this from the logits of tokens seen of late [default: 0]
+    #[arg(long, value_name = "F", value_parser = parse::finite, allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
+    /// Subtract this per occurrence of late from a token's logit [default: 0]
+    #[arg(long, value_name = "F", value_parser = parse::finite, allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f32>,
+    /// DRY: strength of the penalty on repeating a sequence; 0 is off [default: 0]
+    #[arg(long, value_name = "F", value_parser = parse::non_negative)]
+    pub dry: Option<f32>,
+    /// Seed of the random choices; the same seed gives the same text [default: a new one each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// Fetch a model into the Hugging Face cache folder
+///
+/// An interrupted download resumes where it stopped. Files are checked against their SHA-256 and appear whole or
+/// not at all. The path to the model is printed on stdout.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  unicorn pull smollm2-135m
+  unicorn pull ggml-org/gemma-3-270m-it-GGUF:q8_0")]
+pub struct PullArgs {
+    /// A known name, or a Hugging Face `owner/repo[:quant]`
+    #[arg(value_name = "MODEL")]
+    pub name: String,
+    /// Ask the source for a newer version of a model that is there already
+    #[arg(long)]
+    pub refresh: bool,
+}
+
+/// List the known models and those in the cache
+#[derive(Args, Debug)]
+pub struct ModelsArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Measure speed, with the share of what the machine could do
+///
+/// Tests are named as in llama-bench: `ppN` reads a prompt of N tokens, `tgN` writes N tokens, ` @ dN` after N tokens
+/// of context. The share is that of the measured read bandwidth (tg) or arithmetic rate (pp). Lists separated by
+/// commas run each value.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "Examples:
+  unicorn bench -m smollm2-135m -p 128,512 -n 128 -d 0,4096
+  unicorn bench --shape llama-8b:q4_k -r 3 --output md
+  unicorn bench --profile -n 0
+  unicorn bench ffn --tokens 128 --width 4096 --hidden 16384 --dtype f16")]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub what: Option<BenchCommand>,
+    #[command(flatten)]
+    pub run: BenchModelArgs,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum BenchCommand {
+    Ffn(BenchFfnArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct BenchModelArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Random weights in place of a model, SIZE:TYPE: 135m, 1b, 3b or llama-8b; q4_0, q4_k, q8_0, f16, ...
+    #[arg(long, value_name = "SHAPE", conflicts_with = "model", help_heading = "Model")]
+    pub shape: Option<ShapeChoice>,
+    /// Prompt lengths in tokens; 0 for none
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        default_value = "512",
+        help_heading = "Tests"
+    )]
+    pub prompt: Vec<usize>,
+    /// Numbers of tokens to write; 0 for none
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        default_value = "128",
+        help_heading = "Tests"
+    )]
+    pub generate: Vec<usize>,
+    /// Depths: tokens already in the context
+    #[arg(
+        short,
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        default_value = "0",
+        help_heading = "Tests"
+    )]
+    pub depth: Vec<usize>,
+    /// Repetitions of each test, after one unmeasured
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = parse::positive, help_heading = "Tests")]
+    pub repetitions: usize,
+    /// Show where the time goes, kernel by kernel; timing every kernel costs a little speed
+    #[arg(long, help_heading = "Tests")]
+    pub profile: bool,
+    /// Format on stdout
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", help_heading = "Tests")]
+    pub output: OutputFormat,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub kv: KvArgs,
+}
+
+/// One SwiGLU feed-forward block on random weights
+///
+/// Prints average, least and greatest time, GFLOP/s and tokens/s, and GFLOP/s for gate+up and for down.
+#[derive(Args, Debug)]
+pub struct BenchFfnArgs {
+    /// Tokens in the batch
+    #[arg(long, value_name = "N", default_value = "128", value_parser = parse::positive)]
+    pub tokens: usize,
+    /// Model width
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = parse::positive)]
+    pub width: usize,
+    /// Hidden width
+    #[arg(long, value_name = "N", default_value = "16384", value_parser = parse::positive)]
+    pub hidden: usize,
+    /// Type of the weights: f32, f16, q8_0, q4_k, ...
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub dtype: FfnType,
+    /// Repetitions, after one unmeasured
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = parse::positive)]
+    pub repetitions: usize,
+    /// Format on stdout
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: OutputFormat,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OutputFormat {
+    /// Aligned text
+    Table,
+    /// A list of objects
+    Json,
+    /// A Markdown table
+    Md,
+}
+
+/// Measure how well a model predicts a text
+///
+/// The text is cut into contexts of N tokens, and the second half of each is scored, as llama-perplexity does. The
+/// running estimate goes to stderr, the result to stdout.
+#[derive(Args, Debug)]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Text to predict, UTF-8
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Context length in tokens
+    #[arg(short, long, value_name = "TOKENS", default_value = "512", value_parser = parse::positive)]
+    pub ctx: usize,
+    /// Score only the first N contexts
+    #[arg(long, value_name = "N", value_parser = parse::positive)]
+    pub chunks: Option<usize>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    #[command(flatten)]
+    pub kv: KvArgs,
+}
+
+/// Show a model file: metadata, tensors, sizes by type
+///
+/// FILE is a GGUF file (any shard of a split one), a safetensors file, or a directory as Hugging Face has them.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// File or directory; any other MODEL that is on this machine works too
+    #[arg(value_name = "FILE", value_hint = ValueHint::AnyPath)]
+    pub file: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Turn the text on stdin into token ids on stdout
+///
+/// Ids are separated by spaces on one line; with --verbose one a line with its text. A newline at the end of stdin
+/// is part of the text.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  printf 'Hello world' | unicorn tokenize -m smollm2-135m")]
+pub struct TokenizeArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Read special tokens such as <|im_start|> in the text as such; otherwise they are plain text
+    #[arg(long)]
+    pub special: bool,
+    /// Leave out the tokens that the model wants before and after a text
+    #[arg(long)]
+    pub no_bos: bool,
+}
+
+/// List the devices with their memory and measured limits
+#[derive(Args, Debug)]
+pub struct DevicesArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Worker threads of the CPU [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = parse::threads)]
+    pub threads: Option<usize>,
+}
+
+/// Print a completion script for a shell
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  unicorn completions bash > ~/.local/share/bash-completion/completions/unicorn
+  unicorn completions zsh > \"${fpath[1]}/_unicorn\"
+  unicorn completions fish > ~/.config/fish/completions/unicorn.fish")]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_and_shapes_parse() {
+        let cli = Cli::try_parse_from([
+            "unicorn",
+            "bench",
+            "-p",
+            "0,512",
+            "-d",
+            "0,4096",
+            "--shape",
+            "llama-8b:q4_k",
+        ]);
+        let Ok(Cli { command: Command::Bench(bench), .. }) = cli else { panic!("{cli:?}") };
+        assert_eq!(bench.run.prompt, [0, 512]);
+        assert_eq!(bench.run.depth, [0, 4096]);
+        assert!(bench.run.shape.is_some());
+    }
+
+    #[test]
+    fn contradictions_are_usage_errors() {
+        for line in [
+            &["unicorn", "bench", "-m", "x", "--shape", "llama-8b:q4_k"][..],
+            &["unicorn", "run", "--raw", "--system", "x"],
+            &["unicorn", "run", "--temp", "-1"],
+            &["unicorn", "run", "--top-p", "1.5"],
+            &["unicorn", "run", "--threads", "0"],
+            &["unicorn", "run", "--device", "cpu:nonsense"],
+            &["unicorn", "run", "--kv", "q3"],
+            &["unicorn", "bench", "--shape", "llama-8b"],
+            &["unicorn", "-q", "-v", "models"],
+        ] {
+            let error = Cli::try_parse_from(line).expect_err(&line.join(" "));
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Reading lines at a terminal: history across runs, several lines, completion of /commands.
+
+use std::path::{Path, PathBuf};
+
+use rustyline::completion::{Completer, Pair};
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::FileHistory;
+use rustyline::validate::{ValidationContext, ValidationResult, Validator};
+use rustyline::{Config, Context, Editor, Helper};
+
+use super::command::{HELP, is_complete};
+use crate::term::Style;
+
+/// Lines of history kept between runs.
+const HISTORY_MAX: usize = 1000;
+
+/// What the person did at the prompt.
+pub enum Typed {
+    /// A whole entry.
+    Line(String),
+    /// Ctrl-C.
+    Interrupted,
+    /// Ctrl-D.
+    End,
+}
+
+/// A line editor.
+pub struct LineReader {
+    editor: Editor<ChatHelper, FileHistory>,
+    history: Option<PathBuf>,
+}
+
+impl LineReader {
+    /// An editor whose history lives in `history`; a history that cannot be read is an empty one.
+    pub fn new(history: Option<PathBuf>, style: Style) -> anyhow::Result<LineReader> {
+        let config = Config::builder()
+            .max_history_size(HISTORY_MAX)?
+            .history_ignore_space(true)
+            .auto_add_history(false)
+            .bracketed_paste(true)
+            .build();
+        let mut editor = Editor::with_config(config)?;
+        editor.set_helper(Some(ChatHelper { style }));
+        if let Some(path) = &history {
+            let _ = editor.load_history(path);
+        }
+        Ok(LineReader { editor, history })
+    }
+
+    /// Shows the prompt and reads one entry.
+    pub fn read(&mut self) -> anyhow::Result<Typed> {
+        match self.editor.readline(PROMPT) {
+            Ok(line) => {
+                if !line.trim().is_empty() {
+                    self.remember(&line);
+                }
+                Ok(Typed::Line(line))
+            }
+            Err(ReadlineError::Interrupted) => Ok(Typed::Interrupted),
+            Err(ReadlineError::Eof) => Ok(Typed::End),
+            Err(error) => Err(anyhow::Error::new(error).context("reading from the terminal")),
+        }
+    }
+
+    /// Losing a line of history is no reason to end a chat, so failures pass.
+    fn remember(&mut self, line: &str) {
+        let _ = self.editor.add_history_entry(line);
+        if let Some(path) = &self.history {
+            let _ = path.parent().map(std::fs::create_dir_all);
+            let _ = self.editor.append_history(path);
+        }
+    }
+}
+
+const PROMPT: &str = ">>> ";
+
+struct ChatHelper {
+    style: Style,
+}
+
+impl Helper for ChatHelper {}
+
+impl Validator for ChatHelper {
+    fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
+        let whole = is_complete(context.input());
+        Ok(if whole { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
+    }
+}
+
+impl Highlighter for ChatHelper {
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
+        &'s self,
+        prompt: &'p str,
+        _default: bool,
+    ) -> std::borrow::Cow<'b, str> {
+        self.style.bold(prompt).into()
+    }
+
+    fn highlight_hint<'h>(&self, hint: &'h str) -> std::borrow::Cow<'h, str> {
+        self.style.dim(hint).into()
+    }
+}
+
+impl Hinter for ChatHelper {
+    type Hint = String;
+
+    fn hint(&self, line: &str, _position: usize, _context: &Context<'_>) -> Option<String> {
+        line.is_empty().then(|| "a message, or /help".to_owned())
+    }
+}
+
+impl Completer for ChatHelper {
+    type Candidate = Pair;
+
+    fn complete(
+        &self,
+        line: &str,
+        position: usize,
+        _: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let typed = line.get(..position).unwrap_or(line);
+        Ok((
+            0,
+            commands_from(typed).map(|c| Pair { display: c.into(), replacement: format!("{c} ") }).collect(),
+        ))
+    }
+}
+
+fn commands_from(typed: &str) -> impl Iterator<Item = &'static str> {
+    let typed = typed.to_owned();
+    let is_command = typed.starts_with('/') && !typed.contains(char::is_whitespace);
+    HELP.iter().map(|h| h.0).filter(move |name| is_command && name.starts_with(&typed))
+}
+
+/// Where the history lives: the state folder that the XDG base directory specification names, or its equivalent.
+pub fn history_path(state: Option<&Path>) -> Option<PathBuf> {
+    state.map(|folder| folder.join("unicorn").join("history"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_complete_at_the_start_only() {
+        assert_eq!(commands_from("/s").collect::<Vec<_>>(), ["/system", "/set", "/stats", "/save"]);
+        assert_eq!(commands_from("/set t").count(), 0);
+        assert_eq!(commands_from("s").count(), 0);
+    }
+}

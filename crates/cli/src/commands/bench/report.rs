@@ -1,0 +1,125 @@
+//! What `bench` prints: one row per test, as table, JSON or Markdown.
+
+use serde::Serialize;
+
+use crate::args::OutputFormat;
+use crate::table::{Align, Table};
+use crate::units;
+
+/// Median and extremes of repeated measurements.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Spread {
+    /// Middle value.
+    pub median: f64,
+    /// Smallest.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl From<(f64, f64, f64)> for Spread {
+    /// From median, smallest and largest.
+    fn from((median, min, max): (f64, f64, f64)) -> Spread {
+        Spread { median, min, max }
+    }
+}
+
+/// One line of results. The names of the fields are the JSON format.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Row {
+    /// `pp512`, `tg128`, with ` @ d4096` at a depth.
+    pub test: String,
+    /// Tokens per second.
+    pub tokens_per_second: Spread,
+    /// Device name.
+    pub device: String,
+    /// Model name.
+    pub model: String,
+    /// Part of the speed that the device's measured limit allows: read bandwidth for `tg`, arithmetic rate for `pp`.
+    pub share_of_roof: f64,
+    /// Bytes of weights.
+    pub model_bytes: u64,
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// Worker threads or compute units.
+    pub workers: usize,
+    /// Measured repetitions.
+    pub repetitions: usize,
+}
+
+/// All rows in the format asked for, each line ended.
+pub fn render(rows: &[Row], format: OutputFormat) -> serde_json::Result<String> {
+    Ok(match format {
+        OutputFormat::Json => serde_json::to_string_pretty(rows)? + "\n",
+        OutputFormat::Md => table(rows).markdown(),
+        OutputFormat::Table => table(rows).text(),
+    })
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new([
+        ("model", Align::Left),
+        ("size", Align::Right),
+        ("params", Align::Right),
+        ("device", Align::Left),
+        ("workers", Align::Right),
+        ("test", Align::Right),
+        ("tok/s", Align::Right),
+        ("min", Align::Right),
+        ("max", Align::Right),
+        ("of roof", Align::Right),
+    ]);
+    for row in rows {
+        let speed = row.tokens_per_second;
+        table.row([
+            row.model.clone(),
+            units::bytes(row.model_bytes),
+            units::parameters(row.parameters),
+            row.device.clone(),
+            row.workers.to_string(),
+            row.test.clone(),
+            format!("{:.2}", speed.median),
+            format!("{:.2}", speed.min),
+            format!("{:.2}", speed.max),
+            units::percent(row.share_of_roof),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        Row {
+            test: "tg128 @ d4096".into(),
+            tokens_per_second: Spread::from((2.0, 1.0, 3.0)),
+            device: "cpu".into(),
+            model: "m".into(),
+            share_of_roof: 0.5,
+            model_bytes: 98_000_000,
+            parameters: 135_000_000,
+            workers: 2,
+            repetitions: 3,
+        }
+    }
+
+    #[test]
+    fn json_has_the_promised_fields() {
+        let text = render(&[row()], OutputFormat::Json).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value[0]["test"], "tg128 @ d4096");
+        assert_eq!(value[0]["tokens_per_second"], serde_json::json!({"median": 2.0, "min": 1.0, "max": 3.0}));
+        assert_eq!(value[0]["share_of_roof"], 0.5);
+        assert_eq!((&value[0]["device"], &value[0]["model"]), (&"cpu".into(), &"m".into()));
+    }
+
+    #[test]
+    fn tables_say_the_same() {
+        let text = render(&[row()], OutputFormat::Table).unwrap();
+        assert!(text.contains("tg128 @ d4096   2.00  1.00  3.00   50.0 %"), "{text}");
+        let md = render(&[row()], OutputFormat::Md).unwrap();
+        assert!(md.starts_with("| model ") && md.contains("| tg128 @ d4096 |"), "{md}");
+    }
+}

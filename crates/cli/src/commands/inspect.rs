@@ -1,0 +1,154 @@
+//! `unicorn inspect`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use unicorn_hub::{HubError, Reference};
+use unicorn_model::Inspection;
+
+use crate::args::InspectArgs;
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::output::Out;
+use crate::table::{Align, Table, clip};
+use crate::units;
+
+/// Characters of a metadata value shown.
+const VALUE_WIDTH: usize = 100;
+
+/// Prints what a model's files hold.
+pub fn run(args: &InspectArgs, config: &Config) -> anyhow::Result<Exit> {
+    let path = find(&args.file, config)?;
+    let inspection = unicorn_model::inspect(&path)?;
+    let text =
+        if args.json { serde_json::to_string_pretty(&inspection)? + "\n" } else { render(&inspection) };
+    let mut out = Out::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(Exit::Done)
+}
+
+/// The path meant: an existing one, or that of a model in the cache. Nothing is fetched just to be looked at.
+fn find(name: &str, config: &Config) -> anyhow::Result<PathBuf> {
+    if Path::new(name).exists() {
+        return Ok(PathBuf::from(name));
+    }
+    let reference = match unicorn_hub::resolve(name) {
+        // For a name that is no model's, what matters here is that there is no such file.
+        Err(HubError::UnknownModel { .. }) => {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotFound)).with_context(|| name.to_owned());
+        }
+        other => other?,
+    };
+    unicorn_hub::cached(&reference, &config.hub).with_context(|| match reference {
+        Reference::File(path) | Reference::Directory(path) => format!("{}: not found", path.display()),
+        _ => format!("{name} is not on this machine; `unicorn pull {name}` fetches it"),
+    })
+}
+
+fn render(inspection: &Inspection) -> String {
+    let sections = [summary(inspection), metadata(inspection), tensors(inspection), totals(inspection)];
+    sections.into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+fn summary(i: &Inspection) -> String {
+    let version = i.version.map(|v| format!(" version {v}")).unwrap_or_default();
+    let files: Vec<String> = i.files.iter().map(|f| f.display().to_string()).collect();
+    let lines = [
+        ("format", format!("{}{version}", i.format)),
+        ("architecture", i.architecture.as_deref().map_or("not named".into(), |a| clip(a, VALUE_WIDTH))),
+        ("parameters", format!("{} ({})", units::parameters(i.parameters), i.parameters)),
+        ("size", format!("{} ({} bytes)", units::bytes(i.file_bytes), i.file_bytes)),
+        ("file", files.join(", ")),
+    ];
+    lines.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect()
+}
+
+fn metadata(i: &Inspection) -> String {
+    if i.metadata.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([("metadata", Align::Left), ("type", Align::Left), ("value", Align::Left)]);
+    for entry in &i.metadata {
+        table.row([entry.key.clone(), entry.ty.clone(), clip(&entry.value, VALUE_WIDTH)]);
+    }
+    table.text()
+}
+
+fn tensors(i: &Inspection) -> String {
+    if i.tensors.is_empty() {
+        return String::new();
+    }
+    let columns =
+        [("tensor", Align::Left), ("type", Align::Left), ("shape", Align::Right), ("size", Align::Right)];
+    let mut table = Table::new(columns);
+    for tensor in &i.tensors {
+        let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
+        table.row([tensor.name.clone(), tensor.ty.clone(), shape.join(" x "), units::bytes(tensor.bytes)]);
+    }
+    table.text()
+}
+
+fn totals(i: &Inspection) -> String {
+    let mut table = Table::new([
+        ("type", Align::Left),
+        ("tensors", Align::Right),
+        ("elements", Align::Right),
+        ("size", Align::Right),
+        ("share", Align::Right),
+        ("bits/weight", Align::Right),
+    ]);
+    let ratio = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+    let sum = (i.tensors.len() as u64, i.parameters, i.tensor_bytes);
+    let each = i.totals.iter().map(|t| (t.ty.as_str(), (t.tensors, t.elements, t.bytes)));
+    for (name, (tensors, elements, bytes)) in each.chain([("all", sum)]) {
+        table.row([
+            name.to_owned(),
+            tensors.to_string(),
+            units::parameters(elements),
+            units::bytes(bytes),
+            units::percent(ratio(bytes, i.tensor_bytes)),
+            format!("{:.2}", 8.0 * ratio(bytes, elements)),
+        ]);
+    }
+    table.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use unicorn_model::{MetadataEntry, TensorEntry, TypeTotal};
+
+    use super::*;
+
+    #[test]
+    fn everything_is_shown() {
+        let inspection = Inspection {
+            format: "GGUF".into(),
+            version: Some(3),
+            architecture: Some("llama".into()),
+            files: vec!["/m.gguf".into()],
+            file_bytes: 2048,
+            metadata: vec![MetadataEntry {
+                key: "general.name".into(),
+                ty: "string".into(),
+                value: "N".into(),
+            }],
+            tensors: vec![TensorEntry {
+                name: "w".into(),
+                ty: "F16".into(),
+                shape: vec![2, 256],
+                bytes: 1024,
+            }],
+            totals: vec![TypeTotal { ty: "F16".into(), tensors: 1, elements: 512, bytes: 1024 }],
+            parameters: 512,
+            tensor_bytes: 1024,
+        };
+        let text = render(&inspection);
+        for part in
+            ["GGUF version 3", "llama", "general.name  string  N", "2 x 256", "1.02 kB  100.0 %        16.00"]
+        {
+            assert!(text.contains(part), "{part} missing in\n{text}");
+        }
+    }
+}

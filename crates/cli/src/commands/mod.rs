@@ -1,0 +1,11 @@
+//! One file per subcommand.
+
+pub mod bench;
+pub mod completions;
+pub mod devices;
+pub mod inspect;
+pub mod models;
+pub mod perplexity;
+pub mod pull;
+pub mod run;
+pub mod tokenize;

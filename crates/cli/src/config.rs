@@ -1,0 +1,105 @@
+//! From what was typed and what the environment says to one resolved configuration. The only reader of the environment.
+
+use std::path::PathBuf;
+
+use unicorn_hub::HubConfig;
+
+use crate::args::{GlobalArgs, ModelArgs};
+use crate::term::Style;
+
+/// The model used when none is named.
+pub const DEFAULT_MODEL: &str = "smollm2-135m";
+
+/// What every command needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How much is said on stderr.
+    pub messages: Messages,
+    /// Colours on stderr.
+    pub style: Style,
+    /// Where models are kept and fetched from.
+    pub hub: HubConfig,
+    /// Model named by the environment.
+    model: Option<String>,
+    /// Folder for state that outlives a run (history), if the system has one.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// How much is said on stderr.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Messages {
+    /// Errors only.
+    Errors,
+    /// Figures, notices, progress.
+    Normal,
+    /// What was decided, too.
+    Decisions,
+}
+
+impl Config {
+    /// Reads the environment and the flags that all commands share.
+    pub fn from_environment(global: &GlobalArgs) -> Config {
+        Config::new(global, |name| std::env::var(name).ok())
+    }
+
+    fn new(global: &GlobalArgs, variable: impl Fn(&str) -> Option<String>) -> Config {
+        let set = |name: &str| variable(name).filter(|v| !v.is_empty());
+        let messages = match (global.quiet, global.verbose) {
+            (true, _) => Messages::Errors,
+            (_, true) => Messages::Decisions,
+            _ => Messages::Normal,
+        };
+        let home = || set("HOME").or_else(|| set("USERPROFILE")).map(PathBuf::from);
+        let state_dir =
+            set("XDG_STATE_HOME").map(PathBuf::from).or_else(|| home().map(|h| h.join(".local/state")));
+        Config {
+            messages,
+            style: Style::stderr(set("NO_COLOR").is_some()),
+            model: set("UNICORN_MODEL"),
+            state_dir,
+            hub: HubConfig::from_variables(variable),
+        }
+    }
+
+    /// The model meant: the flag, else the environment, else the default.
+    pub fn model<'a>(&'a self, args: &'a ModelArgs) -> &'a str {
+        args.model.as_deref().or(self.model.as_deref()).unwrap_or(DEFAULT_MODEL)
+    }
+
+    /// True unless `--quiet`.
+    pub fn talks(&self) -> bool {
+        self.messages >= Messages::Normal
+    }
+
+    /// True with `--verbose`.
+    pub fn explains(&self) -> bool {
+        self.messages >= Messages::Decisions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(quiet: bool, pairs: &'static [(&str, &str)]) -> Config {
+        let variable = |name: &str| pairs.iter().find(|p| p.0 == name).map(|p| p.1.to_owned());
+        Config::new(&GlobalArgs { verbose: false, quiet }, variable)
+    }
+
+    #[test]
+    fn flag_then_environment_then_default() {
+        let unset = ModelArgs { model: None };
+        let flag = ModelArgs { model: Some("b".into()) };
+        assert_eq!(config(false, &[]).model(&unset), DEFAULT_MODEL);
+        assert_eq!(config(false, &[("UNICORN_MODEL", "a")]).model(&unset), "a");
+        assert_eq!(config(false, &[("UNICORN_MODEL", "")]).model(&unset), DEFAULT_MODEL);
+        assert_eq!(config(false, &[("UNICORN_MODEL", "a")]).model(&flag), "b");
+    }
+
+    #[test]
+    fn state_and_messages() {
+        assert_eq!(config(false, &[("HOME", "/u")]).state_dir, Some(PathBuf::from("/u/.local/state")));
+        assert_eq!(config(false, &[("XDG_STATE_HOME", "/s"), ("HOME", "/u")]).state_dir, Some("/s".into()));
+        assert!(!config(true, &[]).talks() && config(false, &[]).talks() && !config(false, &[]).explains());
+    }
+}

@@ -1,0 +1,22 @@
+//! `cpu`: the SIMD kernels, at the widest level of this processor or at a named one.
+
+use std::sync::Arc;
+
+use unicorn_core::{Device, DeviceError};
+use unicorn_cpu::simd::{CpuOptions, SimdDevice, SimdLevel};
+
+use super::{Backend, OpenOptions};
+
+pub(super) const BACKEND: Backend = Backend {
+    name: "cpu",
+    about: "processor cores",
+    listed: true,
+    variants: || SimdLevel::ALL.iter().map(|level| level.name().to_owned()).collect(),
+    open,
+};
+
+fn open(options: &OpenOptions) -> Result<Arc<dyn Device>, DeviceError> {
+    let level = options.variant.as_deref().and_then(SimdLevel::parse);
+    let device = SimdDevice::open(CpuOptions { level, threads: options.threads })?;
+    Ok(Arc::new(device))
+}

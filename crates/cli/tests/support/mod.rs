@@ -1,0 +1,175 @@
+//! A tiny model file made from nothing, and the binary to try it on.
+#![allow(dead_code)] // Not every test file uses all of it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The binary, with an environment of its own: nothing is fetched, no user configuration counts.
+pub fn unicorn(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unicorn"));
+    for name in ["UNICORN_MODEL", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "XDG_STATE_HOME", "XDG_CACHE_HOME"] {
+        command.env_remove(name);
+    }
+    command.env("HOME", home).env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
+    command
+}
+
+/// Runs to the end.
+pub fn output(command: &mut Command) -> Output {
+    command.output().expect("the binary starts")
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const WIDTH: usize = 32;
+const HIDDEN: usize = 64;
+/// Longer than any test waits for.
+const CONTEXT: u32 = 1 << 20;
+
+/// Writes a llama of one layer with random weights and one token per byte. It has no token that ends an answer.
+pub fn tiny_model(folder: &Path, template: Option<&str>) -> PathBuf {
+    let (tokens, types) = vocabulary();
+    let vocab = tokens.len();
+    let mut file = Gguf::default();
+    file.string("general.architecture", "llama");
+    file.string("general.name", "Tiny");
+    file.u32("llama.context_length", CONTEXT);
+    file.u32("llama.embedding_length", WIDTH as u32);
+    file.u32("llama.block_count", 1);
+    file.u32("llama.feed_forward_length", HIDDEN as u32);
+    file.u32("llama.attention.head_count", 2);
+    file.u32("llama.attention.head_count_kv", 1);
+    file.f32("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    file.u32("llama.rope.dimension_count", 16);
+    file.f32("llama.rope.freq_base", 10000.0);
+    file.string("tokenizer.ggml.model", "gpt2");
+    file.string("tokenizer.ggml.pre", "default");
+    file.strings("tokenizer.ggml.tokens", &tokens);
+    file.i32s("tokenizer.ggml.token_type", &types);
+    file.strings("tokenizer.ggml.merges", &["h e".to_owned()]);
+    if let Some(template) = template {
+        file.string("tokenizer.chat_template", template);
+    }
+    file.tensor("token_embd.weight", vocab, WIDTH);
+    file.tensor("output.weight", vocab, WIDTH);
+    file.tensor("output_norm.weight", 1, WIDTH);
+    file.tensor("blk.0.attn_norm.weight", 1, WIDTH);
+    file.tensor("blk.0.attn_q.weight", WIDTH, WIDTH);
+    file.tensor("blk.0.attn_k.weight", WIDTH / 2, WIDTH);
+    file.tensor("blk.0.attn_v.weight", WIDTH / 2, WIDTH);
+    file.tensor("blk.0.attn_output.weight", WIDTH, WIDTH);
+    file.tensor("blk.0.ffn_norm.weight", 1, WIDTH);
+    file.tensor("blk.0.ffn_gate.weight", HIDDEN, WIDTH);
+    file.tensor("blk.0.ffn_up.weight", HIDDEN, WIDTH);
+    file.tensor("blk.0.ffn_down.weight", WIDTH, HIDDEN);
+    let path = folder.join("tiny.gguf");
+    std::fs::write(&path, file.bytes()).expect("the model can be written");
+    path
+}
+
+/// The 256 characters of GPT-2's byte alphabet, one merge, one control token.
+fn vocabulary() -> (Vec<String>, Vec<i32>) {
+    let plain = |b: u8| (b'!'..=b'~').contains(&b) || (0xa1..=0xac).contains(&b) || b >= 0xae;
+    let mut next = 256;
+    let mut tokens: Vec<String> = Vec::new();
+    for byte in 0..=255u8 {
+        let code = if plain(byte) { u32::from(byte) } else { next };
+        next += u32::from(!plain(byte));
+        tokens.push(char::from_u32(code).expect("a character").to_string());
+    }
+    tokens.push("he".to_owned());
+    tokens.push("<|turn|>".to_owned());
+    let mut types = vec![1; tokens.len()];
+    types[tokens.len() - 1] = 3;
+    (tokens, types)
+}
+
+/// Writes the GGUF format, version 3, F32 tensors only.
+#[derive(Default)]
+struct Gguf {
+    metadata: Vec<u8>,
+    keys: u64,
+    tensors: Vec<u8>,
+    count: u64,
+    data: Vec<u8>,
+}
+
+impl Gguf {
+    fn key(&mut self, key: &str, ty: u32) {
+        push_string(&mut self.metadata, key);
+        self.metadata.extend(ty.to_le_bytes());
+        self.keys += 1;
+    }
+
+    fn u32(&mut self, key: &str, value: u32) {
+        self.key(key, 4);
+        self.metadata.extend(value.to_le_bytes());
+    }
+
+    fn f32(&mut self, key: &str, value: f32) {
+        self.key(key, 6);
+        self.metadata.extend(value.to_le_bytes());
+    }
+
+    fn string(&mut self, key: &str, value: &str) {
+        self.key(key, 8);
+        push_string(&mut self.metadata, value);
+    }
+
+    fn array(&mut self, key: &str, ty: u32, len: usize) {
+        self.key(key, 9);
+        self.metadata.extend(ty.to_le_bytes());
+        self.metadata.extend((len as u64).to_le_bytes());
+    }
+
+    fn strings(&mut self, key: &str, values: &[String]) {
+        self.array(key, 8, values.len());
+        values.iter().for_each(|v| push_string(&mut self.metadata, v));
+    }
+
+    fn i32s(&mut self, key: &str, values: &[i32]) {
+        self.array(key, 5, values.len());
+        values.iter().for_each(|v| self.metadata.extend(v.to_le_bytes()));
+    }
+
+    fn tensor(&mut self, name: &str, rows: usize, cols: usize) {
+        push_string(&mut self.tensors, name);
+        let dimensions: &[usize] = if rows == 1 { &[cols] } else { &[cols, rows] };
+        self.tensors.extend((dimensions.len() as u32).to_le_bytes());
+        dimensions.iter().for_each(|d| self.tensors.extend((*d as u64).to_le_bytes()));
+        self.tensors.extend(0u32.to_le_bytes());
+        self.tensors.extend((self.data.len() as u64).to_le_bytes());
+        self.count += 1;
+        let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(self.count);
+        for _ in 0..rows * cols {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let unit = (state >> 40) as f32 / (1u64 << 24) as f32;
+            let value = if rows == 1 { 1.0 } else { unit - 0.5 };
+            self.data.extend(value.to_le_bytes());
+        }
+        self.data.resize(self.data.len().next_multiple_of(32), 0);
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(3u32.to_le_bytes());
+        out.extend(self.count.to_le_bytes());
+        out.extend(self.keys.to_le_bytes());
+        out.extend(&self.metadata);
+        out.extend(&self.tensors);
+        out.resize(out.len().next_multiple_of(32), 0);
+        out.extend(&self.data);
+        out
+    }
+}
+
+fn push_string(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}

@@ -1,0 +1,262 @@
+//! Block specs: what a block computes. The weights beside them say where its tensors lie.
+//!
+//! A block maps the residual stream in place, `x[rows, width] += f(norm(x))`: the pre-norm and the residual add belong
+//! to the block, so the residual stream is the only tensor that ever crosses devices.
+
+use crate::{NormSpec, RopeSpec, Weight};
+
+/// Activation of a gated linear unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activation {
+    /// `x * sigmoid(x)`: SwiGLU.
+    Silu,
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`: GeGLU as Gemma uses it.
+    GeluTanh,
+}
+
+/// Token embedding: `x = table[token] * scale`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EmbeddingSpec {
+    /// Model width.
+    pub width: usize,
+    /// Rows of the table.
+    pub vocab: usize,
+    /// Factor on every row (Gemma: `sqrt(width)`).
+    pub scale: f32,
+}
+
+/// Softmax attention with grouped queries (GQA, Ainslie et al. 2023):
+/// `x += post_norm(Wo attend(rope(qk_norm(Wq n)), rope(qk_norm(Wk n)), Wv n))` with `n = norm(x)`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct AttentionSpec {
+    /// Model width.
+    pub width: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Elements per head, of keys and values alike.
+    pub head_dim: usize,
+    /// Factor on `q . k` before the softmax.
+    pub scale: f32,
+    /// Rotary position embedding of queries and keys.
+    pub rope: RopeSpec,
+    /// Sliding window: position `p` sees keys `p - window + 1 ..= p`. `None` sees all.
+    pub window: Option<usize>,
+    /// `s = cap * tanh(s / cap)` on the scaled scores.
+    pub soft_cap: Option<f32>,
+    /// Norm of the block's input.
+    pub norm: NormSpec,
+    /// Per-head norm of queries and keys before RoPE.
+    pub qk_norm: Option<NormSpec>,
+    /// Norm of the block's output before the residual add.
+    pub post_norm: Option<NormSpec>,
+}
+
+/// Tensors of an attention block.
+#[derive(Clone, PartialEq, Debug)]
+pub struct AttentionWeights {
+    /// `[width]`.
+    pub norm: Weight,
+    /// `[heads * head_dim, width]`.
+    pub q: Weight,
+    /// `[kv_heads * head_dim, width]`.
+    pub k: Weight,
+    /// `[kv_heads * head_dim, width]`.
+    pub v: Weight,
+    /// `[width, heads * head_dim]`.
+    pub o: Weight,
+    /// `[heads * head_dim]`.
+    pub q_bias: Option<Weight>,
+    /// `[kv_heads * head_dim]`.
+    pub k_bias: Option<Weight>,
+    /// `[kv_heads * head_dim]`.
+    pub v_bias: Option<Weight>,
+    /// `[width]`.
+    pub o_bias: Option<Weight>,
+    /// `[head_dim]`; present when the spec has `qk_norm`.
+    pub q_norm: Option<Weight>,
+    /// `[head_dim]`; present when the spec has `qk_norm`.
+    pub k_norm: Option<Weight>,
+    /// `[width]`; present when the spec has `post_norm`.
+    pub post_norm: Option<Weight>,
+}
+
+/// Dense gated feed-forward network (Shazeer 2020): `x += post_norm(Wdown (act(Wgate n) * (Wup n)))`, `n = norm(x)`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FfnSpec {
+    /// Model width.
+    pub width: usize,
+    /// Hidden width.
+    pub hidden: usize,
+    /// Activation of the gate.
+    pub activation: Activation,
+    /// Norm of the block's input.
+    pub norm: NormSpec,
+    /// Norm of the block's output before the residual add.
+    pub post_norm: Option<NormSpec>,
+}
+
+/// Tensors of a feed-forward block.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FfnWeights {
+    /// `[width]`.
+    pub norm: Weight,
+    /// `[hidden, width]`.
+    pub gate: Weight,
+    /// `[hidden, width]`.
+    pub up: Weight,
+    /// `[width, hidden]`.
+    pub down: Weight,
+    /// `[width]`; present when the spec has `post_norm`.
+    pub post_norm: Option<Weight>,
+}
+
+/// Output head: `logits = soft_cap(W norm(x))`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HeadSpec {
+    /// Model width.
+    pub width: usize,
+    /// Logits per row.
+    pub vocab: usize,
+    /// Final norm.
+    pub norm: NormSpec,
+    /// `s = cap * tanh(s / cap)` on the logits.
+    pub soft_cap: Option<f32>,
+}
+
+/// One unit of placement: spec and weights.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Block {
+    /// Writes the residual stream from token ids.
+    Embedding {
+        /// What it computes.
+        spec: EmbeddingSpec,
+        /// `[vocab, width]`.
+        table: Weight,
+    },
+    /// A mixer.
+    Attention {
+        /// What it computes.
+        spec: AttentionSpec,
+        /// Its tensors.
+        weights: Box<AttentionWeights>,
+    },
+    /// A feed-forward network.
+    Ffn {
+        /// What it computes.
+        spec: FfnSpec,
+        /// Its tensors.
+        weights: Box<FfnWeights>,
+    },
+    /// Reads the residual stream and produces logits.
+    Head {
+        /// What it computes.
+        spec: HeadSpec,
+        /// `[width]`.
+        norm: Weight,
+        /// `[vocab, width]`; the embedding's span when tied.
+        weight: Weight,
+    },
+}
+
+/// The kind of a block, for placement rules and messages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BlockKind {
+    /// Token embedding.
+    Embedding,
+    /// A block with state per sequence: attention.
+    Mixer,
+    /// Feed-forward network.
+    Ffn,
+    /// Output head.
+    Head,
+}
+
+impl Block {
+    /// The block's kind.
+    pub fn kind(&self) -> BlockKind {
+        match self {
+            Block::Embedding { .. } => BlockKind::Embedding,
+            Block::Attention { .. } => BlockKind::Mixer,
+            Block::Ffn { .. } => BlockKind::Ffn,
+            Block::Head { .. } => BlockKind::Head,
+        }
+    }
+
+    /// All tensors of the block.
+    pub fn weights(&self) -> Vec<&Weight> {
+        match self {
+            Block::Embedding { table, .. } => vec![table],
+            Block::Attention { weights: w, .. } => {
+                let mut all = vec![&w.norm, &w.q, &w.k, &w.v, &w.o];
+                let optional =
+                    [&w.q_bias, &w.k_bias, &w.v_bias, &w.o_bias, &w.q_norm, &w.k_norm, &w.post_norm];
+                all.extend(optional.into_iter().flatten());
+                all
+            }
+            Block::Ffn { weights: w, .. } => {
+                let mut all = vec![&w.norm, &w.gate, &w.up, &w.down];
+                all.extend(w.post_norm.iter());
+                all
+            }
+            Block::Head { norm, weight, .. } => vec![norm, weight],
+        }
+    }
+
+    /// Multiply-add operations per row times two, attention scores excluded.
+    pub fn flops_per_row(&self) -> u64 {
+        match self {
+            Block::Embedding { .. } => 0,
+            _ => self.weights().iter().filter(|w| w.rows > 1).map(|w| 2 * w.elements() as u64).sum(),
+        }
+    }
+
+    /// Bytes of weights read to process one row.
+    pub fn bytes_per_row(&self) -> u64 {
+        match self {
+            Block::Embedding { table, .. } => table.row_bytes() as u64,
+            _ => self.weights().iter().map(|w| w.span.bytes).sum(),
+        }
+    }
+}
+
+/// A whole model as blocks: embedding, then mixer and ffn of each layer in turn, then the head.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ModelSpec {
+    /// Architecture name as the file gives it, for example `llama`.
+    pub architecture: String,
+    /// Model name, for people.
+    pub name: String,
+    /// Model width.
+    pub width: usize,
+    /// Logits per row.
+    pub vocab: usize,
+    /// Longest context that the model was trained for.
+    pub context_max: usize,
+    /// All blocks in execution order.
+    pub blocks: Vec<Block>,
+}
+
+impl ModelSpec {
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.blocks.iter().filter(|b| b.kind() == BlockKind::Mixer).count()
+    }
+
+    /// Parameters, tied tensors counted once.
+    pub fn parameters(&self) -> u64 {
+        self.distinct_weights().iter().map(|w| w.elements() as u64).sum()
+    }
+
+    /// Bytes of weights, tied tensors counted once.
+    pub fn weight_bytes(&self) -> u64 {
+        self.distinct_weights().iter().map(|w| w.span.bytes).sum()
+    }
+
+    /// Every tensor once.
+    pub fn distinct_weights(&self) -> Vec<&Weight> {
+        let mut seen = std::collections::HashSet::new();
+        self.blocks.iter().flat_map(Block::weights).filter(|w| seen.insert(w.span)).collect()
+    }
+}

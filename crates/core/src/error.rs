@@ -1,0 +1,103 @@
+//! Errors that cross the device seam. Each names the thing that failed and the sizes involved.
+
+use crate::TensorType;
+
+/// Reading weight bytes failed.
+#[derive(thiserror::Error, Debug)]
+pub enum WeightError {
+    /// A read left the tensor's byte range.
+    #[error("read of {len} bytes at {offset} leaves a span of {span} bytes")]
+    OutOfSpan {
+        /// First byte asked for, relative to the span.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// Length of the span.
+        span: u64,
+    },
+    /// The file is shorter than it was when it was opened.
+    #[error("{file}: file ends before byte {end}; was it truncated while in use?")]
+    Truncated {
+        /// Path of the file.
+        file: String,
+        /// One past the last byte asked for.
+        end: u64,
+    },
+    /// The operating system reported an error.
+    #[error("{file}: {source}")]
+    Io {
+        /// Path of the file.
+        file: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A device could not do what was asked.
+#[derive(thiserror::Error, Debug)]
+pub enum DeviceError {
+    /// An allocation failed.
+    #[error("{device}: out of memory for {what}: {requested} bytes asked, {free} bytes free")]
+    OutOfMemory {
+        /// Device name.
+        device: String,
+        /// What the memory was for.
+        what: String,
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes that were free, as far as the device can tell.
+        free: u64,
+    },
+    /// No kernel exists for this operation, type and device.
+    #[error("{device}: no kernel for {op} with {ty} weights")]
+    NoKernel {
+        /// Device name.
+        device: String,
+        /// Operation.
+        op: String,
+        /// Weight type.
+        ty: TensorType,
+    },
+    /// The block asks for something this device does not implement.
+    #[error("{device}: {what} is not supported")]
+    Unsupported {
+        /// Device name.
+        device: String,
+        /// What is missing.
+        what: String,
+    },
+    /// The caller broke a precondition of the trait.
+    #[error("{device}: invalid request: {what}")]
+    Invalid {
+        /// Device name.
+        device: String,
+        /// What was wrong.
+        what: String,
+    },
+    /// The device stopped answering; its memory is gone.
+    #[error("{device}: device lost during {what}")]
+    Lost {
+        /// Device name.
+        device: String,
+        /// What was running.
+        what: String,
+    },
+    /// A kernel or worker failed without losing the device.
+    #[error("{device}: {what} failed: {reason}")]
+    Failed {
+        /// Device name.
+        device: String,
+        /// What was running.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// Weight bytes could not be read.
+    #[error("tensor {tensor}: {source}")]
+    Weight {
+        /// Tensor name.
+        tensor: String,
+        /// Why.
+        source: WeightError,
+    },
+}

@@ -1,0 +1,57 @@
+//! Output head: final norm, logits, selection.
+
+use unicorn_core::{Batch, HeadOutput, HeadSpec, Select, TopEntry};
+
+use super::{Matrix, linear, rms_norm_rows, soft_cap};
+
+/// Tensors of a head block.
+pub(super) struct Head {
+    pub spec: HeadSpec,
+    pub norm: Matrix,
+    pub weight: Matrix,
+}
+
+impl Head {
+    /// Logits, or the largest of them, for the output rows of the batch; `x` is `[rows, width]`.
+    pub fn forward(&self, x: &[f64], batch: &Batch) -> HeadOutput {
+        let width = self.spec.width;
+        let mut n: Vec<f64> = batch
+            .outputs
+            .iter()
+            .flat_map(|r| &x[*r as usize * width..(*r as usize + 1) * width])
+            .copied()
+            .collect();
+        rms_norm_rows(&self.spec.norm, &self.norm, &mut n);
+        let logits: Vec<f32> = linear(&self.weight, width, None, &n)
+            .into_iter()
+            .map(|v| self.spec.soft_cap.map_or(v, |cap| soft_cap(cap as f64, v)) as f32)
+            .collect();
+        match batch.select {
+            Select::Logits => HeadOutput::Logits(logits),
+            Select::Top(k) => {
+                HeadOutput::Top(logits.chunks_exact(self.spec.vocab).map(|row| top(row, k)).collect())
+            }
+        }
+    }
+}
+
+/// The `k` largest logits, largest first, ties broken by the smaller id.
+pub fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {
+    let mut all: Vec<TopEntry> =
+        logits.iter().enumerate().map(|(i, logit)| TopEntry { token: i as u32, logit: *logit }).collect();
+    all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+    all.truncate(k);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn top_orders_and_breaks_ties() {
+        let ids: Vec<u32> = top(&[1.0, 3.0, -2.0, 3.0, 2.0], 3).iter().map(|e| e.token).collect();
+        assert_eq!(ids, [1, 3, 4]);
+        assert_eq!(top(&[1.0], 5).len(), 1);
+    }
+}

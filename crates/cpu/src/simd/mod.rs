@@ -1,0 +1,30 @@
+//! The fast CPU device: kernels compiled per instruction set, packed weights, a thread pool that stays awake between the
+//! operations of a token.
+//!
+//! Invariants: at one SIMD level results are the same to the bit on any number of threads, in any batch, and for any cut of a
+//! prompt into chunks. Nothing here reads the environment. `unsafe` kernels are reached through safe functions that check shapes.
+
+mod activation;
+mod attention;
+mod blocks;
+mod device;
+mod kv;
+mod level;
+pub mod linear;
+mod pool;
+mod rms_norm;
+pub mod roofline;
+mod rope;
+mod shared;
+mod submit;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod top_k;
+mod topology;
+mod vector;
+mod weights;
+
+pub use device::{CpuOptions, SimdDevice};
+pub use level::SimdLevel;

@@ -1,0 +1,259 @@
+//! The case table on the devices of this crate, and proof that the table can fail.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use unicorn_cases::{CaseError, run, select};
+use unicorn_core::{
+    Activation, Batch, Block, BlockId, Device, DeviceError, DeviceProfile, HeadOutput, KernelTime, KvLayout,
+    MemoryUse, RateKind, Roofline, RopeStyle, StreamId, TensorType, Ticket, WeightSource, Work,
+};
+use unicorn_cpu::ReferenceDevice;
+
+/// A new seed for every run; failures print it.
+fn fresh_seed() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64)
+}
+
+/// Runs all cases that match and panics with the list of those that failed.
+fn check(device: &dyn Device, filter: &str) {
+    let (oracle, seed) = (ReferenceDevice::new(), fresh_seed());
+    let cases = select(filter);
+    assert!(!cases.is_empty(), "no case matches {filter:?}");
+    let mut failures = Vec::new();
+    for case in &cases {
+        match run(case, device, &oracle, seed) {
+            Ok(outcome) if outcome.passed() => {}
+            Ok(outcome) => failures.push(outcome.to_string()),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    let name = &device.profile().name;
+    assert!(failures.is_empty(), "{name}: {} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
+
+#[test]
+fn reference_equals_itself() {
+    // Proves that the table runs: pages are valid, shapes agree, no input gives values that are not finite.
+    check(&ReferenceDevice::new(), "");
+}
+
+/// A reference device with one thing wrong.
+struct Flawed {
+    inner: ReferenceDevice,
+    block: fn(&mut Block),
+    batch: fn(&mut Batch),
+    residual: fn(&mut [f32]),
+}
+
+impl Flawed {
+    fn new() -> Flawed {
+        Flawed { inner: ReferenceDevice::new(), block: |_| {}, batch: |_| {}, residual: |_| {} }
+    }
+}
+
+impl Device for Flawed {
+    fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
+        let mut block = block.clone();
+        (self.block)(&mut block);
+        self.inner.load(&block, source)
+    }
+    fn submit(&self, work: &Work) -> Result<Ticket, DeviceError> {
+        let mut batch = Batch::clone(&work.batch);
+        (self.batch)(&mut batch);
+        self.inner.submit(&Work { batch: Arc::new(batch), ..work.clone() })
+    }
+    fn read_residual(&self, stream: StreamId, first: usize, out: &mut [f32]) -> Result<(), DeviceError> {
+        self.inner.read_residual(stream, first, out)?;
+        (self.residual)(out);
+        Ok(())
+    }
+    fn profile(&self) -> &DeviceProfile {
+        self.inner.profile()
+    }
+    fn measure(&self) -> Result<Roofline, DeviceError> {
+        self.inner.measure()
+    }
+    fn rate_kind(&self, ty: TensorType) -> RateKind {
+        self.inner.rate_kind(ty)
+    }
+    fn unload(&self, block: BlockId) {
+        self.inner.unload(block)
+    }
+    fn reserve_kv(&self, layout: KvLayout) -> Result<(), DeviceError> {
+        self.inner.reserve_kv(layout)
+    }
+    fn wait(&self, ticket: Ticket) -> Result<(), DeviceError> {
+        self.inner.wait(ticket)
+    }
+    fn write_residual(&self, stream: StreamId, width: usize, rows: &[f32]) -> Result<(), DeviceError> {
+        self.inner.write_residual(stream, width, rows)
+    }
+    fn take_output(&self, stream: StreamId) -> Result<HeadOutput, DeviceError> {
+        self.inner.take_output(stream)
+    }
+    fn memory(&self) -> MemoryUse {
+        self.inner.memory()
+    }
+    fn describe(&self, block: BlockId) -> Vec<String> {
+        self.inner.describe(block)
+    }
+    fn set_profiling(&self, on: bool) {
+        self.inner.set_profiling(on)
+    }
+    fn kernel_times(&self) -> Vec<KernelTime> {
+        self.inner.kernel_times()
+    }
+}
+
+/// Every matching case must notice the flaw.
+fn must_fail(flaw: &str, filter: &str, device: &Flawed) {
+    let (oracle, seed) = (ReferenceDevice::new(), fresh_seed());
+    let cases = select(filter);
+    assert!(!cases.is_empty(), "no case matches {filter:?}");
+    for case in cases {
+        match run(&case, device, &oracle, seed) {
+            Ok(outcome) => assert!(!outcome.passed(), "{flaw} went unnoticed: {outcome}"),
+            Err(CaseError::Contract { .. }) => {}
+            Err(error) => panic!("{flaw}: {error}"),
+        }
+    }
+}
+
+/// What is wrong, which cases must notice, and the edit that makes it so.
+type Flaw = (&'static str, &'static str, fn(&mut Block));
+
+/// An edit of an attention block; others are left alone.
+macro_rules! attention {
+    (|$spec:ident, $weights:ident| $edit:expr) => {
+        |block| {
+            #[allow(unused_variables)]
+            if let Block::Attention { spec: $spec, weights: $weights } = block {
+                $edit;
+            }
+        }
+    };
+}
+
+#[test]
+fn wrong_attention_fails() {
+    let flaws: [Flaw; 14] = [
+        ("window off by one", "attention/f32 /window", attention!(|s, w| s.window = s.window.map(|n| n + 1))),
+        (
+            "the other pairing",
+            "attention/f32 rope",
+            attention!(|s, w| s.rope.style = match s.rope.style {
+                RopeStyle::Normal => RopeStyle::Neox,
+                RopeStyle::Neox => RopeStyle::Normal,
+            }),
+        ),
+        (
+            "one pair too few",
+            "attention/f32 rope-normal",
+            attention!(|s, w| s.rope.frequencies = s.rope.frequencies[1..].into()),
+        ),
+        ("no magnitude", "rope-yarn", attention!(|s, w| s.rope.magnitude = 1.0)),
+        ("scale off by 1 %", "attention/f32 kv-f32/gqa", attention!(|s, w| s.scale *= 1.01)),
+        ("scale off by 20 %", "attention/ mixed", attention!(|s, w| s.scale *= 1.2)),
+        ("no soft cap", "attention/ /cap", attention!(|s, w| s.soft_cap = None)),
+        (
+            "norms of q and k swapped",
+            "qk-norm",
+            attention!(|s, w| {
+                let w = w.as_mut();
+                std::mem::swap(&mut w.q_norm, &mut w.k_norm)
+            }),
+        ),
+        ("no bias on q", "/bias", attention!(|s, w| w.q_bias = None)),
+        ("no bias on k", "/bias", attention!(|s, w| w.k_bias = None)),
+        ("no bias on v", "/bias", attention!(|s, w| w.v_bias = None)),
+        ("no bias on o", "/bias-all", attention!(|s, w| w.o_bias = None)),
+        ("no post norm", "attention/ /post", attention!(|s, w| (s.post_norm, w.post_norm) = (None, None))),
+        ("no offset", "attention/ /offset", attention!(|s, w| s.norm.weight_offset = 0.0)),
+    ];
+    for (flaw, filter, block) in flaws {
+        must_fail(flaw, filter, &Flawed { block, ..Flawed::new() });
+    }
+}
+
+#[test]
+fn wrong_cache_use_fails() {
+    let wrong_page: fn(&mut Batch) = |batch| {
+        for slice in batch.slices.iter_mut().filter(|s| s.start > 0) {
+            slice.pages.rotate_left(1);
+        }
+    };
+    must_fail("pages out of order", "attention/f32 past512", &Flawed { batch: wrong_page, ..Flawed::new() });
+    // A shift of all positions alike is invisible to rotary scores; one of new positions alone is not.
+    let late: fn(&mut Batch) = |batch| {
+        for slice in batch.slices.iter_mut().filter(|s| s.start > 0 && s.tokens.len() == 1) {
+            slice.start -= 1;
+        }
+    };
+    must_fail("position off by one", "attention/f32 past31/", &Flawed { batch: late, ..Flawed::new() });
+}
+
+#[test]
+fn wrong_ffn_fails() {
+    let swapped: fn(&mut Block) = |block| {
+        if let Block::Ffn { weights, .. } = block {
+            let weights = weights.as_mut();
+            std::mem::swap(&mut weights.gate, &mut weights.up);
+        }
+    };
+    must_fail("gate and up swapped", "ffn/ t4", &Flawed { block: swapped, ..Flawed::new() });
+    let relabelled: fn(&mut Block) = |block| {
+        if let Block::Ffn { spec, .. } = block {
+            spec.activation = match spec.activation {
+                Activation::Silu => Activation::GeluTanh,
+                Activation::GeluTanh => Activation::Silu,
+            };
+        }
+    };
+    must_fail("the other activation", "ffn/", &Flawed { block: relabelled, ..Flawed::new() });
+    let no_post: fn(&mut Block) = |block| {
+        if let Block::Ffn { spec, weights } = block {
+            (spec.post_norm, weights.post_norm) = (None, None);
+        }
+    };
+    must_fail("no post norm", "ffn/ post", &Flawed { block: no_post, ..Flawed::new() });
+    let nan: fn(&mut [f32]) = |rows| rows[0] = f32::NAN;
+    must_fail("one value is no number", "ffn/ t1/", &Flawed { residual: nan, ..Flawed::new() });
+    let noisy: fn(&mut [f32]) = |rows| {
+        let last = rows.len() - 1;
+        rows[last] += 1.0;
+    };
+    must_fail("one value is off", "ffn/ t33", &Flawed { residual: noisy, ..Flawed::new() });
+}
+
+#[test]
+fn wrong_head_and_embedding_fail() {
+    let no_cap: fn(&mut Block) = |block| {
+        if let Block::Head { spec, .. } = block {
+            spec.soft_cap = None;
+        }
+    };
+    must_fail("no soft cap", "linear/ /cap", &Flawed { block: no_cap, ..Flawed::new() });
+    let eps: fn(&mut Block) = |block| {
+        if let Block::Head { spec, .. } = block {
+            spec.norm.eps = 0.1;
+        }
+    };
+    must_fail("epsilon of 0.1", "linear/ x1536", &Flawed { block: eps, ..Flawed::new() });
+    let scale: fn(&mut Block) = |block| {
+        if let Block::Embedding { spec, .. } = block {
+            spec.scale *= 1.0001;
+        }
+    };
+    must_fail("scale off by 0.01 %", "embedding/", &Flawed { block: scale, ..Flawed::new() });
+}
+
+#[test]
+fn a_seed_names_a_comparison() {
+    let case = select("ffn/f32").remove(0);
+    let noisy: fn(&mut [f32]) = |rows| rows.iter_mut().for_each(|v| *v *= 1.000_001);
+    let device = Flawed { residual: noisy, ..Flawed::new() };
+    let at = |seed| run(&case, &device, &ReferenceDevice::new(), seed).unwrap();
+    assert_eq!(at(7), at(7));
+    assert_ne!(at(7).nrmse, at(8).nrmse);
+}

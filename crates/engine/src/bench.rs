@@ -1,0 +1,225 @@
+//! The tests `ppN` and `tgN` of llama-bench: prompt processing and token generation on random tokens, without sampling.
+
+use std::time::Instant;
+
+use unicorn_core::{HeadOutput, Select};
+
+use crate::sampling::uniform;
+use crate::{Cost, Engine, EngineError, Evaluator};
+
+/// What to time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Test {
+    /// `ppN`: a prompt of this many tokens, logits after the last one.
+    Prefill(usize),
+    /// `tgN`: this many tokens one by one, with logits after each. The next token is random, not sampled.
+    Decode(usize),
+}
+
+/// Times of one test.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BenchResult {
+    /// What was timed.
+    pub test: Test,
+    /// Tokens in the KV cache beforehand.
+    pub depth: usize,
+    /// Seconds per repetition.
+    pub seconds: Vec<f64>,
+    /// Tokens per second per repetition.
+    pub tokens_per_second: Vec<f64>,
+    /// Bytes and operations of one repetition.
+    pub cost: Cost,
+}
+
+impl BenchResult {
+    /// `pp512`, `tg128`, with `@ dN` at a depth.
+    pub fn name(&self) -> String {
+        let name = match self.test {
+            Test::Prefill(n) => format!("pp{n}"),
+            Test::Decode(n) => format!("tg{n}"),
+        };
+        if self.depth == 0 { name } else { format!("{name} @ d{}", self.depth) }
+    }
+
+    /// Median, smallest and largest tokens per second.
+    pub fn median_min_max(&self) -> (f64, f64, f64) {
+        let mut sorted = self.tokens_per_second.clone();
+        sorted.sort_by(f64::total_cmp);
+        match sorted.len() {
+            0 => (0.0, 0.0, 0.0),
+            n => ((sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0, sorted[0], sorted[n - 1]),
+        }
+    }
+}
+
+/// Times prompts of `n` tokens at `depth`, after one warm-up run.
+pub fn prefill(
+    engine: &mut Engine,
+    n: usize,
+    depth: usize,
+    repetitions: usize,
+) -> Result<BenchResult, EngineError> {
+    run(engine, Test::Prefill(n), depth, repetitions, &mut |_| true)
+}
+
+/// Times `n` single tokens at `depth`, after a warm-up of one token.
+pub fn decode(
+    engine: &mut Engine,
+    n: usize,
+    depth: usize,
+    repetitions: usize,
+) -> Result<BenchResult, EngineError> {
+    run(engine, Test::Decode(n), depth, repetitions, &mut |_| true)
+}
+
+/// Runs a test. The KV cache is emptied between repetitions and filled to `depth` outside the timed part. `each` gets the seconds of every
+/// repetition and ends the test by returning false.
+///
+/// Errors when `n` is 0, `n + depth` leaves the engine's context, or a device fails.
+pub fn run(
+    engine: &mut Engine,
+    test: Test,
+    depth: usize,
+    repetitions: usize,
+    each: &mut dyn FnMut(f64) -> bool,
+) -> Result<BenchResult, EngineError> {
+    let (Test::Prefill(n) | Test::Decode(n)) = test;
+    if n == 0 {
+        return Err(EngineError::option("bench tokens", n, "must be at least 1"));
+    }
+    let cost = cost(engine, test, depth);
+    let vocab = engine.spec().vocab;
+    let mut evaluator = engine.evaluator();
+    let mut tokens = Tokens { drawn: 0, vocab };
+    match test {
+        Test::Prefill(n) => time_prefill(&mut evaluator, &tokens.draw(n))?,
+        Test::Decode(_) => time_decode(&mut evaluator, &tokens.draw(1))?,
+    };
+    evaluator.rewind(0);
+    evaluator.prefill(&tokens.draw(depth), false)?;
+    let mut seconds = Vec::with_capacity(repetitions);
+    for _ in 0..repetitions {
+        evaluator.rewind(depth);
+        let drawn = tokens.draw(n);
+        let time = match test {
+            Test::Prefill(_) => time_prefill(&mut evaluator, &drawn)?,
+            Test::Decode(_) => time_decode(&mut evaluator, &drawn)?,
+        };
+        seconds.push(time);
+        if !each(time) {
+            break;
+        }
+    }
+    let tokens_per_second = seconds.iter().map(|s| n as f64 / s.max(1e-12)).collect();
+    Ok(BenchResult { test, depth, seconds, tokens_per_second, cost })
+}
+
+/// Random token ids, the same in every run of the program.
+struct Tokens {
+    drawn: u64,
+    vocab: usize,
+}
+
+impl Tokens {
+    fn draw(&mut self, n: usize) -> Vec<u32> {
+        let first = self.drawn;
+        self.drawn += n as u64;
+        (first..self.drawn).map(|i| (uniform(0x62656e6368, i) * self.vocab as f64) as u32).collect()
+    }
+}
+
+fn time_prefill(evaluator: &mut Evaluator, tokens: &[u32]) -> Result<f64, EngineError> {
+    let start = Instant::now();
+    evaluator.prefill(tokens, true)?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+fn time_decode(evaluator: &mut Evaluator, tokens: &[u32]) -> Result<f64, EngineError> {
+    let start = Instant::now();
+    for token in tokens {
+        let output = evaluator.feed(&[*token], &[0], Select::Logits)?;
+        // The logits are on the host now, where a sampler would read them.
+        debug_assert!(matches!(output, Some(HeadOutput::Logits(_))));
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Bytes and operations of one repetition, batch by batch as they are run.
+fn cost(engine: &Engine, test: Test, depth: usize) -> Cost {
+    let (spec, options) = (engine.spec(), engine.options());
+    let (n, chunk) = match test {
+        Test::Prefill(n) => (n, options.prefill_chunk),
+        Test::Decode(n) => (n, 1),
+    };
+    let mut total = Cost::default();
+    for start in (0..n).step_by(chunk) {
+        let rows = chunk.min(n - start);
+        let read = matches!(test, Test::Decode(_)) || start + rows == n;
+        total.add(&Cost::of_slice(spec, options.kv_type, depth + start, rows, usize::from(read)));
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EngineOptions;
+    use crate::testing::engine_of;
+
+    #[test]
+    fn tests_run_and_are_named() {
+        let mut engine =
+            engine_of(EngineOptions { context: 96, prefill_chunk: 16, ..EngineOptions::default() });
+        let pp = prefill(&mut engine, 40, 0, 3).unwrap();
+        assert_eq!((pp.name().as_str(), pp.seconds.len(), pp.tokens_per_second.len()), ("pp40", 3, 3));
+        let tg = decode(&mut engine, 8, 50, 2).unwrap();
+        assert_eq!(tg.name(), "tg8 @ d50");
+        assert!(tg.tokens_per_second.iter().all(|t| *t > 0.0));
+        let (free, all) = engine.kv_pages();
+        assert_eq!(free, all);
+    }
+
+    #[test]
+    fn each_can_end_a_test() {
+        let mut engine = engine_of(EngineOptions::default());
+        let mut calls = 0;
+        let mut stop = |_| {
+            calls += 1;
+            calls < 2
+        };
+        assert_eq!(run(&mut engine, Test::Decode(3), 0, 9, &mut stop).unwrap().seconds.len(), 2);
+    }
+
+    #[test]
+    fn costs_follow_the_batches() {
+        let engine = engine_of(EngineOptions { prefill_chunk: 16, ..EngineOptions::default() });
+        let spec = engine.spec().clone();
+        let each =
+            |start, rows, outputs| Cost::of_slice(&spec, engine.options().kv_type, start, rows, outputs);
+        let mut expected = each(7, 16, 0);
+        expected.add(&each(23, 4, 1));
+        assert_eq!(cost(&engine, Test::Prefill(20), 7), expected);
+        let mut expected = each(7, 1, 1);
+        expected.add(&each(8, 1, 1));
+        assert_eq!(cost(&engine, Test::Decode(2), 7), expected);
+    }
+
+    #[test]
+    fn bad_sizes_are_errors() {
+        let mut engine = engine_of(EngineOptions { context: 64, ..EngineOptions::default() });
+        assert!(matches!(decode(&mut engine, 0, 0, 1), Err(EngineError::Option { .. })));
+        assert!(matches!(prefill(&mut engine, 60, 10, 1), Err(EngineError::Context { .. })));
+    }
+
+    #[test]
+    fn median_of_even_and_odd() {
+        let of = |tokens_per_second: &[f64]| {
+            let tokens_per_second = tokens_per_second.to_vec();
+            let (test, cost) = (Test::Decode(1), Cost::default());
+            BenchResult { test, depth: 0, seconds: vec![], tokens_per_second, cost }.median_min_max()
+        };
+        assert_eq!(of(&[3.0, 1.0, 2.0]), (2.0, 1.0, 3.0));
+        assert_eq!(of(&[4.0, 1.0, 2.0, 3.0]), (2.5, 1.0, 4.0));
+        assert_eq!(of(&[]), (0.0, 0.0, 0.0));
+    }
+}

@@ -1,0 +1,262 @@
+//! The engine: a state machine that turns requests into tokens, one ragged batch per step.
+
+mod batching;
+mod evaluator;
+mod options;
+mod report;
+mod sequence;
+mod step;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use unicorn_core::{Batch, Device, DeviceError, KvLayout, ModelSpec, SequenceId, WeightSource};
+
+use crate::executor::{Executor, PartResult};
+use crate::kv::PagePool;
+use crate::prefix::PrefixCache;
+use crate::request::{Event, FinishReason, Request};
+use crate::sampling::Sampler;
+use crate::schedule::split_batch;
+use crate::{AdmissionError, EngineError, Placement, PlacementError, RunStats};
+
+pub use evaluator::Evaluator;
+pub use options::EngineOptions;
+pub use report::{DeviceReport, Report};
+use sequence::Sequence;
+
+/// How far loading has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LoadProgress {
+    /// Bytes of weights on their devices.
+    pub loaded_bytes: u64,
+    /// Bytes in all; a tensor that two devices hold counts twice.
+    pub total_bytes: u64,
+}
+
+/// One model on its devices, with the sequences that it is working on. Has no threads: call [`Engine::step`] until
+/// [`Engine::is_idle`]. Dropping it unloads the model.
+pub struct Engine {
+    spec: Arc<ModelSpec>,
+    options: EngineOptions,
+    executor: Executor,
+    pool: PagePool,
+    prefixes: PrefixCache,
+    waiting: VecDeque<Sequence>,
+    /// Oldest first.
+    running: Vec<Sequence>,
+    /// Events that the next step reports.
+    events: Vec<Event>,
+    next_id: u64,
+    /// Set when a device was lost.
+    stopped: Option<String>,
+}
+
+impl Engine {
+    /// Loads every block on its device and reserves the KV cache. `progress` is called after each block.
+    ///
+    /// Errors when an option or the placement does not fit, or a device refuses a block or the KV cache; what was loaded by then
+    /// is unloaded.
+    pub fn new(
+        spec: &ModelSpec,
+        source: &dyn WeightSource,
+        devices: Vec<Arc<dyn Device>>,
+        placement: Placement,
+        options: EngineOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Engine, EngineError> {
+        options.validate(spec.context_max)?;
+        // The placement was checked against some spec and some number of devices; these must be the same.
+        let placement = Placement::new(spec, placement.devices(), placement.assignment().to_vec())?;
+        if let Some(block) = placement.assignment().iter().position(|d| *d >= devices.len()) {
+            let device = placement.device(block);
+            return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
+        }
+        let executor = load(Arc::new(spec.clone()), source, devices, placement, progress)?;
+        let layout =
+            KvLayout { page_tokens: options.page_tokens, pages: options.pages(), ty: options.kv_type };
+        executor.reserve_kv(layout)?;
+        let pool = PagePool::new(layout.pages, layout.page_tokens);
+        Ok(Engine {
+            spec: executor.spec().clone(),
+            prefixes: PrefixCache::new(&pool, options.kept_max),
+            options,
+            executor,
+            pool,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            events: Vec::new(),
+            next_id: 0,
+            stopped: None,
+        })
+    }
+
+    /// The model.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The options.
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// Longest prompt that can be admitted, in tokens.
+    pub fn prompt_max(&self) -> usize {
+        self.options.context.min(self.pool.pages() * self.pool.page_tokens())
+    }
+
+    /// Admits a request to the queue.
+    ///
+    /// Errors name what is wrong with it, or that the queue is full; nothing of it is kept then.
+    pub fn add(&mut self, request: Request) -> Result<SequenceId, AdmissionError> {
+        if let Some(reason) = &self.stopped {
+            return Err(AdmissionError::Stopped { reason: reason.clone() });
+        }
+        self.check(&request)?;
+        // The free running places count as room for waiting requests, so that `queue_max` 0 still serves.
+        let room = self.options.queue_max + self.options.sequences_max.saturating_sub(self.running.len());
+        if self.waiting.len() >= room {
+            return Err(AdmissionError::QueueFull { queued: self.waiting.len() });
+        }
+        let sampler = Sampler::new(request.sampling.clone(), request.logprobs)?;
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        self.waiting.push_back(Sequence::new(id, request, sampler, self.pool.list()));
+        Ok(id)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), AdmissionError> {
+        let (prompt, context, vocab) = (&request.prompt, self.prompt_max(), self.spec.vocab);
+        if prompt.is_empty() {
+            return Err(AdmissionError::EmptyPrompt);
+        }
+        if prompt.len() > context {
+            return Err(AdmissionError::PromptTooLong { prompt: prompt.len(), context });
+        }
+        let sampling = &request.sampling;
+        sampling.validate()?;
+        in_range("prompt", vocab, prompt.iter().copied())?;
+        in_range("stop", vocab, request.stop_tokens.iter().copied())?;
+        in_range("logit_bias", vocab, sampling.logit_bias.iter().map(|b| b.0))?;
+        in_range("dry breaker", vocab, sampling.dry.breakers.iter().flatten().copied())
+    }
+
+    /// Ends a waiting or running sequence: its pages are free at once, its last event comes with the next step. False when there is
+    /// no such sequence any more.
+    pub fn cancel(&mut self, id: SequenceId) -> bool {
+        if let Some(at) = self.running.iter().position(|s| s.id == id) {
+            let sequence = self.running.remove(at);
+            self.finish(sequence, FinishReason::Cancelled);
+        } else if let Some(sequence) =
+            self.waiting.iter().position(|s| s.id == id).and_then(|at| self.waiting.remove(at))
+        {
+            self.finish(sequence, FinishReason::Cancelled);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// True when no sequence waits or runs and every event was reported.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty() && self.events.is_empty()
+    }
+
+    /// Sequences that wait and that run.
+    pub fn sequences(&self) -> (usize, usize) {
+        (self.waiting.len(), self.running.len())
+    }
+
+    /// KV pages that no running or kept sequence holds, and all.
+    pub fn kv_pages(&self) -> (usize, usize) {
+        (self.pool.free(), self.pool.pages())
+    }
+
+    /// Forgets all kept sequences.
+    pub fn clear_kept(&mut self) {
+        self.prefixes.clear();
+    }
+
+    /// Counters of submits and of bytes that crossed between devices.
+    pub fn stats(&self) -> RunStats {
+        self.executor.stats()
+    }
+
+    /// The devices, in the order that the placement numbers them.
+    pub fn devices(&self) -> &[Arc<dyn Device>] {
+        self.executor.devices()
+    }
+
+    /// Direct access to the model: token by token, with logits, outside of any request. Waiting and running sequences stand still
+    /// meanwhile; kept ones give way where pages are short.
+    pub fn evaluator(&mut self) -> Evaluator<'_> {
+        Evaluator::new(self)
+    }
+
+    fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {
+        let timings = sequence.timings();
+        let sound = !matches!(reason, FinishReason::Device(_) | FinishReason::NoCandidate);
+        if sequence.keep && sound && sequence.computed > 0 {
+            let pages = std::mem::replace(&mut sequence.pages, self.pool.list());
+            self.prefixes.keep(&sequence.tokens[..sequence.computed], pages);
+        }
+        self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
+    }
+
+    /// Runs one batch, cut into parts where several devices can share it. One result per part, with the parts.
+    fn run(&mut self, batch: Batch) -> Vec<(Arc<Batch>, PartResult)> {
+        let several = self.executor.placement().segments().len() > 1;
+        let parts = if several { self.options.pipeline_parts } else { 1 };
+        let parts: Vec<Arc<Batch>> =
+            split_batch(batch, parts, self.options.page_tokens).into_iter().map(Arc::new).collect();
+        let results = self.executor.run(&parts);
+        for error in results.iter().filter_map(|r| r.as_ref().err()) {
+            if matches!(**error, DeviceError::Lost { .. }) {
+                self.stopped.get_or_insert_with(|| error.to_string());
+            }
+        }
+        parts.into_iter().zip(results).collect()
+    }
+}
+
+fn in_range(
+    what: &'static str,
+    vocab: usize,
+    mut tokens: impl Iterator<Item = u32>,
+) -> Result<(), AdmissionError> {
+    match tokens.find(|t| *t as usize >= vocab) {
+        Some(token) => Err(AdmissionError::TokenOutOfRange { what, token, vocab }),
+        None => Ok(()),
+    }
+}
+
+/// Loads all blocks; on failure the executor's drop unloads those that were loaded.
+fn load(
+    spec: Arc<ModelSpec>,
+    source: &dyn WeightSource,
+    devices: Vec<Arc<dyn Device>>,
+    placement: Placement,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Executor, EngineError> {
+    let total_bytes = (0..placement.devices()).map(|d| placement.weight_bytes(&spec, d)).sum();
+    let mut seen = std::collections::HashSet::new();
+    let mut loaded_bytes = 0;
+    let mut executor = Executor::new(spec.clone(), placement, devices, Vec::with_capacity(spec.blocks.len()));
+    progress(LoadProgress { loaded_bytes, total_bytes });
+    for (index, block) in spec.blocks.iter().enumerate() {
+        let device = executor.placement().device(index);
+        let id = executor.devices()[device].load(block, source).map_err(|source| {
+            let what = block.weights().first().map_or(String::new(), |w| w.name.clone());
+            EngineError::Load { block: index, what, source }
+        })?;
+        executor.push_block(id);
+        let new = block.weights().into_iter().filter(|w| seen.insert((device, w.span)));
+        loaded_bytes += new.map(|w| w.span.bytes).sum::<u64>();
+        progress(LoadProgress { loaded_bytes, total_bytes });
+    }
+    Ok(executor)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! Engine options.
+
+use unicorn_core::KvType;
+
+use crate::EngineError;
+
+/// Sizes and limits of an engine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EngineOptions {
+    /// Tokens of a sequence at most, prompt and answer together.
+    pub context: usize,
+    /// Sequences that run at once.
+    pub sequences_max: usize,
+    /// Requests that wait at most beyond those that run.
+    pub queue_max: usize,
+    /// Element type of the KV cache.
+    pub kv_type: KvType,
+    /// Positions per KV page; a multiple of 32.
+    pub page_tokens: usize,
+    /// KV pages; `None` takes enough for `sequences_max` sequences of `context` tokens.
+    pub kv_pages: Option<usize>,
+    /// Tokens per step, decoding sequences included.
+    pub prefill_chunk: usize,
+    /// Finished sequences kept for prefix reuse (see [`crate::Request::keep`]); 0 keeps none. They live in free pages and give
+    /// way to running sequences.
+    pub kept_max: usize,
+    /// Batch parts in flight where the placement uses more than one device.
+    pub pipeline_parts: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            context: 4096,
+            sequences_max: 1,
+            queue_max: 64,
+            kv_type: KvType::F16,
+            page_tokens: 64,
+            kv_pages: None,
+            prefill_chunk: 512,
+            kept_max: 4,
+            pipeline_parts: 2,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// KV pages of the pool.
+    pub fn pages(&self) -> usize {
+        let each = self.context.div_ceil(self.page_tokens.max(1));
+        self.kv_pages.unwrap_or(each.saturating_mul(self.sequences_max))
+    }
+
+    /// Errors with the name of the first option that is out of range for a model trained on `context_max` tokens.
+    pub fn validate(&self, context_max: usize) -> Result<(), EngineError> {
+        let at_least_one = [
+            ("context", self.context),
+            ("sequences_max", self.sequences_max),
+            ("prefill_chunk", self.prefill_chunk),
+            ("pipeline_parts", self.pipeline_parts),
+            ("kv_pages", self.pages()),
+        ];
+        for (name, value) in at_least_one {
+            if value == 0 {
+                return Err(EngineError::option(name, value, "must be at least 1"));
+            }
+        }
+        if self.page_tokens == 0 || !self.page_tokens.is_multiple_of(32) {
+            return Err(EngineError::option("page_tokens", self.page_tokens, "must be a multiple of 32"));
+        }
+        if self.context > context_max {
+            let reason = format!("the model was trained for {context_max} tokens");
+            return Err(EngineError::option("context", self.context, reason));
+        }
+        if self.pages() > u32::MAX as usize / 2 {
+            return Err(EngineError::option("kv_pages", self.pages(), "page numbers have 31 bits"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_options_are_named() {
+        let base = EngineOptions::default;
+        let cases = [
+            ("context", EngineOptions { context: 0, ..base() }),
+            ("context", EngineOptions { context: 8193, ..base() }),
+            ("sequences_max", EngineOptions { sequences_max: 0, ..base() }),
+            ("prefill_chunk", EngineOptions { prefill_chunk: 0, ..base() }),
+            ("page_tokens", EngineOptions { page_tokens: 48, ..base() }),
+            ("page_tokens", EngineOptions { page_tokens: 0, ..base() }),
+            ("kv_pages", EngineOptions { kv_pages: Some(0), ..base() }),
+            ("kv_pages", EngineOptions { sequences_max: usize::MAX, ..base() }),
+        ];
+        for (expected, options) in cases {
+            match options.validate(8192) {
+                Err(EngineError::Option { name, .. }) => assert_eq!(name, expected),
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+        assert!(base().validate(8192).is_ok());
+        assert_eq!(base().pages(), 64);
+    }
+}

@@ -1,0 +1,108 @@
+//! What the engine decided, for people.
+
+use unicorn_core::{DeviceKind, MemoryUse};
+
+use super::Engine;
+use crate::RunStats;
+
+/// A device as the engine uses it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DeviceReport {
+    /// Name on the command line.
+    pub name: String,
+    /// Kind.
+    pub kind: DeviceKind,
+    /// For people.
+    pub description: String,
+    /// Memory held.
+    pub memory: MemoryUse,
+    /// Blocks placed here.
+    pub blocks: usize,
+    /// Selected kernels, in order of first use, each with the number of blocks that use it.
+    pub kernels: Vec<(String, usize)>,
+}
+
+/// Placement, devices, kernels and memory.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Report {
+    /// One line per run of blocks on one device.
+    pub placement: Vec<String>,
+    /// Every device.
+    pub devices: Vec<DeviceReport>,
+    /// KV pages that nobody holds.
+    pub kv_pages_free: usize,
+    /// KV pages in all.
+    pub kv_pages: usize,
+    /// Positions per page.
+    pub page_tokens: usize,
+    /// Kept sequences.
+    pub kept: usize,
+    /// Submits and crossings so far.
+    pub stats: RunStats,
+}
+
+impl Report {
+    /// Several lines for a terminal.
+    pub fn lines(&self) -> Vec<String> {
+        const MIB: f64 = (1 << 20) as f64;
+        let mut lines = self.placement.clone();
+        for device in &self.devices {
+            let m = &device.memory;
+            lines.push(format!(
+                "{}: {} ({} blocks; weights {:.1} MiB, KV {:.1} MiB, scratch {:.1} MiB, copied {:.1} MiB)",
+                device.name,
+                device.description,
+                device.blocks,
+                m.weights as f64 / MIB,
+                m.kv as f64 / MIB,
+                m.scratch as f64 / MIB,
+                m.copied as f64 / MIB
+            ));
+            lines.extend(
+                device.kernels.iter().map(|(kernel, blocks)| format!("  {kernel} ({blocks} blocks)")),
+            );
+        }
+        lines.push(format!(
+            "KV: {} of {} pages of {} tokens free; crossings {} ({:.1} MiB)",
+            self.kv_pages_free,
+            self.kv_pages,
+            self.page_tokens,
+            self.stats.crossings,
+            self.stats.crossing_bytes as f64 / MIB
+        ));
+        lines
+    }
+}
+
+impl Engine {
+    /// What was decided and what is held now.
+    pub fn report(&self) -> Report {
+        let names: Vec<String> = self.devices().iter().map(|d| d.profile().name.clone()).collect();
+        let device = |index: usize| {
+            let device = &self.devices()[index];
+            let mut kernels: Vec<(String, usize)> = Vec::new();
+            let mut blocks = 0;
+            for (_, id) in self.executor.loaded().filter(|(d, _)| *d == index) {
+                blocks += 1;
+                for line in device.describe(id) {
+                    match kernels.iter_mut().find(|k| k.0 == line) {
+                        Some(known) => known.1 += 1,
+                        None => kernels.push((line, 1)),
+                    }
+                }
+            }
+            let profile = device.profile();
+            let (name, description) = (profile.name.clone(), profile.description.clone());
+            DeviceReport { name, kind: profile.kind, description, memory: device.memory(), blocks, kernels }
+        };
+        Report {
+            placement: self.executor.placement().describe(&names),
+            devices: (0..names.len()).map(device).collect(),
+            kv_pages_free: self.pool.free(),
+            kv_pages: self.pool.pages(),
+            page_tokens: self.pool.page_tokens(),
+            kept: self.prefixes.len(),
+            stats: self.executor.stats(),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What goes into the engine and what comes out.
+
+use unicorn_core::SequenceId;
+
+use crate::sampling::{SamplingOptions, TokenLogprobs};
+
+/// A prompt to continue.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Request {
+    /// Token ids, with the beginning-of-sequence token if the model wants one.
+    pub prompt: Vec<u32>,
+    /// Tokens to generate at most; `None` goes on to the end of the context. With 0 the prompt is run (and kept, if
+    /// asked) and nothing is generated.
+    pub max_tokens: Option<usize>,
+    /// How tokens are chosen.
+    pub sampling: SamplingOptions,
+    /// Tokens that end the text; the token itself is not reported as an event.
+    pub stop_tokens: Vec<u32>,
+    /// Report the log probability of each token and of this many most likely ones (0: of the token alone).
+    pub logprobs: Option<usize>,
+    /// Keep the KV pages afterwards, so that a later prompt with the same beginning starts from them.
+    pub keep: bool,
+}
+
+/// Why a sequence ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FinishReason {
+    /// A stop token was chosen.
+    Stop,
+    /// `max_tokens` were generated.
+    Length,
+    /// The context is full.
+    Context,
+    /// [`crate::Engine::cancel`] was called.
+    Cancelled,
+    /// The KV pool is too small for this sequence alone.
+    OutOfKvPages,
+    /// Every token was banned, or the model produced no finite logit.
+    NoCandidate,
+    /// A device failed; the message names it.
+    Device(String),
+}
+
+/// Where the time of a request went.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Timings {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// How many of them were in the KV cache already.
+    pub reused_tokens: usize,
+    /// Seconds in the queue.
+    pub queue_seconds: f64,
+    /// Seconds from leaving the queue until the first token was chosen.
+    pub prefill_seconds: f64,
+    /// Tokens chosen, the stop token included.
+    pub generated_tokens: usize,
+    /// Seconds from the first token to the last.
+    pub decode_seconds: f64,
+}
+
+impl Timings {
+    /// Prompt tokens per second that were really run, reused ones not counted.
+    pub fn prefill_tokens_per_second(&self) -> f64 {
+        (self.prompt_tokens - self.reused_tokens) as f64 / self.prefill_seconds.max(1e-9)
+    }
+
+    /// Tokens per second after the first one; 0 when there is none.
+    pub fn decode_tokens_per_second(&self) -> f64 {
+        self.generated_tokens.saturating_sub(1) as f64 / self.decode_seconds.max(1e-9)
+    }
+}
+
+/// What one [`crate::Engine::step`] brought about.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// A token was chosen.
+    Token {
+        /// Whose.
+        sequence: SequenceId,
+        /// Token id.
+        token: u32,
+        /// Log probabilities, if the request asked for them.
+        logprobs: Option<TokenLogprobs>,
+    },
+    /// The last event of a sequence.
+    Finished {
+        /// Whose.
+        sequence: SequenceId,
+        /// Why.
+        reason: FinishReason,
+        /// Where the time went.
+        timings: Timings,
+    },
+}
+
+impl Event {
+    /// The sequence that this is about.
+    pub fn sequence(&self) -> SequenceId {
+        match self {
+            Event::Token { sequence, .. } | Event::Finished { sequence, .. } => *sequence,
+        }
+    }
+}

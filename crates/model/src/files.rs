@@ -1,0 +1,201 @@
+//! Opened model files and positioned reads over them. Nothing is memory-mapped: a file that shrinks while in use
+//! gives an error instead of a bus fault.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use unicorn_core::{WeightError, WeightSource, WeightSpan};
+
+use crate::ModelError;
+
+/// Bytes that can be read at any position: a file, or a slice in tests.
+pub trait ReadAt {
+    /// Length in bytes when it was opened.
+    fn len(&self) -> u64;
+
+    /// True when there are no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` from `offset`; an end of file inside the range is [`io::ErrorKind::UnexpectedEof`].
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for &T {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        (**self).read_exact_at(buf, offset)
+    }
+}
+
+impl ReadAt for [u8] {
+    fn len(&self) -> u64 {
+        <[u8]>::len(self) as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).ok();
+        let range = start.and_then(|s| s.checked_add(buf.len()).map(|end| s..end));
+        match range.and_then(|r| self.get(r)) {
+            Some(bytes) => {
+                buf.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+/// An open file with its path and the length it had then.
+#[derive(Debug)]
+pub struct OpenFile {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl OpenFile {
+    /// Opens a regular file for reading.
+    pub fn open(path: &Path) -> Result<OpenFile, ModelError> {
+        let io = |source| ModelError::Io { path: path.to_owned(), source };
+        // Asked before opening: opening a pipe would wait for a writer.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
+            return Err(ModelError::NotAFile { path: path.to_owned() });
+        }
+        let file = File::open(path).map_err(io)?;
+        let len = file.metadata().map_err(io)?.len();
+        Ok(OpenFile { path: path.to_owned(), file, len })
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl ReadAt for OpenFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    #[cfg(unix)]
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, buf, offset)
+    }
+
+    #[cfg(windows)]
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match std::os::windows::fs::FileExt::seek_read(&self.file, buf, offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    buf = &mut buf[n..];
+                    offset += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The files (shards) of one model, in the order that [`WeightSpan::file`] counts.
+#[derive(Debug)]
+pub struct ModelFiles {
+    files: Vec<OpenFile>,
+}
+
+impl ModelFiles {
+    pub(crate) fn new(files: Vec<OpenFile>) -> ModelFiles {
+        ModelFiles { files }
+    }
+
+    /// Paths in shard order.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(OpenFile::path)
+    }
+
+    /// Bytes of all files together, as they were when opened.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(ReadAt::len).sum()
+    }
+}
+
+impl WeightSource for ModelFiles {
+    fn read(&self, span: &WeightSpan, offset: u64, buf: &mut [u8]) -> Result<(), WeightError> {
+        let len = buf.len() as u64;
+        let start = span.offset.checked_add(offset);
+        let inside = offset.checked_add(len).is_some_and(|end| end <= span.bytes);
+        let (true, Some(start), Some(file)) = (inside, start, self.files.get(span.file as usize)) else {
+            return Err(WeightError::OutOfSpan { offset, len, span: span.bytes });
+        };
+        file.read_exact_at(buf, start).map_err(|source| {
+            let name = file.path.display().to_string();
+            match source.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    WeightError::Truncated { file: name, end: start.saturating_add(len) }
+                }
+                _ => WeightError::Io { file: name, source },
+            }
+        })
+    }
+}
+
+/// Reads a whole small file (JSON, templates), refusing one larger than `bytes_max`.
+pub(crate) fn read_small(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ModelError> {
+    let file = OpenFile::open(path)?;
+    if file.len > bytes_max {
+        return Err(ModelError::FileTooLarge { path: path.to_owned(), bytes: file.len, bytes_max });
+    }
+    let mut bytes = vec![0; file.len as usize];
+    file.read_exact_at(&mut bytes, 0).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(content: &[u8]) -> (tempfile::TempDir, ModelFiles) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.bin");
+        std::fs::write(&path, content).unwrap();
+        let files = ModelFiles::new(vec![OpenFile::open(&path).unwrap()]);
+        (dir, files)
+    }
+
+    #[test]
+    fn reads_inside_the_span_only() {
+        let (_dir, files) = files(b"0123456789");
+        let span = WeightSpan { file: 0, offset: 2, bytes: 5 };
+        let mut buf = [0; 3];
+        files.read(&span, 2, &mut buf).unwrap();
+        assert_eq!(&buf, b"456");
+        for (span, offset) in [
+            (span, 3),
+            (span, u64::MAX),
+            (WeightSpan { offset: u64::MAX, ..span }, 1),
+            (WeightSpan { file: 1, ..span }, 0),
+        ] {
+            assert!(matches!(files.read(&span, offset, &mut buf), Err(WeightError::OutOfSpan { .. })));
+        }
+    }
+
+    #[test]
+    fn shrunken_file_is_an_error() {
+        let (dir, files) = files(&[7; 100]);
+        let path = dir.path().join("w.bin");
+        File::options().write(true).open(&path).unwrap().set_len(50).unwrap();
+        let span = WeightSpan { file: 0, offset: 40, bytes: 60 };
+        let mut buf = [0; 10];
+        files.read(&span, 0, &mut buf).unwrap();
+        let error = files.read(&span, 5, &mut buf).unwrap_err();
+        assert!(matches!(&error, WeightError::Truncated { end: 55, .. }), "{error}");
+    }
+}

@@ -1,0 +1,221 @@
+//! End-to-end tests: the release binary on real models.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::data::TestData;
+use crate::test::Tally;
+use crate::{bench_json, sh};
+
+/// Perplexities of llama.cpp on the same text and files, contexts of 512.
+const SMOLLM2_PERPLEXITY: (f64, usize) = (32.1713, 8);
+const GEMMA3_PERPLEXITY: (f64, usize) = (17.9927, 4);
+const PERPLEXITY_TOLERANCE: f64 = 0.005;
+
+/// K and V of one position in F16: 30 layers, 3 heads of 64.
+const SMOLLM2_KV_BYTES_PER_TOKEN: u64 = 30 * 3 * 64 * 2 * 2;
+/// What the process may use beyond the file and the KV cache.
+const MEMORY_EXTRA_BYTES: u64 = 150_000_000;
+
+const QUESTION: &str = "What is the capital of France?";
+
+/// Returns a note for the report.
+type Test = fn(&Bench<'_>) -> Result<String>;
+
+struct Bench<'a> {
+    binary: &'a Path,
+    data: &'a TestData,
+}
+
+/// Runs all tests, reporting as `cargo test` does.
+pub fn run(binary: &Path, data: &TestData) -> Tally {
+    let bench = Bench { binary, data };
+    let tests: &[(&str, Test)] = &[
+        ("capital_of_france", capital_of_france),
+        ("first_token", first_token),
+        ("same_text_for_any_thread_count", same_text_for_any_thread_count),
+        ("peak_memory", peak_memory),
+        ("perplexity_smollm2", |b| perplexity(b, &b.data.smollm2, SMOLLM2_PERPLEXITY)),
+        ("perplexity_gemma3", |b| perplexity(b, &b.data.gemma3, GEMMA3_PERPLEXITY)),
+        ("bench_json", bench_reports),
+        ("models_lists_the_cache", models_lists_the_cache),
+        ("a_file_that_is_no_model", a_file_that_is_no_model),
+    ];
+    println!("\n     Running end-to-end tests on real models\n\nrunning {} tests", tests.len());
+    let mut tally = Tally::default();
+    let begin = Instant::now();
+    for (name, test) in tests {
+        match test(&bench) {
+            Ok(note) => {
+                tally.passed += 1;
+                println!(
+                    "test e2e::{name} ... ok{}",
+                    if note.is_empty() { note } else { format!(" ({note})") }
+                );
+            }
+            Err(error) => {
+                tally.failed += 1;
+                println!("test e2e::{name} ... FAILED\n    {error:#}");
+            }
+        }
+    }
+    let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
+        tally.passed,
+        tally.failed,
+        begin.elapsed().as_secs_f32()
+    );
+    tally
+}
+
+impl Bench<'_> {
+    /// The binary with the test data's cache and without network.
+    fn unicorn(&self, arguments: &[&str]) -> Command {
+        let mut command = sh::command(self.binary);
+        command.args(arguments).env("HF_HUB_CACHE", &self.data.hub).env("HF_HUB_OFFLINE", "1");
+        command.env_remove("UNICORN_MODEL");
+        command
+    }
+
+    fn answer(&self, arguments: &[&str]) -> Result<String> {
+        let mut all = vec!["run", "--max-tokens", "48"];
+        all.extend(arguments);
+        all.push(QUESTION);
+        sh::output(&mut self.unicorn(&all))
+    }
+}
+
+fn capital_of_france(bench: &Bench<'_>) -> Result<String> {
+    let answer = bench.answer(&["--temp", "0"])?;
+    ensure!(answer.contains("Paris"), "the answer names no Paris: {answer:?}");
+    Ok(answer.trim().replace('\n', " "))
+}
+
+/// Told, not judged: on a busy machine the time says little.
+fn first_token(bench: &Bench<'_>) -> Result<String> {
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let mut command = bench.unicorn(&["run", "--temp", "0", "--max-tokens", "4", QUESTION]);
+        let begin = Instant::now();
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("cannot run unicorn")?;
+        let mut first = [0];
+        let mut stdout = child.stdout.take().context("no stdout")?;
+        stdout.read_exact(&mut first).context("no token was printed")?;
+        best = best.min(begin.elapsed());
+        std::io::copy(&mut stdout, &mut std::io::sink())?;
+        ensure!(child.wait()?.success(), "unicorn failed");
+    }
+    Ok(format!("{:.0} ms from process start, best of 3", best.as_secs_f64() * 1e3))
+}
+
+fn same_text_for_any_thread_count(bench: &Bench<'_>) -> Result<String> {
+    let with =
+        |threads: &str, seed: &str| bench.answer(&["--seed", seed, "--temp", "1", "--threads", threads]);
+    let one = with("1", "7")?;
+    for threads in ["1", "2"] {
+        let again = with(threads, "7")?;
+        ensure!(one == again, "seed 7 gave {one:?}, then with {threads} threads {again:?}");
+    }
+    let texts = [one, with("1", "8")?, with("1", "9")?];
+    ensure!(texts[0] != texts[1] || texts[1] != texts[2], "the seed has no influence: {:?}", texts[0]);
+    Ok(String::new())
+}
+
+fn peak_memory(bench: &Bench<'_>) -> Result<String> {
+    let ctx = 2048;
+    let ctx_text = ctx.to_string();
+    let mut command =
+        bench.unicorn(&["run", "--temp", "0", "--max-tokens", "64", "--ctx", &ctx_text, QUESTION]);
+    let mut child =
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run unicorn")?;
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    let exit = loop {
+        // The high-water mark never falls, so the last look before the end is as good as all of them.
+        if let Ok(text) = std::fs::read_to_string(&status) {
+            peak = peak.max(high_water_bytes(&text).unwrap_or(0));
+        }
+        if let Some(exit) = child.try_wait()? {
+            break exit;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    ensure!(exit.success(), "unicorn failed: {exit}");
+    if peak == 0 {
+        return Ok("not measured: no /proc here".to_string());
+    }
+    let file = std::fs::metadata(&bench.data.smollm2)?.len();
+    let limit = file + ctx * SMOLLM2_KV_BYTES_PER_TOKEN + MEMORY_EXTRA_BYTES;
+    let note = format!("{} MB of {} MB allowed", peak / 1_000_000, limit / 1_000_000);
+    ensure!(peak <= limit, "{note}");
+    Ok(note)
+}
+
+/// `VmHWM` of `/proc/PID/status`, in bytes.
+fn high_water_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+fn perplexity(bench: &Bench<'_>, model: &Path, (expected, chunks): (f64, usize)) -> Result<String> {
+    let (model, chunks) = (model.display().to_string(), chunks.to_string());
+    let text = bench.data.text.display().to_string();
+    let arguments = ["perplexity", "-m", &model, "--file", &text, "--ctx", "512", "--chunks", &chunks];
+    let out = sh::output(&mut bench.unicorn(&arguments))?;
+    let found = perplexity_of(&out).with_context(|| format!("no perplexity in {out:?}"))?;
+    let note = format!("{found:.4}, llama.cpp has {expected}");
+    ensure!((found / expected - 1.0).abs() <= PERPLEXITY_TOLERANCE, "{note}");
+    Ok(note)
+}
+
+/// Reads the last line, `perplexity: X +/- E`.
+fn perplexity_of(out: &str) -> Option<f64> {
+    out.trim_end().lines().last()?.strip_prefix("perplexity: ")?.split_whitespace().next()?.parse().ok()
+}
+
+fn bench_reports(bench: &Bench<'_>) -> Result<String> {
+    let mut command = bench.unicorn(&["bench", "-p", "64", "-n", "8", "-r", "1", "--output", "json"]);
+    let rates = bench_json::unicorn(&sh::output(&mut command)?)?;
+    let names: Vec<&str> = rates.iter().map(|r| r.test.as_str()).collect();
+    ensure!(names == ["pp64", "tg8"], "tests {names:?}");
+    ensure!(rates.iter().all(|r| r.tokens_per_second > 0.0), "a speed of zero");
+    ensure!(rates.iter().all(|r| r.share_of_roof.is_some_and(|s| s > 0.0)), "no share of the roof");
+    Ok(String::new())
+}
+
+fn models_lists_the_cache(bench: &Bench<'_>) -> Result<String> {
+    let out = sh::output(&mut bench.unicorn(&["models"]))?;
+    for name in ["smollm2-135m", "gemma3-270m"] {
+        ensure!(out.contains(name), "{name} is missing in {out:?}");
+    }
+    Ok(String::new())
+}
+
+fn a_file_that_is_no_model(bench: &Bench<'_>) -> Result<String> {
+    let text = bench.data.text.display().to_string();
+    let out = bench.unicorn(&["run", "-m", &text, "Hi"]).output()?;
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    if out.status.success() || stderr.contains("panicked") || !stderr.contains("lee_background.cor") {
+        bail!("{}: {stderr}", out.status);
+    }
+    Ok(String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_read() {
+        assert_eq!(perplexity_of("[1] 30.1\nperplexity: 32.1713 +/- 1.05\n"), Some(32.1713));
+        assert_eq!(perplexity_of("perplexity: 1\nother"), None);
+        assert_eq!(high_water_bytes("Name:\tx\nVmHWM:\t   1234 kB\nVmRSS: 1 kB\n"), Some(1234 * 1024));
+        assert_eq!(high_water_bytes("VmRSS: 1 kB"), None);
+    }
+}

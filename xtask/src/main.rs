@@ -1,0 +1,58 @@
+//! Everything that a developer runs, as `cargo xtask COMMAND`.
+
+mod bench_json;
+mod ci;
+mod compare;
+mod data;
+mod e2e;
+mod golden;
+mod licences;
+mod peers;
+mod sh;
+mod shape_file;
+mod stats;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+/// Developer tasks of the Unicorn Execution Engine
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the tests need, then run them all, real models included
+    Test(test::Args),
+    /// What continuous integration runs: fmt, clippy, tidy, licences, test
+    Ci,
+    /// Check the house rules: crate edges, environment reads, file length, leftovers
+    Tidy,
+    /// Check licences and sources of all dependencies, without the network
+    Licences,
+    /// Fetch the test data without running a test
+    Data,
+    /// Regenerate the reference data under tests/data
+    Golden(golden::Args),
+    /// Build llama.cpp to compare with
+    Peers(peers::Args),
+    /// Race llama.cpp: interleaved runs, medians, spread, ratio
+    Compare(compare::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Test(args) => test::run(&args),
+        Command::Ci => ci::run(),
+        Command::Tidy => tidy::run(),
+        Command::Licences => licences::run(),
+        Command::Data => data::install().map(|_| ()),
+        Command::Golden(args) => golden::run(&args),
+        Command::Peers(args) => peers::run(&args),
+        Command::Compare(args) => compare::run(&args),
+    }
+}

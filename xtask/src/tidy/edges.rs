@@ -1,0 +1,95 @@
+//! Which crate may use which of ours.
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::Finding;
+
+/// Every crate of the workspace with those of ours that it may use. Tests may use more: a device is tested with the
+/// engine, an engine with a device.
+const EDGES: &[(&str, &[&str])] = &[
+    ("unicorn-core", &[]),
+    ("unicorn-cpu", &["unicorn-core"]),
+    ("unicorn-model", &["unicorn-core", "unicorn-text"]),
+    ("unicorn-text", &[]),
+    ("unicorn-hub", &[]),
+    ("unicorn-engine", &["unicorn-core"]),
+    ("unicorn-cases", &["unicorn-core"]),
+    (
+        "unicorn",
+        &[
+            "unicorn-core",
+            "unicorn-cpu",
+            "unicorn-model",
+            "unicorn-text",
+            "unicorn-hub",
+            "unicorn-engine",
+            "unicorn-cases",
+        ],
+    ),
+    ("xtask", &["unicorn-core", "unicorn-cases", "unicorn-hub"]),
+];
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    /// `None` for ordinary ones, else `dev` or `build`.
+    kind: Option<String>,
+    /// Set for crates of the workspace.
+    path: Option<String>,
+}
+
+/// Checks the output of `cargo metadata --no-deps` against the table.
+pub fn check(metadata: &str) -> Result<Vec<Finding>> {
+    let metadata: Metadata = serde_json::from_str(metadata).context("cargo metadata")?;
+    let mut findings = Vec::new();
+    for package in &metadata.packages {
+        let mut complain = |message: String| {
+            findings.push(Finding { file: format!("crate {}", package.name), line: 0, message });
+        };
+        let Some((_, allowed)) = EDGES.iter().find(|(name, _)| *name == package.name) else {
+            complain("is not in the table of crate edges (xtask/src/tidy/edges.rs)".to_string());
+            continue;
+        };
+        for dependency in package.dependencies.iter().filter(|d| d.path.is_some()) {
+            let tests_only = dependency.kind.as_deref() == Some("dev");
+            if !tests_only && !allowed.contains(&dependency.name.as_str()) {
+                complain(format!("may not use {}", dependency.name));
+            }
+        }
+    }
+    Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(package: &str, dependency: &str, kind: &str) -> Vec<String> {
+        let json = format!(
+            r#"{{"packages": [{{"name": "{package}", "dependencies":
+                [{{"name": "{dependency}", "kind": {kind}, "path": "/x"}}, {{"name": "serde", "kind": null}}]}}]}}"#
+        );
+        check(&json).unwrap().into_iter().map(|f| f.message).collect()
+    }
+
+    #[test]
+    fn the_rule_fires() {
+        assert_eq!(found("unicorn-engine", "unicorn-core", "null"), [""; 0]);
+        assert_eq!(found("unicorn-engine", "unicorn-cpu", "\"dev\""), [""; 0]);
+        assert_eq!(found("unicorn-engine", "unicorn-cpu", "null"), ["may not use unicorn-cpu"]);
+        assert_eq!(found("unicorn-core", "unicorn-cpu", "\"build\""), ["may not use unicorn-cpu"]);
+        assert!(found("unicorn-new", "unicorn-core", "null")[0].contains("not in the table"));
+    }
+}
