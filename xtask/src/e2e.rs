@@ -90,10 +90,13 @@ impl Bench<'_> {
     }
 }
 
+/// As a person asks: default settings, several seeds. The small model may slip now and then.
 fn capital_of_france(bench: &Bench<'_>) -> Result<String> {
-    let answer = bench.answer(&["--temp", "0"])?;
-    ensure!(answer.contains("Paris"), "the answer names no Paris: {answer:?}");
-    Ok(answer.trim().replace('\n', " "))
+    let answers =
+        (1..=5).map(|seed| bench.answer(&["--seed", &seed.to_string()])).collect::<Result<Vec<String>>>()?;
+    let right = answers.iter().filter(|answer| answer.contains("Paris")).count();
+    ensure!(right >= 4, "only {right} of {} answers name Paris: {answers:?}", answers.len());
+    Ok(format!("{right} of {}: {}", answers.len(), answers[0].trim().replace('\n', " ")))
 }
 
 /// Told, not judged: on a busy machine the time says little.

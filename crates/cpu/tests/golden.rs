@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use unicorn_core::{Batch, Device, HeadOutput, KvLayout, KvType, Select, SequenceId, Slice, StreamId, Work};
-use unicorn_cpu::ReferenceDevice;
+use unicorn_cpu::{CpuOptions, ReferenceDevice, SimdDevice, SimdLevel};
 
 /// Largest error of a logit, relative to the largest logit: angles, norms and sums in f32 on either side.
 const TOLERANCE: f32 = 1e-4;
@@ -78,6 +78,16 @@ fn check(device: &dyn Device, name: &str) {
 fn reference_gives_the_logits_of_transformers() {
     for name in MODELS {
         check(&ReferenceDevice::new(), name);
+    }
+}
+
+#[test]
+fn every_simd_level_gives_the_logits_of_transformers() {
+    for level in SimdLevel::available() {
+        for name in MODELS {
+            let options = CpuOptions { threads: Some(2), level: Some(level) };
+            check(&SimdDevice::open(options).unwrap(), name);
+        }
     }
 }
 
