@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::data::TestData;
 use crate::test::Tally;
-use crate::{bench_json, sh};
+use crate::{bench_json, lavapipe, sh};
 
 /// Perplexities of llama.cpp on the same text and files, contexts of 512.
 const SMOLLM2_PERPLEXITY: (f64, usize) = (32.1713, 8);
@@ -44,6 +44,7 @@ pub fn run(binary: &Path, data: &TestData) -> Tally {
         ("bench_json", bench_reports),
         ("models_lists_the_cache", models_lists_the_cache),
         ("a_file_that_is_no_model", a_file_that_is_no_model),
+        ("vulkan_kernels", vulkan_kernels),
     ];
     println!("\n     Running end-to-end tests on real models\n\nrunning {} tests", tests.len());
     let mut tally = Tally::default();
@@ -97,6 +98,18 @@ fn capital_of_france(bench: &Bench<'_>) -> Result<String> {
     let right = answers.iter().filter(|answer| answer.contains("Paris")).count();
     ensure!(right >= 4, "only {right} of {} answers name Paris: {answers:?}", answers.len());
     Ok(format!("{right} of {}: {}", answers.len(), answers[0].trim().replace('\n', " ")))
+}
+
+/// The whole case table on lavapipe, against the reference.
+fn vulkan_kernels(bench: &Bench<'_>) -> Result<String> {
+    let driver = match lavapipe::driver() {
+        Ok(driver) => driver,
+        Err(reason) => return Ok(format!("NOT RUN: {reason}")),
+    };
+    let mut command = bench.unicorn(&["selftest", "--device", "vulkan:0"]);
+    let told = sh::output(command.env("VK_DRIVER_FILES", &driver).env("VK_ICD_FILENAMES", &driver))?;
+    ensure!(told.contains(" 0 wrong"), "{told}");
+    Ok(told.trim().to_string())
 }
 
 /// Told, not judged: on a busy machine the time says little.

@@ -6,9 +6,11 @@ mod compare;
 mod data;
 mod e2e;
 mod golden;
+mod lavapipe;
 mod licences;
 mod peers;
 mod sh;
+mod shaders;
 mod shape_file;
 mod stats;
 mod test;
@@ -40,6 +42,8 @@ enum Command {
     Golden(golden::Args),
     /// Build llama.cpp to compare with
     Peers(peers::Args),
+    /// Compile the compute shaders to the committed SPIR-V, or check it
+    Shaders(shaders::Args),
     /// Race llama.cpp: interleaved runs, medians, spread, ratio
     Compare(compare::Args),
 }
@@ -53,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         Command::Data => data::install().map(|_| ()),
         Command::Golden(args) => golden::run(&args),
         Command::Peers(args) => peers::run(&args),
+        Command::Shaders(args) => shaders::run(&args),
         Command::Compare(args) => compare::run(&args),
     }
 }

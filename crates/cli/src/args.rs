@@ -55,6 +55,7 @@ pub enum Command {
     Inspect(InspectArgs),
     Tokenize(TokenizeArgs),
     Devices(DevicesArgs),
+    Selftest(SelftestArgs),
     Completions(CompletionsArgs),
 }
 
@@ -344,6 +345,29 @@ pub struct TokenizeArgs {
     /// Leave out the tokens that the model wants before and after a text
     #[arg(long)]
     pub no_bos: bool,
+}
+
+/// Check every kernel of a device against the reference
+///
+/// Runs the table of kernel and block cases on the device and on plain float64 loops with the same random weights and input.
+/// Drivers differ: this tells whether yours computes what the kernels say.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  unicorn selftest --device vulkan
+  unicorn selftest --device cpu:avx2 --only \"ffn q4_k\"")]
+pub struct SelftestArgs {
+    /// Device to check [default: cpu]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceChoice,
+    /// Cases whose names contain all of these words
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    pub only: String,
+    /// Seed of the random weights and inputs [default: fresh, and printed]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Write one line per case to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 /// List the devices with their memory and measured limits

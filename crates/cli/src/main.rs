@@ -65,6 +65,7 @@ fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {
         Command::Inspect(args) => commands::inspect::run(args, config),
         Command::Tokenize(args) => commands::tokenize::run(args, config),
         Command::Devices(args) => commands::devices::run(args),
+        Command::Selftest(args) => commands::selftest::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

@@ -10,6 +10,7 @@ use super::Finding;
 const EDGES: &[(&str, &[&str])] = &[
     ("unicorn-core", &[]),
     ("unicorn-cpu", &["unicorn-core"]),
+    ("unicorn-vulkan", &["unicorn-core"]),
     ("unicorn-model", &["unicorn-core", "unicorn-text"]),
     ("unicorn-text", &[]),
     ("unicorn-hub", &[]),
@@ -20,6 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "unicorn-core",
             "unicorn-cpu",
+            "unicorn-vulkan",
             "unicorn-model",
             "unicorn-text",
             "unicorn-hub",

@@ -8,4 +8,5 @@ pub mod models;
 pub mod perplexity;
 pub mod pull;
 pub mod run;
+pub mod selftest;
 pub mod tokenize;

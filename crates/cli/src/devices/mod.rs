@@ -2,6 +2,7 @@
 
 mod cpu;
 mod reference;
+mod vulkan;
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub struct Backend {
     open: fn(&OpenOptions) -> Result<Arc<dyn Device>, DeviceError>,
 }
 
-static BACKENDS: [&Backend; 2] = [&cpu::BACKEND, &reference::BACKEND];
+static BACKENDS: [&Backend; 3] = [&cpu::BACKEND, &vulkan::BACKEND, &reference::BACKEND];
 
 impl Backend {
     fn accepts(&self, variant: &str) -> bool {

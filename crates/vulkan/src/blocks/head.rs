@@ -1,0 +1,63 @@
+//! Output head: final norm of the rows asked for, the product, and selection on the device where it was asked for.
+
+use std::sync::Arc;
+
+use unicorn_core::Select;
+
+use super::linear::{Input, Output, Product, Quantize};
+use super::{Builder, Norm, NormRows, NormTo};
+use crate::pipeline::Kernel;
+use crate::push::Push;
+use crate::select;
+use crate::weights::Matrix;
+
+pub(crate) struct HeadBlock {
+    pub(crate) norm: Norm,
+    pub(crate) weight: Arc<Matrix>,
+    pub(crate) soft_cap: Option<f32>,
+}
+
+impl HeadBlock {
+    pub(crate) fn record(&self, b: &mut Builder<'_>, select: Select) {
+        if b.outputs == 0 {
+            return;
+        }
+        let s = b.scratch;
+        let listed = NormRows::Listed(s.outputs_address());
+        let (to, input) = if self.weight.is_float() {
+            (NormTo::Float(&s.float), Input::Float(&s.float))
+        } else {
+            (NormTo::Quantized, Input::Normed)
+        };
+        b.norm("norm", &s.residual, Some(&self.norm), self.weight.cols, to, listed);
+        let vocab = self.weight.rows;
+        let logits = if select == Select::Logits { &s.logits_host } else { &s.logits };
+        let out =
+            Output { y: Some(logits), column: 0, stride: vocab, accumulate: false, quantize: Quantize::No };
+        let outputs = b.outputs;
+        b.product(Product { op: "head", matrix: &self.weight, gated: None }, input, out, outputs);
+        match select {
+            Select::Top(k) => {
+                let kernel = Kernel {
+                    shader: "top_k".into(),
+                    constants: vec![select::workgroup(1024, b.gpu)],
+                    subgroup: select::subgroup(b.gpu),
+                };
+                let push = Push::new()
+                    .addresses([s.logits.address(), s.top.address()])
+                    .u32(vocab)
+                    .u32(k.min(vocab))
+                    .f32(self.soft_cap.unwrap_or(0.0));
+                b.dispatch("top_k", kernel, push, [outputs, 1, 1], &[&s.logits], &[&s.top]);
+            }
+            Select::Logits => {
+                if let Some(cap) = self.soft_cap {
+                    let count = outputs * vocab;
+                    let kernel = Kernel { shader: "soft_cap".into(), constants: vec![256], subgroup: 0 };
+                    let push = Push::new().address(logits.address()).u32(count).f32(cap);
+                    b.dispatch("soft_cap", kernel, push, [count.div_ceil(256), 1, 1], &[logits], &[logits]);
+                }
+            }
+        }
+    }
+}

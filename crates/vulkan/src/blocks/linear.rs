@@ -1,0 +1,128 @@
+//! Matrix products of the batch's rows, 8 rows a dispatch.
+
+use super::Builder;
+use crate::memory::Buffer;
+use crate::push::Push;
+use crate::scratch::Activations;
+use crate::select::{self, Fold, VECTOR_ROWS, VECTOR_TOKENS};
+use crate::weights::Matrix;
+
+/// The input of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Input<'a> {
+    /// The residual stream, normed and quantized by a kernel of its own.
+    Normed,
+    /// The residual stream times the norm's weight, quantized by the product before; scaled here by the inverse RMS.
+    Prepared {
+        /// Epsilon of the norm.
+        eps: f32,
+    },
+    /// The block's inner activations, quantized.
+    Inner,
+    /// f32 `[rows, cols]`.
+    Float(&'a Buffer),
+}
+
+/// The output of a product.
+pub(crate) struct Output<'a> {
+    /// f32 `[rows, stride]` to write or add to.
+    pub(crate) y: Option<&'a Buffer>,
+    /// First column in `y`.
+    pub(crate) column: usize,
+    /// Columns of `y`.
+    pub(crate) stride: usize,
+    /// Add.
+    pub(crate) accumulate: bool,
+    /// Quantize the result as the next product's input; with the next norm's weight where the result is the residual stream.
+    pub(crate) quantize: Quantize<'a>,
+}
+
+/// Whether a product quantizes what it wrote.
+pub(crate) enum Quantize<'a> {
+    /// No.
+    No,
+    /// As it is: the block's inner activations.
+    Inner,
+    /// The residual stream times the next norm's weight, with sums of squares.
+    Next(&'a Buffer),
+}
+
+/// One or, for a gated unit, two matrices.
+pub(crate) struct Product<'a> {
+    pub(crate) op: &'static str,
+    pub(crate) matrix: &'a Matrix,
+    /// The up projection and the activation code.
+    pub(crate) gated: Option<(&'a Matrix, u32)>,
+}
+
+impl Builder<'_> {
+    /// Records the product of the first `rows` rows.
+    pub(crate) fn product(&mut self, p: Product<'_>, input: Input<'_>, out: Output<'_>, rows: usize) {
+        let s = self.scratch;
+        let m = p.matrix;
+        let (groups_in, groups_out) = (m.cols / 32, m.rows.div_ceil(VECTOR_ROWS));
+        let up = p.gated.map_or([0; 3], |(u, _)| u.planes());
+        let fold = Fold {
+            activation: p.gated.map(|g| g.1),
+            accumulate: out.accumulate,
+            stored: out.y.is_some(),
+            normed: matches!(input, Input::Prepared { .. }),
+            quantize: match out.quantize {
+                Quantize::No => 0,
+                Quantize::Inner => 1,
+                Quantize::Next(_) => 2,
+            },
+        };
+        let eps = if let Input::Prepared { eps } = input { eps } else { 0.0 };
+        for first in (0..rows).step_by(VECTOR_TOKENS) {
+            let tokens = VECTOR_TOKENS.min(rows - first);
+            let kernel = select::linear_vector(m.ty, m.cols, tokens, fold, self.gpu);
+            let quantized = |set: &Activations| {
+                let (q, meta) = (set.q.address(), set.meta.address());
+                [q + (first * groups_in * 32) as u64, meta + (first * groups_in * 8) as u64]
+            };
+            let a = match input {
+                Input::Float(b) => [b.address() + (first * m.cols * 4) as u64, 0],
+                Input::Inner => quantized(&s.inner),
+                _ => quantized(&s.normed),
+            };
+            let y = out.y.map_or(0, |b| b.address() + ((first * out.stride + out.column) * 4) as u64);
+            let next = if let Quantize::Next(b) = out.quantize { b.address() } else { 0 };
+            let target = if fold.quantize == 1 { &s.inner } else { &s.normed };
+            let push = Push::new()
+                .addresses(m.planes())
+                .addresses(up)
+                .addresses(a)
+                .addresses([s.squares.address() + (first * groups_in * 4) as u64, y, next])
+                .addresses([
+                    target.q.address() + (first * groups_out * 32) as u64,
+                    target.meta.address() + (first * groups_out * 8) as u64,
+                    s.squares.address() + (first * groups_out * 4) as u64,
+                ])
+                .u32(m.rows)
+                .u32(m.cols)
+                .f32(eps)
+                .u32(out.stride);
+            let mut reads: Vec<&Buffer> = match input {
+                Input::Float(b) => vec![b],
+                Input::Inner => vec![&s.inner.q, &s.inner.meta],
+                _ => vec![&s.normed.q, &s.normed.meta, &s.squares],
+            };
+            let mut writes: Vec<&Buffer> = out.y.into_iter().collect();
+            if out.accumulate {
+                reads.extend(out.y);
+            }
+            if fold.quantize != 0 {
+                writes.extend([&target.q, &target.meta]);
+            }
+            if fold.quantize == 2 {
+                writes.push(&s.squares);
+            }
+            let bytes = m.bytes() + p.gated.map_or(0, |(u, _)| u.bytes());
+            let flops = 2 * (m.rows * m.cols * tokens) as u64 * if p.gated.is_some() { 2 } else { 1 };
+            let d = self.dispatch(p.op, kernel, push, [groups_out, 1, 1], &reads, &writes);
+            d.bytes = bytes;
+            d.flops = flops;
+        }
+    }
+}

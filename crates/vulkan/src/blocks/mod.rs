@@ -1,0 +1,170 @@
+//! Blocks on the GPU: what each keeps in device memory, and the dispatches it records.
+
+mod attention;
+mod embedding;
+mod ffn;
+mod head;
+mod linear;
+
+pub(crate) use attention::{AttentionBlock, Cache};
+pub(crate) use embedding::EmbeddingBlock;
+pub(crate) use ffn::FfnBlock;
+pub(crate) use head::HeadBlock;
+
+use std::sync::Arc;
+
+use unicorn_core::KvLayout;
+
+use crate::memory::Buffer;
+use crate::pipeline::Kernel;
+use crate::profile::GpuProfile;
+use crate::push::Push;
+use crate::recording::{Dispatch, Groups, Range, Recording};
+use crate::scratch::Scratch;
+use crate::select;
+
+/// A loaded block.
+pub(crate) enum GpuBlock {
+    Embedding(EmbeddingBlock),
+    Attention(Box<AttentionBlock>),
+    Ffn(FfnBlock),
+    Head(HeadBlock),
+}
+
+/// The weight of a norm with its epsilon.
+#[derive(Clone)]
+pub(crate) struct Norm {
+    pub(crate) weight: Arc<Buffer>,
+    pub(crate) eps: f32,
+}
+
+impl GpuBlock {
+    /// The block's own pre-norm and whether its first products take quantized input, so that the block before can prepare it.
+    pub(crate) fn input(&self) -> Option<(&Norm, bool)> {
+        match self {
+            GpuBlock::Embedding(_) => None,
+            GpuBlock::Attention(a) => Some((&a.norm, a.takes_quantized())),
+            GpuBlock::Ffn(f) => Some((&f.norm, f.takes_quantized())),
+            // The head normalizes chosen rows only.
+            GpuBlock::Head(_) => None,
+        }
+    }
+}
+
+/// Records the dispatches of one piece of work.
+pub(crate) struct Builder<'a> {
+    pub(crate) gpu: &'a GpuProfile,
+    pub(crate) scratch: &'a Scratch,
+    pub(crate) recording: Recording,
+    pub(crate) rows: usize,
+    pub(crate) outputs: usize,
+    pub(crate) splits: usize,
+    pub(crate) kv: KvLayout,
+    /// The residual stream, times the coming norm's weight, is already quantized with its sums of squares.
+    pub(crate) prepared: bool,
+}
+
+impl Builder<'_> {
+    /// Adds a dispatch.
+    pub(crate) fn dispatch(
+        &mut self,
+        op: &'static str,
+        kernel: Kernel,
+        push: Push,
+        groups: [usize; 3],
+        reads: &[&Buffer],
+        writes: &[&Buffer],
+    ) -> &mut Dispatch {
+        let range = |b: &&Buffer| Range { address: b.address(), bytes: b.bytes() };
+        self.recording.push(Dispatch {
+            op,
+            kernel,
+            push: push.bytes(),
+            groups: Groups::Fixed(groups.map(|g| g as u32)),
+            reads: reads.iter().map(range).collect(),
+            writes: writes.iter().map(range).collect(),
+            bytes: 0,
+            flops: 0,
+        });
+        let last = self.recording.dispatches.len() - 1;
+        &mut self.recording.dispatches[last]
+    }
+
+    /// `norm.comp`: rows of `x` normed (or as they are), to `y` and, quantized, to the activation buffers.
+    pub(crate) fn norm(
+        &mut self,
+        op: &'static str,
+        x: &Buffer,
+        norm: Option<&Norm>,
+        width: usize,
+        to: NormTo<'_>,
+        rows: NormRows,
+    ) {
+        let scratch = self.scratch;
+        let threads = select::workgroup(width.next_multiple_of(32).clamp(64, 512), self.gpu);
+        let kernel = Kernel {
+            shader: "norm".into(),
+            constants: vec![
+                threads,
+                matches!(to, NormTo::Add(_)) as u32,
+                norm.is_some() as u32,
+                matches!(to, NormTo::Add(_) | NormTo::Float(_)) as u32,
+                matches!(to, NormTo::Quantized | NormTo::Inner) as u32,
+                matches!(rows, NormRows::Listed(_)) as u32,
+            ],
+            subgroup: select::subgroup(self.gpu),
+        };
+        let (count, list) = match rows {
+            NormRows::All => (self.rows, 0),
+            NormRows::Listed(address) => (self.outputs, address),
+        };
+        let y = if let NormTo::Float(b) | NormTo::Add(b) = to { b.address() } else { 0 };
+        let set = match to {
+            NormTo::Quantized => Some(&scratch.normed),
+            NormTo::Inner => Some(&scratch.inner),
+            NormTo::Float(_) | NormTo::Add(_) => None,
+        };
+        let (q, meta) = set.map_or((0, 0), |s| (s.q.address(), s.meta.address()));
+        let push = Push::new()
+            .addresses([x.address(), norm.map_or(0, |n| n.weight.address()), y, q, meta, list])
+            .u32(width)
+            .f32(norm.map_or(0.0, |n| n.eps));
+        let mut reads = vec![x];
+        let mut writes = Vec::new();
+        match to {
+            NormTo::Float(b) => writes.push(b),
+            NormTo::Add(b) => {
+                reads.push(b);
+                writes.push(b);
+            }
+            NormTo::Quantized | NormTo::Inner => {}
+        }
+        if let Some(set) = set {
+            writes.extend([&set.q, &set.meta]);
+        }
+        if let NormRows::Listed(_) = rows {
+            reads.push(&scratch.batch);
+        }
+        self.dispatch(op, kernel, push, [count, 1, 1], &reads, &writes);
+    }
+}
+
+/// Where a norm's result goes.
+pub(crate) enum NormTo<'a> {
+    /// f32.
+    Float(&'a Buffer),
+    /// Added to the residual stream.
+    Add(&'a Buffer),
+    /// Quantized, as the input of the next products.
+    Quantized,
+    /// Quantized, as the block's inner activations.
+    Inner,
+}
+
+/// Which rows a norm takes.
+pub(crate) enum NormRows {
+    /// All of the batch.
+    All,
+    /// Those listed at this address (u32 each); as many as the batch has outputs.
+    Listed(u64),
+}

@@ -1,0 +1,219 @@
+//! An open GPU: logical device, one compute queue, a timeline semaphore, and the few calls that everything else is built from.
+
+use std::ffi::c_char;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ash::vk;
+
+use crate::error::VulkanError;
+use crate::library::{Candidate, Library};
+use crate::profile::GpuProfile;
+
+/// An open device. All Vulkan objects made from it must be dropped before it; they hold an `Arc` of it.
+pub struct Context {
+    library: Library,
+    pub(crate) physical: vk::PhysicalDevice,
+    pub(crate) device: ash::Device,
+    pub(crate) queue_family: u32,
+    queue: Mutex<vk::Queue>,
+    timeline: vk::Semaphore,
+    submitted: AtomicU64,
+    profile: GpuProfile,
+    pub(crate) memory_types: vk::PhysicalDeviceMemoryProperties,
+    budget: bool,
+}
+
+impl Context {
+    /// Opens a device that [`Library::candidates`] listed.
+    ///
+    /// Errors when a feature that every kernel needs is missing.
+    pub fn open(library: Library, candidate: &Candidate) -> Result<Context, VulkanError> {
+        let physical = candidate.physical;
+        let instance = &library.instance;
+        let queue_family = pick_queue_family(instance, physical).ok_or_else(|| VulkanError::Missing {
+            device: candidate.profile.name.clone(),
+            missing: "a compute queue".into(),
+        })?;
+        require_features(candidate)?;
+        let device = create_device(instance, candidate, queue_family)?;
+        // SAFETY: the queue was asked for at creation.
+        let queue = unsafe { device.get_device_queue(queue_family, 0) };
+        let mut kind = vk::SemaphoreTypeCreateInfo::default()
+            .semaphore_type(vk::SemaphoreType::TIMELINE)
+            .initial_value(0);
+        let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
+        // SAFETY: timeline semaphores are enabled.
+        let timeline = unsafe { device.create_semaphore(&info, None) }?;
+        // SAFETY: the physical device belongs to the instance.
+        let memory_types = unsafe { instance.get_physical_device_memory_properties(physical) };
+        let budget = candidate.extensions.has(ash::ext::memory_budget::NAME);
+        Ok(Context {
+            physical,
+            device,
+            queue_family,
+            queue: Mutex::new(queue),
+            timeline,
+            submitted: AtomicU64::new(0),
+            profile: candidate.profile.clone(),
+            memory_types,
+            budget,
+            library,
+        })
+    }
+
+    /// What the device can do.
+    pub fn profile(&self) -> &GpuProfile {
+        &self.profile
+    }
+
+    /// Submits a recorded command buffer; returns the timeline value that marks its end. Submissions run in order.
+    pub fn submit(&self, commands: vk::CommandBuffer) -> Result<u64, VulkanError> {
+        let queue = self.queue.lock().unwrap_or_else(|e| e.into_inner());
+        let value = self.submitted.load(Ordering::Relaxed) + 1;
+        let buffers = [vk::CommandBufferSubmitInfo::default().command_buffer(commands)];
+        let signals = [vk::SemaphoreSubmitInfo::default()
+            .semaphore(self.timeline)
+            .value(value)
+            .stage_mask(vk::PipelineStageFlags2::ALL_COMMANDS)];
+        let submit =
+            vk::SubmitInfo2::default().command_buffer_infos(&buffers).signal_semaphore_infos(&signals);
+        // SAFETY: the queue is locked; the command buffer is recorded and outlives its execution (callers wait).
+        unsafe { self.device.queue_submit2(*queue, &[submit], vk::Fence::null()) }
+            .map_err(|e| self.named(e, "submit"))?;
+        self.submitted.store(value, Ordering::Relaxed);
+        Ok(value)
+    }
+
+    /// Waits until the timeline has reached `value`.
+    pub fn wait(&self, value: u64, what: &str) -> Result<(), VulkanError> {
+        let semaphores = [self.timeline];
+        let values = [value];
+        let info = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
+        // SAFETY: the semaphore lives as long as the context.
+        unsafe { self.device.wait_semaphores(&info, u64::MAX) }.map_err(|e| self.named(e, what))
+    }
+
+    /// Turns a lost device into an error that says what was running.
+    pub(crate) fn named(&self, error: vk::Result, what: &str) -> VulkanError {
+        match error {
+            vk::Result::ERROR_DEVICE_LOST => {
+                VulkanError::Lost { device: self.profile.name.clone(), what: what.to_string() }
+            }
+            other => VulkanError::Call(other),
+        }
+    }
+
+    /// Bytes free in a heap, by the driver's budget where it tells, else the heap's size.
+    pub fn heap_free(&self, heap: usize) -> u64 {
+        if !self.budget {
+            return self.memory_types.memory_heaps[heap].size;
+        }
+        let mut budget = vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
+        let mut properties = vk::PhysicalDeviceMemoryProperties2::default().push_next(&mut budget);
+        // SAFETY: the chain holds structures of an extension that the device supports.
+        unsafe {
+            self.library.instance.get_physical_device_memory_properties2(self.physical, &mut properties)
+        };
+        budget.heap_budget[heap].saturating_sub(budget.heap_usage[heap])
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: everything made from the device is gone, since each holds the context.
+        unsafe {
+            let _ = self.device.device_wait_idle();
+            self.device.destroy_semaphore(self.timeline, None);
+            self.device.destroy_device(None);
+            self.library.instance.destroy_instance(None);
+        }
+    }
+}
+
+/// A compute-only family where there is one (it does not wait for graphics), else any with compute.
+fn pick_queue_family(instance: &ash::Instance, physical: vk::PhysicalDevice) -> Option<u32> {
+    // SAFETY: the physical device belongs to the instance.
+    let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
+    let compute = |f: &vk::QueueFamilyProperties| f.queue_flags.contains(vk::QueueFlags::COMPUTE);
+    let graphics = |f: &vk::QueueFamilyProperties| f.queue_flags.contains(vk::QueueFlags::GRAPHICS);
+    let only = families.iter().position(|f| compute(f) && !graphics(f));
+    only.or_else(|| families.iter().position(compute)).map(|i| i as u32)
+}
+
+fn require_features(candidate: &Candidate) -> Result<(), VulkanError> {
+    let missing = candidate.missing();
+    match missing.first() {
+        None => Ok(()),
+        Some(first) => {
+            Err(VulkanError::Missing { device: candidate.profile.name.clone(), missing: first.to_string() })
+        }
+    }
+}
+
+fn create_device(
+    instance: &ash::Instance,
+    candidate: &Candidate,
+    queue_family: u32,
+) -> Result<ash::Device, VulkanError> {
+    let priorities = [1.0];
+    let queues =
+        [vk::DeviceQueueCreateInfo::default().queue_family_index(queue_family).queue_priorities(&priorities)];
+    let profile = &candidate.profile;
+    let mut names: Vec<*const c_char> = Vec::new();
+    let matrices = !profile.matrices.is_empty();
+    if matrices {
+        names.push(ash::khr::cooperative_matrix::NAME.as_ptr());
+    }
+    if profile.matrix2 {
+        names.push(crate::matrix2::NAME.as_ptr());
+    }
+    if candidate.extensions.has(ash::ext::memory_budget::NAME) {
+        names.push(ash::ext::memory_budget::NAME.as_ptr());
+    }
+    if candidate.executable_info {
+        names.push(ash::khr::pipeline_executable_properties::NAME.as_ptr());
+    }
+    let mut f11 = vk::PhysicalDeviceVulkan11Features::default()
+        .storage_buffer16_bit_access(true)
+        .uniform_and_storage_buffer16_bit_access(true);
+    let mut f12 = vk::PhysicalDeviceVulkan12Features::default()
+        .buffer_device_address(true)
+        .timeline_semaphore(true)
+        .shader_float16(true)
+        .shader_int8(true)
+        .storage_buffer8_bit_access(true)
+        .uniform_and_storage_buffer8_bit_access(true)
+        .host_query_reset(true)
+        .vulkan_memory_model(true)
+        .vulkan_memory_model_device_scope(true);
+    let mut f13 = vk::PhysicalDeviceVulkan13Features::default()
+        .synchronization2(true)
+        .maintenance4(true)
+        .subgroup_size_control(profile.subgroup_size_control)
+        .compute_full_subgroups(profile.subgroup_size_control)
+        .shader_integer_dot_product(true);
+    let mut matrix = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+    let mut matrix2 = crate::matrix2::features_wanted();
+    let mut executable =
+        vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+    let base = vk::PhysicalDeviceFeatures::default().shader_int64(true).shader_int16(true);
+    let mut info = vk::DeviceCreateInfo::default()
+        .queue_create_infos(&queues)
+        .enabled_extension_names(&names)
+        .enabled_features(&base)
+        .push_next(&mut f11)
+        .push_next(&mut f12)
+        .push_next(&mut f13);
+    if matrices {
+        info = info.push_next(&mut matrix);
+    }
+    if profile.matrix2 {
+        info = info.push_next(&mut matrix2);
+    }
+    if candidate.executable_info {
+        info = info.push_next(&mut executable);
+    }
+    // SAFETY: every feature and extension asked for was reported as supported.
+    Ok(unsafe { instance.create_device(candidate.physical, &info, None) }?)
+}

@@ -1,0 +1,516 @@
+//! The `Device` of a GPU.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use unicorn_core::{
+    Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, KernelTime, KvLayout,
+    MemoryUse, RateKind, Roofline, Select, StreamId, TensorType, Ticket, TopEntry, WeightSource, Work,
+};
+
+use crate::blocks::{AttentionBlock, Builder, Cache, GpuBlock};
+use crate::context::Context;
+use crate::error::VulkanError;
+use crate::load::{self, Loader};
+use crate::memory::{Buffer, Place};
+use crate::pipeline::Pipelines;
+use crate::recording::{Commands, Recording};
+use crate::scratch::{Capacity, Scratch, Sizes};
+use crate::select;
+use crate::timing::Timings;
+use crate::transfer;
+
+/// A GPU through Vulkan compute shaders.
+pub struct VulkanDevice {
+    profile: DeviceProfile,
+    context: Arc<Context>,
+    state: Mutex<State>,
+}
+
+struct State {
+    // Dropped in this order: recordings use pipelines and buffers.
+    streams: HashMap<StreamId, Stream>,
+    blocks: HashMap<BlockId, GpuBlock>,
+    turns: Vec<(unicorn_core::RopeSpec, Arc<Buffer>)>,
+    loader: Loader,
+    pipelines: Pipelines,
+    sizes: Sizes,
+    kv: Option<KvLayout>,
+    kv_bytes: u64,
+    next_block: u32,
+    timings: Option<Timings>,
+}
+
+/// One residual stream with its recordings.
+struct Stream {
+    recordings: HashMap<Shape, Recorded>,
+    scratch: Scratch,
+    rows: usize,
+    outputs: Option<(usize, Select)>,
+    pending: u64,
+}
+
+struct Recorded {
+    commands: Commands,
+    recording: Recording,
+}
+
+/// What a recording depends on.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Shape {
+    blocks: Vec<BlockId>,
+    rows: usize,
+    outputs: usize,
+    top: Option<usize>,
+    splits: usize,
+    timed: bool,
+}
+
+impl VulkanDevice {
+    /// Takes an open GPU. `name` is its name on the command line.
+    pub fn new(context: Context, name: &str) -> Result<VulkanDevice, VulkanError> {
+        let context = Arc::new(context);
+        let gpu = context.profile();
+        let local = gpu.heaps.iter().filter(|h| h.device_local || gpu.integrated);
+        let mut features = vec![gpu.driver.clone(), format!("subgroup {}", select::subgroup(gpu))];
+        features.extend(gpu.integer_dot.then(|| "integer dot".to_string()));
+        features.extend(gpu.matrices.iter().map(|m| format!("matrix {}x{}x{} {:?}", m.m, m.n, m.k, m.types)));
+        features.extend(gpu.matrix2.then(|| "NV cooperative matrix 2".to_string()));
+        let profile = DeviceProfile {
+            name: name.to_string(),
+            kind: DeviceKind::Vulkan,
+            description: gpu.name.clone(),
+            memory_bytes: local.map(|h| h.bytes).sum(),
+            unified_memory: gpu.integrated || gpu.software,
+            workers: gpu.cores.unwrap_or(1) as usize,
+            features,
+        };
+        let pipelines = Pipelines::new(&context)?;
+        let state = State {
+            streams: HashMap::new(),
+            blocks: HashMap::new(),
+            turns: Vec::new(),
+            loader: Loader::new(&context),
+            pipelines,
+            sizes: Sizes::default(),
+            kv: None,
+            kv_bytes: 0,
+            next_block: 0,
+            timings: None,
+        };
+        Ok(VulkanDevice { profile, context, state: Mutex::new(state) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn fail(&self, e: VulkanError) -> DeviceError {
+        e.into_device_error(&self.profile.name)
+    }
+
+    fn invalid(&self, what: impl Into<String>) -> DeviceError {
+        DeviceError::Invalid { device: self.profile.name.clone(), what: what.into() }
+    }
+
+    /// Checks a batch against the KV geometry: every page in range, enough pages for every slice, every output row in range.
+    fn check(&self, batch: &Batch, kv: Option<KvLayout>) -> Result<(), DeviceError> {
+        let rows = batch.rows();
+        if rows == 0 {
+            return Err(self.invalid("the batch is empty"));
+        }
+        if let Some(row) = batch.outputs.iter().find(|o| **o as usize >= rows) {
+            return Err(self.invalid(format!("output row {row} of a batch of {rows} rows")));
+        }
+        let Some(kv) = kv else { return Ok(()) };
+        for s in &batch.slices {
+            let end = s.start as usize + s.tokens.len();
+            if end > s.pages.len() * kv.page_tokens {
+                return Err(self.invalid(format!("{} pages cannot hold {end} positions", s.pages.len())));
+            }
+            if let Some(page) = s.pages.iter().find(|p| **p as usize >= kv.pages) {
+                return Err(self.invalid(format!("page {page} of a pool of {}", kv.pages)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The stream with room for `needs`; its earlier work is done.
+    fn stream<'s>(
+        &self,
+        state: &'s mut State,
+        id: StreamId,
+        needs: Capacity,
+    ) -> Result<&'s mut Stream, DeviceError> {
+        let sizes = state.sizes;
+        let old = state.streams.get(&id);
+        if let Some(s) = old {
+            self.context.wait(s.pending, "earlier work on the stream").map_err(|e| self.fail(e))?;
+        }
+        let fits = old.is_some_and(|s| s.scratch.capacity.covers(&needs) && s.scratch.sizes == sizes);
+        if !fits {
+            let capacity = match old {
+                Some(s) => s.scratch.capacity.grown(&needs),
+                None => Capacity { rows: 8, outputs: 8, row_splits: 8, pages: 64, top: 1 }.grown(&needs),
+            };
+            // The residual may be waiting for its next block. Its old buffer goes before the new one comes: both may not fit.
+            let mut kept = Vec::new();
+            let rows = old.map_or(0, |s| s.rows);
+            if let Some(s) = old.filter(|s| s.scratch.sizes.width == sizes.width) {
+                kept = vec![0u8; rows * sizes.width * 4];
+                transfer::download(&self.context, &s.scratch.residual, 0, &mut kept)
+                    .map_err(|e| self.fail(e))?;
+            }
+            state.streams.remove(&id);
+            let scratch = Scratch::new(&self.context, sizes, capacity).map_err(|e| self.fail(e))?;
+            state.loader.uploader.write(&scratch.residual, 0, &kept)?;
+            let rows = if kept.is_empty() { 0 } else { rows };
+            let stream = Stream { recordings: HashMap::new(), scratch, rows, outputs: None, pending: 0 };
+            state.streams.insert(id, stream);
+        }
+        state.streams.get_mut(&id).ok_or_else(|| self.invalid("the stream vanished"))
+    }
+
+    fn reserve_block(
+        &self,
+        a: &AttentionBlock,
+        kv: KvLayout,
+        turns: Arc<Buffer>,
+    ) -> Result<Cache, DeviceError> {
+        let element_bytes =
+            a.spec.head_dim / kv.ty.tensor_type().block_len() * kv.ty.tensor_type().block_bytes();
+        let bytes = (kv.pages * kv.page_tokens * a.spec.kv_heads * element_bytes) as u64;
+        let new =
+            || Buffer::new(&self.context, Place::Device, bytes, "the KV cache").map_err(|e| self.fail(e));
+        Ok(Cache { keys: new()?, values: new()?, turns })
+    }
+}
+
+/// Cosine and sine of every (position, pair), times the magnitude; angles in f64, since shader sines lose precision at large arguments.
+fn turn_table(spec: &unicorn_core::RopeSpec, positions: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(positions * spec.frequencies.len() * 2);
+    for p in 0..positions {
+        for f in spec.frequencies.iter() {
+            let (sin, cos) = (p as f64 * *f as f64).sin_cos();
+            out.push(cos as f32 * spec.magnitude);
+            out.push(sin as f32 * spec.magnitude);
+        }
+    }
+    out
+}
+
+impl Device for VulkanDevice {
+    fn profile(&self) -> &DeviceProfile {
+        &self.profile
+    }
+
+    fn measure(&self) -> Result<Roofline, DeviceError> {
+        let state = self.lock();
+        crate::roofline::measure(&self.context, &state.pipelines).map_err(|e| self.fail(e))
+    }
+
+    fn rate_kind(&self, ty: TensorType) -> RateKind {
+        if ty.is_quantized() { RateKind::Integer } else { RateKind::Float }
+    }
+
+    fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
+        let mut state = self.lock();
+        let loaded = state.loader.load(block, source)?;
+        state.sizes = state.sizes.max(load::sizes(&loaded));
+        let id = BlockId(state.next_block);
+        state.next_block += 1;
+        state.blocks.insert(id, loaded);
+        Ok(id)
+    }
+
+    fn unload(&self, block: BlockId) {
+        let mut state = self.lock();
+        // Recordings hold addresses of what is freed now.
+        for stream in state.streams.values_mut() {
+            let _ = self.context.wait(stream.pending, "earlier work on the stream");
+            stream.recordings.clear();
+        }
+        state.blocks.remove(&block);
+        state.sizes = state.blocks.values().map(load::sizes).fold(Sizes::default(), Sizes::max);
+    }
+
+    fn reserve_kv(&self, layout: KvLayout) -> Result<(), DeviceError> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        for stream in state.streams.values_mut() {
+            self.context.wait(stream.pending, "earlier work on the stream").map_err(|e| self.fail(e))?;
+            stream.recordings.clear();
+        }
+        state.kv = None;
+        state.kv_bytes = 0;
+        state.turns.clear();
+        for block in state.blocks.values_mut() {
+            if let GpuBlock::Attention(a) = block {
+                a.cache = None;
+            }
+        }
+        let ids: Vec<BlockId> = state.blocks.keys().copied().collect();
+        for id in ids {
+            let Some(GpuBlock::Attention(a)) = state.blocks.get(&id) else { continue };
+            if a.spec.head_dim % layout.ty.tensor_type().block_len() != 0 {
+                let what = format!("a {} KV cache for heads of {}", layout.ty.tensor_type(), a.spec.head_dim);
+                return Err(DeviceError::Unsupported { device: self.profile.name.clone(), what });
+            }
+            let turns = match state.turns.iter().find(|t| t.0 == a.spec.rope) {
+                Some(t) => t.1.clone(),
+                None => {
+                    let table = turn_table(&a.spec.rope, layout.pages * layout.page_tokens);
+                    let up = &state.loader.uploader;
+                    let buffer =
+                        Arc::new(crate::weights::upload_f32(&self.context, up, &table, "RoPE turns")?);
+                    state.turns.push((a.spec.rope.clone(), buffer.clone()));
+                    buffer
+                }
+            };
+            let cache = self.reserve_block(a, layout, turns)?;
+            state.kv_bytes += cache.keys.bytes() + cache.values.bytes();
+            if let Some(GpuBlock::Attention(a)) = state.blocks.get_mut(&id) {
+                a.cache = Some(cache);
+            }
+        }
+        state.kv = Some(layout);
+        Ok(())
+    }
+
+    fn submit(&self, work: &Work) -> Result<Ticket, DeviceError> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        self.check(&work.batch, state.kv)?;
+        let batch = &work.batch;
+        let rows = batch.rows();
+        let longest = batch.slices.iter().map(|s| s.start as usize + s.tokens.len()).max().unwrap_or(1);
+        let splits = select::splits(longest);
+        let pages: usize = batch.slices.iter().map(|s| s.pages.len()).sum();
+        let top = match batch.select {
+            Select::Logits => None,
+            Select::Top(k) => Some(k),
+        };
+        let needs = Capacity {
+            rows,
+            outputs: batch.outputs.len().max(1),
+            row_splits: rows * splits,
+            pages: pages.max(1),
+            top: top.unwrap_or(1),
+        };
+        let timed = state.timings.is_some();
+        self.stream(state, work.stream, needs)?;
+        let shape =
+            Shape { blocks: work.blocks.clone(), rows, outputs: batch.outputs.len(), top, splits, timed };
+        let starts_here = work.blocks.first().and_then(|b| state.blocks.get(b));
+        let embeds = matches!(starts_here, Some(GpuBlock::Embedding(_)));
+        let known = state.streams.get(&work.stream).is_some_and(|s| s.recordings.contains_key(&shape));
+        if !known {
+            let recorded = self.record(state, work, &shape)?;
+            if let Some(stream) = state.streams.get_mut(&work.stream) {
+                stream.recordings.insert(shape.clone(), recorded);
+            }
+        }
+        let stream =
+            state.streams.get_mut(&work.stream).ok_or_else(|| self.invalid("the stream vanished"))?;
+        if !embeds && stream.rows != rows {
+            let held = stream.rows;
+            return Err(self.invalid(format!("the stream holds {held} rows, the batch has {rows}")));
+        }
+        stream.rows = rows;
+        write_batch(&stream.scratch, batch);
+        let recorded = &stream.recordings[&shape];
+        let value = self.context.submit(recorded.commands.buffer).map_err(|e| self.fail(e))?;
+        stream.pending = value;
+        let ends_in_head = work.blocks.iter().any(|b| matches!(state.blocks.get(b), Some(GpuBlock::Head(_))));
+        if ends_in_head {
+            stream.outputs = Some((batch.outputs.len(), batch.select));
+        }
+        if let Some(timings) = &mut state.timings {
+            self.context.wait(value, "profiled work").map_err(|e| self.fail(e))?;
+            let times = recorded.commands.times().map_err(|e| self.fail(e))?.unwrap_or_default();
+            timings.add(&recorded.recording, &times);
+        }
+        Ok(Ticket(value))
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<(), DeviceError> {
+        self.context.wait(ticket.0, "submitted blocks").map_err(|e| self.fail(e))
+    }
+
+    fn read_residual(&self, stream: StreamId, first: usize, out: &mut [f32]) -> Result<(), DeviceError> {
+        let mut state = self.lock();
+        let width = state.sizes.width;
+        let state = &mut *state;
+        let s = state.streams.get(&stream).ok_or_else(|| self.invalid("unknown stream"))?;
+        if width == 0 || first * width + out.len() > s.rows * width {
+            return Err(self.invalid(format!("rows past the {} of the stream", s.rows)));
+        }
+        let mut bytes = vec![0u8; out.len() * 4];
+        let offset = (first * width * 4) as u64;
+        transfer::download(&self.context, &s.scratch.residual, offset, &mut bytes)
+            .map_err(|e| self.fail(e))?;
+        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+            *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        }
+        Ok(())
+    }
+
+    fn write_residual(&self, stream: StreamId, width: usize, rows: &[f32]) -> Result<(), DeviceError> {
+        let mut state = self.lock();
+        if width == 0
+            || !rows.len().is_multiple_of(width)
+            || (state.sizes.width != 0 && width != state.sizes.width)
+        {
+            return Err(self.invalid(format!(
+                "{} values are no rows of width {}",
+                rows.len(),
+                state.sizes.width
+            )));
+        }
+        let count = rows.len() / width;
+        let needs = Capacity { rows: count, outputs: 1, row_splits: count, pages: 1, top: 1 };
+        self.stream(&mut state, stream, needs)?;
+        let state = &mut *state;
+        let s = state.streams.get_mut(&stream).ok_or_else(|| self.invalid("unknown stream"))?;
+        let raw: Vec<u8> = rows.iter().flat_map(|v| v.to_le_bytes()).collect();
+        state.loader.uploader.write(&s.scratch.residual, 0, &raw)?;
+        s.rows = count;
+        Ok(())
+    }
+
+    fn take_output(&self, stream: StreamId) -> Result<HeadOutput, DeviceError> {
+        let mut state = self.lock();
+        let vocab = state.sizes.vocab;
+        let s = state.streams.get_mut(&stream).ok_or_else(|| self.invalid("unknown stream"))?;
+        let (outputs, select) =
+            s.outputs.take().ok_or_else(|| self.invalid("no head block ran on the stream"))?;
+        self.context.wait(s.pending, "the head").map_err(|e| self.fail(e))?;
+        match select {
+            Select::Logits => {
+                let mut bytes = vec![0u8; outputs * vocab * 4];
+                s.scratch.logits_host.read(0, &mut bytes);
+                let word = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                Ok(HeadOutput::Logits(bytes.chunks_exact(4).map(word).collect()))
+            }
+            Select::Top(k) => {
+                let k = k.min(vocab);
+                let mut bytes = vec![0u8; outputs * k * 8];
+                s.scratch.top.read(0, &mut bytes);
+                let entry = |b: &[u8]| TopEntry {
+                    token: u32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+                    logit: f32::from_le_bytes([b[4], b[5], b[6], b[7]]),
+                };
+                let all: Vec<TopEntry> = bytes.chunks_exact(8).map(entry).collect();
+                Ok(HeadOutput::Top(all.chunks(k.max(1)).map(<[TopEntry]>::to_vec).collect()))
+            }
+        }
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let state = self.lock();
+        MemoryUse {
+            weights: state.loader.matrix_bytes(),
+            kv: state.kv_bytes,
+            scratch: state.streams.values().map(|s| s.scratch.bytes()).sum(),
+            copied: state.loader.uploader.copied(),
+        }
+    }
+
+    fn describe(&self, block: BlockId) -> Vec<String> {
+        let state = self.lock();
+        let gpu = self.context.profile();
+        let linear = |op: &str, m: &crate::weights::Matrix, activation| {
+            let fold = select::Fold { activation, ..select::Fold::default() };
+            format!("{op}: {}", select::linear_vector(m.ty, m.cols, 1, fold, gpu).shader)
+        };
+        match state.blocks.get(&block) {
+            None => Vec::new(),
+            Some(GpuBlock::Embedding(e)) => {
+                vec![format!("embedding: embedding_{}", e.table.ty.name().to_lowercase())]
+            }
+            Some(GpuBlock::Attention(a)) => {
+                let kv = select::kv_suffix(state.kv.map(|k| k.ty).unwrap_or_default());
+                vec![
+                    linear("attention_q", &a.q, None),
+                    linear("attention_k", &a.k, None),
+                    linear("attention_v", &a.v, None),
+                    format!("rope_kv: rope_kv_{kv}"),
+                    format!("attention: attention_decode_{kv}"),
+                    linear("attention_output", &a.o, None),
+                ]
+            }
+            Some(GpuBlock::Ffn(f)) => {
+                vec![linear("ffn_gate_up", &f.gate, Some(f.activation)), linear("ffn_down", &f.down, None)]
+            }
+            Some(GpuBlock::Head(h)) => vec![linear("head", &h.weight, None)],
+        }
+    }
+
+    fn set_profiling(&self, on: bool) {
+        self.lock().timings = on.then(Timings::default);
+    }
+
+    fn kernel_times(&self) -> Vec<KernelTime> {
+        self.lock().timings.as_ref().map(Timings::list).unwrap_or_default()
+    }
+}
+
+impl VulkanDevice {
+    fn record(&self, state: &State, work: &Work, shape: &Shape) -> Result<Recorded, DeviceError> {
+        let stream = state.streams.get(&work.stream).ok_or_else(|| self.invalid("unknown stream"))?;
+        let kv = state.kv.unwrap_or(KvLayout { page_tokens: 32, pages: 0, ty: Default::default() });
+        let mut builder = Builder {
+            gpu: self.context.profile(),
+            scratch: &stream.scratch,
+            recording: Recording::default(),
+            rows: shape.rows,
+            outputs: shape.outputs,
+            splits: shape.splits,
+            kv,
+            prepared: false,
+        };
+        let find = |id: &BlockId| {
+            state.blocks.get(id).ok_or_else(|| self.invalid(format!("block {} is not loaded", id.0)))
+        };
+        for (i, id) in work.blocks.iter().enumerate() {
+            let next = match work.blocks.get(i + 1) {
+                Some(id) => find(id)?.input().filter(|(_, quantized)| *quantized).map(|(norm, _)| norm),
+                None => None,
+            };
+            match find(id)? {
+                GpuBlock::Embedding(e) => e.record(&mut builder),
+                GpuBlock::Ffn(f) => f.record(&mut builder, next),
+                GpuBlock::Head(h) => h.record(&mut builder, work.batch.select),
+                GpuBlock::Attention(a) => {
+                    let cache = a.cache.as_ref().ok_or_else(|| self.invalid("no KV cache is reserved"))?;
+                    a.record(&mut builder, cache, next);
+                }
+            }
+        }
+        let recording = builder.recording;
+        let commands = Commands::encode(&self.context, &state.pipelines, &recording, shape.timed)
+            .map_err(|e| self.fail(e))?;
+        Ok(Recorded { commands, recording })
+    }
+}
+
+/// Writes the batch where the kernels read it.
+fn write_batch(scratch: &Scratch, batch: &Batch) {
+    let mut rows = Vec::with_capacity(batch.rows() * 16);
+    let mut pages: Vec<u8> = Vec::new();
+    let mut first_page = 0u32;
+    for s in &batch.slices {
+        for (i, token) in s.tokens.iter().enumerate() {
+            for word in [*token, s.start + i as u32, first_page, 0] {
+                rows.extend(word.to_le_bytes());
+            }
+        }
+        pages.extend(s.pages.iter().flat_map(|p| p.to_le_bytes()));
+        first_page += s.pages.len() as u32;
+    }
+    let outputs: Vec<u8> = batch.outputs.iter().flat_map(|o| o.to_le_bytes()).collect();
+    let base = scratch.batch.address();
+    scratch.batch.write(0, &rows);
+    scratch.batch.write(scratch.outputs_address() - base, &outputs);
+    scratch.batch.write(scratch.pages_address() - base, &pages);
+}

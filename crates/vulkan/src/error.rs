@@ -1,0 +1,73 @@
+//! Errors of the Vulkan layer.
+
+use ash::vk;
+use unicorn_core::DeviceError;
+
+/// Something failed in or around the Vulkan driver.
+#[derive(thiserror::Error, Debug)]
+pub enum VulkanError {
+    /// The Vulkan loader library is not installed.
+    #[error("the Vulkan loader could not be loaded ({reason}); install a GPU driver with Vulkan support")]
+    NoLoader {
+        /// What the system's linker said.
+        reason: String,
+    },
+    /// No device matches what was asked.
+    #[error("no Vulkan device matches '{asked}'; found: {found}")]
+    NoDevice {
+        /// What was asked for.
+        asked: String,
+        /// Names of the devices found.
+        found: String,
+    },
+    /// The device lacks something every kernel needs.
+    #[error("{device}: {missing} is missing")]
+    Missing {
+        /// Device name.
+        device: String,
+        /// The feature or extension.
+        missing: String,
+    },
+    /// An allocation failed.
+    #[error("{device}: out of memory for {what}: {requested} bytes asked, {free} bytes free")]
+    OutOfMemory {
+        /// Device name.
+        device: String,
+        /// What the memory was for.
+        what: String,
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes that were free, as far as the driver tells.
+        free: u64,
+    },
+    /// The driver gave up on the device.
+    #[error("{device}: device lost during {what}")]
+    Lost {
+        /// Device name.
+        device: String,
+        /// What was running.
+        what: String,
+    },
+    /// Any other failed call.
+    #[error("Vulkan call failed: {0}")]
+    Call(#[from] vk::Result),
+}
+
+impl VulkanError {
+    /// The same error as the engine sees it.
+    pub fn into_device_error(self, device: &str) -> DeviceError {
+        let name = device.to_string();
+        match self {
+            VulkanError::OutOfMemory { device, what, requested, free } => {
+                DeviceError::OutOfMemory { device, what, requested, free }
+            }
+            VulkanError::Lost { device, what } => DeviceError::Lost { device, what },
+            VulkanError::Call(vk::Result::ERROR_DEVICE_LOST) => {
+                DeviceError::Lost { device: name, what: "a driver call".into() }
+            }
+            other => {
+                DeviceError::Failed { device: name, what: "a driver call".into(), reason: other.to_string() }
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The Vulkan device: blocks as compute shaders, command buffers recorded once per batch shape and replayed.
+//!
+//! Invariants: buffers are reached by device address alone, so there are no descriptors; what changes from token to token (tokens,
+//! positions, pages) comes from one buffer, so that a recording serves every token of its shape. A barrier stands only where a dispatch
+//! touches what another since the last barrier wrote (`recording`). Kernel choice is a pure function (`select`).
+//!
+//! Absent so far: matrix units (prefill runs the matrix-vector kernels 8 rows at a time), a bias on the attention output, more than one queue.
+
+mod blocks;
+mod context;
+mod device;
+mod error;
+pub mod layout;
+mod library;
+mod load;
+mod matrix2;
+mod memory;
+mod pipeline;
+mod profile;
+mod push;
+mod recording;
+mod roofline;
+mod scratch;
+mod select;
+pub mod shaders;
+mod timing;
+mod transfer;
+mod weights;
+
+pub use context::Context;
+pub use device::VulkanDevice;
+pub use error::VulkanError;
+pub use library::{Candidate, Extensions, Library, LibraryOptions};
+pub use profile::{GpuProfile, Heap, MatrixShape, MatrixTypes};

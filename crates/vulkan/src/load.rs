@@ -1,0 +1,185 @@
+//! Loading blocks: from specs and weights to what [`crate::blocks`] keeps.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use unicorn_core::{
+    Activation, AttentionSpec, AttentionWeights, Block, DeviceError, FfnSpec, FfnWeights, NormSpec, Weight,
+    WeightSource, WeightSpan,
+};
+
+use crate::blocks::{AttentionBlock, EmbeddingBlock, FfnBlock, GpuBlock, HeadBlock, Norm};
+use crate::context::Context;
+use crate::memory::Buffer;
+use crate::scratch::Sizes;
+use crate::transfer::Uploader;
+use crate::weights::{self, Matrix};
+
+/// Loads blocks and keeps each weight once.
+pub(crate) struct Loader {
+    context: Arc<Context>,
+    pub(crate) uploader: Uploader,
+    matrices: HashMap<WeightSpan, Weak<Matrix>>,
+}
+
+impl Loader {
+    pub(crate) fn new(context: &Arc<Context>) -> Loader {
+        Loader { context: context.clone(), uploader: Uploader::new(context), matrices: HashMap::new() }
+    }
+
+    pub(crate) fn load(&mut self, block: &Block, source: &dyn WeightSource) -> Result<GpuBlock, DeviceError> {
+        match block {
+            Block::Embedding { spec, table } => {
+                self.require(
+                    spec.width % 32 == 0 || !table.ty.is_quantized(),
+                    "a width that is no multiple of 32",
+                )?;
+                Ok(GpuBlock::Embedding(EmbeddingBlock {
+                    table: self.matrix(table, source)?,
+                    scale: spec.scale,
+                }))
+            }
+            Block::Attention { spec, weights } => self.attention(spec, weights, source),
+            Block::Ffn { spec, weights } => self.ffn(spec, weights, source),
+            Block::Head { spec, norm, weight } => Ok(GpuBlock::Head(HeadBlock {
+                norm: self.norm(&spec.norm, norm, source)?,
+                weight: self.matrix(weight, source)?,
+                soft_cap: spec.soft_cap,
+            })),
+        }
+    }
+
+    fn attention(
+        &mut self,
+        spec: &AttentionSpec,
+        w: &AttentionWeights,
+        source: &dyn WeightSource,
+    ) -> Result<GpuBlock, DeviceError> {
+        self.require(spec.width.is_multiple_of(32), "a width that is no multiple of 32")?;
+        self.require(
+            spec.head_dim.is_multiple_of(8) && spec.head_dim <= 256,
+            "a head size past 256 or no multiple of 8",
+        )?;
+        self.require(spec.heads / spec.kv_heads.max(1) <= 16, "more than 16 query heads per KV head")?;
+        self.require(w.o_bias.is_none(), "a bias on the attention output")?;
+        let bias = if [&w.q_bias, &w.k_bias, &w.v_bias].iter().any(|b| b.is_some()) {
+            let mut all = Vec::new();
+            for (bias, matrix) in [(&w.q_bias, &w.q), (&w.k_bias, &w.k), (&w.v_bias, &w.v)] {
+                match bias {
+                    Some(b) => all.extend(weights::read_vector(b, source)?),
+                    None => all.resize(all.len() + matrix.rows, 0.0),
+                }
+            }
+            Some(weights::upload_f32(&self.context, &self.uploader, &all, "attention bias")?)
+        } else {
+            None
+        };
+        let qk_norm = match (&spec.qk_norm, &w.q_norm, &w.k_norm) {
+            (Some(n), Some(q), Some(k)) => {
+                Some((self.vector(n, q, source)?, self.vector(n, k, source)?, n.eps))
+            }
+            (None, _, _) => None,
+            _ => return Err(self.invalid("a spec with query and key norms has no weights for them")),
+        };
+        Ok(GpuBlock::Attention(Box::new(AttentionBlock {
+            spec: spec.clone(),
+            norm: self.norm(&spec.norm, &w.norm, source)?,
+            q: self.matrix(&w.q, source)?,
+            k: self.matrix(&w.k, source)?,
+            v: self.matrix(&w.v, source)?,
+            o: self.matrix(&w.o, source)?,
+            bias,
+            qk_norm,
+            post_norm: self.optional_norm(&spec.post_norm, &w.post_norm, source)?,
+            cache: None,
+        })))
+    }
+
+    fn ffn(
+        &mut self,
+        spec: &FfnSpec,
+        w: &FfnWeights,
+        source: &dyn WeightSource,
+    ) -> Result<GpuBlock, DeviceError> {
+        self.require(spec.width.is_multiple_of(32), "a width that is no multiple of 32")?;
+        self.require(spec.hidden.is_multiple_of(32), "a hidden width that is no multiple of 32")?;
+        Ok(GpuBlock::Ffn(FfnBlock {
+            norm: self.norm(&spec.norm, &w.norm, source)?,
+            gate: self.matrix(&w.gate, source)?,
+            up: self.matrix(&w.up, source)?,
+            down: self.matrix(&w.down, source)?,
+            activation: match spec.activation {
+                Activation::Silu => 0,
+                Activation::GeluTanh => 1,
+            },
+            post_norm: self.optional_norm(&spec.post_norm, &w.post_norm, source)?,
+        }))
+    }
+
+    fn matrix(&mut self, weight: &Weight, source: &dyn WeightSource) -> Result<Arc<Matrix>, DeviceError> {
+        if let Some(found) = self.matrices.get(&weight.span).and_then(Weak::upgrade) {
+            return Ok(found);
+        }
+        let matrix = Arc::new(Matrix::load(&self.context, &self.uploader, weight, source)?);
+        self.matrices.insert(weight.span, Arc::downgrade(&matrix));
+        Ok(matrix)
+    }
+
+    fn vector(
+        &self,
+        spec: &NormSpec,
+        weight: &Weight,
+        source: &dyn WeightSource,
+    ) -> Result<Buffer, DeviceError> {
+        weights::upload_norm(&self.context, &self.uploader, spec, weight, source)
+    }
+
+    fn norm(&self, spec: &NormSpec, weight: &Weight, source: &dyn WeightSource) -> Result<Norm, DeviceError> {
+        Ok(Norm { weight: Arc::new(self.vector(spec, weight, source)?), eps: spec.eps })
+    }
+
+    fn optional_norm(
+        &self,
+        spec: &Option<NormSpec>,
+        weight: &Option<Weight>,
+        source: &dyn WeightSource,
+    ) -> Result<Option<Norm>, DeviceError> {
+        match (spec, weight) {
+            (Some(s), Some(w)) => Ok(Some(self.norm(s, w, source)?)),
+            (None, _) => Ok(None),
+            (Some(_), None) => Err(self.invalid("a spec with a post norm has no weight for it")),
+        }
+    }
+
+    /// Bytes of all matrices that are still in use.
+    pub(crate) fn matrix_bytes(&self) -> u64 {
+        self.matrices.values().filter_map(Weak::upgrade).map(|m| m.bytes()).sum()
+    }
+
+    fn require(&self, fine: bool, what: &str) -> Result<(), DeviceError> {
+        if fine {
+            return Ok(());
+        }
+        Err(DeviceError::Unsupported { device: self.context.profile().name.clone(), what: what.to_string() })
+    }
+
+    fn invalid(&self, what: &str) -> DeviceError {
+        DeviceError::Invalid { device: self.context.profile().name.clone(), what: what.to_string() }
+    }
+}
+
+/// What a block needs of the scratch buffers, per row.
+pub(crate) fn sizes(block: &GpuBlock) -> Sizes {
+    match block {
+        GpuBlock::Embedding(e) => Sizes { width: e.table.cols, ..Sizes::default() },
+        GpuBlock::Attention(a) => Sizes {
+            width: a.spec.width,
+            qkv: a.q.rows + a.k.rows + a.v.rows,
+            attended: a.spec.heads * a.spec.head_dim,
+            partial: a.spec.heads * (a.spec.head_dim + 2),
+            ..Sizes::default()
+        },
+        GpuBlock::Ffn(f) => Sizes { width: f.down.rows, hidden: f.gate.rows, ..Sizes::default() },
+        GpuBlock::Head(h) => Sizes { width: h.weight.cols, vocab: h.weight.rows, ..Sizes::default() },
+    }
+}

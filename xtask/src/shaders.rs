@@ -1,0 +1,25 @@
+//! `cargo xtask shaders`: compiles the compute shaders, or checks the committed SPIR-V. The compiler is a workspace of its own under
+//! `xtask/shaders`, since glslang takes minutes to build the first time.
+
+use anyhow::Result;
+
+use crate::sh;
+
+/// Options of `cargo xtask shaders`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Change nothing; fail where the committed modules are not what the sources give
+    #[arg(long)]
+    check: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let root = sh::root();
+    let mut command = sh::cargo("run --locked --release --quiet --manifest-path xtask/shaders/Cargo.toml");
+    command.arg("--target-dir").arg(sh::target("shaders")).arg("--");
+    command.arg(root.join("crates/vulkan/shaders")).arg(root.join("crates/vulkan/spirv"));
+    if args.check {
+        command.arg("--check");
+    }
+    sh::run(&mut command)
+}
