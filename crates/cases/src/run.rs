@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use unicorn_core::quant::Random;
 use unicorn_core::{
-    Batch, Block, BlockId, Device, DeviceError, HeadOutput, KvLayout, Select, SequenceId, Slice, StreamId,
-    Work,
+    Batch, Block, BlockId, Device, DeviceError, DeviceKind, HeadOutput, KvLayout, Select, SequenceId, Slice,
+    StreamId, Work,
 };
 
 use crate::synthetic::SyntheticSource;
@@ -94,6 +94,7 @@ pub fn run(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> 
     let device_error = |source| CaseError::Device { case: case.name.clone(), seed, source };
     let want = Loaded::new(oracle, case, &source).map_err(device_error)?;
     let got = Loaded::new(device, case, &source).map_err(device_error)?;
+    let half = device.profile().kind == DeviceKind::Vulkan && !matches!(case.block, Block::Embedding { .. });
     let mut run = Run { case, seed, random: Random::new(seed), got, want, error: Error::default() };
     run.all()?;
     Ok(Outcome {
@@ -101,7 +102,7 @@ pub fn run(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> 
         seed,
         nrmse: run.error.nrmse(),
         max_error: run.error.max_error(),
-        tolerance: case.tolerance,
+        tolerance: if half { case.tolerance.half_activations() } else { case.tolerance },
     })
 }
 

@@ -31,6 +31,14 @@ impl Tolerance {
         Tolerance::normal(if ty.is_quantized() { 0.01 } else { 1e-5 })
     }
 
+    /// For devices that keep activations of many tokens as f16.
+    ///
+    /// Rounding one factor of every product to 11 bits, and the weights too where they have more, leaves `2 * 2^-12 / sqrt(3)` = 0.03 % of the output; a block has two
+    /// or three such products in a row, and the exponential of attention.
+    pub fn half_activations(self) -> Tolerance {
+        Tolerance::normal(self.nrmse.max(1.5e-3))
+    }
+
     /// A feed-forward block.
     ///
     /// Quantized weights: gate and up each carry the error of one product, and their product, which `down` reads, has long

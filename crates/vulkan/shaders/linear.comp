@@ -60,11 +60,7 @@ void product(uint64_t wq, uint64_t wh, uint64_t ws, uint row, uint lane, inout f
 #endif
 #include "lib/quantize.glsl"
 
-float activate(float x) {
-    if (ACTIVATION == 0) return x / (1.0 + exp(-x));
-    float u = 0.7978845608 * (x + 0.044715 * x * x * x);
-    return x / (1.0 + exp(-2.0 * u));
-}
+#include "lib/activation.glsl"
 
 // Inverse RMS of token `t`'s input row, by all threads of the workgroup.
 float inverse_rms(uint t) {

@@ -463,6 +463,7 @@ impl VulkanDevice {
             gpu: self.context.profile(),
             scratch: &stream.scratch,
             recording: Recording::default(),
+            path: select::path(shape.rows, self.context.profile()),
             rows: shape.rows,
             outputs: shape.outputs,
             splits: shape.splits,

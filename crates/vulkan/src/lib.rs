@@ -4,7 +4,7 @@
 //! positions, pages) comes from one buffer, so that a recording serves every token of its shape. A barrier stands only where a dispatch
 //! touches what another since the last barrier wrote (`recording`). Kernel choice is a pure function (`select`).
 //!
-//! Absent so far: matrix units (prefill runs the matrix-vector kernels 8 rows at a time), a bias on the attention output, more than one queue.
+//! Absent so far: a bias on the attention output, more than one queue.
 
 mod blocks;
 mod context;

@@ -92,6 +92,10 @@ pub(crate) struct Scratch {
     pub(crate) squares: Buffer,
     /// f32 `[rows, width]`: normed residual for float weights, or a block's output before its post norm.
     pub(crate) float: Buffer,
+    /// f16 `[rows, width]`: normed residual for matrix kernels.
+    pub(crate) half: Buffer,
+    /// f16 `[rows, max(attended, hidden)]`: inner activations of matrix kernels.
+    pub(crate) half_wide: Buffer,
     /// f32 `[rows, qkv]`.
     pub(crate) qkv: Buffer,
     /// f32 `[rows, max(attended, hidden)]`.
@@ -130,6 +134,8 @@ impl Scratch {
             inner: activations(wide, "inner activations")?,
             squares: device(c.rows * sizes.width.div_ceil(32) * 4, "sums of squares")?,
             float: device(c.rows * sizes.width * 4, "normed activations")?,
+            half: device(c.rows * sizes.width * 2, "normed activations")?,
+            half_wide: device(c.rows * wide * 2, "inner activations")?,
             qkv: device(c.rows * sizes.qkv * 4, "queries, keys and values")?,
             wide: device(c.rows * wide * 4, "inner activations")?,
             up: device(c.rows * sizes.hidden * 4, "inner activations")?,
@@ -166,6 +172,8 @@ impl Scratch {
             &self.inner.meta,
             &self.squares,
             &self.float,
+            &self.half,
+            &self.half_wide,
             &self.qkv,
             &self.wide,
             &self.up,

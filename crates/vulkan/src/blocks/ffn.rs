@@ -6,6 +6,7 @@ use super::linear::{Input, Output, Product, Quantize};
 use super::{Builder, Norm, NormRows, NormTo};
 use crate::pipeline::Kernel;
 use crate::push::Push;
+use crate::select::Path;
 use crate::weights::Matrix;
 
 pub(crate) struct FfnBlock {
@@ -29,8 +30,11 @@ impl FfnBlock {
         let input = b.normed_input(&self.norm, &[&self.gate, &self.up]);
         let hidden = self.gate.rows;
         if self.gate.ty == self.up.ty {
-            let (y, quantize) =
-                if self.down.is_float() { (Some(&s.wide), Quantize::No) } else { (None, Quantize::Inner) };
+            let (y, quantize) = if self.down.is_float() && b.path == Path::Vector {
+                (Some(&s.wide), Quantize::No)
+            } else {
+                (None, Quantize::Inner)
+            };
             let product =
                 Product { op: "ffn_gate_up", matrix: &self.gate, gated: Some((&self.up, self.activation)) };
             b.product(
@@ -42,7 +46,11 @@ impl FfnBlock {
         } else {
             self.unfused(b, &input);
         }
-        let input = if self.down.is_float() { Input::Float(&s.wide) } else { Input::Inner };
+        let input = match b.path {
+            Path::Matrix => Input::Half(&s.half_wide),
+            Path::Vector if self.down.is_float() => Input::Float(&s.wide),
+            Path::Vector => Input::Inner,
+        };
         b.add_to_residual("ffn_down", &self.down, input, self.post_norm.as_ref(), next);
     }
 }
@@ -57,10 +65,14 @@ impl FfnBlock {
             b.product(Product { op, matrix, gated: None }, input.of(matrix), out, rows);
         }
         let count = rows * hidden;
-        let kernel = Kernel { shader: "glu".into(), constants: vec![256, self.activation], subgroup: 0 };
-        let push = Push::new().addresses([s.wide.address(), s.up.address()]).u32(count);
-        b.dispatch("ffn_glu", kernel, push, [count.div_ceil(256), 1, 1], &[&s.wide, &s.up], &[&s.wide]);
-        if !self.down.is_float() {
+        let half = b.path == Path::Matrix;
+        let y = if half { &s.half_wide } else { &s.wide };
+        let kernel =
+            Kernel { shader: "glu".into(), constants: vec![256, self.activation, half as u32], subgroup: 0 };
+        let push =
+            Push::new().addresses([s.wide.address(), s.up.address(), s.half_wide.address()]).u32(count);
+        b.dispatch("ffn_glu", kernel, push, [count.div_ceil(256), 1, 1], &[&s.wide, &s.up], &[y]);
+        if !self.down.is_float() && !half {
             b.norm("quantize", &s.wide, None, hidden, NormTo::Inner, NormRows::All);
         }
     }
@@ -84,6 +96,10 @@ impl<'a> Builder<'a> {
     /// the matrices take.
     pub(crate) fn normed_input(&mut self, norm: &Norm, matrices: &[&Matrix]) -> NormedInput<'a> {
         let (s, width) = (self.scratch, self.scratch.sizes.width);
+        if self.path == Path::Matrix {
+            self.norm("norm", &s.residual, Some(norm), width, NormTo::Half(&s.half), NormRows::All);
+            return NormedInput { quantized: Input::Half(&s.half), float: Input::Half(&s.half) };
+        }
         if std::mem::take(&mut self.prepared) {
             return NormedInput {
                 quantized: Input::Prepared { eps: norm.eps },
@@ -111,6 +127,7 @@ impl<'a> Builder<'a> {
     ) {
         let (s, rows, width) = (self.scratch, self.rows, matrix.rows);
         let Some(post) = post_norm else {
+            let next = next.filter(|_| self.path == Path::Vector);
             let quantize = next.map_or(Quantize::No, |n| Quantize::Next(&n.weight));
             let out = Output { y: Some(&s.residual), column: 0, stride: width, accumulate: true, quantize };
             self.product(Product { op, matrix, gated: None }, input, out, rows);

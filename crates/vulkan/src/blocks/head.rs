@@ -18,25 +18,27 @@ pub(crate) struct HeadBlock {
 }
 
 impl HeadBlock {
-    pub(crate) fn record(&self, b: &mut Builder<'_>, select: Select) {
+    pub(crate) fn record(&self, b: &mut Builder<'_>, wanted: Select) {
         if b.outputs == 0 {
             return;
         }
         let s = b.scratch;
         let listed = NormRows::Listed(s.outputs_address());
-        let (to, input) = if self.weight.is_float() {
+        let (to, input) = if select::path(b.outputs, b.gpu) == select::Path::Matrix {
+            (NormTo::Half(&s.half), Input::Half(&s.half))
+        } else if self.weight.is_float() {
             (NormTo::Float(&s.float), Input::Float(&s.float))
         } else {
             (NormTo::Quantized, Input::Normed)
         };
         b.norm("norm", &s.residual, Some(&self.norm), self.weight.cols, to, listed);
         let vocab = self.weight.rows;
-        let logits = if select == Select::Logits { &s.logits_host } else { &s.logits };
+        let logits = if wanted == Select::Logits { &s.logits_host } else { &s.logits };
         let out =
             Output { y: Some(logits), column: 0, stride: vocab, accumulate: false, quantize: Quantize::No };
         let outputs = b.outputs;
         b.product(Product { op: "head", matrix: &self.weight, gated: None }, input, out, outputs);
-        match select {
+        match wanted {
             Select::Top(k) => {
                 let kernel = Kernel {
                     shader: "top_k".into(),

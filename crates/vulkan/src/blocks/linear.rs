@@ -1,10 +1,10 @@
-//! Matrix products of the batch's rows, 8 rows a dispatch.
+//! Matrix products of the batch's rows: by matrix-vector kernels, 8 rows a dispatch, or by tiles.
 
 use super::Builder;
 use crate::memory::Buffer;
 use crate::push::Push;
 use crate::scratch::Activations;
-use crate::select::{self, Fold, VECTOR_ROWS, VECTOR_TOKENS};
+use crate::select::{self, Fold, Problem, TiledOutput, VECTOR_ROWS, VECTOR_TOKENS};
 use crate::weights::Matrix;
 
 /// The input of a product.
@@ -21,6 +21,8 @@ pub(crate) enum Input<'a> {
     Inner,
     /// f32 `[rows, cols]`.
     Float(&'a Buffer),
+    /// f16 `[rows, cols]`: takes the tiled product.
+    Half(&'a Buffer),
 }
 
 /// The output of a product.
@@ -41,7 +43,7 @@ pub(crate) struct Output<'a> {
 pub(crate) enum Quantize<'a> {
     /// No.
     No,
-    /// As it is: the block's inner activations.
+    /// As it is: the block's inner activations; f16 after a tiled product.
     Inner,
     /// The residual stream times the next norm's weight, with sums of squares.
     Next(&'a Buffer),
@@ -58,6 +60,9 @@ pub(crate) struct Product<'a> {
 impl Builder<'_> {
     /// Records the product of the first `rows` rows.
     pub(crate) fn product(&mut self, p: Product<'_>, input: Input<'_>, out: Output<'_>, rows: usize) {
+        if let Input::Half(a) = input {
+            return self.tiled(p, a, out, rows);
+        }
         let s = self.scratch;
         let m = p.matrix;
         let (groups_in, groups_out) = (m.cols / 32, m.rows.div_ceil(VECTOR_ROWS));
@@ -124,5 +129,42 @@ impl Builder<'_> {
             d.bytes = bytes;
             d.flops = flops;
         }
+    }
+    /// Records a tiled product. The next norm is not folded in: many rows make it cheap beside the product.
+    fn tiled(&mut self, p: Product<'_>, a: &Buffer, out: Output<'_>, rows: usize) {
+        let s = self.scratch;
+        let m = p.matrix;
+        let (y, kind) = match (&out.quantize, out.y) {
+            (Quantize::Inner, _) => (&s.half_wide, TiledOutput::Half),
+            (_, Some(y)) if out.accumulate => (y, TiledOutput::Add),
+            (_, Some(y)) => (y, TiledOutput::Float),
+            (_, None) => return,
+        };
+        let problem = Problem {
+            ty: m.ty,
+            rows: m.rows,
+            cols: m.cols,
+            tokens: rows,
+            activation: p.gated.map(|g| g.1),
+            output: kind,
+        };
+        let Some(tiled) = select::matrix_product(&problem, self.gpu) else { return };
+        let element = if kind == TiledOutput::Half { 2 } else { 4 };
+        let push = Push::new()
+            .addresses(m.planes())
+            .addresses(p.gated.map_or([0; 3], |(u, _)| u.planes()))
+            .addresses([a.address(), y.address() + (out.column * element) as u64])
+            .u32(m.rows)
+            .u32(m.cols)
+            .u32(rows)
+            .u32(out.stride);
+        let mut reads = vec![a];
+        if kind == TiledOutput::Add {
+            reads.push(y);
+        }
+        let groups = [m.rows.div_ceil(tiled.rows), rows.div_ceil(tiled.tokens), 1];
+        let d = self.dispatch(p.op, tiled.kernel, push, groups, &reads, &[y]);
+        d.bytes = m.bytes() + p.gated.map_or(0, |(u, _)| u.bytes());
+        d.flops = 2 * (m.rows * m.cols * rows) as u64 * if p.gated.is_some() { 2 } else { 1 };
     }
 }

@@ -21,7 +21,7 @@ use crate::profile::GpuProfile;
 use crate::push::Push;
 use crate::recording::{Dispatch, Groups, Range, Recording};
 use crate::scratch::Scratch;
-use crate::select;
+use crate::select::{self, Path};
 
 /// A loaded block.
 pub(crate) enum GpuBlock {
@@ -56,6 +56,7 @@ pub(crate) struct Builder<'a> {
     pub(crate) gpu: &'a GpuProfile,
     pub(crate) scratch: &'a Scratch,
     pub(crate) recording: Recording,
+    pub(crate) path: Path,
     pub(crate) rows: usize,
     pub(crate) outputs: usize,
     pub(crate) splits: usize,
@@ -111,6 +112,7 @@ impl Builder<'_> {
                 matches!(to, NormTo::Add(_) | NormTo::Float(_)) as u32,
                 matches!(to, NormTo::Quantized | NormTo::Inner) as u32,
                 matches!(rows, NormRows::Listed(_)) as u32,
+                matches!(to, NormTo::Half(_)) as u32,
             ],
             subgroup: select::subgroup(self.gpu),
         };
@@ -118,11 +120,11 @@ impl Builder<'_> {
             NormRows::All => (self.rows, 0),
             NormRows::Listed(address) => (self.outputs, address),
         };
-        let y = if let NormTo::Float(b) | NormTo::Add(b) = to { b.address() } else { 0 };
+        let y = if let NormTo::Float(b) | NormTo::Half(b) | NormTo::Add(b) = to { b.address() } else { 0 };
         let set = match to {
             NormTo::Quantized => Some(&scratch.normed),
             NormTo::Inner => Some(&scratch.inner),
-            NormTo::Float(_) | NormTo::Add(_) => None,
+            NormTo::Float(_) | NormTo::Half(_) | NormTo::Add(_) => None,
         };
         let (q, meta) = set.map_or((0, 0), |s| (s.q.address(), s.meta.address()));
         let push = Push::new()
@@ -132,7 +134,7 @@ impl Builder<'_> {
         let mut reads = vec![x];
         let mut writes = Vec::new();
         match to {
-            NormTo::Float(b) => writes.push(b),
+            NormTo::Float(b) | NormTo::Half(b) => writes.push(b),
             NormTo::Add(b) => {
                 reads.push(b);
                 writes.push(b);
@@ -153,6 +155,8 @@ impl Builder<'_> {
 pub(crate) enum NormTo<'a> {
     /// f32.
     Float(&'a Buffer),
+    /// f16.
+    Half(&'a Buffer),
     /// Added to the residual stream.
     Add(&'a Buffer),
     /// Quantized, as the input of the next products.

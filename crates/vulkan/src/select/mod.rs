@@ -1,62 +1,25 @@
 //! Which kernel runs an operation: a pure function of the operation, its types and shape, and the device profile.
 
-use unicorn_core::{KvType, TensorType};
+mod attention;
+mod linear;
 
-use crate::pipeline::Kernel;
+pub use attention::*;
+pub use linear::*;
+
 use crate::profile::GpuProfile;
 
-/// Tokens of one dispatch of the matrix-vector kernels.
-pub const VECTOR_TOKENS: usize = 8;
-/// Output rows of a workgroup of the matrix-vector kernels: one group of the next product's input.
-pub const VECTOR_ROWS: usize = 32;
-/// Positions of one split of decode attention.
-pub const SPLIT: usize = 256;
-
-/// What is folded into a matrix-vector product.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Fold {
-    /// Gated unit with this activation code.
-    pub activation: Option<u32>,
-    /// Add to the output.
-    pub accumulate: bool,
-    /// Store the f32 result.
-    pub stored: bool,
-    /// Multiply by the input's inverse RMS.
-    pub normed: bool,
-    /// 0: f32 output only; 1: quantize; 2: also multiply by the next norm's weight and write sums of squares.
-    pub quantize: u32,
+/// Which family of kernels runs a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Path {
+    /// Matrix-vector products with activations quantized to 8 bits: few rows, bound by reading the weights.
+    Vector,
+    /// Tiled matrix products with f16 activations.
+    Matrix,
 }
 
-/// The matrix-vector kernel for `tokens` (1 ..= 8) tokens of a `[rows, cols]` matrix.
-pub fn linear_vector(ty: TensorType, cols: usize, tokens: usize, fold: Fold, gpu: &GpuProfile) -> Kernel {
-    let lanes = lanes(cols, gpu);
-    let glu = if fold.activation.is_some() { "glu_" } else { "" };
-    Kernel {
-        shader: format!("linear_{glu}{}", ty.name().to_lowercase()),
-        constants: vec![
-            VECTOR_ROWS as u32 * lanes,
-            tokens as u32,
-            lanes,
-            fold.accumulate as u32,
-            fold.activation.unwrap_or(0),
-            fold.normed as u32,
-            fold.quantize,
-            fold.stored as u32,
-        ],
-        subgroup: subgroup(gpu),
-    }
-}
-
-/// Lanes that share an output row: enough groups each to hide latency, few enough that short rows keep them busy. They lie in one subgroup.
-fn lanes(cols: usize, gpu: &GpuProfile) -> u32 {
-    let groups = (cols / 32).max(1) as u32;
-    let most =
-        subgroup(gpu).min(workgroup(1024, gpu) / VECTOR_ROWS as u32).min(if gpu.integrated { 8 } else { 32 });
-    let mut lanes = 8.min(most);
-    while lanes * 2 <= most && lanes * 4 <= groups {
-        lanes *= 2;
-    }
-    lanes
+/// The path of a batch of `rows` rows.
+pub fn path(rows: usize, gpu: &GpuProfile) -> Path {
+    if rows > VECTOR_TOKENS && tier(gpu).is_some() { Path::Matrix } else { Path::Vector }
 }
 
 /// The subgroup size that our kernels ask for: 32 where the device offers it, else its own.
@@ -73,23 +36,12 @@ pub fn workgroup(wanted: usize, gpu: &GpuProfile) -> u32 {
     (wanted as u32).min(gpu.workgroup_invocations).min(subgroup(gpu) * gpu.workgroup_subgroups)
 }
 
-/// Suffix of kernels that touch the KV cache.
-pub fn kv_suffix(ty: KvType) -> &'static str {
-    match ty {
-        KvType::F32 => "f32",
-        KvType::F16 => "f16",
-        KvType::Q8_0 => "q8_0",
-    }
-}
-
-/// Splits that a recording for sequences of up to `positions` positions has: a power of two, so that few recordings serve all lengths.
-pub fn splits(positions: usize) -> usize {
-    positions.div_ceil(SPLIT).max(1).next_power_of_two()
-}
-
 #[cfg(test)]
 mod tests {
+    use unicorn_core::TensorType;
+
     use super::*;
+    use crate::pipeline::Kernel;
 
     /// What matters of recorded profiles: name, subgroup sizes, workgroup limits, integrated.
     fn gpu(

@@ -1,15 +1,19 @@
-//! Softmax attention: q, k and v products, then bias, norms, RoPE and the cache write, then attention by splits, then the output product.
+//! Softmax attention: q, k and v products, then bias, norms, RoPE and the cache write, then attention (`decode` by splits of the cache,
+//! `prefill` by tiles of rows), then the output product.
+
+mod decode;
+mod prefill;
 
 use std::sync::Arc;
 
 use unicorn_core::AttentionSpec;
 
-use super::linear::{Input, Output, Product, Quantize};
-use super::{Builder, Norm, NormRows, NormTo};
+use super::linear::{Output, Product, Quantize};
+use super::{Builder, Norm};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
-use crate::select::{self, SPLIT};
+use crate::select::{self, Path};
 use crate::weights::Matrix;
 
 /// A mixer's KV cache.
@@ -43,19 +47,11 @@ impl AttentionBlock {
 
     /// `next` is the pre-norm of the block after this one, where its input may be prepared here. The cache has been reserved.
     pub(crate) fn record(&self, b: &mut Builder<'_>, cache: &Cache, next: Option<&Norm>) {
-        let spec = &self.spec;
         self.projections(b);
-        self.rope_and_cache(b, cache);
-        self.attend(b, cache);
-        let attended = spec.heads * spec.head_dim;
-        // Whole groups of 32 lie inside a head, else the output is quantized in a dispatch of its own.
-        let fused = spec.head_dim.is_multiple_of(32);
-        let quantized = !self.o.is_float();
-        self.merge(b, quantized && fused);
-        if quantized && !fused {
-            b.norm("quantize", &b.scratch.wide, None, attended, NormTo::Inner, NormRows::All);
-        }
-        let input = if quantized { Input::Inner } else { Input::Float(&b.scratch.wide) };
+        let input = match b.path {
+            Path::Vector => self.decode(b, cache),
+            Path::Matrix => self.prefill(b, cache),
+        };
         b.add_to_residual("attention_output", &self.o, input, self.post_norm.as_ref(), next);
     }
 
@@ -71,6 +67,7 @@ impl AttentionBlock {
         }
     }
 
+    /// Finishes q, k and v in a dispatch of its own: q stays in `qkv`, scaled; k and v go to the cache.
     fn rope_and_cache(&self, b: &mut Builder<'_>, cache: &Cache) {
         let (s, spec) = (b.scratch, &self.spec);
         let mut constants = vec![
@@ -105,47 +102,6 @@ impl AttentionBlock {
             &[&s.qkv, &s.batch],
             &[&s.qkv, &cache.keys, &cache.values],
         );
-    }
-
-    fn attend(&self, b: &mut Builder<'_>, cache: &Cache) {
-        let (s, spec) = (b.scratch, &self.spec);
-        let mut constants = vec![128, (spec.heads / spec.kv_heads) as u32, SPLIT as u32];
-        constants.resize(10, 0);
-        constants.extend(self.cache_constants(b));
-        let kernel = Kernel {
-            shader: format!("attention_decode_{}", select::kv_suffix(b.kv.ty)),
-            constants,
-            subgroup: select::subgroup(b.gpu),
-        };
-        let push = Push::new()
-            .addresses([s.qkv.address(), s.batch.address(), s.pages_address()])
-            .addresses([cache.keys.address(), cache.values.address(), s.partial.address()])
-            .u32((spec.heads + 2 * spec.kv_heads) * spec.head_dim)
-            .u32(spec.window.unwrap_or(0))
-            .f32(spec.soft_cap.unwrap_or(0.0));
-        let groups = [spec.kv_heads, b.splits, b.rows];
-        let reads = [&s.qkv, &s.batch, &cache.keys, &cache.values];
-        b.dispatch("attention", kernel, push, groups, &reads, &[&s.partial]);
-    }
-
-    fn merge(&self, b: &mut Builder<'_>, quantize: bool) {
-        let (s, spec) = (b.scratch, &self.spec);
-        let kernel = Kernel {
-            shader: "attention_merge".into(),
-            constants: vec![64, SPLIT as u32, spec.head_dim as u32, quantize as u32],
-            subgroup: select::subgroup(b.gpu),
-        };
-        let (y, q, meta) = if quantize {
-            (0, s.inner.q.address(), s.inner.meta.address())
-        } else {
-            (s.wide.address(), 0, 0)
-        };
-        let push = Push::new()
-            .addresses([s.partial.address(), s.batch.address(), y, q, meta])
-            .u32(b.splits)
-            .u32(spec.window.unwrap_or(0));
-        let writes: &[&Buffer] = if quantize { &[&s.inner.q, &s.inner.meta] } else { &[&s.wide] };
-        b.dispatch("attention_merge", kernel, push, [spec.heads, b.rows, 1], &[&s.partial, &s.batch], writes);
     }
 
     /// Specialization constants 10, 11 and 12 of every kernel that touches the cache.
