@@ -4,33 +4,41 @@
 #include "lib/common.glsl"
 // Matrix product of many tokens on KHR cooperative matrices, f16 with f32 accumulation:
 //   r[token, row] = W[row] . a[token], or act(Wgate[row] . a) * (Wup[row] . a) with GLU
-//   y = r or y += r in f32, or h = r in f16
+//   y = r or y += r in f32, or h = r in f16; with several splits of the columns, each writes its own sums
 // A workgroup computes a tile of BM weight rows (half of them gate, half up with GLU) by BN tokens; each subgroup WM by WN of it.
-// Weights are converted to f16 on the way into shared memory; the next step's loads are in flight while this step's products run.
+// Weights are converted to f16 on the way into shared memory. Rows and tokens past the end are computed and dropped: buffers are padded
+// to whole tiles, so loads need no test.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
-layout(constant_id = 0) const uint THREADS = 256;
+layout(constant_id = 0) const uint THREADS = 128;
 layout(constant_id = 1) const uint BM = 128;
 layout(constant_id = 2) const uint BN = 128;
 layout(constant_id = 3) const uint WM = 64;
-layout(constant_id = 4) const uint WN = 32;
+layout(constant_id = 4) const uint WN = 64;
 layout(constant_id = 5) const uint T = 16;          // edge of a cooperative matrix
 layout(constant_id = 6) const uint ACTIVATION = 0;
 layout(constant_id = 7) const uint OUTPUT = 0;      // 0 f32, 1 add to f32, 2 f16
+layout(constant_id = 8) const uint RAGGED = 0;      // the columns are no multiple of BK
+layout(constant_id = 9) const uint PREFETCH = 1;    // the next step's loads are in flight while this step's products run
 layout(push_constant, scalar) uniform Push {
     uint64_t wq, wh, ws;
     uint64_t uq, uh, us;    // up projection of a gated unit
     uint64_t a;             // f16 [tokens, cols]
-    uint64_t y;             // f32 or f16 [tokens, stride]
+    uint64_t y;             // f32 or f16 [tokens, stride], one after the other for each split
     uint rows, cols, tokens, stride;
+    uint span;              // columns of a split, a multiple of BK where there are several
 } p;
 #include "lib/halves.glsl"
 #include "lib/activation.glsl"
 
 const uint BK = 64;
-const uint PITCH = BK / 8 + 1;      // 16-byte words of a row in shared memory: one more than needed, against bank conflicts
-const uint SUBGROUPS = (BM / WM) * (BN / WN);
-const uint PIECES = BM * (BK / 32) / THREADS;   // groups of 32 weights that a thread loads
-const uint WORDS = BN * (BK / 8) / THREADS;     // 16-byte words of activations that a thread loads
+const uint PITCH = BK / 8 + 1;          // 16-byte words of a row in shared memory: one more than needed, against bank conflicts
+const uint ROWS = THREADS / (BK / 8);   // rows that the workgroup loads at once, 16-byte words
+const uint WORDS = BN / ROWS;
+#ifdef WEIGHT_FLOAT
+const uint PIECES = BM / ROWS;
+#else
+const uint GROUPS = BM * (BK / 32), PIECES = (GROUPS + THREADS - 1) / THREADS;
+#endif
 const uint TM = WM / T, TN = WN / T;
 #ifdef GLU
 const uint SHOWN = TM / 2;  // tiles of a subgroup that are written: gate above, up below
@@ -41,41 +49,78 @@ const uint UNITS = BM;
 #endif
 shared uvec4 weights[BM * PITCH];
 shared uvec4 inputs[BN * PITCH];
-shared float edge[SUBGROUPS * T * T];
 
-uint thread = gl_LocalInvocationID.x;
-uint first_row = gl_WorkGroupID.x * UNITS, first_token = gl_WorkGroupID.y * BN;
+uint thread = gl_LocalInvocationID.x, word_row = thread / (BK / 8), word_column = thread % (BK / 8);
+// Token tiles run fastest: workgroups that run together share weights.
+uint first_row = gl_WorkGroupID.y * UNITS, first_token = gl_WorkGroupID.x * BN;
 Fetched piece[PIECES];
 uvec4 word[WORDS];
+uint64_t input_at = p.a + 2 * (uint64_t(first_token + word_row) * p.cols + 8 * word_column);
+
+// Row of the matrix for row `r` of the tile. With GLU each subgroup's rows are WM / 2 of gate, then the same rows of up.
+uint unit(uint r) {
+#ifdef GLU
+    return (r / WM) * (WM / 2) + r % (WM / 2);
+#else
+    return r;
+#endif
+}
+
+#ifdef WEIGHT_FLOAT
+uint64_t weight_at = p.wq + ELEMENT * (uint64_t(first_row + word_row) * p.cols + 8 * word_column);
+uint64_t up_at = p.uq + ELEMENT * (uint64_t(first_row + word_row) * p.cols + 8 * word_column);
+void fetch_weights(uint k, bool inside) {
+    [[unroll]] for (uint i = 0; i < PIECES; i++) {
+        // Whole runs of ROWS rows lie on one side, so the choice is the same for all threads.
+        uint64_t base = weight_at;
+#ifdef GLU
+        if ((i * ROWS) % WM >= WM / 2) base = up_at;
+#endif
+        uint64_t at = base + ELEMENT * uint64_t(unit(i * ROWS) * p.cols + k);
+#ifdef WEIGHT_F32
+        piece[i] = Fetched(vec4(0), vec4(0));
+#else
+        piece[i] = Fetched(uvec4(0));
+#endif
+        if (inside) piece[i] = fetch_words(at);
+    }
+}
+void share_weights() {
+    [[unroll]] for (uint i = 0; i < PIECES; i++) weights[(i * ROWS + word_row) * PITCH + word_column] = halves(piece[i]);
+}
+#else
+void fetch_weights(uint k, bool inside) {
+    uint groups = p.cols / 32;
+    [[unroll]] for (uint i = 0; i < PIECES; i++) {
+        uint at = i * THREADS + thread, r = at / (BK / 32), group = k / 32 + at % (BK / 32);
+        if (GROUPS % THREADS != 0 && at >= GROUPS) break;
+        if (RAGGED != 0) group = min(group, groups - 1);
+        Planes planes = Planes(p.wq, p.wh, p.ws);
+#ifdef GLU
+        if (r % WM >= WM / 2) planes = Planes(p.uq, p.uh, p.us);
+#endif
+        piece[i] = decode(planes, (first_row + unit(r)) * groups + group);
+    }
+}
+void share_weights() {
+    [[unroll]] for (uint i = 0; i < PIECES; i++) {
+        uint at = i * THREADS + thread, to = (at / (BK / 32)) * PITCH + 4 * (at % (BK / 32));
+        if (GROUPS % THREADS != 0 && at >= GROUPS) break;
+        [[unroll]] for (uint j = 0; j < 4; j++) weights[to + j] = halves(piece[i], j);
+    }
+}
+#endif
 
 void fetch(uint k) {
-    [[unroll]] for (uint i = 0; i < PIECES; i++) {
-        uint at = i * THREADS + thread, r = at / (BK / 32), column = k + 32 * (at % (BK / 32));
-#ifdef GLU
-        // Each subgroup's rows: WM / 2 of gate, then the same rows of up.
-        uint unit = (r / WM) * (WM / 2) + r % (WM / 2), row = min(first_row + unit, p.rows - 1);
-        bool up = r % WM >= WM / 2;
-        piece[i] = fetch_weights(up ? p.uq : p.wq, up ? p.uh : p.wh, up ? p.us : p.ws, row, column, p.cols);
-#else
-        piece[i] = fetch_weights(p.wq, p.wh, p.ws, min(first_row + r, p.rows - 1), column, p.cols);
-#endif
-    }
-    [[unroll]] for (uint i = 0; i < WORDS; i++) {
-        uint at = i * THREADS + thread, column = k + 8 * (at % (BK / 8));
-        uint token = min(first_token + at / (BK / 8), p.tokens - 1);
-        word[i] = column < p.cols ? U32x4(p.a + 2 * (uint64_t(token) * p.cols + column)).v[0] : uvec4(0);
-    }
+    bool inside = RAGGED == 0 || k + 8 * word_column < p.cols;
+    fetch_weights(k, inside);
+    [[unroll]] for (uint i = 0; i < WORDS; i++)
+        word[i] = inside ? U32x4(input_at + 2 * uint64_t(i * ROWS * p.cols + k)).v[0] : uvec4(0);
 }
 
 void share() {
-    [[unroll]] for (uint i = 0; i < PIECES; i++) {
-        uint at = i * THREADS + thread, to = (at / (BK / 32)) * PITCH + 4 * (at % (BK / 32));
-        [[unroll]] for (uint j = 0; j < 4; j++) weights[to + j] = halves(piece[i], j);
-    }
-    [[unroll]] for (uint i = 0; i < WORDS; i++) {
-        uint at = i * THREADS + thread;
-        inputs[(at / (BK / 8)) * PITCH + at % (BK / 8)] = word[i];
-    }
+    share_weights();
+    [[unroll]] for (uint i = 0; i < WORDS; i++) inputs[(i * ROWS + word_row) * PITCH + word_column] = word[i];
 }
 
 #define Sum coopmat<float, gl_ScopeSubgroup, T, T, gl_MatrixUseAccumulator>
@@ -83,7 +128,7 @@ void share() {
 
 // Writes one tile: in one piece where it lies inside the output and is aligned, else element by element through shared memory.
 void write(Sum sum, uint row, uint token) {
-    uint64_t at = uint64_t(token) * p.stride + row;
+    uint64_t at = (uint64_t(gl_WorkGroupID.z) * p.tokens + token) * p.stride + row;
     if (row + T <= p.rows && token + T <= p.tokens && p.stride % 8 == 0) {
         if (OUTPUT == 2) {
             [[unroll]] for (uint e = 0; e < sum.length(); e++) sum[e] = clamp(sum[e], -65504.0, 65504.0);
@@ -99,28 +144,31 @@ void write(Sum sum, uint row, uint token) {
         coopMatStore(sum, y.v, 0, p.stride, gl_CooperativeMatrixLayoutColumnMajor);
         return;
     }
-    uint base = gl_SubgroupID * T * T;
-    coopMatStore(sum, edge, base, T, gl_CooperativeMatrixLayoutColumnMajor);
+    uint base = gl_SubgroupID * T * T / 4;
+    coopMatStore(sum, weights, base, T / 4, gl_CooperativeMatrixLayoutColumnMajor);
     subgroupMemoryBarrierShared();
     subgroupBarrier();
     for (uint e = gl_SubgroupInvocationID; e < T * T; e += gl_SubgroupSize) {
         if (row + e % T >= p.rows || token + e / T >= p.tokens) continue;
+        float v = uintBitsToFloat(weights[base + e / 4][e % 4]);
         uint64_t to = at + uint64_t(e / T) * p.stride + e % T;
-        if (OUTPUT == 2) F16(p.y + 2 * to).v[0] = float16_t(clamp(edge[base + e], -65504.0, 65504.0));
-        else F32(p.y + 4 * to).v[0] = edge[base + e] + (OUTPUT == 1 ? F32(p.y + 4 * to).v[0] : 0.0);
+        if (OUTPUT == 2) F16(p.y + 2 * to).v[0] = float16_t(clamp(v, -65504.0, 65504.0));
+        else F32(p.y + 4 * to).v[0] = v + (OUTPUT == 1 ? F32(p.y + 4 * to).v[0] : 0.0);
     }
     subgroupBarrier();
 }
 
 void main() {
     uint wm = gl_SubgroupID % (BM / WM), wn = gl_SubgroupID / (BM / WM);
+    uint from = gl_WorkGroupID.z * p.span, to = min(from + p.span, p.cols);
     Sum sums[TM * TN];
     [[unroll]] for (uint i = 0; i < TM * TN; i++) sums[i] = Sum(0.0);
-    fetch(0);
-    for (uint k = 0; k < p.cols; k += BK) {
+    if (PREFETCH != 0) fetch(from);
+    [[dont_unroll]] for (uint k = from; k < to; k += BK) {
+        if (PREFETCH == 0) fetch(k);
         share();
         barrier();
-        if (k + BK < p.cols) fetch(k + BK);
+        if (PREFETCH != 0 && k + BK < to) fetch(k + BK);
         [[unroll]] for (uint step = 0; step < BK / T; step++) {
             coopmat<float16_t, gl_ScopeSubgroup, T, T, gl_MatrixUseA> a[TM];
             coopmat<float16_t, gl_ScopeSubgroup, T, T, gl_MatrixUseB> b;

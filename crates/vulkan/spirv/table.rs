@@ -92,4 +92,5 @@
     ("matmul_cooperative_glu_f32", include_bytes!("../spirv/matmul_cooperative_glu_f32.spv")),
     ("matmul_cooperative_glu_f16", include_bytes!("../spirv/matmul_cooperative_glu_f16.spv")),
     ("matmul_cooperative_glu_bf16", include_bytes!("../spirv/matmul_cooperative_glu_bf16.spv")),
+    ("split_sum", include_bytes!("../spirv/split_sum.spv")),
 ]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::context::Context;
 use crate::error::VulkanError;
 use crate::memory::{Buffer, Place};
+use crate::select::{Path, TILE_PADDING, path, split_floats};
 
 /// Quantized activations: packed bytes `[rows, cols]` and scale with sums `[rows, cols / 32]`.
 pub(crate) struct Activations {
@@ -96,6 +97,8 @@ pub(crate) struct Scratch {
     pub(crate) half: Buffer,
     /// f16 `[rows, max(attended, hidden)]`: inner activations of matrix kernels.
     pub(crate) half_wide: Buffer,
+    /// f32: sums of the splits of a tiled product.
+    pub(crate) splits: Buffer,
     /// f32 `[rows, qkv]`.
     pub(crate) qkv: Buffer,
     /// f32 `[rows, max(attended, hidden)]`.
@@ -119,6 +122,10 @@ impl Scratch {
             let groups = c.rows * cols.div_ceil(32);
             Ok(Activations { q: device(groups * 32, what)?, meta: device(groups * 8, what)? })
         };
+        // Tiled products load whole tiles of rows.
+        let padded = c.rows.next_multiple_of(TILE_PADDING);
+        let split_floats =
+            if path(c.rows, context.profile()) == Path::Matrix { split_floats(context.profile()) } else { 0 };
         let wide = sizes.attended.max(sizes.hidden);
         Ok(Scratch {
             sizes,
@@ -134,8 +141,9 @@ impl Scratch {
             inner: activations(wide, "inner activations")?,
             squares: device(c.rows * sizes.width.div_ceil(32) * 4, "sums of squares")?,
             float: device(c.rows * sizes.width * 4, "normed activations")?,
-            half: device(c.rows * sizes.width * 2, "normed activations")?,
-            half_wide: device(c.rows * wide * 2, "inner activations")?,
+            half: device(padded * sizes.width * 2, "normed activations")?,
+            half_wide: device(padded * wide * 2, "inner activations")?,
+            splits: device(4 * split_floats, "sums of splits")?,
             qkv: device(c.rows * sizes.qkv * 4, "queries, keys and values")?,
             wide: device(c.rows * wide * 4, "inner activations")?,
             up: device(c.rows * sizes.hidden * 4, "inner activations")?,
@@ -174,6 +182,7 @@ impl Scratch {
             &self.float,
             &self.half,
             &self.half_wide,
+            &self.splits,
             &self.qkv,
             &self.wide,
             &self.up,

@@ -7,6 +7,7 @@ use unicorn_core::{DeviceError, NormSpec, TensorType, Weight, WeightSource, quan
 use crate::context::Context;
 use crate::layout::{self, Planes};
 use crate::memory::{Buffer, Place};
+use crate::select::TILE_PADDING;
 use crate::transfer::Uploader;
 
 /// A matrix in device memory.
@@ -22,6 +23,11 @@ pub(crate) struct Matrix {
 /// Planes start at multiples of this, so that 16-byte loads are aligned.
 const ALIGN: u64 = 256;
 
+/// Bytes behind the last row, so that tiled products may load whole tiles of rows.
+fn padding(rows: usize, row_bytes: u64) -> u64 {
+    (rows.next_multiple_of(TILE_PADDING) - rows) as u64 * row_bytes
+}
+
 impl Matrix {
     /// Loads a matrix. Quantized types are split into planes; float types are copied as they are.
     pub(crate) fn load(
@@ -35,8 +41,8 @@ impl Matrix {
         let name = |source| DeviceError::Weight { tensor: weight.name.clone(), source };
         let (ty, rows, cols) = (weight.ty, weight.rows, weight.cols);
         let Some(p) = layout::planes(ty) else {
-            let buffer =
-                Buffer::new(context, Place::Device, weight.span.bytes, &weight.name).map_err(fail)?;
+            let bytes = weight.span.bytes + padding(rows, (cols * ty.block_bytes()) as u64);
+            let buffer = Buffer::new(context, Place::Device, bytes, &weight.name).map_err(fail)?;
             uploader.fill(&buffer, 0, weight.span.bytes, |at, out| {
                 source.read(&weight.span, at, out).map_err(name)
             })?;
@@ -46,7 +52,9 @@ impl Matrix {
         let up = |v: u64| v.next_multiple_of(ALIGN);
         let high = up(groups * p.low as u64);
         let scale = high + up(groups * p.high as u64);
-        let bytes = scale + up(groups / p.groups as u64 * p.scale as u64);
+        let row_groups = (cols / 32) as u64;
+        let widest = row_groups * (p.low.max(p.high).max(p.scale.div_ceil(p.groups))) as u64;
+        let bytes = scale + up(groups / p.groups as u64 * p.scale as u64) + padding(rows, widest);
         let buffer = Buffer::new(context, Place::Device, bytes, &weight.name).map_err(fail)?;
         let matrix = Matrix { ty, rows, cols, buffer, high, scale };
         matrix.fill_planes(p, uploader, weight, source)?;

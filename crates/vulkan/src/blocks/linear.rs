@@ -2,6 +2,7 @@
 
 use super::Builder;
 use crate::memory::Buffer;
+use crate::pipeline::Kernel;
 use crate::push::Push;
 use crate::scratch::Activations;
 use crate::select::{self, Fold, Problem, TiledOutput, VECTOR_ROWS, VECTOR_TOKENS};
@@ -150,21 +151,41 @@ impl Builder<'_> {
         };
         let Some(tiled) = select::matrix_product(&problem, self.gpu) else { return };
         let element = if kind == TiledOutput::Half { 2 } else { 4 };
+        let target = y.address() + (out.column * element) as u64;
+        let (to, stride) = if tiled.splits > 1 { (s.splits.address(), m.rows) } else { (target, out.stride) };
         let push = Push::new()
             .addresses(m.planes())
             .addresses(p.gated.map_or([0; 3], |(u, _)| u.planes()))
-            .addresses([a.address(), y.address() + (out.column * element) as u64])
+            .addresses([a.address(), to])
             .u32(m.rows)
             .u32(m.cols)
             .u32(rows)
-            .u32(out.stride);
+            .u32(stride)
+            .u32(tiled.span);
+        let written = if tiled.splits > 1 { &s.splits } else { y };
         let mut reads = vec![a];
+        if kind == TiledOutput::Add && tiled.splits == 1 {
+            reads.push(y);
+        }
+        let groups = [rows.div_ceil(tiled.tokens), m.rows.div_ceil(tiled.rows), tiled.splits];
+        let d = self.dispatch(p.op, tiled.kernel, push, groups, &reads, &[written]);
+        d.bytes = m.bytes() + p.gated.map_or(0, |(u, _)| u.bytes());
+        d.flops = 2 * (m.rows * m.cols * rows) as u64 * if p.gated.is_some() { 2 } else { 1 };
+        if tiled.splits == 1 {
+            return;
+        }
+        let kernel = Kernel { shader: "split_sum".into(), constants: vec![256, kind as u32], subgroup: 0 };
+        let push = Push::new()
+            .addresses([s.splits.address(), target])
+            .u32(m.rows)
+            .u32(rows)
+            .u32(out.stride)
+            .u32(tiled.splits);
+        let mut reads = vec![&s.splits];
         if kind == TiledOutput::Add {
             reads.push(y);
         }
-        let groups = [m.rows.div_ceil(tiled.rows), rows.div_ceil(tiled.tokens), 1];
-        let d = self.dispatch(p.op, tiled.kernel, push, groups, &reads, &[y]);
-        d.bytes = m.bytes() + p.gated.map_or(0, |(u, _)| u.bytes());
-        d.flops = 2 * (m.rows * m.cols * rows) as u64 * if p.gated.is_some() { 2 } else { 1 };
+        let d = self.dispatch("split_sum", kernel, push, [m.rows.div_ceil(256), rows, 1], &reads, &[y]);
+        d.bytes = (tiled.splits * rows * m.rows * 4) as u64;
     }
 }

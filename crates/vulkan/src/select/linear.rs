@@ -76,7 +76,7 @@ pub fn tier(gpu: &GpuProfile) -> Option<Tier> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TiledOutput {
     /// f32.
-    Float,
+    Float = 0,
     /// Added to f32.
     Add,
     /// f16.
@@ -109,9 +109,28 @@ pub struct MatrixProduct {
     pub rows: usize,
     /// Tokens that a workgroup computes.
     pub tokens: usize,
+    /// Parts of the columns that are summed by workgroups of their own and added afterwards; 1 writes the output itself.
+    pub splits: usize,
+    /// Columns of a split.
+    pub span: usize,
 }
 
-/// A workgroup's tile and a subgroup's part of it, in rows and tokens.
+/// Buffers of tiled products hold whole tiles of this many rows or tokens, so that kernels may load past the end.
+pub const TILE_PADDING: usize = 128;
+
+/// Columns of one step of a tiled product.
+const STEP: usize = 64;
+
+/// Floats of all splits of one product, at most.
+pub fn split_floats(gpu: &GpuProfile) -> usize {
+    4 * cores(gpu) * TILE_PADDING * TILE_PADDING
+}
+
+fn cores(gpu: &GpuProfile) -> usize {
+    gpu.cores.unwrap_or(16) as usize
+}
+
+/// A workgroup's tile and a subgroup's part of it, in rows (gate and up rows together) and tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Tile {
     rows: usize,
@@ -129,59 +148,75 @@ impl Tile {
         (self.rows / self.subgroup_rows) * (self.tokens / self.subgroup_tokens)
     }
 
-    /// Shared memory of `matmul_cooperative`, bytes.
-    fn shared(&self, edge: usize) -> usize {
-        (self.rows + self.tokens) * (64 + 8) * 2 + self.subgroups() * edge * edge * 4
+    fn shared(&self) -> usize {
+        (self.rows + self.tokens) * (STEP + 8) * 2
+    }
+
+    fn count(&self, problem: &Problem) -> usize {
+        let rows = problem.rows * if problem.activation.is_some() { 2 } else { 1 };
+        rows.div_ceil(self.rows) * problem.tokens.div_ceil(self.tokens)
     }
 }
 
 /// The tiled product for a problem; `None` where the device has no tier for it.
 pub fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> Option<MatrixProduct> {
     let Tier::Cooperative(shape) = tier(gpu)?;
-    let edge = shape.m as usize;
-    let tile = cooperative_tile(problem, edge, gpu);
+    let tile = cooperative_tile(problem, shape.m as usize, gpu);
     let glu = if problem.activation.is_some() { "glu_" } else { "" };
-    let threads = tile.subgroups() as u32 * subgroup(gpu);
+    let (splits, span) = splits_of(problem, &tile, gpu);
     let output = match problem.output {
-        TiledOutput::Float => 0,
-        TiledOutput::Add => 1,
-        TiledOutput::Half => 2,
+        _ if splits > 1 => TiledOutput::Float,
+        output => output,
     };
     let constants = vec![
-        threads,
+        tile.subgroups() as u32 * subgroup(gpu),
         tile.rows as u32,
         tile.tokens as u32,
         tile.subgroup_rows as u32,
         tile.subgroup_tokens as u32,
-        edge as u32,
+        shape.m,
         problem.activation.unwrap_or(0),
-        output,
+        output as u32,
+        !problem.cols.is_multiple_of(STEP) as u32,
+        // Converted weights need the registers that loads in flight would hold.
+        !problem.ty.is_quantized() as u32,
     ];
     let shader = format!("matmul_cooperative_{glu}{}", problem.ty.name().to_lowercase());
     let rows = if problem.activation.is_some() { tile.rows / 2 } else { tile.rows };
-    Some(MatrixProduct {
-        kernel: Kernel { shader, constants, subgroup: subgroup(gpu) },
-        rows,
-        tokens: tile.tokens,
-    })
+    let kernel = Kernel { shader, constants, subgroup: subgroup(gpu) };
+    Some(MatrixProduct { kernel, rows, tokens: tile.tokens, splits, span })
 }
 
-/// The largest tile that fits the device and still gives every core work.
+/// The largest tile that gives every core work.
 fn cooperative_tile(problem: &Problem, edge: usize, gpu: &GpuProfile) -> Tile {
-    const TILES: [Tile; 4] = [
-        Tile::new(128, 128, 64, 32),
-        Tile::new(64, 128, 32, 32),
-        Tile::new(64, 64, 32, 32),
-        Tile::new(64, 32, 32, 16),
-    ];
     if edge == 8 {
         return Tile::new(32, 32, 16, 16);
     }
-    let cores = gpu.cores.unwrap_or(16) as usize;
-    let rows = problem.rows * if problem.activation.is_some() { 2 } else { 1 };
-    let count = |t: &Tile| rows.div_ceil(t.rows) * problem.tokens.div_ceil(t.tokens);
-    let fits = |t: &&Tile| t.shared(edge) <= gpu.shared_bytes as usize && t.tokens < 2 * problem.tokens;
-    let mut tiles = TILES.iter().filter(fits);
-    let best = tiles.clone().find(|t| count(t) >= cores).or_else(|| tiles.next_back());
-    best.copied().unwrap_or(TILES[3])
+    if problem.tokens <= 32 {
+        return Tile::new(128, 32, 32, 32);
+    }
+    if problem.tokens <= 64 {
+        return Tile::new(128, 64, 64, 32);
+    }
+    const WIDE: Tile = Tile::new(128, 128, 64, 64);
+    let fits = WIDE.shared() <= gpu.shared_bytes as usize;
+    // Long rows can be split instead of cut into smaller tiles.
+    let splittable = problem.activation.is_none() && problem.cols >= 4096;
+    if fits && (WIDE.count(problem) * 8 >= cores(gpu) * 7 || splittable) {
+        return WIDE;
+    }
+    Tile::new(64, 64, 32, 32)
+}
+
+/// Splits of the columns and the columns of each: several where the tiles are too few to keep two workgroups on every core.
+fn splits_of(problem: &Problem, tile: &Tile, gpu: &GpuProfile) -> (usize, usize) {
+    let (tiles, steps) = (tile.count(problem), problem.cols.div_ceil(STEP));
+    let wanted = if problem.activation.is_some() || 2 * tiles > 3 * cores(gpu) {
+        1
+    } else {
+        let room = split_floats(gpu) / (problem.rows * problem.tokens).max(1);
+        (2 * cores(gpu)).div_ceil(tiles).min(steps / 16).min(room).clamp(1, 16)
+    };
+    let span = steps.div_ceil(wanted) * STEP;
+    (problem.cols.div_ceil(span), span)
 }
