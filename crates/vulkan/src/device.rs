@@ -63,6 +63,8 @@ struct Shape {
     outputs: usize,
     top: Option<usize>,
     splits: usize,
+    /// The outputs are all rows in order.
+    all_outputs: bool,
     timed: bool,
 }
 
@@ -298,9 +300,17 @@ impl Device for VulkanDevice {
             top: top.unwrap_or(1),
         };
         let timed = state.timings.is_some();
+        let all_outputs = batch.outputs.iter().copied().eq(0..rows as u32);
         self.stream(state, work.stream, needs)?;
-        let shape =
-            Shape { blocks: work.blocks.clone(), rows, outputs: batch.outputs.len(), top, splits, timed };
+        let shape = Shape {
+            blocks: work.blocks.clone(),
+            rows,
+            outputs: batch.outputs.len(),
+            top,
+            splits,
+            all_outputs,
+            timed,
+        };
         let starts_here = work.blocks.first().and_then(|b| state.blocks.get(b));
         let embeds = matches!(starts_here, Some(GpuBlock::Embedding(_)));
         let known = state.streams.get(&work.stream).is_some_and(|s| s.recordings.contains_key(&shape));
@@ -475,7 +485,10 @@ impl VulkanDevice {
         };
         for (i, id) in work.blocks.iter().enumerate() {
             let next = match work.blocks.get(i + 1) {
-                Some(id) => find(id)?.input().filter(|(_, quantized)| *quantized).map(|(norm, _)| norm),
+                Some(id) => match find(id)? {
+                    GpuBlock::Head(_) if !shape.all_outputs => None,
+                    block => block.input(),
+                },
                 None => None,
             };
             match find(id)? {

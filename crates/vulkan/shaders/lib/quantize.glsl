@@ -20,3 +20,20 @@ void quantize_group(uint64_t q, uint64_t meta, uint at, uint base, uint part) {
         Meta(meta).v[at] = QuantizedMeta(scale, uint(lo & 0xFFFF) | (uint(hi) << 16));
     }
 }
+
+// The same by 32 consecutive lanes of one subgroup, each with one value.
+void quantize_lanes(uint64_t q, uint64_t meta, uint at, float value) {
+    uint lane = gl_SubgroupInvocationID & 31u;
+    float most = abs(value);
+    [[unroll]] for (uint x = 16; x > 0; x /= 2) most = max(most, subgroupShuffleXor(most, x));
+    float scale = most / 127.0;
+    int r = int(roundEven(value * (most > 0.0 ? 127.0 / most : 0.0)));
+    uint packed = (uint(r) & 0xFFu) << (8 * (lane & 3u));
+    packed |= subgroupShuffleXor(packed, 1u);
+    packed |= subgroupShuffleXor(packed, 2u);
+    int sum = r;
+    [[unroll]] for (uint x = 8; x > 0; x /= 2) sum += subgroupShuffleXor(sum, x);
+    int high = subgroupShuffleXor(sum, 16u);
+    if ((lane & 3u) == 0) U32(q).v[at * 8 + lane / 4] = packed;
+    if (lane == 0) Meta(meta).v[at] = QuantizedMeta(scale, uint(sum & 0xFFFF) | (uint(high) << 16));
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::linear::{Input, Output, Product, Quantize};
-use super::{Builder, Norm, NormRows, NormTo};
+use super::{Builder, NextInput, Norm, NormRows, NormTo};
 use crate::pipeline::Kernel;
 use crate::push::Push;
 use crate::select::Path;
@@ -19,13 +19,8 @@ pub(crate) struct FfnBlock {
 }
 
 impl FfnBlock {
-    /// Whether the first products take quantized input.
-    pub(crate) fn takes_quantized(&self) -> bool {
-        !self.gate.is_float() && !self.up.is_float()
-    }
-
-    /// `next` is the pre-norm of the block after this one, where its input may be prepared here.
-    pub(crate) fn record(&self, b: &mut Builder<'_>, next: Option<&Norm>) {
+    /// `next` is the input of the block after this one, where it may be prepared here.
+    pub(crate) fn record(&self, b: &mut Builder<'_>, next: Option<NextInput<'_>>) {
         let (s, rows) = (b.scratch, b.rows);
         let input = b.normed_input(&self.norm, &[&self.gate, &self.up]);
         let hidden = self.gate.rows;
@@ -102,8 +97,8 @@ impl<'a> Builder<'a> {
         }
         if std::mem::take(&mut self.prepared) {
             return NormedInput {
-                quantized: Input::Prepared { eps: norm.eps },
-                float: Input::Float(&s.float),
+                quantized: Input::Prepared { eps: norm.eps, float: false },
+                float: Input::Prepared { eps: norm.eps, float: true },
             };
         }
         if matrices.iter().any(|m| !m.is_float()) {
@@ -123,12 +118,12 @@ impl<'a> Builder<'a> {
         matrix: &Matrix,
         input: Input<'_>,
         post_norm: Option<&Norm>,
-        next: Option<&Norm>,
+        next: Option<NextInput<'_>>,
     ) {
         let (s, rows, width) = (self.scratch, self.rows, matrix.rows);
         let Some(post) = post_norm else {
             let next = next.filter(|_| self.path == Path::Vector);
-            let quantize = next.map_or(Quantize::No, |n| Quantize::Next(&n.weight));
+            let quantize = next.map_or(Quantize::No, Quantize::Next);
             let out = Output { y: Some(&s.residual), column: 0, stride: width, accumulate: true, quantize };
             self.product(Product { op, matrix, gated: None }, input, out, rows);
             self.prepared = next.is_some();

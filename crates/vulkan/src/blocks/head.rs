@@ -8,7 +8,7 @@ use super::linear::{Input, Output, Product, Quantize};
 use super::{Builder, Norm, NormRows, NormTo};
 use crate::pipeline::Kernel;
 use crate::push::Push;
-use crate::select;
+use crate::select::{self, Path};
 use crate::weights::Matrix;
 
 pub(crate) struct HeadBlock {
@@ -23,17 +23,9 @@ impl HeadBlock {
             return;
         }
         let s = b.scratch;
-        let listed = NormRows::Listed(s.outputs_address());
-        let (to, input) = if select::path(b.outputs, b.gpu) == select::Path::Matrix {
-            (NormTo::Half(&s.half), Input::Half(&s.half))
-        } else if self.weight.is_float() {
-            (NormTo::Float(&s.float), Input::Float(&s.float))
-        } else {
-            (NormTo::Quantized, Input::Normed)
-        };
-        b.norm("norm", &s.residual, Some(&self.norm), self.weight.cols, to, listed);
         let vocab = self.weight.rows;
         let logits = if wanted == Select::Logits { &s.logits_host } else { &s.logits };
+        let input = self.input(b);
         let out =
             Output { y: Some(logits), column: 0, stride: vocab, accumulate: false, quantize: Quantize::No };
         let outputs = b.outputs;
@@ -61,5 +53,23 @@ impl HeadBlock {
                 }
             }
         }
+    }
+
+    /// The normed rows asked for: those that the block before prepared, or in a dispatch of their own.
+    fn input<'a>(&self, b: &mut Builder<'a>) -> Input<'a> {
+        let s = b.scratch;
+        if std::mem::take(&mut b.prepared) {
+            return Input::Prepared { eps: self.norm.eps, float: self.weight.is_float() };
+        }
+        let listed = NormRows::Listed(s.outputs_address());
+        let (to, input) = if select::path(b.outputs, b.gpu) == Path::Matrix {
+            (NormTo::Half(&s.half), Input::Half(&s.half))
+        } else if self.weight.is_float() {
+            (NormTo::Float(&s.float), Input::Float(&s.float))
+        } else {
+            (NormTo::Quantized, Input::Normed)
+        };
+        b.norm("norm", &s.residual, Some(&self.norm), self.weight.cols, to, listed);
+        input
     }
 }

@@ -1,6 +1,6 @@
 //! Matrix products of the batch's rows: by matrix-vector kernels, 8 rows a dispatch, or by tiles.
 
-use super::Builder;
+use super::{Builder, NextInput};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
@@ -13,10 +13,12 @@ use crate::weights::Matrix;
 pub(crate) enum Input<'a> {
     /// The residual stream, normed and quantized by a kernel of its own.
     Normed,
-    /// The residual stream times the norm's weight, quantized by the product before; scaled here by the inverse RMS.
+    /// The residual stream times the norm's weight, written by the product before; scaled here by the inverse RMS.
     Prepared {
         /// Epsilon of the norm.
         eps: f32,
+        /// f32 rather than quantized.
+        float: bool,
     },
     /// The block's inner activations, quantized.
     Inner,
@@ -46,8 +48,8 @@ pub(crate) enum Quantize<'a> {
     No,
     /// As it is: the block's inner activations; f16 after a tiled product.
     Inner,
-    /// The residual stream times the next norm's weight, with sums of squares.
-    Next(&'a Buffer),
+    /// The residual stream times the next norm's weight in the form that the next block takes, with sums of squares.
+    Next(NextInput<'a>),
 }
 
 /// One or, for a gated unit, two matrices.
@@ -76,10 +78,16 @@ impl Builder<'_> {
             quantize: match out.quantize {
                 Quantize::No => 0,
                 Quantize::Inner => 1,
-                Quantize::Next(_) => 2,
+                Quantize::Next(n) => {
+                    if n.float {
+                        3
+                    } else {
+                        2
+                    }
+                }
             },
         };
-        let eps = if let Input::Prepared { eps } = input { eps } else { 0.0 };
+        let eps = if let Input::Prepared { eps, .. } = input { eps } else { 0.0 };
         for first in (0..rows).step_by(VECTOR_TOKENS) {
             let tokens = VECTOR_TOKENS.min(rows - first);
             let kernel = select::linear_vector(m.ty, m.cols, tokens, fold, self.gpu);
@@ -89,28 +97,33 @@ impl Builder<'_> {
             };
             let a = match input {
                 Input::Float(b) => [b.address() + (first * m.cols * 4) as u64, 0],
+                Input::Prepared { float: true, .. } => [s.float.address() + (first * m.cols * 4) as u64, 0],
                 Input::Inner => quantized(&s.inner),
                 _ => quantized(&s.normed),
             };
             let y = out.y.map_or(0, |b| b.address() + ((first * out.stride + out.column) * 4) as u64);
-            let next = if let Quantize::Next(b) = out.quantize { b.address() } else { 0 };
+            let next = if let Quantize::Next(n) = out.quantize { n.norm.weight.address() } else { 0 };
             let target = if fold.quantize == 1 { &s.inner } else { &s.normed };
+            let written = if fold.quantize == 3 {
+                [s.float.address() + (first * m.rows * 4) as u64, 0]
+            } else {
+                let groups = (first * groups_out) as u64;
+                [target.q.address() + groups * 32, target.meta.address() + groups * 8]
+            };
             let push = Push::new()
                 .addresses(m.planes())
                 .addresses(up)
                 .addresses(a)
                 .addresses([s.squares.address() + (first * groups_in * 4) as u64, y, next])
-                .addresses([
-                    target.q.address() + (first * groups_out * 32) as u64,
-                    target.meta.address() + (first * groups_out * 8) as u64,
-                    s.squares.address() + (first * groups_out * 4) as u64,
-                ])
+                .addresses(written)
+                .address(s.squares.address() + (first * groups_out * 4) as u64)
                 .u32(m.rows)
                 .u32(m.cols)
                 .f32(eps)
                 .u32(out.stride);
             let mut reads: Vec<&Buffer> = match input {
                 Input::Float(b) => vec![b],
+                Input::Prepared { float: true, .. } => vec![&s.float, &s.squares],
                 Input::Inner => vec![&s.inner.q, &s.inner.meta],
                 _ => vec![&s.normed.q, &s.normed.meta, &s.squares],
             };
@@ -118,10 +131,12 @@ impl Builder<'_> {
             if out.accumulate {
                 reads.extend(out.y);
             }
-            if fold.quantize != 0 {
-                writes.extend([&target.q, &target.meta]);
+            match fold.quantize {
+                0 => {}
+                3 => writes.push(&s.float),
+                _ => writes.extend([&target.q, &target.meta]),
             }
-            if fold.quantize == 2 {
+            if fold.quantize >= 2 {
                 writes.push(&s.squares);
             }
             let bytes = m.bytes() + p.gated.map_or(0, |(u, _)| u.bytes());

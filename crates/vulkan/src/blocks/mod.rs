@@ -22,6 +22,7 @@ use crate::push::Push;
 use crate::recording::{Dispatch, Groups, Range, Recording};
 use crate::scratch::Scratch;
 use crate::select::{self, Path};
+use crate::weights::Matrix;
 
 /// A loaded block.
 pub(crate) enum GpuBlock {
@@ -29,6 +30,15 @@ pub(crate) enum GpuBlock {
     Attention(Box<AttentionBlock>),
     Ffn(FfnBlock),
     Head(HeadBlock),
+}
+
+/// What the next block's first products read.
+#[derive(Clone, Copy)]
+pub(crate) struct NextInput<'a> {
+    /// The block's pre-norm.
+    pub(crate) norm: &'a Norm,
+    /// f32 rather than quantized.
+    pub(crate) float: bool,
 }
 
 /// The weight of a norm with its epsilon.
@@ -39,14 +49,18 @@ pub(crate) struct Norm {
 }
 
 impl GpuBlock {
-    /// The block's own pre-norm and whether its first products take quantized input, so that the block before can prepare it.
-    pub(crate) fn input(&self) -> Option<(&Norm, bool)> {
+    /// The block's own pre-norm and the form that its first products take, so that the block before can prepare it; `None` where it
+    /// needs both forms.
+    pub(crate) fn input(&self) -> Option<NextInput<'_>> {
+        let form = |norm, matrices: &[&Matrix]| {
+            let float = matrices[0].is_float();
+            matrices.iter().all(|m| m.is_float() == float).then_some(NextInput { norm, float })
+        };
         match self {
             GpuBlock::Embedding(_) => None,
-            GpuBlock::Attention(a) => Some((&a.norm, a.takes_quantized())),
-            GpuBlock::Ffn(f) => Some((&f.norm, f.takes_quantized())),
-            // The head normalizes chosen rows only.
-            GpuBlock::Head(_) => None,
+            GpuBlock::Attention(a) => form(&a.norm, &[&a.q, &a.k, &a.v]),
+            GpuBlock::Ffn(f) => form(&f.norm, &[&f.gate, &f.up]),
+            GpuBlock::Head(h) => form(&h.norm, &[&h.weight]),
         }
     }
 }
@@ -61,7 +75,7 @@ pub(crate) struct Builder<'a> {
     pub(crate) outputs: usize,
     pub(crate) splits: usize,
     pub(crate) kv: KvLayout,
-    /// The residual stream, times the coming norm's weight, is already quantized with its sums of squares.
+    /// The residual stream, times the coming norm's weight, is there in the form that the next block takes, with its sums of squares.
     pub(crate) prepared: bool,
 }
 

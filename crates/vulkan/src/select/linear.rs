@@ -22,13 +22,20 @@ pub struct Fold {
     pub stored: bool,
     /// Multiply by the input's inverse RMS.
     pub normed: bool,
-    /// 0: f32 output only; 1: quantize; 2: also multiply by the next norm's weight and write sums of squares.
+    /// 0: f32 output only; 1: quantize; 2: multiply by the next norm's weight, quantize, and write sums of squares; 3: the same as f32.
     pub quantize: u32,
 }
 
 /// The matrix-vector kernel for `tokens` (1 ..= 8) tokens of a `[rows, cols]` matrix.
 pub fn linear_vector(ty: TensorType, cols: usize, tokens: usize, fold: Fold, gpu: &GpuProfile) -> Kernel {
-    let lanes = lanes(cols, gpu);
+    // Columns that a lane takes at once.
+    let chunks = cols.div_ceil(if ty.is_quantized() { 32 } else { 8 });
+    let lanes = lanes(chunks, gpu);
+    let most = match (tokens, fold.activation) {
+        (1, None) => 4,
+        (1, Some(_)) | (2..=4, None) => 2,
+        _ => 1,
+    };
     let glu = if fold.activation.is_some() { "glu_" } else { "" };
     Kernel {
         shader: format!("linear_{glu}{}", ty.name().to_lowercase()),
@@ -41,21 +48,17 @@ pub fn linear_vector(ty: TensorType, cols: usize, tokens: usize, fold: Fold, gpu
             fold.normed as u32,
             fold.quantize,
             fold.stored as u32,
+            (chunks as u32).div_ceil(lanes).clamp(1, most),
         ],
         subgroup: subgroup(gpu),
     }
 }
 
-/// Lanes that share an output row: enough groups each to hide latency, few enough that short rows keep them busy. They lie in one subgroup.
-fn lanes(cols: usize, gpu: &GpuProfile) -> u32 {
-    let groups = (cols / 32).max(1) as u32;
+/// Lanes that share an output row: as many as there are chunks, so that all loads are in flight at once. They lie in one subgroup.
+fn lanes(chunks: usize, gpu: &GpuProfile) -> u32 {
     let most =
         subgroup(gpu).min(workgroup(1024, gpu) / VECTOR_ROWS as u32).min(if gpu.integrated { 8 } else { 32 });
-    let mut lanes = 8.min(most);
-    while lanes * 2 <= most && lanes * 4 <= groups {
-        lanes *= 2;
-    }
-    lanes
+    (chunks as u32).next_power_of_two().clamp(1, most)
 }
 
 /// What a tiled matrix product is built from.

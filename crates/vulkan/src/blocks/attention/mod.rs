@@ -9,7 +9,7 @@ use std::sync::Arc;
 use unicorn_core::AttentionSpec;
 
 use super::linear::{Output, Product, Quantize};
-use super::{Builder, Norm};
+use super::{Builder, NextInput, Norm};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
@@ -40,13 +40,8 @@ pub(crate) struct AttentionBlock {
 }
 
 impl AttentionBlock {
-    /// Whether the first products take quantized input.
-    pub(crate) fn takes_quantized(&self) -> bool {
-        !self.q.is_float() && !self.k.is_float() && !self.v.is_float()
-    }
-
-    /// `next` is the pre-norm of the block after this one, where its input may be prepared here. The cache has been reserved.
-    pub(crate) fn record(&self, b: &mut Builder<'_>, cache: &Cache, next: Option<&Norm>) {
+    /// `next` is the input of the block after this one, where it may be prepared here. The cache has been reserved.
+    pub(crate) fn record(&self, b: &mut Builder<'_>, cache: &Cache, next: Option<NextInput<'_>>) {
         self.projections(b);
         let input = match b.path {
             Path::Vector => self.decode(b, cache),
