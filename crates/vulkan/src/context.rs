@@ -9,6 +9,8 @@ use ash::vk;
 use crate::error::VulkanError;
 use crate::library::{Candidate, Library};
 use crate::profile::GpuProfile;
+use crate::statistics::{SharedStatistics, Statistics};
+use crate::validation::{SharedMessages, Validation};
 
 /// An open device. All Vulkan objects made from it must be dropped before it; they hold an `Arc` of it.
 pub struct Context {
@@ -22,6 +24,7 @@ pub struct Context {
     profile: GpuProfile,
     pub(crate) memory_types: vk::PhysicalDeviceMemoryProperties,
     budget: bool,
+    pub(crate) statistics: Option<Statistics>,
 }
 
 impl Context {
@@ -48,8 +51,11 @@ impl Context {
         // SAFETY: the physical device belongs to the instance.
         let memory_types = unsafe { instance.get_physical_device_memory_properties(physical) };
         let budget = candidate.extensions.has(ash::ext::memory_budget::NAME);
+        let wanted = library.options.statistics && candidate.executable_info;
+        let statistics = wanted.then(|| Statistics::new(instance, &device));
         Ok(Context {
             physical,
+            statistics,
             device,
             queue_family,
             queue: Mutex::new(queue),
@@ -67,8 +73,28 @@ impl Context {
         &self.profile
     }
 
+    /// What the driver told about the pipelines made so far; `None` where it was not asked or has nothing to tell. The list stays
+    /// readable when the context is gone.
+    pub fn statistics(&self) -> Option<SharedStatistics> {
+        self.statistics.as_ref().map(Statistics::shared)
+    }
+
+    /// What the validation layer said; `None` where it was not asked for. The list stays readable when the context is gone, and
+    /// grows while it goes.
+    pub fn validation_messages(&self) -> Option<SharedMessages> {
+        self.library.validation.as_ref().map(Validation::messages)
+    }
+
+    /// True where nothing is executed or uploaded.
+    pub(crate) fn compile_only(&self) -> bool {
+        self.library.options.compile_only
+    }
+
     /// Submits a recorded command buffer; returns the timeline value that marks its end. Submissions run in order.
     pub fn submit(&self, commands: vk::CommandBuffer) -> Result<u64, VulkanError> {
+        if self.compile_only() {
+            return Ok(0);
+        }
         let queue = self.queue.lock().unwrap_or_else(|e| e.into_inner());
         let value = self.submitted.load(Ordering::Relaxed) + 1;
         let buffers = [vk::CommandBufferSubmitInfo::default().command_buffer(commands)];
@@ -126,6 +152,9 @@ impl Drop for Context {
             let _ = self.device.device_wait_idle();
             self.device.destroy_semaphore(self.timeline, None);
             self.device.destroy_device(None);
+            if let Some(validation) = &self.library.validation {
+                validation.stop();
+            }
             self.library.instance.destroy_instance(None);
         }
     }

@@ -101,6 +101,11 @@ impl VulkanDevice {
         Ok(VulkanDevice { profile, context, state: Mutex::new(state) })
     }
 
+    /// The open GPU.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }

@@ -7,6 +7,7 @@ use ash::vk;
 use crate::error::VulkanError;
 use crate::matrix2;
 use crate::profile::{GpuProfile, Heap, MatrixShape, MatrixTypes};
+use crate::validation::Validation;
 
 const VALIDATION_LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
 
@@ -14,6 +15,8 @@ const VALIDATION_LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
 pub struct Library {
     entry: ash::Entry,
     pub(crate) instance: ash::Instance,
+    pub(crate) options: LibraryOptions,
+    pub(crate) validation: Option<Validation>,
 }
 
 /// Options of [`Library::load`].
@@ -21,6 +24,10 @@ pub struct Library {
 pub struct LibraryOptions {
     /// Ask for the Khronos validation layer with synchronization validation; fails where it is not installed.
     pub validation: bool,
+    /// Ask the driver for statistics of every pipeline, where it has them; see [`crate::Context::statistics`].
+    pub statistics: bool,
+    /// Record and compile, but execute nothing and upload nothing: what is computed is garbage. For statistics without the work.
+    pub compile_only: bool,
 }
 
 /// Extensions of a physical device.
@@ -81,7 +88,8 @@ impl Library {
         }
         // SAFETY: all pointers in `info` outlive the call.
         let instance = unsafe { entry.create_instance(&info, None) }?;
-        Ok(Library { entry, instance })
+        let validation = options.validation.then(|| Validation::listen(&entry, &instance)).transpose()?;
+        Ok(Library { entry, instance, options, validation })
     }
 
     /// All physical devices with their profiles, in the driver's order.
@@ -216,7 +224,10 @@ impl Library {
             subgroup_size_control: f13.subgroup_size_control != 0 && f13.compute_full_subgroups != 0,
             shared_bytes: base.limits.max_compute_shared_memory_size,
             workgroup_invocations: base.limits.max_compute_work_group_invocations,
-            workgroup_subgroups: p13.max_compute_workgroup_subgroups,
+            // RADV says u32::MAX.
+            workgroup_subgroups: p13
+                .max_compute_workgroup_subgroups
+                .min(base.limits.max_compute_work_group_invocations),
             push_bytes: base.limits.max_push_constants_size,
             allocation_bytes: p11.max_memory_allocation_size,
             f16: true,

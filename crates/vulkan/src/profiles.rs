@@ -1,0 +1,1 @@
+//! Recorded profiles of real devices, for tests of kernel selection.
