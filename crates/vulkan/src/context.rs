@@ -25,6 +25,8 @@ pub struct Context {
     pub(crate) memory_types: vk::PhysicalDeviceMemoryProperties,
     budget: bool,
     pub(crate) statistics: Option<Statistics>,
+    /// Next address of a buffer without memory.
+    pretended: AtomicU64,
 }
 
 impl Context {
@@ -56,6 +58,7 @@ impl Context {
         Ok(Context {
             physical,
             statistics,
+            pretended: AtomicU64::new(1 << 32),
             device,
             queue_family,
             queue: Mutex::new(queue),
@@ -88,6 +91,13 @@ impl Context {
     /// True where nothing is executed or uploaded.
     pub(crate) fn compile_only(&self) -> bool {
         self.library.options.compile_only
+    }
+
+    /// A fresh address for `bytes` bytes without memory, where nothing executes: a whole model's kernels compile on a device that could
+    /// not hold it.
+    pub(crate) fn pretended_address(&self, bytes: u64) -> Option<u64> {
+        let take = || self.pretended.fetch_add(bytes.next_multiple_of(256), Ordering::Relaxed);
+        self.compile_only().then(take)
     }
 
     /// Submits a recorded command buffer; returns the timeline value that marks its end. Submissions run in order.
