@@ -101,6 +101,13 @@ impl VulkanDevice {
         Ok(VulkanDevice { profile, context, state: Mutex::new(state) })
     }
 
+    /// Sees that the validation layer tells a mistake made on purpose, synchronization included; the message is taken back.
+    ///
+    /// Errors where validation was not asked for or the mistake is not told.
+    pub fn prove_validation(&self) -> Result<(), VulkanError> {
+        crate::validation::prove(&self.context)
+    }
+
     /// The open GPU.
     pub fn context(&self) -> &Arc<Context> {
         &self.context

@@ -43,6 +43,16 @@ impl Buffer {
             let (handle, memory) = (vk::Buffer::null(), vk::DeviceMemory::null());
             return Ok(Buffer { context: context.clone(), handle, memory, address, bytes, mapped: None });
         }
+        Buffer::with_memory(context, place, bytes, what)
+    }
+
+    /// The same where nothing executes, too.
+    pub(crate) fn with_memory(
+        context: &Arc<Context>,
+        place: Place,
+        bytes: u64,
+        what: &str,
+    ) -> Result<Buffer, VulkanError> {
         let device = &context.device;
         let usage = vk::BufferUsageFlags::STORAGE_BUFFER
             | vk::BufferUsageFlags::SHADER_DEVICE_ADDRESS

@@ -26,6 +26,9 @@ fn watch(options: &OpenOptions, watch: Watch) -> Result<WatchedDevice, DeviceErr
     let Watch { kernels, validate, compile_only } = watch;
     let device =
         open_as(options, LibraryOptions { validation: validate, statistics: kernels, compile_only })?;
+    if validate {
+        device.prove_validation().map_err(|e| e.into_device_error(&device.profile().name))?;
+    }
     let context = device.context();
     let watched = WatchedVulkan { statistics: context.statistics(), messages: context.validation_messages() };
     Ok((device, Box::new(watched)))
