@@ -15,8 +15,10 @@ const PAGE_TOKENS: usize = 32;
 const STREAM: StreamId = StreamId(0);
 /// Layers of a model that are loaded: a first and a following one, since kernels reach across neighbours.
 const LAYERS: usize = 2;
-/// Rows of the batches that a model runs: decoding up to 8 sequences, short prompts, chunks of long ones.
-const MODEL_ROWS: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 32, 64, 128, 512];
+/// Tokens of the prompt chunks that a model runs.
+const PROMPTS: [usize; 5] = [8, 33, 64, 200, 512];
+/// Sequences that decode at once, at most.
+const DECODES: usize = 8;
 /// A depth at which attention is split.
 const DEPTH: usize = 4000;
 
@@ -61,8 +63,8 @@ fn of_model(shape: &str, ty: TensorType, kv: KvType) -> Option<Plan> {
     blocks.truncate(1 + 2 * LAYERS);
     blocks.push(head);
     let name = |ty: TensorType| ty.name().to_lowercase();
-    let decode = |past: usize| (1..=8).map(move |n| vec![Span::new(past, 1); n]);
-    let prompts = MODEL_ROWS.iter().flat_map(|n| [vec![Span::new(0, *n)], vec![Span::new(DEPTH, *n)]]);
+    let decode = |past: usize| (1..=DECODES).map(move |n| vec![Span::new(past, 1); n]);
+    let prompts = PROMPTS.iter().flat_map(|n| [vec![Span::new(0, *n)], vec![Span::new(DEPTH, *n)]]);
     Some(Plan {
         name: format!("model/{shape}/{}/kv-{}", name(ty), name(kv.tensor_type())),
         blocks,
@@ -78,9 +80,8 @@ pub fn record(plan: &Plan, device: &dyn Device) -> Result<(), DeviceError> {
     for block in &plan.blocks {
         loaded.blocks.push(device.load(block, &source)?);
     }
-    let pages_of = |s: &Span| (s.past + s.tokens).div_ceil(PAGE_TOKENS);
     if plan.blocks.iter().any(|b| matches!(b, Block::Attention { .. })) {
-        let pages = plan.batches.iter().map(|b| b.iter().map(pages_of).sum::<usize>()).max().unwrap_or(1);
+        let pages = plan.batches.iter().flatten().map(pages_of).max().unwrap_or(1);
         device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages, ty: plan.kv })?;
     }
     for spans in &plan.batches {
@@ -105,7 +106,13 @@ impl Loaded<'_> {
             self.submit(&plan.blocks, &self.blocks, &Arc::new(batch(spans, whole, *select)))?;
         }
         if plan.blocks.len() > 1 {
+            let mut seen = Vec::new();
             for (block, id) in plan.blocks.iter().zip(&self.blocks) {
+                // The layers of a model are alike.
+                if seen.contains(&std::mem::discriminant(block)) {
+                    continue;
+                }
+                seen.push(std::mem::discriminant(block));
                 let batch = Arc::new(batch(spans, Outputs::All, Select::Logits));
                 self.submit(std::slice::from_ref(block), std::slice::from_ref(id), &batch)?;
             }
@@ -148,24 +155,26 @@ enum Outputs {
     All,
 }
 
-/// One sequence per span, each with pages of its own.
+/// One sequence per span. They share their pages, so that many deep sequences need few: nobody looks at what is in them.
 fn batch(spans: &[Span], which: Outputs, select: Select) -> Batch {
     let (mut slices, mut outputs) = (Vec::new(), Vec::new());
-    let (mut page, mut row) = (0u32, 0u32);
+    let mut row = 0;
     for (id, span) in spans.iter().enumerate() {
-        let pages = (span.past + span.tokens).div_ceil(PAGE_TOKENS) as u32;
         slices.push(Slice {
             sequence: SequenceId(id as u64),
             start: span.past as u32,
             tokens: vec![0; span.tokens],
-            pages: (page..page + pages).collect(),
+            pages: (0..pages_of(span) as u32).collect(),
         });
-        page += pages;
         let rows = row..row + span.tokens as u32;
         row = rows.end;
         outputs.extend(rows.filter(|r| which == Outputs::All || r + 1 == row));
     }
     Batch { slices, outputs, select }
+}
+
+fn pages_of(span: &Span) -> usize {
+    (span.past + span.tokens).div_ceil(PAGE_TOKENS)
 }
 
 #[cfg(test)]
@@ -193,7 +202,7 @@ mod tests {
         let batch = batch(&spans, Outputs::Last, Select::Logits);
         assert_eq!(batch.outputs, [1, 4]);
         assert_eq!(batch.slices[0].pages, [0, 1]);
-        assert_eq!(batch.slices[1].pages, [2]);
+        assert_eq!(batch.slices[1].pages, [0]);
         assert_eq!(batch.rows(), 5);
     }
 }

@@ -71,6 +71,27 @@ impl Context {
         })
     }
 
+    /// A device of this profile whose driver does nothing.
+    #[cfg(test)]
+    pub(crate) fn null(profile: GpuProfile) -> Context {
+        let (entry, instance, device) = crate::null_driver::load();
+        let options = crate::library::LibraryOptions { compile_only: true, ..Default::default() };
+        Context {
+            library: Library { entry, instance, options, validation: None },
+            physical: vk::PhysicalDevice::null(),
+            device,
+            queue_family: 0,
+            queue: Mutex::new(vk::Queue::null()),
+            timeline: vk::Semaphore::null(),
+            submitted: AtomicU64::new(0),
+            profile,
+            memory_types: Default::default(),
+            budget: false,
+            statistics: None,
+            pretended: AtomicU64::new(1 << 32),
+        }
+    }
+
     /// What the device can do.
     pub fn profile(&self) -> &GpuProfile {
         &self.profile

@@ -384,8 +384,10 @@ impl Device for VulkanDevice {
         self.stream(&mut state, stream, needs)?;
         let state = &mut *state;
         let s = state.streams.get_mut(&stream).ok_or_else(|| self.invalid("unknown stream"))?;
-        let raw: Vec<u8> = rows.iter().flat_map(|v| v.to_le_bytes()).collect();
-        state.loader.uploader.write(&s.scratch.residual, 0, &raw)?;
+        if !self.context.compile_only() {
+            let raw: Vec<u8> = rows.iter().flat_map(|v| v.to_le_bytes()).collect();
+            state.loader.uploader.write(&s.scratch.residual, 0, &raw)?;
+        }
         s.rows = count;
         Ok(())
     }

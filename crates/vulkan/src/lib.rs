@@ -15,9 +15,12 @@ mod library;
 mod load;
 mod matrix2;
 mod memory;
+#[cfg(test)]
+mod null_driver;
 mod pipeline;
 mod profile;
-pub mod profiles;
+#[cfg(test)]
+mod profiles;
 mod push;
 mod recording;
 mod roofline;

@@ -13,7 +13,7 @@ const VALIDATION_LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
 
 /// The loaded Vulkan library with an instance. [`crate::Context`] destroys the instance.
 pub struct Library {
-    entry: ash::Entry,
+    pub(crate) entry: ash::Entry,
     pub(crate) instance: ash::Instance,
     pub(crate) options: LibraryOptions,
     pub(crate) validation: Option<Validation>,
@@ -152,7 +152,7 @@ impl Library {
         let all = unsafe { khr.get_physical_device_cooperative_matrix_properties(physical) }?;
         use vk::ComponentTypeKHR as C;
         let shape = |p: &vk::CooperativeMatrixPropertiesKHR| {
-            if p.scope != vk::ScopeKHR::SUBGROUP {
+            if p.scope != vk::ScopeKHR::SUBGROUP || p.saturating_accumulation != 0 {
                 return None;
             }
             let types = match (p.a_type, p.b_type, p.c_type, p.result_type) {
