@@ -162,7 +162,7 @@ fn units(module: &[u8]) -> Units {
 fn judge(pipelines: &[Pipeline], modules: &BTreeMap<String, Units>) -> Result<()> {
     let mut wrong = Vec::new();
     for p in pipelines.iter().filter(|p| p.spills() > 0) {
-        wrong.push(format!("{} {:?} spills", p.shader, p.constants));
+        wrong.push(format!("{} {:?} spills registers or uses scratch memory", p.shader, p.constants));
     }
     let shaders: BTreeSet<&str> = pipelines.iter().map(|p| p.shader.as_str()).collect();
     for shader in shaders {

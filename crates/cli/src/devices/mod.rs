@@ -43,6 +43,8 @@ pub trait Watched {
 /// An open device that is watched.
 pub type WatchedDevice = (Arc<dyn Device>, Box<dyn Watched>);
 
+type OpenWatched = fn(&OpenOptions, Watch) -> Result<WatchedDevice, DeviceError>;
+
 /// A kind of device that this binary can open.
 pub struct Backend {
     /// Name before the colon of `--device`.
@@ -56,7 +58,7 @@ pub struct Backend {
     /// Opens a device.
     open: fn(&OpenOptions) -> Result<Arc<dyn Device>, DeviceError>,
     /// Opens a device and watches it, where the backend has a driver to watch.
-    watch: Option<fn(&OpenOptions, Watch) -> Result<WatchedDevice, DeviceError>>,
+    watch: Option<OpenWatched>,
 }
 
 static BACKENDS: [&Backend; 3] = [&cpu::BACKEND, &vulkan::BACKEND, &reference::BACKEND];
