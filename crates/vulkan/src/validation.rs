@@ -35,17 +35,24 @@ pub type SharedMessages = Arc<Mutex<Vec<ValidationMessage>>>;
 pub(crate) struct Validation {
     calls: ash::ext::debug_utils::Instance,
     messenger: vk::DebugUtilsMessengerEXT,
-    // The messenger holds a pointer to this list, so it must not go before `stop`.
     messages: SharedMessages,
+    /// The messenger's own share of the list, given back by `stop`.
+    given: *const Mutex<Vec<ValidationMessage>>,
     stopped: AtomicBool,
 }
+
+// SAFETY: the pointer is that of an `Arc` of a type that may be shared, and is used once, by `stop`.
+unsafe impl Send for Validation {}
+// SAFETY: as above.
+unsafe impl Sync for Validation {}
 
 impl Validation {
     /// Starts listening. The instance has the validation layer, which brings the debug extension.
     pub(crate) fn listen(entry: &ash::Entry, instance: &ash::Instance) -> Result<Validation, VulkanError> {
         let messages = SharedMessages::default();
         let calls = ash::ext::debug_utils::Instance::new(entry, instance);
-        let list: *const Mutex<Vec<ValidationMessage>> = Arc::as_ptr(&messages);
+        // A share of its own keeps the list alive for as long as the layer may call.
+        let given = Arc::into_raw(messages.clone());
         let info = vk::DebugUtilsMessengerCreateInfoEXT::default()
             .message_severity(
                 vk::DebugUtilsMessageSeverityFlagsEXT::WARNING | vk::DebugUtilsMessageSeverityFlagsEXT::ERROR,
@@ -55,10 +62,10 @@ impl Validation {
                     | vk::DebugUtilsMessageTypeFlagsEXT::PERFORMANCE,
             )
             .pfn_user_callback(Some(receive))
-            .user_data(list.cast_mut().cast());
+            .user_data(given.cast_mut().cast());
         // SAFETY: the list outlives the messenger, see `stop`.
         let messenger = unsafe { calls.create_debug_utils_messenger(&info, None) }?;
-        Ok(Validation { calls, messenger, messages, stopped: AtomicBool::new(false) })
+        Ok(Validation { calls, messenger, messages, given, stopped: AtomicBool::new(false) })
     }
 
     pub(crate) fn messages(&self) -> SharedMessages {
@@ -68,8 +75,11 @@ impl Validation {
     /// Ends listening; called once the device is gone, before the instance goes.
     pub(crate) fn stop(&self) {
         if !self.stopped.swap(true, Ordering::Relaxed) {
-            // SAFETY: made by `listen`, destroyed once.
-            unsafe { self.calls.destroy_debug_utils_messenger(self.messenger, None) };
+            // SAFETY: both were made by `listen` and are given up once; the layer no longer calls.
+            unsafe {
+                self.calls.destroy_debug_utils_messenger(self.messenger, None);
+                drop(Arc::from_raw(self.given));
+            }
         }
     }
 }
