@@ -3,12 +3,15 @@
 mod cpu;
 mod reference;
 mod vulkan;
+mod watched;
 
 use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::Context;
 use unicorn_core::{Device, DeviceError};
+
+pub use watched::{OpenWatched, Watch, Watched, WatchedDevice};
 
 /// What a backend is told when it opens a device.
 #[derive(Clone, Debug, Default)]
@@ -18,32 +21,6 @@ pub struct OpenOptions {
     /// Worker threads; `None` leaves the choice to the device.
     pub threads: Option<usize>,
 }
-
-/// What a backend is asked to watch while it runs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Watch {
-    /// Collect what the driver tells about compiled kernels.
-    pub kernels: bool,
-    /// Check every driver call, and collect what is said.
-    pub validate: bool,
-    /// Compile kernels, execute none.
-    pub compile_only: bool,
-}
-
-/// What was seen; readable when the device is gone, which is when the last messages come.
-pub trait Watched {
-    /// One JSON object per compiled kernel.
-    fn kernels(&self) -> anyhow::Result<Vec<String>>;
-    /// Whether the driver tells about compiled kernels.
-    fn tells_kernels(&self) -> bool;
-    /// Complaints about driver calls.
-    fn messages(&self) -> Vec<String>;
-}
-
-/// An open device that is watched.
-pub type WatchedDevice = (Arc<dyn Device>, Box<dyn Watched>);
-
-type OpenWatched = fn(&OpenOptions, Watch) -> Result<WatchedDevice, DeviceError>;
 
 /// A kind of device that this binary can open.
 pub struct Backend {
@@ -81,13 +58,6 @@ impl DeviceChoice {
     pub fn open(&self, threads: Option<usize>) -> anyhow::Result<Arc<dyn Device>> {
         let options = OpenOptions { variant: self.variant.clone(), threads };
         (self.backend.open)(&options).with_context(|| format!("cannot open device {self}"))
-    }
-
-    /// Opens the device and watches it.
-    pub fn open_watched(&self, watch: Watch) -> anyhow::Result<WatchedDevice> {
-        let open = self.backend.watch.with_context(|| format!("{self} has no driver to watch"))?;
-        let options = OpenOptions { variant: self.variant.clone(), threads: None };
-        open(&options, watch).with_context(|| format!("cannot open device {self}"))
     }
 
     /// What the backend is, for people.

@@ -40,14 +40,10 @@ struct WatchedVulkan {
 }
 
 impl Watched for WatchedVulkan {
-    fn kernels(&self) -> anyhow::Result<Vec<String>> {
-        let Some(statistics) = &self.statistics else { return Ok(Vec::new()) };
+    fn kernels(&self) -> anyhow::Result<Option<Vec<String>>> {
+        let Some(statistics) = &self.statistics else { return Ok(None) };
         let statistics = statistics.lock().unwrap_or_else(|e| e.into_inner());
-        statistics.iter().map(|s| Ok(serde_json::to_string(s)?)).collect()
-    }
-
-    fn tells_kernels(&self) -> bool {
-        self.statistics.is_some()
+        statistics.iter().map(|s| Ok(Some(serde_json::to_string(s)?))).collect()
     }
 
     fn messages(&self) -> Vec<String> {
