@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::data::TestData;
+use crate::mesa::{Driver, Mesa};
 use crate::test::Tally;
 use crate::{bench_json, lavapipe, sh};
 
@@ -45,6 +46,7 @@ pub fn run(binary: &Path, data: &TestData) -> Tally {
         ("models_lists_the_cache", models_lists_the_cache),
         ("a_file_that_is_no_model", a_file_that_is_no_model),
         ("vulkan_kernels", vulkan_kernels),
+        ("vulkan_kernels_and_validation", vulkan_kernels_and_validation),
     ];
     println!("\n     Running end-to-end tests on real models\n\nrunning {} tests", tests.len());
     let mut tally = Tally::default();
@@ -112,6 +114,15 @@ fn vulkan_kernels(bench: &Bench<'_>) -> Result<String> {
     let told = sh::output(command.env("VK_DRIVER_FILES", &driver).env("VK_ICD_FILENAMES", &driver))?;
     ensure!(told.contains(" 0 wrong"), "{told}");
     Ok(told.trim().to_string())
+}
+
+/// The same on a recent lavapipe, which has cooperative matrices, under the validation layer.
+fn vulkan_kernels_and_validation(bench: &Bench<'_>) -> Result<String> {
+    let mesa = Mesa::install()?;
+    let mut command = mesa.command(Driver::Lavapipe, bench.binary)?;
+    let told = sh::output(command.args(["selftest", "--device", "vulkan:0", "--validate"]))?;
+    ensure!(told.contains(" 0 wrong") && told.contains("\n0 validation messages"), "{told}");
+    Ok(format!("Mesa {}: {}", mesa.version, told.trim().replace('\n', ", ")))
 }
 
 /// Told, not judged: on a busy machine the time says little.

@@ -7,6 +7,7 @@
 //! [`synthetic`] and [`shapes`] make whole models of random weights, for timing a shape without its file.
 
 mod case;
+mod record;
 mod run;
 pub mod shapes;
 pub mod synthetic;
@@ -14,6 +15,7 @@ mod table;
 mod tolerance;
 
 pub use case::{Case, Span};
+pub use record::{Plan, plans, record};
 pub use run::{CaseError, Outcome, run};
 pub use table::{select, table};
 pub use tolerance::Tolerance;

@@ -368,6 +368,15 @@ pub struct SelftestArgs {
     /// Write one line per case to this file
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Write what the driver tells about each compiled kernel to this file, a line of JSON each
+    #[arg(long, value_name = "FILE")]
+    pub kernels: Option<PathBuf>,
+    /// Compile every kernel of the table and of models of well-known shapes, but run none
+    #[arg(long, conflicts_with_all = ["report", "seed"])]
+    pub compile_only: bool,
+    /// Run under the Vulkan validation layer; any message of it is a failure
+    #[arg(long)]
+    pub validate: bool,
 }
 
 /// List the devices with their memory and measured limits

@@ -38,7 +38,7 @@ fn every_command_has_help() {
 #[test]
 fn wrong_usage_exits_with_2_and_names_the_flag() {
     let home = home();
-    let lines: [(&[&str], &str); 8] = [
+    let lines: [(&[&str], &str); 9] = [
         (&["run", "--temp", "hot", "x"], "--temp"),
         (&["run", "--top-p", "2", "x"], "between 0 and 1"),
         (&["run", "--device", "gpu", "x"], "cpu:scalar"),
@@ -46,6 +46,7 @@ fn wrong_usage_exits_with_2_and_names_the_flag() {
         (&["bench", "--shape", "llama-9b:q4_k"], "llama-8b"),
         (&["bench", "--shape", "8b:q4_k", "-p", "0", "-n", "0"], "nothing to measure"),
         (&["bench", "ffn", "--hidden", "300", "--dtype", "q4_k"], "--hidden 300"),
+        (&["selftest", "--compile-only", "--seed", "1"], "--compile-only"),
         (&["frobnicate"], "frobnicate"),
     ];
     for (line, part) in lines {
@@ -53,6 +54,16 @@ fn wrong_usage_exits_with_2_and_names_the_flag() {
         assert_eq!(out.status.code(), Some(2), "{line:?}: {}", stderr(&out));
         assert!(stderr(&out).contains(part), "{line:?}: {}", stderr(&out));
         assert!(out.stdout.is_empty(), "{line:?}");
+    }
+}
+
+#[test]
+fn a_device_without_a_driver_is_not_watched() {
+    let home = home();
+    for flag in ["--compile-only", "--validate"] {
+        let out = output(unicorn(home.path()).args(["selftest", "--device", "cpu", flag]));
+        assert_ne!(out.status.code(), Some(0), "{flag}");
+        assert!(stderr(&out).contains("no driver to watch"), "{}", stderr(&out));
     }
 }
 

@@ -9,6 +9,8 @@ use ash::vk;
 use crate::error::VulkanError;
 use crate::library::{Candidate, Library};
 use crate::profile::GpuProfile;
+use crate::statistics::{SharedStatistics, Statistics};
+use crate::validation::{SharedMessages, Validation};
 
 /// An open device. All Vulkan objects made from it must be dropped before it; they hold an `Arc` of it.
 pub struct Context {
@@ -22,6 +24,9 @@ pub struct Context {
     profile: GpuProfile,
     pub(crate) memory_types: vk::PhysicalDeviceMemoryProperties,
     budget: bool,
+    pub(crate) statistics: Option<Statistics>,
+    /// Next address of a buffer without memory.
+    pretended: AtomicU64,
 }
 
 impl Context {
@@ -48,8 +53,12 @@ impl Context {
         // SAFETY: the physical device belongs to the instance.
         let memory_types = unsafe { instance.get_physical_device_memory_properties(physical) };
         let budget = candidate.extensions.has(ash::ext::memory_budget::NAME);
+        let wanted = library.options.statistics && candidate.executable_info;
+        let statistics = wanted.then(|| Statistics::new(instance, &device));
         Ok(Context {
             physical,
+            statistics,
+            pretended: AtomicU64::new(1 << 32),
             device,
             queue_family,
             queue: Mutex::new(queue),
@@ -62,13 +71,61 @@ impl Context {
         })
     }
 
+    /// A device of this profile whose driver does nothing.
+    #[cfg(test)]
+    pub(crate) fn null(profile: GpuProfile) -> Context {
+        let (entry, instance, device) = crate::null_driver::load();
+        let options = crate::library::LibraryOptions { compile_only: true, ..Default::default() };
+        Context {
+            library: Library { entry, instance, options, validation: None },
+            physical: vk::PhysicalDevice::null(),
+            device,
+            queue_family: 0,
+            queue: Mutex::new(vk::Queue::null()),
+            timeline: vk::Semaphore::null(),
+            submitted: AtomicU64::new(0),
+            profile,
+            memory_types: Default::default(),
+            budget: false,
+            statistics: None,
+            pretended: AtomicU64::new(1 << 32),
+        }
+    }
+
     /// What the device can do.
     pub fn profile(&self) -> &GpuProfile {
         &self.profile
     }
 
+    /// What the driver told about the pipelines made so far; `None` where it was not asked or has nothing to tell. The list stays
+    /// readable when the context is gone.
+    pub fn statistics(&self) -> Option<SharedStatistics> {
+        self.statistics.as_ref().map(Statistics::shared)
+    }
+
+    /// What the validation layer said; `None` where it was not asked for. The list stays readable when the context is gone, and
+    /// grows while it goes.
+    pub fn validation_messages(&self) -> Option<SharedMessages> {
+        self.library.validation.as_ref().map(Validation::messages)
+    }
+
+    /// True where nothing is executed or uploaded.
+    pub(crate) fn compile_only(&self) -> bool {
+        self.library.options.compile_only
+    }
+
+    /// A fresh address for `bytes` bytes without memory, where nothing executes: a whole model's kernels compile on a device that could
+    /// not hold it.
+    pub(crate) fn pretended_address(&self, bytes: u64) -> Option<u64> {
+        let take = || self.pretended.fetch_add(bytes.next_multiple_of(256), Ordering::Relaxed);
+        self.compile_only().then(take)
+    }
+
     /// Submits a recorded command buffer; returns the timeline value that marks its end. Submissions run in order.
     pub fn submit(&self, commands: vk::CommandBuffer) -> Result<u64, VulkanError> {
+        if self.compile_only() {
+            return Ok(0);
+        }
         let queue = self.queue.lock().unwrap_or_else(|e| e.into_inner());
         let value = self.submitted.load(Ordering::Relaxed) + 1;
         let buffers = [vk::CommandBufferSubmitInfo::default().command_buffer(commands)];
@@ -126,6 +183,9 @@ impl Drop for Context {
             let _ = self.device.device_wait_idle();
             self.device.destroy_semaphore(self.timeline, None);
             self.device.destroy_device(None);
+            if let Some(validation) = &self.library.validation {
+                validation.stop();
+            }
             self.library.instance.destroy_instance(None);
         }
     }

@@ -15,16 +15,22 @@ mod library;
 mod load;
 mod matrix2;
 mod memory;
+#[cfg(test)]
+mod null_driver;
 mod pipeline;
 mod profile;
+#[cfg(test)]
+mod profiles;
 mod push;
 mod recording;
 mod roofline;
 mod scratch;
 mod select;
 pub mod shaders;
+mod statistics;
 mod timing;
 mod transfer;
+mod validation;
 mod weights;
 
 pub use context::Context;
@@ -32,3 +38,5 @@ pub use device::VulkanDevice;
 pub use error::VulkanError;
 pub use library::{Candidate, Extensions, Library, LibraryOptions};
 pub use profile::{GpuProfile, Heap, MatrixShape, MatrixTypes};
+pub use statistics::{KernelStatistics, SharedStatistics};
+pub use validation::{SharedMessages, ValidationMessage};

@@ -7,13 +7,16 @@ use ash::vk;
 use crate::error::VulkanError;
 use crate::matrix2;
 use crate::profile::{GpuProfile, Heap, MatrixShape, MatrixTypes};
+use crate::validation::Validation;
 
 const VALIDATION_LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
 
 /// The loaded Vulkan library with an instance. [`crate::Context`] destroys the instance.
 pub struct Library {
-    entry: ash::Entry,
+    pub(crate) entry: ash::Entry,
     pub(crate) instance: ash::Instance,
+    pub(crate) options: LibraryOptions,
+    pub(crate) validation: Option<Validation>,
 }
 
 /// Options of [`Library::load`].
@@ -21,6 +24,10 @@ pub struct Library {
 pub struct LibraryOptions {
     /// Ask for the Khronos validation layer with synchronization validation; fails where it is not installed.
     pub validation: bool,
+    /// Ask the driver for statistics of every pipeline, where it has them; see [`crate::Context::statistics`].
+    pub statistics: bool,
+    /// Record and compile, but execute nothing and upload nothing: what is computed is garbage. For statistics without the work.
+    pub compile_only: bool,
 }
 
 /// Extensions of a physical device.
@@ -81,7 +88,8 @@ impl Library {
         }
         // SAFETY: all pointers in `info` outlive the call.
         let instance = unsafe { entry.create_instance(&info, None) }?;
-        Ok(Library { entry, instance })
+        let validation = options.validation.then(|| Validation::listen(&entry, &instance)).transpose()?;
+        Ok(Library { entry, instance, options, validation })
     }
 
     /// All physical devices with their profiles, in the driver's order.
@@ -144,7 +152,7 @@ impl Library {
         let all = unsafe { khr.get_physical_device_cooperative_matrix_properties(physical) }?;
         use vk::ComponentTypeKHR as C;
         let shape = |p: &vk::CooperativeMatrixPropertiesKHR| {
-            if p.scope != vk::ScopeKHR::SUBGROUP {
+            if p.scope != vk::ScopeKHR::SUBGROUP || p.saturating_accumulation != 0 {
                 return None;
             }
             let types = match (p.a_type, p.b_type, p.c_type, p.result_type) {
@@ -216,7 +224,10 @@ impl Library {
             subgroup_size_control: f13.subgroup_size_control != 0 && f13.compute_full_subgroups != 0,
             shared_bytes: base.limits.max_compute_shared_memory_size,
             workgroup_invocations: base.limits.max_compute_work_group_invocations,
-            workgroup_subgroups: p13.max_compute_workgroup_subgroups,
+            // RADV says u32::MAX.
+            workgroup_subgroups: p13
+                .max_compute_workgroup_subgroups
+                .min(base.limits.max_compute_work_group_invocations),
             push_bytes: base.limits.max_push_constants_size,
             allocation_bytes: p11.max_memory_allocation_size,
             f16: true,

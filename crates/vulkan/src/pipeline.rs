@@ -7,6 +7,7 @@ use ash::vk;
 
 use crate::context::Context;
 use crate::error::VulkanError;
+use crate::statistics::Statistics;
 
 /// A kernel: one shader with its specialization. Equal values share a pipeline.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -88,13 +89,19 @@ impl Pipelines {
             stage =
                 stage.flags(vk::PipelineShaderStageCreateFlags::REQUIRE_FULL_SUBGROUPS).push_next(&mut size);
         }
-        let info = [vk::ComputePipelineCreateInfo::default().stage(stage).layout(self.layout)];
+        let flags = self.context.statistics.as_ref().map(Statistics::flags).unwrap_or_default();
+        let info = [vk::ComputePipelineCreateInfo::default().stage(stage).layout(self.layout).flags(flags)];
         // SAFETY: all structures outlive the call.
         let made = unsafe { device.create_compute_pipelines(vk::PipelineCache::null(), &info, None) };
         // SAFETY: pipelines do not need their module once made.
         unsafe { device.destroy_shader_module(module, None) };
         match made {
-            Ok(pipelines) => Ok(Pipeline { handle: pipelines[0] }),
+            Ok(pipelines) => {
+                if let Some(statistics) = &self.context.statistics {
+                    statistics.collect(kernel, pipelines[0])?;
+                }
+                Ok(Pipeline { handle: pipelines[0] })
+            }
             Err((_, error)) => Err(self.context.named(error, &kernel.shader)),
         }
     }

@@ -185,9 +185,9 @@ impl Commands {
         self.context.wait(value, what)
     }
 
-    /// Seconds of each dispatch in the last finished run; `None` when encoded without timestamps.
+    /// Seconds of each dispatch in the last finished run; `None` when encoded without timestamps, or where nothing executes.
     pub fn times(&self) -> Result<Option<Vec<f64>>, VulkanError> {
-        let Some(q) = self.queries else { return Ok(None) };
+        let Some(q) = self.queries.filter(|_| !self.context.compile_only()) else { return Ok(None) };
         let mut ticks = vec![0u64; self.count as usize + 1];
         let flags = vk::QueryResultFlags::TYPE_64 | vk::QueryResultFlags::WAIT;
         // SAFETY: the pool has this many queries, all written by the run.

@@ -54,7 +54,7 @@ impl Uploader {
         bytes: u64,
         mut read: impl FnMut(u64, &mut [u8]) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        if bytes == 0 {
+        if bytes == 0 || self.context.compile_only() {
             return Ok(());
         }
         // SAFETY: the range is being loaded, so no GPU work uses it yet and no other slice of it exists.
@@ -144,7 +144,7 @@ pub(crate) fn download(
     offset: u64,
     out: &mut [u8],
 ) -> Result<(), VulkanError> {
-    if out.is_empty() {
+    if out.is_empty() || context.compile_only() {
         return Ok(());
     }
     if buffer.is_mapped() {

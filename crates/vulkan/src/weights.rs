@@ -57,6 +57,9 @@ impl Matrix {
         let bytes = scale + up(groups / p.groups as u64 * p.scale as u64) + padding(rows, widest);
         let buffer = Buffer::new(context, Place::Device, bytes, &weight.name).map_err(fail)?;
         let matrix = Matrix { ty, rows, cols, buffer, high, scale };
+        if context.compile_only() {
+            return Ok(matrix);
+        }
         matrix.fill_planes(p, uploader, weight, source)?;
         Ok(matrix)
     }

@@ -10,3 +10,4 @@ pub mod pull;
 pub mod run;
 pub mod selftest;
 pub mod tokenize;
+mod watched;

@@ -4,8 +4,10 @@ use std::io::Write;
 
 use anyhow::Context;
 use unicorn_cases::{CaseError, run as run_case, select};
+use unicorn_core::Device;
 use unicorn_cpu::ReferenceDevice;
 
+use super::watched;
 use crate::args::SelftestArgs;
 use crate::exit::Exit;
 use crate::output::{Out, say};
@@ -13,7 +15,19 @@ use crate::settings::fresh_seed;
 
 /// Runs the case table on a device, names what is wrong, and fails where anything is.
 pub fn run(args: &SelftestArgs) -> anyhow::Result<Exit> {
-    let device = args.device.open(None)?;
+    let Some(watch) = watched::wanted(args) else {
+        let right = compare(args, &*args.device.open(None)?)?;
+        return Ok(if right { Exit::Done } else { Exit::Failed });
+    };
+    let (device, seen) = args.device.open_watched(watch)?;
+    let right = if watch.compile_only { watched::compile(args, &*device)? } else { compare(args, &*device)? };
+    drop(device);
+    let quiet = watched::report(args, &*seen)?;
+    Ok(if right && quiet { Exit::Done } else { Exit::Failed })
+}
+
+/// Runs every case; true where none is wrong.
+fn compare(args: &SelftestArgs, device: &dyn Device) -> anyhow::Result<bool> {
     let oracle = ReferenceDevice::new();
     let seed = args.seed.unwrap_or_else(fresh_seed);
     let cases = select(&args.only);
@@ -28,7 +42,7 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<Exit> {
     };
     let (mut right, mut wrong, mut unsupported) = (0, 0, 0);
     for (i, case) in cases.iter().enumerate() {
-        let line = match run_case(case, &*device, &oracle, seed) {
+        let line = match run_case(case, device, &oracle, seed) {
             Ok(outcome) => {
                 let passed = outcome.passed();
                 *(if passed { &mut right } else { &mut wrong }) += 1;
@@ -60,5 +74,5 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<Exit> {
     let mut out = Out::stdout();
     writeln!(out, "{}: {right} right, {wrong} wrong, {unsupported} unsupported", profile.name)?;
     out.flush()?;
-    Ok(if wrong == 0 { Exit::Done } else { Exit::Failed })
+    Ok(wrong == 0)
 }

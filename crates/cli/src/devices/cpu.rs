@@ -13,6 +13,7 @@ pub(super) const BACKEND: Backend = Backend {
     listed: true,
     variants: || SimdLevel::ALL.iter().map(|level| level.name().to_owned()).collect(),
     open,
+    watch: None,
 };
 
 fn open(options: &OpenOptions) -> Result<Arc<dyn Device>, DeviceError> {

@@ -3,12 +3,15 @@
 mod cpu;
 mod reference;
 mod vulkan;
+mod watched;
 
 use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::Context;
 use unicorn_core::{Device, DeviceError};
+
+pub use watched::{OpenWatched, Watch, Watched, WatchedDevice};
 
 /// What a backend is told when it opens a device.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +34,8 @@ pub struct Backend {
     variants: fn() -> Vec<String>,
     /// Opens a device.
     open: fn(&OpenOptions) -> Result<Arc<dyn Device>, DeviceError>,
+    /// Opens a device and watches it, where the backend has a driver to watch.
+    watch: Option<OpenWatched>,
 }
 
 static BACKENDS: [&Backend; 3] = [&cpu::BACKEND, &vulkan::BACKEND, &reference::BACKEND];

@@ -12,4 +12,5 @@ pub(super) const BACKEND: Backend = Backend {
     listed: false,
     variants: Vec::new,
     open: |_| Ok(Arc::new(ReferenceDevice::new())),
+    watch: None,
 };

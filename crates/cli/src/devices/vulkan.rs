@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use unicorn_core::{Device, DeviceError};
-use unicorn_vulkan::{Candidate, Context, Library, LibraryOptions, VulkanDevice, VulkanError};
+use unicorn_vulkan::{
+    Candidate, Context, Library, LibraryOptions, SharedMessages, SharedStatistics, VulkanDevice, VulkanError,
+};
 
-use super::{Backend, OpenOptions};
+use super::{Backend, OpenOptions, Watch, Watched, WatchedDevice};
 
 pub(super) const BACKEND: Backend = Backend {
     name: "vulkan",
@@ -13,18 +15,57 @@ pub(super) const BACKEND: Backend = Backend {
     listed: true,
     variants: || (0..8).map(|i| i.to_string()).collect(),
     open,
+    watch: Some(watch),
 };
 
 fn open(options: &OpenOptions) -> Result<Arc<dyn Device>, DeviceError> {
+    open_as(options, LibraryOptions::default()).map(|device| device as Arc<dyn Device>)
+}
+
+fn watch(options: &OpenOptions, watch: Watch) -> Result<WatchedDevice, DeviceError> {
+    let Watch { kernels, validate, compile_only } = watch;
+    let device =
+        open_as(options, LibraryOptions { validation: validate, statistics: kernels, compile_only })?;
+    if validate {
+        device.prove_validation().map_err(|e| e.into_device_error(&device.profile().name))?;
+    }
+    let context = device.context();
+    let watched = WatchedVulkan { statistics: context.statistics(), messages: context.validation_messages() };
+    Ok((device, Box::new(watched)))
+}
+
+struct WatchedVulkan {
+    statistics: Option<SharedStatistics>,
+    messages: Option<SharedMessages>,
+}
+
+impl Watched for WatchedVulkan {
+    fn kernels(&self) -> anyhow::Result<Option<Vec<String>>> {
+        let Some(statistics) = &self.statistics else { return Ok(None) };
+        let statistics = statistics.lock().unwrap_or_else(|e| e.into_inner());
+        statistics.iter().map(|s| Ok(Some(serde_json::to_string(s)?))).collect()
+    }
+
+    fn messages(&self) -> Vec<String> {
+        let Some(messages) = &self.messages else { return Vec::new() };
+        messages.lock().unwrap_or_else(|e| e.into_inner()).iter().map(ToString::to_string).collect()
+    }
+}
+
+fn open_as(options: &OpenOptions, library: LibraryOptions) -> Result<Arc<VulkanDevice>, DeviceError> {
     let name = match &options.variant {
         Some(v) => format!("vulkan:{v}"),
         None => "vulkan".to_owned(),
     };
-    open_named(options, &name).map_err(|e| e.into_device_error(&name))
+    open_named(options, library, &name).map_err(|e| e.into_device_error(&name))
 }
 
-fn open_named(options: &OpenOptions, name: &str) -> Result<Arc<dyn Device>, VulkanError> {
-    let library = Library::load(LibraryOptions::default())?;
+fn open_named(
+    options: &OpenOptions,
+    library: LibraryOptions,
+    name: &str,
+) -> Result<Arc<VulkanDevice>, VulkanError> {
+    let library = Library::load(library)?;
     let candidates = library.candidates()?;
     let chosen =
         choose(&candidates, options.variant.as_deref().and_then(|v| v.parse().ok())).ok_or_else(|| {

@@ -1,0 +1,187 @@
+//! A driver that accepts everything and does nothing, so that tests record and "compile" for any profile on any machine. It remembers the
+//! largest dispatch and workgroup of the calling thread.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_void};
+
+use ash::vk;
+
+use crate::profile::GpuProfile;
+use crate::select;
+
+thread_local! {
+    static GROUPS: Cell<[u32; 3]> = const { Cell::new([0; 3]) };
+    static THREADS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Asserts that what this thread recorded keeps the device's limits, and those that Vulkan guarantees everywhere.
+pub(crate) fn assert_within_limits(gpu: &GpuProfile) {
+    // The guaranteed maxComputeWorkGroupCount.
+    let groups = GROUPS.replace([0; 3]);
+    assert!(groups.iter().all(|g| (1..=65535).contains(g)), "{}: a dispatch of {groups:?} groups", gpu.name);
+    let threads = THREADS.replace(0);
+    let most = gpu.workgroup_invocations.min(gpu.workgroup_subgroups.saturating_mul(select::subgroup(gpu)));
+    assert!((1..=most).contains(&threads), "{}: a workgroup of {threads} threads", gpu.name);
+}
+
+/// The driver's loader, instance and device.
+pub(crate) fn load() -> (ash::Entry, ash::Instance, ash::Device) {
+    unsafe extern "system" fn nothing(_: vk::Instance, _: *const c_char) -> vk::PFN_vkVoidFunction {
+        None
+    }
+    // SAFETY: functions that are not there panic when called; those that are have the signatures of their names.
+    unsafe {
+        let entry = ash::Entry::from_static_fn(ash::StaticFn { get_instance_proc_addr: nothing });
+        let instance = ash::Instance::load_with(function, vk::Instance::null());
+        let device = ash::Device::load_with(function, vk::Device::null());
+        (entry, instance, device)
+    }
+}
+
+/// Destroys nothing: every `vkDestroy*` of a device's object has this form.
+macro_rules! destroy {
+    ($name:ident, $handle:ty) => {
+        unsafe extern "system" fn $name(_: vk::Device, _: $handle, _: *const vk::AllocationCallbacks<'_>) {}
+    };
+}
+
+/// Makes a null object.
+macro_rules! create {
+    ($name:ident, $info:ty, $handle:ty) => {
+        unsafe extern "system" fn $name(
+            _: vk::Device,
+            _: *const $info,
+            _: *const vk::AllocationCallbacks<'_>,
+            out: *mut $handle,
+        ) -> vk::Result {
+            // SAFETY: the caller passes room for a handle.
+            unsafe { *out = <$handle>::null() };
+            vk::Result::SUCCESS
+        }
+    };
+}
+
+destroy!(destroy_buffer, vk::Buffer);
+destroy!(free_memory, vk::DeviceMemory);
+destroy!(destroy_semaphore, vk::Semaphore);
+destroy!(destroy_layout, vk::PipelineLayout);
+destroy!(destroy_module, vk::ShaderModule);
+destroy!(destroy_pipeline, vk::Pipeline);
+destroy!(destroy_pool, vk::CommandPool);
+destroy!(destroy_queries, vk::QueryPool);
+create!(create_layout, vk::PipelineLayoutCreateInfo<'_>, vk::PipelineLayout);
+create!(create_module, vk::ShaderModuleCreateInfo<'_>, vk::ShaderModule);
+create!(create_pool, vk::CommandPoolCreateInfo<'_>, vk::CommandPool);
+create!(create_queries, vk::QueryPoolCreateInfo<'_>, vk::QueryPool);
+
+unsafe extern "system" fn destroy_device(_: vk::Device, _: *const vk::AllocationCallbacks<'_>) {}
+unsafe extern "system" fn destroy_instance(_: vk::Instance, _: *const vk::AllocationCallbacks<'_>) {}
+unsafe extern "system" fn wait_idle(_: vk::Device) -> vk::Result {
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn wait_semaphores(
+    _: vk::Device,
+    _: *const vk::SemaphoreWaitInfo<'_>,
+    _: u64,
+) -> vk::Result {
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn create_pipelines(
+    _: vk::Device,
+    _: vk::PipelineCache,
+    count: u32,
+    infos: *const vk::ComputePipelineCreateInfo<'_>,
+    _: *const vk::AllocationCallbacks<'_>,
+    out: *mut vk::Pipeline,
+) -> vk::Result {
+    for i in 0..count as usize {
+        // SAFETY: the caller passes as many infos, and room for as many handles; constant 0 is a kernel's workgroup size.
+        unsafe {
+            *out.add(i) = vk::Pipeline::null();
+            if let Some(special) = (*infos.add(i)).stage.p_specialization_info.as_ref()
+                && special.data_size >= 4
+            {
+                THREADS.set(THREADS.get().max(special.p_data.cast::<u32>().read_unaligned()));
+            }
+        }
+    }
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn allocate_commands(
+    _: vk::Device,
+    info: *const vk::CommandBufferAllocateInfo<'_>,
+    out: *mut vk::CommandBuffer,
+) -> vk::Result {
+    // SAFETY: the caller passes room for the count that it asks for.
+    unsafe {
+        for i in 0..(*info).command_buffer_count as usize {
+            *out.add(i) = vk::CommandBuffer::null();
+        }
+    }
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn begin(
+    _: vk::CommandBuffer,
+    _: *const vk::CommandBufferBeginInfo<'_>,
+) -> vk::Result {
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn end(_: vk::CommandBuffer) -> vk::Result {
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn barrier(_: vk::CommandBuffer, _: *const vk::DependencyInfo<'_>) {}
+unsafe extern "system" fn bind(_: vk::CommandBuffer, _: vk::PipelineBindPoint, _: vk::Pipeline) {}
+unsafe extern "system" fn push(
+    _: vk::CommandBuffer,
+    _: vk::PipelineLayout,
+    _: vk::ShaderStageFlags,
+    _: u32,
+    _: u32,
+    _: *const c_void,
+) {
+}
+unsafe extern "system" fn dispatch(_: vk::CommandBuffer, x: u32, y: u32, z: u32) {
+    let most = GROUPS.get();
+    GROUPS.set([most[0].max(x), most[1].max(y), most[2].max(z)]);
+}
+unsafe extern "system" fn reset_queries(_: vk::CommandBuffer, _: vk::QueryPool, _: u32, _: u32) {}
+unsafe extern "system" fn timestamp(
+    _: vk::CommandBuffer,
+    _: vk::PipelineStageFlags2,
+    _: vk::QueryPool,
+    _: u32,
+) {
+}
+
+/// The function of a name, null where there is none.
+fn function(name: &CStr) -> *const c_void {
+    match name.to_bytes() {
+        b"vkDestroyInstance" => destroy_instance as *const c_void,
+        b"vkDestroyDevice" => destroy_device as *const c_void,
+        b"vkDeviceWaitIdle" => wait_idle as *const c_void,
+        b"vkWaitSemaphores" => wait_semaphores as *const c_void,
+        b"vkDestroySemaphore" => destroy_semaphore as *const c_void,
+        b"vkDestroyBuffer" => destroy_buffer as *const c_void,
+        b"vkFreeMemory" => free_memory as *const c_void,
+        b"vkCreatePipelineLayout" => create_layout as *const c_void,
+        b"vkDestroyPipelineLayout" => destroy_layout as *const c_void,
+        b"vkCreateShaderModule" => create_module as *const c_void,
+        b"vkDestroyShaderModule" => destroy_module as *const c_void,
+        b"vkCreateComputePipelines" => create_pipelines as *const c_void,
+        b"vkDestroyPipeline" => destroy_pipeline as *const c_void,
+        b"vkCreateCommandPool" => create_pool as *const c_void,
+        b"vkDestroyCommandPool" => destroy_pool as *const c_void,
+        b"vkAllocateCommandBuffers" => allocate_commands as *const c_void,
+        b"vkBeginCommandBuffer" => begin as *const c_void,
+        b"vkEndCommandBuffer" => end as *const c_void,
+        b"vkCmdPipelineBarrier2" => barrier as *const c_void,
+        b"vkCmdBindPipeline" => bind as *const c_void,
+        b"vkCmdPushConstants" => push as *const c_void,
+        b"vkCmdDispatch" => dispatch as *const c_void,
+        b"vkCreateQueryPool" => create_queries as *const c_void,
+        b"vkDestroyQueryPool" => destroy_queries as *const c_void,
+        b"vkCmdResetQueryPool" => reset_queries as *const c_void,
+        b"vkCmdWriteTimestamp2" => timestamp as *const c_void,
+        _ => std::ptr::null(),
+    }
+}

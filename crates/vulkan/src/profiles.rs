@@ -1,0 +1,96 @@
+//! Recorded profiles of real devices, for tests of kernel selection. `examples/profile.rs` prints those of a machine.
+
+use crate::profile::GpuProfile;
+
+/// Profiles by name. Those of lavapipe and of the 780M are what the drivers say; the 7900 XTX's is what RADV says without the card; the
+/// others are written from public documentation and say so in their driver's name.
+const RECORDED: [(&str, &str); 7] = [
+    ("780m", include_str!("../profiles/radeon-780m.json")),
+    ("7900-xtx", include_str!("../profiles/radeon-7900-xtx.json")),
+    ("arc-a770", include_str!("../profiles/arc-a770.json")),
+    ("arc-b580", include_str!("../profiles/arc-b580.json")),
+    ("h100", include_str!("../profiles/h100.json")),
+    ("lavapipe-22.3", include_str!("../profiles/lavapipe-22.3.json")),
+    ("lavapipe-26.1", include_str!("../profiles/lavapipe-26.1.json")),
+];
+
+/// The profile of this name.
+///
+/// # Panics
+/// When there is none, or its file is no profile.
+pub(crate) fn recorded(name: &str) -> GpuProfile {
+    let (_, json) = RECORDED.iter().find(|(n, _)| *n == name).unwrap();
+    serde_json::from_str(json).unwrap()
+}
+
+/// All of them.
+pub(crate) fn all() -> Vec<GpuProfile> {
+    RECORDED.iter().map(|(name, _)| recorded(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use unicorn_cases::{plans, record};
+    use unicorn_core::{Device, DeviceError};
+
+    use super::*;
+    use crate::context::Context;
+    use crate::device::VulkanDevice;
+    use crate::null_driver;
+
+    /// Records the case table and whole models for one device: an error names a kernel that does not exist or breaks a limit.
+    fn everything_is_recorded(name: &str) {
+        let device = VulkanDevice::new(Context::null(recorded(name)), name).unwrap();
+        let mut done = 0;
+        for plan in plans("") {
+            match record(&plan, &device) {
+                Ok(()) => done += 1,
+                Err(DeviceError::Unsupported { .. }) => {}
+                Err(error) => panic!("{name}, {}: {error}", plan.name),
+            }
+        }
+        device.measure().unwrap();
+        assert!(done > 700, "{name}: only {done} plans");
+        null_driver::assert_within_limits(device.context().profile());
+    }
+
+    #[test]
+    fn kernels_exist_for_the_780m() {
+        everything_is_recorded("780m");
+    }
+
+    #[test]
+    fn kernels_exist_for_the_7900_xtx() {
+        everything_is_recorded("7900-xtx");
+    }
+
+    #[test]
+    fn kernels_exist_for_arc() {
+        everything_is_recorded("arc-a770");
+        everything_is_recorded("arc-b580");
+    }
+
+    #[test]
+    fn kernels_exist_for_the_h100() {
+        everything_is_recorded("h100");
+    }
+
+    #[test]
+    fn kernels_exist_for_lavapipe() {
+        everything_is_recorded("lavapipe-22.3");
+        everything_is_recorded("lavapipe-26.1");
+    }
+
+    #[test]
+    fn profiles_are_plausible() {
+        for gpu in all() {
+            assert!(
+                gpu.subgroup_min <= gpu.subgroup_default && gpu.subgroup_default <= gpu.subgroup_max,
+                "{}",
+                gpu.name
+            );
+            assert!(gpu.shared_bytes >= 32 << 10 && gpu.push_bytes >= 128, "{}", gpu.name);
+            assert!(gpu.heaps.iter().any(|h| h.device_local), "{}", gpu.name);
+        }
+    }
+}
