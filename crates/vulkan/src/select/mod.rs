@@ -41,7 +41,6 @@ mod tests {
     use unicorn_core::{KvType, TensorType};
 
     use super::*;
-    use crate::pipeline::Kernel;
 
     /// What matters of recorded profiles: name, subgroup sizes, workgroup limits, integrated.
     fn gpu(
@@ -127,7 +126,7 @@ mod tests {
             4097..=16384 => 256,
             _ => 64 * n.div_ceil(64 * 128),
         };
-        for longest in [1, 64, 65, 1000, 1024, 1025, 2000, 4096, 4097, 16384, 16385, 70_000, 1 << 20] {
+        for longest in [1usize, 64, 65, 1000, 1024, 1025, 2000, 4096, 4097, 16384, 16385, 70_000, 1 << 20] {
             let most = (1..=longest).map(|n| n.div_ceil(size(n))).max();
             assert!(most.is_some_and(|m| m <= decode_splits(longest)), "{longest}");
         }
