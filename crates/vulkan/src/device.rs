@@ -16,7 +16,7 @@ use crate::memory::{Buffer, Place};
 use crate::pipeline::Pipelines;
 use crate::recording::{Commands, Recording};
 use crate::scratch::{Capacity, Scratch, Sizes};
-use crate::select;
+use crate::select::{self, Path};
 use crate::timing::Timings;
 use crate::transfer;
 
@@ -65,6 +65,8 @@ struct Shape {
     splits: usize,
     /// The outputs are all rows in order.
     all_outputs: bool,
+    /// No row reads a position that another row writes.
+    alone: bool,
     timed: bool,
 }
 
@@ -178,6 +180,7 @@ impl VulkanDevice {
             state.streams.remove(&id);
             let scratch = Scratch::new(&self.context, sizes, capacity).map_err(|e| self.fail(e))?;
             state.loader.uploader.write(&scratch.residual, 0, &kept)?;
+            state.loader.uploader.write(&scratch.tickets, 0, &vec![0; scratch.tickets.bytes() as usize])?;
             let rows = if kept.is_empty() { 0 } else { rows };
             let stream = Stream { recordings: HashMap::new(), scratch, rows, outputs: None, pending: 0 };
             state.streams.insert(id, stream);
@@ -299,6 +302,12 @@ impl Device for VulkanDevice {
         let rows = batch.rows();
         let longest = batch.slices.iter().map(|s| s.start as usize + s.tokens.len()).max().unwrap_or(1);
         let splits = select::splits(longest);
+        // Decode attention splits finer than attention of many rows.
+        let splits_per_row = match select::path(rows, self.context.profile()) {
+            Path::Vector => select::decode_splits(splits * select::SPLIT),
+            Path::Matrix => splits,
+        };
+        let alone = rows_are_alone(batch, state.kv.map_or(1, |kv| kv.page_tokens));
         let pages: usize = batch.slices.iter().map(|s| s.pages.len()).sum();
         let top = match batch.select {
             Select::Logits => None,
@@ -307,22 +316,15 @@ impl Device for VulkanDevice {
         let needs = Capacity {
             rows,
             outputs: batch.outputs.len().max(1),
-            row_splits: rows * splits,
+            row_splits: rows * splits_per_row,
             pages: pages.max(1),
             top: top.unwrap_or(1),
         };
         let timed = state.timings.is_some();
         let all_outputs = batch.outputs.iter().copied().eq(0..rows as u32);
         self.stream(state, work.stream, needs)?;
-        let shape = Shape {
-            blocks: work.blocks.clone(),
-            rows,
-            outputs: batch.outputs.len(),
-            top,
-            splits,
-            all_outputs,
-            timed,
-        };
+        let (blocks, outputs) = (work.blocks.clone(), batch.outputs.len());
+        let shape = Shape { blocks, rows, outputs, top, splits, all_outputs, alone, timed };
         let starts_here = work.blocks.first().and_then(|b| state.blocks.get(b));
         let embeds = matches!(starts_here, Some(GpuBlock::Embedding(_)));
         let known = state.streams.get(&work.stream).is_some_and(|s| s.recordings.contains_key(&shape));
@@ -458,7 +460,6 @@ impl Device for VulkanDevice {
                     linear("attention_q", &a.q, None),
                     linear("attention_k", &a.k, None),
                     linear("attention_v", &a.v, None),
-                    format!("rope_kv: rope_kv_{kv}"),
                     format!("attention: attention_decode_{kv}"),
                     linear("attention_output", &a.o, None),
                 ]
@@ -492,6 +493,7 @@ impl VulkanDevice {
             outputs: shape.outputs,
             splits: shape.splits,
             kv,
+            alone: shape.alone,
             prepared: false,
         };
         let find = |id: &BlockId| {
@@ -520,6 +522,16 @@ impl VulkanDevice {
             .map_err(|e| self.fail(e))?;
         Ok(Recorded { commands, recording })
     }
+}
+
+/// Whether every slice is one row whose page no other slice holds: then no row reads or writes what another writes, and one dispatch can
+/// fill the cache and attend to it.
+fn rows_are_alone(batch: &Batch, page_tokens: usize) -> bool {
+    batch.slices.iter().all(|s| s.tokens.len() == 1)
+        && batch.slices.iter().enumerate().all(|(i, own)| {
+            let page = own.pages.get(own.start as usize / page_tokens.max(1));
+            batch.slices.iter().enumerate().all(|(j, s)| i == j || page.is_none_or(|p| !s.pages.contains(p)))
+        })
 }
 
 /// Writes the batch where the kernels read it.

@@ -176,6 +176,7 @@ pub(crate) fn sizes(block: &GpuBlock) -> Sizes {
             width: a.spec.width,
             qkv: a.q.rows + a.k.rows + a.v.rows,
             attended: a.spec.heads * a.spec.head_dim,
+            heads: a.spec.heads,
             partial: a.spec.heads * (a.spec.head_dim + 2),
             ..Sizes::default()
         },

@@ -14,6 +14,8 @@ pub enum Place {
     Device,
     /// Written by the host, read by the GPU (write-combined).
     Upload,
+    /// Written by the host in few bytes, read by the GPU often: device memory that is mapped, where there is any.
+    Near,
     /// Written by the GPU, read by the host (cached).
     Readback,
 }
@@ -167,6 +169,7 @@ fn allocate(
     let wanted: [F; 2] = match place {
         Place::Device if integrated => [F::DEVICE_LOCAL | host, F::DEVICE_LOCAL],
         Place::Device => [F::DEVICE_LOCAL, F::DEVICE_LOCAL],
+        Place::Near => [F::DEVICE_LOCAL | host, host],
         Place::Upload => [host, host],
         Place::Readback => [host | F::HOST_CACHED, host],
     };

@@ -24,6 +24,8 @@ pub(crate) struct Sizes {
     pub(crate) attended: usize,
     /// Query heads times (head size + 2): one split's partial results.
     pub(crate) partial: usize,
+    /// Query heads.
+    pub(crate) heads: usize,
     /// Hidden width.
     pub(crate) hidden: usize,
     /// Logits.
@@ -38,6 +40,7 @@ impl Sizes {
             qkv: self.qkv.max(o.qkv),
             attended: self.attended.max(o.attended),
             partial: self.partial.max(o.partial),
+            heads: self.heads.max(o.heads),
             hidden: self.hidden.max(o.hidden),
             vocab: self.vocab.max(o.vocab),
         }
@@ -107,6 +110,8 @@ pub(crate) struct Scratch {
     pub(crate) up: Buffer,
     /// Partial attention results.
     pub(crate) partial: Buffer,
+    /// u32 `[rows, heads]`: how many splits of a row's attention are done; zero between dispatches.
+    pub(crate) tickets: Buffer,
     /// f32 `[outputs, vocab]`, for selection on the device.
     pub(crate) logits: Buffer,
     /// The same, read by the host.
@@ -132,7 +137,7 @@ impl Scratch {
             capacity: c,
             batch: Buffer::new(
                 context,
-                Place::Upload,
+                Place::Near,
                 (c.rows * 16 + c.outputs * 4 + c.pages * 4) as u64,
                 "the batch",
             )?,
@@ -148,6 +153,7 @@ impl Scratch {
             wide: device(c.rows * wide * 4, "inner activations")?,
             up: device(c.rows * sizes.hidden * 4, "inner activations")?,
             partial: device(c.row_splits * sizes.partial * 4, "partial attention")?,
+            tickets: device(c.rows * sizes.heads * 4, "attention tickets")?,
             logits: device(c.outputs * sizes.vocab * 4, "logits")?,
             logits_host: Buffer::new(
                 context,
@@ -187,6 +193,7 @@ impl Scratch {
             &self.wide,
             &self.up,
             &self.partial,
+            &self.tickets,
             &self.logits,
             &self.logits_host,
             &self.top,

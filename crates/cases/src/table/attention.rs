@@ -162,10 +162,35 @@ fn batches() -> Vec<Attention> {
                 });
             }
         }
+        for (what, window, batch) in splits() {
+            cases.push(Attention {
+                what: format!("splits/{what}"),
+                kv,
+                window,
+                batch,
+                ..Attention::default()
+            });
+        }
         let decodes = (0..9).map(|i| Span::new(17 * i, 1)).collect();
         cases.push(Attention { what: "decodes".into(), kv, batch: decodes, ..Attention::default() });
     }
     cases
+}
+
+/// Few rows against the borders of pages (32 positions) and of decode splits (64 and more): rows that attend to each other, rows that are
+/// alone with their position, both together, and windows within and across splits.
+fn splits() -> Vec<(&'static str, Option<usize>, Vec<Span>)> {
+    let lengths = || [0, 63, 64, 127, 300, 31].map(|past| Span::new(past, 1)).to_vec();
+    vec![
+        ("rows-cross", None, vec![Span::new(60, 8)]),
+        ("rows-after-prompt", None, vec![Span::new(700, 6)]),
+        ("sequences", None, lengths()),
+        ("sequences-window20", Some(20), lengths()),
+        ("sequences-window100", Some(100), lengths()),
+        ("rows-and-sequences", None, vec![Span::new(126, 4), Span::new(64, 1), Span::new(0, 3)]),
+        ("larger-splits", None, vec![Span::new(1023, 1), Span::new(1024, 1), Span::new(1, 1)]),
+        ("larger-splits-window1030", Some(1030), vec![Span::new(1100, 1)]),
+    ]
 }
 
 /// Weight types, with the default cache.

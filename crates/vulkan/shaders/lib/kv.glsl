@@ -17,22 +17,38 @@ uint64_t kv_page(uint64_t cache, uint page, uint kv_head) {
     return cache + uint64_t(page * KV_HEADS + kv_head) * uint64_t(PAGE_TOKENS * KV_BYTES);
 }
 
-// Eight consecutive elements, `chunk` counting eights.
-void kv_load8(uint64_t page, uint token, uint chunk, out float v[8]) {
+// Eight consecutive elements as stored, `chunk` counting eights: fetched first, unpacked when they are needed.
+#if defined(KV_F32)
+struct Chunk { vec4 a, b; };
+#elif defined(KV_Q8_0)
+struct Chunk { uvec2 w; float16_t d; };
+#else
+struct Chunk { uvec4 w; };
+#endif
+Chunk kv_fetch8(uint64_t page, uint token, uint chunk) {
 #if defined(KV_F32)
     uint at = (token * HEAD_DIM + chunk * 8) / 4;
-    vec4 a = F32x4(page).v[at], b = F32x4(page).v[at + 1];
-    v = float[8](a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w);
+    return Chunk(F32x4(page).v[at], F32x4(page).v[at + 1]);
 #elif defined(KV_Q8_0)
-    uvec2 w = U32x2(page).v[token * (HEAD_DIM / 8) + chunk];
-    float d = float(F16(page + PAGE_TOKENS * HEAD_DIM).v[token * (HEAD_DIM / 32) + chunk / 4]);
-    [[unroll]] for (int i = 0; i < 8; i++) v[i] = d * float(int(w[i >> 2] << (24 - 8 * (i & 3))) >> 24);
+    return Chunk(U32x2(page).v[token * (HEAD_DIM / 8) + chunk],
+                 F16(page + PAGE_TOKENS * HEAD_DIM).v[token * (HEAD_DIM / 32) + chunk / 4]);
 #else
-    uvec4 w = U32x4(page).v[token * (HEAD_DIM / 8) + chunk];
+    return Chunk(U32x4(page).v[token * (HEAD_DIM / 8) + chunk]);
+#endif
+}
+void kv_unpack8(Chunk c, out float v[8]) {
+#if defined(KV_F32)
+    v = float[8](c.a.x, c.a.y, c.a.z, c.a.w, c.b.x, c.b.y, c.b.z, c.b.w);
+#elif defined(KV_Q8_0)
+    float d = float(c.d);
+    [[unroll]] for (int i = 0; i < 8; i++) v[i] = d * float(int(c.w[i >> 2] << (24 - 8 * (i & 3))) >> 24);
+#else
     [[unroll]] for (int i = 0; i < 4; i++) {
-        vec2 h = unpackHalf2x16(w[i]);
+        vec2 h = unpackHalf2x16(c.w[i]);
         v[2 * i] = h.x;
         v[2 * i + 1] = h.y;
     }
 #endif
 }
+
+void kv_load8(uint64_t page, uint token, uint chunk, out float v[8]) { kv_unpack8(kv_fetch8(page, token, chunk), v); }

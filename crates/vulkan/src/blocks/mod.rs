@@ -75,6 +75,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) outputs: usize,
     pub(crate) splits: usize,
     pub(crate) kv: KvLayout,
+    /// No row of the batch reads a position that another row writes.
+    pub(crate) alone: bool,
     /// The residual stream, times the coming norm's weight, is there in the form that the next block takes, with its sums of squares.
     pub(crate) prepared: bool,
 }

@@ -2,7 +2,10 @@
 
 use unicorn_core::KvType;
 
-/// Positions of one split of decode attention.
+use super::{subgroup, workgroup};
+use crate::profile::GpuProfile;
+
+/// Positions of one split of attention over many rows without matrix hardware.
 pub const SPLIT: usize = 256;
 
 /// Suffix of kernels that touch the KV cache.
@@ -17,4 +20,63 @@ pub fn kv_suffix(ty: KvType) -> &'static str {
 /// Splits that a recording for sequences of up to `positions` positions has: a power of two, so that few recordings serve all lengths.
 pub fn splits(positions: usize) -> usize {
     positions.div_ceil(SPLIT).max(1).next_power_of_two()
+}
+
+/// Most splits of decode attention: `MOST_SPLITS` of `attention_decode.comp`.
+const DECODE_SPLITS_MAX: usize = 128;
+
+/// Splits of decode attention that a row may have which sees at most `positions` positions. A row's split size grows with the number it
+/// sees (`split_positions` of `attention_decode.comp`), and shorter rows may have more splits than the longest.
+pub fn decode_splits(positions: usize) -> usize {
+    match positions {
+        0..=1024 => positions.div_ceil(64).max(1),
+        1025..=4096 => positions.div_ceil(128).max(16),
+        4097..=16384 => positions.div_ceil(256).max(32),
+        _ => DECODE_SPLITS_MAX,
+    }
+}
+
+/// How the workgroups of decode attention divide the heads and positions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DecodeTiles {
+    /// Threads of a workgroup.
+    pub threads: u32,
+    /// Subgroups of a workgroup.
+    pub subgroups: u32,
+    /// Query heads of a workgroup: all that share a KV head, or an equal part of them.
+    pub part: u32,
+    /// Workgroups that share a KV head.
+    pub parts: u32,
+    /// Lanes that share a position.
+    pub lanes: u32,
+    /// Positions that a lane loads at once.
+    pub flight: u32,
+    /// Lots of splits that are added up side by side at the end.
+    pub lots: u32,
+}
+
+/// Decode attention of heads of `head_dim`, `group` query heads per KV head.
+pub fn decode_tiles(head_dim: usize, group: usize, kv: KvType, gpu: &GpuProfile) -> DecodeTiles {
+    let subgroup = subgroup(gpu);
+    let threads = workgroup(8 * subgroup as usize, gpu);
+    let subgroups = (threads / subgroup).max(1);
+    // Queries and outputs of all heads stay in registers, and one set of sums per subgroup in 16 KiB of shared memory.
+    let most = (512 / head_dim).clamp(1, 4);
+    let parts = group.div_ceil(most).max(1);
+    let part = group.div_ceil(parts);
+    let lanes = (head_dim as u32 / 8).next_power_of_two().min(subgroup);
+    // Positions of a smallest split in one pass where registers allow.
+    let each = (head_dim as u32 / 8).div_ceil(lanes);
+    let most = if kv == KvType::F32 { 2 } else { 4 };
+    let flight = (64 * lanes / threads).clamp(1, (most / each).max(1));
+    let lots = (threads / (part * head_dim / 4).max(1) as u32).clamp(1, subgroups);
+    DecodeTiles {
+        threads,
+        subgroups,
+        part: part as u32,
+        parts: group.div_ceil(part) as u32,
+        lanes,
+        flight,
+        lots,
+    }
 }

@@ -38,10 +38,9 @@ pub fn workgroup(wanted: usize, gpu: &GpuProfile) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use unicorn_core::TensorType;
+    use unicorn_core::{KvType, TensorType};
 
     use super::*;
-    use crate::pipeline::Kernel;
 
     /// What matters of recorded profiles: name, subgroup sizes, workgroup limits, integrated.
     fn gpu(
@@ -115,6 +114,44 @@ mod tests {
     fn splits_cover_all_positions() {
         for positions in [1, 256, 257, 5000] {
             assert!(splits(positions) * SPLIT >= positions);
+        }
+    }
+
+    #[test]
+    fn decode_splits_cover_every_row_up_to_the_longest() {
+        // As in attention_decode.comp.
+        let size = |n: usize| match n {
+            0..=1024 => 64,
+            1025..=4096 => 128,
+            4097..=16384 => 256,
+            _ => 64 * n.div_ceil(64 * 128),
+        };
+        for longest in [1usize, 64, 65, 1000, 1024, 1025, 2000, 4096, 4097, 16384, 16385, 70_000, 1 << 20] {
+            let most = (1..=longest).map(|n| n.div_ceil(size(n))).max();
+            assert!(most.is_some_and(|m| m <= decode_splits(longest)), "{longest}");
+        }
+    }
+
+    #[test]
+    fn decode_tiles_fit_shared_memory_and_registers() {
+        let gpus = [gpu("H100", 32, 32, 32, 1024, 32, false), gpu("llvmpipe", 8, 8, 8, 1024, 32, false)];
+        for gpu in &gpus {
+            for head_dim in [8, 16, 64, 80, 96, 128, 256] {
+                for group in 1..=16 {
+                    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+                        let t = decode_tiles(head_dim, group, kv, gpu);
+                        let floats = (t.part + 2) * head_dim as u32
+                            + t.subgroups * t.part * (head_dim as u32 + 2)
+                            + t.part * 128;
+                        assert!(floats * 4 < 32 << 10, "{head_dim} {group}");
+                        assert!(t.part * t.parts >= group as u32 && t.part * (t.parts - 1) < group as u32);
+                        assert_eq!(t.threads, t.subgroups * subgroup(gpu));
+                        // Sums of the lots share memory with those of the subgroups.
+                        assert!(t.lots >= 1 && t.lots <= t.subgroups && t.flight >= 1);
+                        assert!(subgroup(gpu).is_multiple_of(t.lanes));
+                    }
+                }
+            }
         }
     }
 }

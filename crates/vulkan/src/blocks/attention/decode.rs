@@ -1,4 +1,4 @@
-//! Attention of few rows: each split of the cache by a workgroup of its own, then the splits put together.
+//! Attention of few rows: one dispatch from q, k and v to the output, each split of the cache by a workgroup of its own.
 
 use super::super::linear::Input;
 use super::super::{Builder, NormRows, NormTo};
@@ -20,26 +20,85 @@ impl AttentionBlock {
     /// From q, k and v to the input of the output product.
     pub(super) fn decode<'a>(&self, b: &mut Builder<'a>, cache: &Cache) -> Input<'a> {
         let s = b.scratch;
-        self.rope_and_cache(b, cache);
-        self.attend(b, cache);
-        let attended = self.spec.heads * self.spec.head_dim;
+        // A row that others of the batch attend to must be in the cache before any of them starts.
+        if !b.alone {
+            self.rope_and_cache(b, cache);
+        }
         // Whole groups of 32 lie inside a head, else the output is quantized in a dispatch of its own.
         let fused = self.spec.head_dim.is_multiple_of(32);
         let quantized = !self.o.is_float();
-        self.merge(b, if quantized && fused { MergeOutput::Quantized } else { MergeOutput::Float });
+        let output = if quantized && fused { MergeOutput::Quantized } else { MergeOutput::Float };
+        self.attend_rows(b, cache, output);
         if quantized && !fused {
+            let attended = self.spec.heads * self.spec.head_dim;
             b.norm("quantize", &s.wide, None, attended, NormTo::Inner, NormRows::All);
         }
         if quantized { Input::Inner } else { Input::Float(&s.wide) }
     }
 
+    /// `attention_decode.comp`; finishes q, k and v too where every row of the batch is alone with its position.
+    fn attend_rows(&self, b: &mut Builder<'_>, cache: &Cache, output: MergeOutput) {
+        let (s, spec) = (b.scratch, &self.spec);
+        let group = spec.heads / spec.kv_heads;
+        let tiles = select::decode_tiles(spec.head_dim, group, b.kv.ty, b.gpu);
+        let mut constants = vec![
+            tiles.threads,
+            tiles.subgroups,
+            group as u32,
+            tiles.part,
+            tiles.lanes,
+            tiles.flight,
+            b.alone as u32,
+            output as u32,
+            tiles.lots,
+        ];
+        constants.resize(10, 0);
+        constants.extend(self.cache_constants(b));
+        constants.extend(self.head_constants(b));
+        let kernel = Kernel {
+            shader: format!("attention_decode_{}", select::kv_suffix(b.kv.ty)),
+            constants,
+            subgroup: select::subgroup(b.gpu),
+        };
+        let (y, meta) = match output {
+            MergeOutput::Float => (&s.wide, &s.inner.meta),
+            MergeOutput::Quantized => (&s.inner.q, &s.inner.meta),
+            MergeOutput::Half => (&s.half_wide, &s.inner.meta),
+        };
+        let (q_norm, k_norm, eps) = self.norm_addresses();
+        let push = Push::new()
+            .addresses([s.qkv.address(), self.bias.as_ref().map_or(0, Buffer::address), q_norm, k_norm])
+            .addresses([cache.turns.address(), s.batch.address(), s.pages_address()])
+            .addresses([cache.keys.address(), cache.values.address()])
+            .addresses([s.partial.address(), s.tickets.address(), y.address(), meta.address()])
+            .u32(spec.rope.frequencies.len())
+            .f32(spec.scale)
+            .f32(eps)
+            .u32(spec.window.unwrap_or(0))
+            .f32(spec.soft_cap.unwrap_or(0.0));
+        let visible = (b.splits * SPLIT).min(spec.window.unwrap_or(usize::MAX));
+        let groups = [spec.kv_heads * tiles.parts as usize, select::decode_splits(visible), b.rows];
+        let reads = [&s.qkv, &s.batch, &cache.keys, &cache.values, &s.tickets];
+        let mut writes = vec![&s.partial, &s.tickets, y, meta];
+        if b.alone {
+            writes.extend([&cache.keys, &cache.values]);
+        }
+        let positions = (b.rows * visible) as u64;
+        let ty = b.kv.ty.tensor_type();
+        let element_blocks = (spec.kv_heads * spec.head_dim / ty.block_len()) as u64;
+        let d = b.dispatch("attention", kernel, push, groups, &reads, &writes);
+        d.bytes = 2 * positions * element_blocks * ty.block_bytes() as u64;
+        d.flops = 4 * positions * (spec.heads * spec.head_dim) as u64;
+    }
+
+    /// Attention of many rows, by splits that [`Self::merge`] puts together.
     pub(super) fn attend(&self, b: &mut Builder<'_>, cache: &Cache) {
         let (s, spec) = (b.scratch, &self.spec);
         let mut constants = vec![128, (spec.heads / spec.kv_heads) as u32, SPLIT as u32];
         constants.resize(10, 0);
         constants.extend(self.cache_constants(b));
         let kernel = Kernel {
-            shader: format!("attention_decode_{}", select::kv_suffix(b.kv.ty)),
+            shader: format!("attention_splits_{}", select::kv_suffix(b.kv.ty)),
             constants,
             subgroup: select::subgroup(b.gpu),
         };

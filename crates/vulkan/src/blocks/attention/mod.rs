@@ -65,22 +65,16 @@ impl AttentionBlock {
     /// Finishes q, k and v in a dispatch of its own: q stays in `qkv`, scaled; k and v go to the cache.
     fn rope_and_cache(&self, b: &mut Builder<'_>, cache: &Cache) {
         let (s, spec) = (b.scratch, &self.spec);
-        let mut constants = vec![
-            64,
-            spec.heads as u32,
-            (spec.rope.style == unicorn_core::RopeStyle::Neox) as u32,
-            self.qk_norm.is_some() as u32,
-            self.bias.is_some() as u32,
-        ];
+        let mut constants = vec![select::subgroup(b.gpu)];
         constants.resize(10, 0);
         constants.extend(self.cache_constants(b));
+        constants.extend(self.head_constants(b));
         let kernel = Kernel {
             shader: format!("rope_kv_{}", select::kv_suffix(b.kv.ty)),
             constants,
             subgroup: select::subgroup(b.gpu),
         };
-        let (q_norm, k_norm, eps) =
-            self.qk_norm.as_ref().map_or((0, 0, 0.0), |(q, k, eps)| (q.address(), k.address(), *eps));
+        let (q_norm, k_norm, eps) = self.norm_addresses();
         let push = Push::new()
             .addresses([s.qkv.address(), self.bias.as_ref().map_or(0, Buffer::address), q_norm, k_norm])
             .addresses([cache.turns.address(), s.batch.address(), s.pages_address()])
@@ -102,5 +96,21 @@ impl AttentionBlock {
     /// Specialization constants 10, 11 and 12 of every kernel that touches the cache.
     fn cache_constants(&self, b: &Builder<'_>) -> [u32; 3] {
         [self.spec.kv_heads as u32, self.spec.head_dim as u32, b.kv.page_tokens as u32]
+    }
+
+    /// Specialization constants 13 to 17 of every kernel that finishes heads.
+    fn head_constants(&self, b: &Builder<'_>) -> [u32; 5] {
+        [
+            select::subgroup(b.gpu),
+            self.spec.heads as u32,
+            (self.spec.rope.style == unicorn_core::RopeStyle::Neox) as u32,
+            self.qk_norm.is_some() as u32,
+            self.bias.is_some() as u32,
+        ]
+    }
+
+    /// Addresses of the q and k norms' weights, zero for none, and their epsilon.
+    fn norm_addresses(&self) -> (u64, u64, f32) {
+        self.qk_norm.as_ref().map_or((0, 0, 0.0), |(q, k, eps)| (q.address(), k.address(), *eps))
     }
 }
