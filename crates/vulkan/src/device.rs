@@ -463,7 +463,7 @@ impl VulkanDevice {
             gpu: self.context.profile(),
             scratch: &stream.scratch,
             recording: Recording::default(),
-            path: select::path(shape.rows, self.context.profile()),
+            path: select::path(shape.rows),
             rows: shape.rows,
             outputs: shape.outputs,
             splits: shape.splits,

@@ -13,7 +13,7 @@ use crate::settings::fresh_seed;
 
 /// Runs the case table on a device, names what is wrong, and fails where anything is.
 pub fn run(args: &SelftestArgs) -> anyhow::Result<Exit> {
-    let device = args.device.open(None)?;
+    let device = args.device.open_limited(None, args.tier)?;
     let oracle = ReferenceDevice::new();
     let seed = args.seed.unwrap_or_else(fresh_seed);
     let cases = select(&args.only);

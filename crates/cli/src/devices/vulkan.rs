@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use unicorn_core::{Device, DeviceError};
-use unicorn_vulkan::{Candidate, Context, Library, LibraryOptions, VulkanDevice, VulkanError};
+use unicorn_vulkan::{Candidate, Context, Library, LibraryOptions, Limit, VulkanDevice, VulkanError};
 
-use super::{Backend, OpenOptions};
+use super::{Backend, OpenOptions, Tier};
 
 pub(super) const BACKEND: Backend = Backend {
     name: "vulkan",
     about: "GPU through Vulkan",
     listed: true,
     variants: || (0..8).map(|i| i.to_string()).collect(),
+    tiers: true,
     open,
 };
 
@@ -26,8 +27,8 @@ fn open(options: &OpenOptions) -> Result<Arc<dyn Device>, DeviceError> {
 fn open_named(options: &OpenOptions, name: &str) -> Result<Arc<dyn Device>, VulkanError> {
     let library = Library::load(LibraryOptions::default())?;
     let candidates = library.candidates()?;
-    let chosen =
-        choose(&candidates, options.variant.as_deref().and_then(|v| v.parse().ok())).ok_or_else(|| {
+    let mut chosen = choose(&candidates, options.variant.as_deref().and_then(|v| v.parse().ok()))
+        .ok_or_else(|| {
             let found =
                 candidates.iter().enumerate().map(|(i, c)| format!("vulkan:{i} is {}", c.profile.name));
             let found = found.collect::<Vec<_>>().join(", ");
@@ -36,6 +37,14 @@ fn open_named(options: &OpenOptions, name: &str) -> Result<Arc<dyn Device>, Vulk
                 found: if found.is_empty() { "none".into() } else { found },
             }
         })?;
+    if let Some(tier) = options.tier {
+        let limit = match tier {
+            Tier::Cooperative => Limit::Cooperative,
+            Tier::Dot => Limit::Dot,
+            Tier::Plain => Limit::Plain,
+        };
+        chosen.profile = limit.apply(&chosen.profile)?;
+    }
     let context = Context::open(library, &chosen)?;
     Ok(Arc::new(VulkanDevice::new(context, name)?))
 }
