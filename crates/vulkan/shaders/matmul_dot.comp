@@ -40,6 +40,9 @@ shared vec4 minimum[GROUPS * HALVES * BM / 4];
 shared vec4 input_sum[GROUPS * HALVES * BN / 4];    // scaled
 #endif
 
+const uint HALF = 8 / HALVES;   // words that share a scale
+// Software drivers compile long code slowly.
+const uint UNROLL = GROUPS == 1 ? 1 : HALF;
 const uint WORDS = (BN * GROUPS + THREADS - 1) / THREADS;   // groups of activations that a thread loads
 struct Input { uvec4 a, b; QuantizedMeta m; };
 Raw piece[PIECES];
@@ -100,16 +103,16 @@ void share(uint k) {
 void multiply(uint g, uint h) {
     int dots[TM * TN];
     [[unroll]] for (uint i = 0; i < TM * TN; i++) dots[i] = 0;
-    [[unroll]] for (uint j = h * (8 / HALVES); j < (h + 1) * (8 / HALVES); j++) {
-        uvec4 w[RB];
-        [[unroll]] for (uint b = 0; b < RB; b++)
-            w[b] = weights[g * WEIGHTS + j * (BM / 4) + (row_part * RB + b) * 8 + lane];
-        [[unroll]] for (uint t = 0; t < TN / 4; t++) {
-            uvec4 a = inputs[g * INPUTS + j * (BN / 4) + token_part * (TN / 4) + t];
-            [[unroll]] for (uint i = 0; i < TM; i++) {
-                [[unroll]] for (uint c = 0; c < 4; c++) {
-                    uint to = i * TN + t * 4 + c;
-                    dots[to] += dot4(w[i / 4][i % 4], a[c]);
+    for (uint part = 0; part < HALF; part += UNROLL) {
+        [[unroll]] for (uint u = 0; u < UNROLL; u++) {
+            uint j = h * HALF + part + u;
+            uvec4 w[RB];
+            [[unroll]] for (uint b = 0; b < RB; b++)
+                w[b] = weights[g * WEIGHTS + j * (BM / 4) + (row_part * RB + b) * 8 + lane];
+            [[unroll]] for (uint t = 0; t < TN / 4; t++) {
+                uvec4 a = inputs[g * INPUTS + j * (BN / 4) + token_part * (TN / 4) + t];
+                [[unroll]] for (uint i = 0; i < TM; i++) {
+                    [[unroll]] for (uint c = 0; c < 4; c++) dots[i * TN + t * 4 + c] += dot4(w[i / 4][i % 4], a[c]);
                 }
             }
         }

@@ -28,6 +28,7 @@ const uint WEIGHTS = 4 * BM + 4, PITCH = BN / 4 + 1;
 shared uvec4 weights[GROUPS * WEIGHTS];
 shared uvec4 inputs[GROUPS * 16 * PITCH];
 const uint WORDS = (BN * (BK / 8) + THREADS - 1) / THREADS; // 16-byte words of activations that a thread loads
+const uint UNROLL = 2 * GROUPS; // pairs: few where steps are short, for software drivers that compile long code slowly
 Piece piece[PIECES];
 uvec4 word[WORDS];
 
@@ -92,8 +93,8 @@ void main() {
         share();
         barrier();
         if (k + BK < p.cols) fetch(k + BK);
-        [[dont_unroll]] for (uint step = 0; step < 16 * GROUPS; step += 4) {
-            [[unroll]] for (uint i = 0; i < 4; i++) multiply(step / 16, step % 16 + i);
+        [[dont_unroll]] for (uint step = 0; step < 16 * GROUPS; step += UNROLL) {
+            [[unroll]] for (uint i = 0; i < UNROLL; i++) multiply(step / 16, step % 16 + i);
         }
         barrier();
     }

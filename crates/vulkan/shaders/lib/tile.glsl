@@ -9,6 +9,7 @@ layout(constant_id = 3) const uint RB = 2;          // even with GLU
 layout(constant_id = 4) const uint TN = 4;          // a multiple of 4
 layout(constant_id = 5) const uint ACTIVATION = 0;
 layout(constant_id = 6) const uint OUTPUT = 0;      // 0 f32, 1 add to f32, 2 f16, 3 quantized
+layout(constant_id = 7) const uint GROUPS = 2;      // groups of 32 columns of a step
 layout(push_constant, scalar) uniform Push {
     uint64_t wq, wh, ws;
     uint64_t uq, uh, us;    // up projection of a gated unit
@@ -18,7 +19,6 @@ layout(push_constant, scalar) uniform Push {
 } p;
 #include "lib/activation.glsl"
 
-const uint GROUPS = 2;          // groups of 32 columns of a step
 const uint BK = 32 * GROUPS;
 const uint TM = 4 * RB;
 #ifdef GLU

@@ -76,8 +76,8 @@ impl Tile {
 
 /// The largest tile that fits the device and the number of tokens, and still gives every core work.
 fn tile(problem: &Problem, tier: Tier, gpu: &GpuProfile) -> Tile {
-    // A software driver has a few cores, and its registers are as few.
-    let tiles = if gpu.software { &TILES[3..] } else { &TILES[..] };
+    // A software driver has a few cores and registers, and compiles slowly: one tile for all problems.
+    let tiles = if gpu.software { &TILES[3..4] } else { &TILES[..] };
     let rows = problem.rows * if problem.activation.is_some() { 2 } else { 1 };
     let cores = gpu.cores.unwrap_or(16) as usize;
     let work =
@@ -86,6 +86,11 @@ fn tile(problem: &Problem, tier: Tier, gpu: &GpuProfile) -> Tile {
     let mut close = all.clone().filter(|t| (t.tokens as usize) < 2 * problem.tokens);
     let best = close.clone().find(work).or_else(|| close.next_back()).or_else(|| all.next_back());
     best.copied().unwrap_or(TILES[3])
+}
+
+/// Groups of 32 columns of a step: half as much code for software drivers, which compile it slowly.
+fn groups(gpu: &GpuProfile) -> u32 {
+    if gpu.software { 1 } else { 2 }
 }
 
 /// The product on [`Tier::Dot`] or [`Tier::Plain`].
@@ -109,6 +114,7 @@ pub(super) fn product(problem: &Problem, tier: Tier, gpu: &GpuProfile) -> Matrix
             tile.thread_tokens,
             problem.activation.unwrap_or(0),
             output,
+            groups(gpu),
         ],
         subgroup: subgroup(gpu),
     };

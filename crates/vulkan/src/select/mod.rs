@@ -35,7 +35,7 @@ pub fn subgroup(gpu: &GpuProfile) -> u32 {
 
 /// The largest workgroup, at most `wanted` threads.
 pub fn workgroup(wanted: usize, gpu: &GpuProfile) -> u32 {
-    (wanted as u32).min(gpu.workgroup_invocations).min(subgroup(gpu) * gpu.workgroup_subgroups)
+    (wanted as u32).min(gpu.workgroup_invocations).min(subgroup(gpu).saturating_mul(gpu.workgroup_subgroups))
 }
 
 #[cfg(test)]
