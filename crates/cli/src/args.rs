@@ -273,6 +273,9 @@ pub struct BenchFfnArgs {
     /// Type of the weights: f32, f16, q8_0, q4_k, ...
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub dtype: FfnType,
+    /// Best tier of matrix kernels that a GPU may use [default: the best it has]
+    #[arg(long, value_name = "TIER")]
+    pub tier: Option<Tier>,
     /// Repetitions, after one unmeasured
     #[arg(short, long, value_name = "N", default_value = "5", value_parser = parse::positive)]
     pub repetitions: usize,

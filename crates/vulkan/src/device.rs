@@ -421,7 +421,11 @@ impl Device for VulkanDevice {
         let gpu = self.context.profile();
         let linear = |op: &str, m: &crate::weights::Matrix, activation| {
             let fold = select::Fold { activation, ..select::Fold::default() };
-            format!("{op}: {}", select::linear_vector(m.ty, m.cols, 1, fold, gpu).shader)
+            let vector = select::linear_vector(m.ty, m.cols, 1, fold, gpu).shader;
+            let output = select::TiledOutput::Float;
+            let (ty, rows, cols) = (m.ty, m.rows, m.cols);
+            let problem = select::Problem { ty, rows, cols, tokens: 512, activation, output };
+            format!("{op}: {vector}, {} for many tokens", select::matrix_product(&problem, gpu).kernel.shader)
         };
         match state.blocks.get(&block) {
             None => Vec::new(),
