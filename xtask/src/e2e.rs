@@ -104,16 +104,21 @@ fn capital_of_france(bench: &Bench<'_>) -> Result<String> {
     Ok(format!("{right} of {}: {}", answers.len(), answers[0].trim().replace('\n', " ")))
 }
 
-/// The whole case table on lavapipe, against the reference.
+/// The whole case table on lavapipe, against the reference; then the blocks that cover the integer dot kernels, which lavapipe emulates.
 fn vulkan_kernels(bench: &Bench<'_>) -> Result<String> {
     let driver = match lavapipe::driver() {
         Ok(driver) => driver,
         Err(reason) => return Ok(format!("NOT RUN: {reason}")),
     };
-    let mut command = bench.unicorn(&["selftest", "--device", "vulkan:0"]);
-    let told = sh::output(command.env("VK_DRIVER_FILES", &driver).env("VK_ICD_FILENAMES", &driver))?;
-    ensure!(told.contains(" 0 wrong"), "{told}");
-    Ok(told.trim().to_string())
+    let selftest = |more: &[&str]| -> Result<String> {
+        let mut command = bench.unicorn(&["selftest", "--device", "vulkan:0"]);
+        command.args(more).env("VK_DRIVER_FILES", &driver).env("VK_ICD_FILENAMES", &driver);
+        let told = sh::output(&mut command)?;
+        ensure!(told.contains(" 0 wrong"), "{told}");
+        Ok(told.trim().to_string())
+    };
+    let all = selftest(&[])?;
+    Ok(format!("{all}; integer dot: {}", selftest(&["--tier", "dot", "--only", "ffn"])?))
 }
 
 /// The same on a recent lavapipe, which has cooperative matrices, under the validation layer.

@@ -71,6 +71,22 @@ fn linear() -> Vec<Case> {
         }
         cases.push(head(ty, 300, 512, 3, Some(2.0)));
     }
+    // Across the edges of every tile: rows and tokens that are no multiple of any, an odd number of column groups, few rows.
+    for (ty, rows, cols, n) in [
+        (Q4_0, 300, 544, 200),
+        (Q8_0, 130, 96, 131),
+        (Q4_1, 97, 160, 70),
+        (Q4_K, 300, 768, 200),
+        (Q6_K, 161, 256, 129),
+        (Q2_K, 65, 768, 65),
+        (F16, 300, 544, 200),
+        (F32, 129, 72, 131),
+        (BF16, 65, 40, 257),
+        (MXFP4, 1, 96, 140),
+        (Q5_K, 3, 512, 9),
+    ] {
+        cases.push(head(ty, rows, cols, n, None));
+    }
     cases
 }
 
@@ -125,6 +141,19 @@ fn ffn() -> Vec<Case> {
             let case = FfnCase { types, width, hidden, tokens: n, activation, post_norm, weight_offset };
             cases.push(ffn_case(&case));
         }
+    }
+    // Across the edges of every tile.
+    for (ty, width, hidden, n, post_norm) in [
+        (Q4_0, 160, 416, 150, false),
+        (F16, 160, 416, 150, true),
+        (Q4_K, 256, 768, 150, true),
+        (Q3_K, 256, 256, 67, false),
+        (Q5_1, 96, 96, 130, false),
+    ] {
+        let activation = Activation::Silu;
+        let types = [ty; 3];
+        let case = FfnCase { types, width, hidden, tokens: n, activation, post_norm, weight_offset: 0.0 };
+        cases.push(ffn_case(&case));
     }
     // Mixtures that files have, and pairs that share no kernel.
     for types in [

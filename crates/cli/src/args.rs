@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::bench_spec::{FfnType, ShapeChoice};
-use crate::devices::DeviceChoice;
+use crate::devices::{DeviceChoice, Tier};
 use crate::parse;
 use crate::settings::AnswerArgs;
 
@@ -273,6 +273,9 @@ pub struct BenchFfnArgs {
     /// Type of the weights: f32, f16, q8_0, q4_k, ...
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub dtype: FfnType,
+    /// Best tier of matrix kernels that a GPU may use [default: the best it has]
+    #[arg(long, value_name = "TIER")]
+    pub tier: Option<Tier>,
     /// Repetitions, after one unmeasured
     #[arg(short, long, value_name = "N", default_value = "5", value_parser = parse::positive)]
     pub repetitions: usize,
@@ -359,6 +362,9 @@ pub struct SelftestArgs {
     /// Device to check [default: cpu]
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceChoice,
+    /// Best tier of matrix kernels that a GPU may use [default: the best it has]
+    #[arg(long, value_name = "TIER")]
+    pub tier: Option<Tier>,
     /// Cases whose names contain all of these words
     #[arg(long, value_name = "WORDS", default_value = "")]
     pub only: String,

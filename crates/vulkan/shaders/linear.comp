@@ -72,24 +72,26 @@ void product(uint row, uint lane) {
 void product(uint row, uint lane) {
     uint groups = p.cols / 32, base = row * groups;
     for (uint first = lane; first < groups; first += LANES * UNROLL) {
-        Group w[MATRICES * UNROLL];
+        Raw w[MATRICES * UNROLL];
         [[unroll]] for (uint u = 0; u < UNROLL; u++) {
             uint at = base + min(first + u * LANES, groups - 1);
-            w[u] = decode(Planes(p.wq, p.wh, p.ws), at);
+            w[u] = load(Planes(p.wq, p.wh, p.ws), at);
 #ifdef GLU
-            w[UNROLL + u] = decode(Planes(p.uq, p.uh, p.us), at);
+            w[UNROLL + u] = load(Planes(p.uq, p.uh, p.us), at);
 #endif
         }
         [[unroll]] for (uint u = 0; u < UNROLL; u++) {
             uint group = first + u * LANES;
             bool inside = group < groups;
+            Group unpacked[MATRICES];
+            [[unroll]] for (uint m = 0; m < MATRICES; m++) unpacked[m] = unpack(w[m * UNROLL + u]);
             [[unroll]] for (uint t = 0; t < TOKENS; t++) {
                 uint at = t * groups + min(group, groups - 1);
                 uvec4 a = U32x4(p.a).v[2 * at], b = U32x4(p.a).v[2 * at + 1];
                 QuantizedMeta meta = Meta(p.meta).v[at];
                 float scale = inside ? meta.scale : 0.0;
                 [[unroll]] for (uint m = 0; m < MATRICES; m++) {
-                    Group g = w[m * UNROLL + u];
+                    Group g = unpacked[m];
                     int lo = dot4(g.w[0], a.x) + dot4(g.w[1], a.y) + dot4(g.w[2], a.z) + dot4(g.w[3], a.w);
                     int hi = dot4(g.w[4], b.x) + dot4(g.w[5], b.y) + dot4(g.w[6], b.z) + dot4(g.w[7], b.w);
                     sums[m * TOKENS + t] += scale * (g.d.x * float(lo) + g.d.y * float(hi) + dot(g.m, unpack_sums(meta.sums)));

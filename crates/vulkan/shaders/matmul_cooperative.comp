@@ -35,8 +35,10 @@ const uint PITCH = BK / 8 + 1;          // 16-byte words of a row in shared memo
 const uint ROWS = THREADS / (BK / 8);   // rows that the workgroup loads at once, 16-byte words
 const uint WORDS = BN / ROWS;
 #ifdef WEIGHT_FLOAT
+#define Piece Words
 const uint PIECES = BM / ROWS;
 #else
+#define Piece Raw
 const uint GROUPS = BM * (BK / 32), PIECES = (GROUPS + THREADS - 1) / THREADS;
 #endif
 const uint TM = WM / T, TN = WN / T;
@@ -53,7 +55,7 @@ shared uvec4 inputs[BN * PITCH];
 uint thread = gl_LocalInvocationID.x, word_row = thread / (BK / 8), word_column = thread % (BK / 8);
 // Token tiles run fastest: workgroups that run together share weights.
 uint first_row = gl_WorkGroupID.y * UNITS, first_token = gl_WorkGroupID.x * BN;
-Fetched piece[PIECES];
+Piece piece[PIECES];
 uvec4 word[WORDS];
 uint64_t input_at = p.a + 2 * (uint64_t(first_token + word_row) * p.cols + 8 * word_column);
 
@@ -77,16 +79,12 @@ void fetch_weights(uint k, bool inside) {
         if ((i * ROWS) % WM >= WM / 2) base = up_at;
 #endif
         uint64_t at = base + ELEMENT * uint64_t(unit(i * ROWS) * p.cols + k);
-#ifdef WEIGHT_F32
-        piece[i] = Fetched(vec4(0), vec4(0));
-#else
-        piece[i] = Fetched(uvec4(0));
-#endif
+        piece[i] = no_words();
         if (inside) piece[i] = fetch_words(at);
     }
 }
 void share_weights() {
-    [[unroll]] for (uint i = 0; i < PIECES; i++) weights[(i * ROWS + word_row) * PITCH + word_column] = halves(piece[i]);
+    [[unroll]] for (uint i = 0; i < PIECES; i++) weights[(i * ROWS + word_row) * PITCH + word_column] = word_halves(piece[i]);
 }
 #else
 void fetch_weights(uint k, bool inside) {
@@ -99,14 +97,15 @@ void fetch_weights(uint k, bool inside) {
 #ifdef GLU
         if (r % WM >= WM / 2) planes = Planes(p.uq, p.uh, p.us);
 #endif
-        piece[i] = decode(planes, (first_row + unit(r)) * groups + group);
+        piece[i] = load(planes, (first_row + unit(r)) * groups + group);
     }
 }
 void share_weights() {
     [[unroll]] for (uint i = 0; i < PIECES; i++) {
         uint at = i * THREADS + thread, to = (at / (BK / 32)) * PITCH + 4 * (at % (BK / 32));
         if (GROUPS % THREADS != 0 && at >= GROUPS) break;
-        [[unroll]] for (uint j = 0; j < 4; j++) weights[to + j] = halves(piece[i], j);
+        Group group = unpack(piece[i]);
+        [[unroll]] for (uint j = 0; j < 4; j++) weights[to + j] = halves(group, j);
     }
 }
 #endif

@@ -303,7 +303,7 @@ impl Device for VulkanDevice {
         let longest = batch.slices.iter().map(|s| s.start as usize + s.tokens.len()).max().unwrap_or(1);
         let splits = select::splits(longest);
         // Decode attention splits finer than attention of many rows.
-        let splits_per_row = match select::path(rows, self.context.profile()) {
+        let splits_per_row = match select::path(rows) {
             Path::Vector => select::decode_splits(splits * select::SPLIT),
             Path::Matrix => splits,
         };
@@ -447,7 +447,11 @@ impl Device for VulkanDevice {
         let gpu = self.context.profile();
         let linear = |op: &str, m: &crate::weights::Matrix, activation| {
             let fold = select::Fold { activation, ..select::Fold::default() };
-            format!("{op}: {}", select::linear_vector(m.ty, m.cols, 1, fold, gpu).shader)
+            let vector = select::linear_vector(m.ty, m.cols, 1, fold, gpu).shader;
+            let output = select::TiledOutput::Float;
+            let (ty, rows, cols) = (m.ty, m.rows, m.cols);
+            let problem = select::Problem { ty, rows, cols, tokens: 512, activation, output };
+            format!("{op}: {vector}, {} for many tokens", select::matrix_product(&problem, gpu).kernel.shader)
         };
         match state.blocks.get(&block) {
             None => Vec::new(),
@@ -488,7 +492,7 @@ impl VulkanDevice {
             gpu: self.context.profile(),
             scratch: &stream.scratch,
             recording: Recording::default(),
-            path: select::path(shape.rows, self.context.profile()),
+            path: select::path(shape.rows),
             rows: shape.rows,
             outputs: shape.outputs,
             splits: shape.splits,

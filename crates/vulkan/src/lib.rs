@@ -4,7 +4,7 @@
 //! positions, pages) comes from one buffer, so that a recording serves every token of its shape. A barrier stands only where a dispatch
 //! touches what another since the last barrier wrote (`recording`). Kernel choice is a pure function (`select`).
 //!
-//! Absent so far: a bias on the attention output, more than one queue.
+//! Absent so far: more than one queue.
 
 mod blocks;
 mod context;
@@ -28,6 +28,7 @@ mod scratch;
 mod select;
 pub mod shaders;
 mod statistics;
+mod tiers;
 mod timing;
 mod transfer;
 mod validation;
@@ -39,4 +40,5 @@ pub use error::VulkanError;
 pub use library::{Candidate, Extensions, Library, LibraryOptions};
 pub use profile::{GpuProfile, Heap, MatrixShape, MatrixTypes};
 pub use statistics::{KernelStatistics, SharedStatistics};
+pub use tiers::Limit;
 pub use validation::{SharedMessages, ValidationMessage};

@@ -61,7 +61,6 @@ impl Loader {
             "a head size past 256 or no multiple of 8",
         )?;
         self.require(spec.heads / spec.kv_heads.max(1) <= 16, "more than 16 query heads per KV head")?;
-        self.require(w.o_bias.is_none(), "a bias on the attention output")?;
         let bias = if [&w.q_bias, &w.k_bias, &w.v_bias].iter().any(|b| b.is_some()) {
             let mut all = Vec::new();
             for (bias, matrix) in [(&w.q_bias, &w.q), (&w.k_bias, &w.k), (&w.v_bias, &w.v)] {
@@ -73,6 +72,13 @@ impl Loader {
             Some(weights::upload_f32(&self.context, &self.uploader, &all, "attention bias")?)
         } else {
             None
+        };
+        let o_bias = match &w.o_bias {
+            Some(b) => {
+                let values = weights::read_vector(b, source)?;
+                Some(weights::upload_f32(&self.context, &self.uploader, &values, &b.name)?)
+            }
+            None => None,
         };
         let qk_norm = match (&spec.qk_norm, &w.q_norm, &w.k_norm) {
             (Some(n), Some(q), Some(k)) => {
@@ -89,6 +95,7 @@ impl Loader {
             v: self.matrix(&w.v, source)?,
             o: self.matrix(&w.o, source)?,
             bias,
+            o_bias,
             qk_norm,
             post_norm: self.optional_norm(&spec.post_norm, &w.post_norm, source)?,
             cache: None,

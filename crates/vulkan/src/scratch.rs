@@ -129,8 +129,7 @@ impl Scratch {
         };
         // Tiled products load whole tiles of rows.
         let padded = c.rows.next_multiple_of(TILE_PADDING);
-        let split_floats =
-            if path(c.rows, context.profile()) == Path::Matrix { split_floats(context.profile()) } else { 0 };
+        let split_floats = if path(c.rows) == Path::Matrix { split_floats(context.profile()) } else { 0 };
         let wide = sizes.attended.max(sizes.hidden);
         Ok(Scratch {
             sizes,

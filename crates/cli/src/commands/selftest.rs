@@ -16,10 +16,10 @@ use crate::settings::fresh_seed;
 /// Runs the case table on a device, names what is wrong, and fails where anything is.
 pub fn run(args: &SelftestArgs) -> anyhow::Result<Exit> {
     let Some(watch) = watched::wanted(args) else {
-        let right = compare(args, &*args.device.open(None)?)?;
+        let right = compare(args, &*args.device.open_limited(None, args.tier)?)?;
         return Ok(if right { Exit::Done } else { Exit::Failed });
     };
-    let (device, seen) = args.device.open_watched(watch)?;
+    let (device, seen) = args.device.open_watched(watch, args.tier)?;
     let right = if watch.compile_only { watched::compile(args, &*device)? } else { compare(args, &*device)? };
     drop(device);
     let quiet = watched::report(args, &*seen)?;

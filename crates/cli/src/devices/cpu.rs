@@ -12,6 +12,7 @@ pub(super) const BACKEND: Backend = Backend {
     about: "processor cores",
     listed: true,
     variants: || SimdLevel::ALL.iter().map(|level| level.name().to_owned()).collect(),
+    tiers: false,
     open,
     watch: None,
 };

@@ -20,6 +20,19 @@ pub struct OpenOptions {
     pub variant: Option<String>,
     /// Worker threads; `None` leaves the choice to the device.
     pub threads: Option<usize>,
+    /// The best tier of kernels that a GPU may use; `None` leaves the choice to the device.
+    pub tier: Option<Tier>,
+}
+
+/// What the matrix products of a GPU are built from, best first.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tier {
+    /// Cooperative matrices
+    Cooperative,
+    /// Packed integer dot products for quantized weights
+    Dot,
+    /// Plain arithmetic
+    Plain,
 }
 
 /// A kind of device that this binary can open.
@@ -32,6 +45,8 @@ pub struct Backend {
     listed: bool,
     /// Names that may follow the colon, for messages and completions.
     variants: fn() -> Vec<String>,
+    /// Takes [`OpenOptions::tier`].
+    tiers: bool,
     /// Opens a device.
     open: fn(&OpenOptions) -> Result<Arc<dyn Device>, DeviceError>,
     /// Opens a device and watches it, where the backend has a driver to watch.
@@ -56,7 +71,17 @@ pub struct DeviceChoice {
 impl DeviceChoice {
     /// Opens the device.
     pub fn open(&self, threads: Option<usize>) -> anyhow::Result<Arc<dyn Device>> {
-        let options = OpenOptions { variant: self.variant.clone(), threads };
+        self.open_limited(threads, None)
+    }
+
+    /// Opens the device with kernels of one tier at most.
+    pub fn open_limited(
+        &self,
+        threads: Option<usize>,
+        tier: Option<Tier>,
+    ) -> anyhow::Result<Arc<dyn Device>> {
+        anyhow::ensure!(tier.is_none() || self.backend.tiers, "device {self} has no tiers of kernels");
+        let options = OpenOptions { variant: self.variant.clone(), threads, tier };
         (self.backend.open)(&options).with_context(|| format!("cannot open device {self}"))
     }
 

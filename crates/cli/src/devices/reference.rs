@@ -11,6 +11,7 @@ pub(super) const BACKEND: Backend = Backend {
     about: "plain loops in float64, for comparison only",
     listed: false,
     variants: Vec::new,
+    tiers: false,
     open: |_| Ok(Arc::new(ReferenceDevice::new())),
     watch: None,
 };

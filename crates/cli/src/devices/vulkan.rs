@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use unicorn_core::{Device, DeviceError};
 use unicorn_vulkan::{
-    Candidate, Context, Library, LibraryOptions, SharedMessages, SharedStatistics, VulkanDevice, VulkanError,
+    Candidate, Context, Library, LibraryOptions, Limit, SharedMessages, SharedStatistics, VulkanDevice,
+    VulkanError,
 };
 
-use super::{Backend, OpenOptions, Watch, Watched, WatchedDevice};
+use super::{Backend, OpenOptions, Tier, Watch, Watched, WatchedDevice};
 
 pub(super) const BACKEND: Backend = Backend {
     name: "vulkan",
     about: "GPU through Vulkan",
     listed: true,
     variants: || (0..8).map(|i| i.to_string()).collect(),
+    tiers: true,
     open,
     watch: Some(watch),
 };
@@ -67,8 +69,8 @@ fn open_named(
 ) -> Result<Arc<VulkanDevice>, VulkanError> {
     let library = Library::load(library)?;
     let candidates = library.candidates()?;
-    let chosen =
-        choose(&candidates, options.variant.as_deref().and_then(|v| v.parse().ok())).ok_or_else(|| {
+    let mut chosen = choose(&candidates, options.variant.as_deref().and_then(|v| v.parse().ok()))
+        .ok_or_else(|| {
             let found =
                 candidates.iter().enumerate().map(|(i, c)| format!("vulkan:{i} is {}", c.profile.name));
             let found = found.collect::<Vec<_>>().join(", ");
@@ -77,6 +79,14 @@ fn open_named(
                 found: if found.is_empty() { "none".into() } else { found },
             }
         })?;
+    if let Some(tier) = options.tier {
+        let limit = match tier {
+            Tier::Cooperative => Limit::Cooperative,
+            Tier::Dot => Limit::Dot,
+            Tier::Plain => Limit::Plain,
+        };
+        chosen.profile = limit.apply(&chosen.profile)?;
+    }
     let context = Context::open(library, &chosen)?;
     Ok(Arc::new(VulkanDevice::new(context, name)?))
 }

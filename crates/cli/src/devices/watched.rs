@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use unicorn_core::{Device, DeviceError};
 
-use super::{DeviceChoice, OpenOptions};
+use super::{DeviceChoice, OpenOptions, Tier};
 
 /// What a backend is asked to watch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,9 +34,9 @@ pub type OpenWatched = fn(&OpenOptions, Watch) -> Result<WatchedDevice, DeviceEr
 
 impl DeviceChoice {
     /// Opens the device and watches it.
-    pub fn open_watched(&self, watch: Watch) -> anyhow::Result<WatchedDevice> {
+    pub fn open_watched(&self, watch: Watch, tier: Option<Tier>) -> anyhow::Result<WatchedDevice> {
         let open = self.backend.watch.with_context(|| format!("{self} has no driver to watch"))?;
-        let options = OpenOptions { variant: self.variant.clone(), threads: None };
+        let options = OpenOptions { variant: self.variant.clone(), threads: None, tier };
         let (device, watched) =
             open(&options, watch).with_context(|| format!("cannot open device {self}"))?;
         anyhow::ensure!(

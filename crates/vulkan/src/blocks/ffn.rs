@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::linear::{Input, Output, Product, Quantize};
+use super::tiled::Form;
 use super::{Builder, NextInput, Norm, NormRows, NormTo};
+use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
 use crate::select::Path;
@@ -25,10 +27,10 @@ impl FfnBlock {
         let input = b.normed_input(&self.norm, &[&self.gate, &self.up]);
         let hidden = self.gate.rows;
         if self.gate.ty == self.up.ty {
-            let (y, quantize) = if self.down.is_float() && b.path == Path::Vector {
-                (Some(&s.wide), Quantize::No)
-            } else {
-                (None, Quantize::Inner)
+            let (y, quantize) = match b.form(&self.down) {
+                Form::Float => (Some(&s.wide), Quantize::No),
+                Form::Half => (None, Quantize::Half),
+                Form::Quantized => (None, Quantize::Inner),
             };
             let product =
                 Product { op: "ffn_gate_up", matrix: &self.gate, gated: Some((&self.up, self.activation)) };
@@ -41,12 +43,12 @@ impl FfnBlock {
         } else {
             self.unfused(b, &input);
         }
-        let input = match b.path {
-            Path::Matrix => Input::Half(&s.half_wide),
-            Path::Vector if self.down.is_float() => Input::Float(&s.wide),
-            Path::Vector => Input::Inner,
+        let input = match b.form(&self.down) {
+            Form::Float => Input::Float(&s.wide),
+            Form::Half => Input::Half(&s.half_wide),
+            Form::Quantized => Input::Inner,
         };
-        b.add_to_residual("ffn_down", &self.down, input, self.post_norm.as_ref(), next);
+        b.add_to_residual("ffn_down", &self.down, None, input, self.post_norm.as_ref(), next);
     }
 }
 
@@ -60,14 +62,15 @@ impl FfnBlock {
             b.product(Product { op, matrix, gated: None }, input.of(matrix), out, rows);
         }
         let count = rows * hidden;
-        let half = b.path == Path::Matrix;
+        let form = b.form(&self.down);
+        let half = form == Form::Half;
         let y = if half { &s.half_wide } else { &s.wide };
         let kernel =
             Kernel { shader: "glu".into(), constants: vec![256, self.activation, half as u32], subgroup: 0 };
         let push =
             Push::new().addresses([s.wide.address(), s.up.address(), s.half_wide.address()]).u32(count);
         b.dispatch("ffn_glu", kernel, push, [count.div_ceil(256), 1, 1], &[&s.wide, &s.up], &[y]);
-        if !self.down.is_float() && !half {
+        if form == Form::Quantized {
             b.norm("quantize", &s.wide, None, hidden, NormTo::Inner, NormRows::All);
         }
     }
@@ -92,8 +95,20 @@ impl<'a> Builder<'a> {
     pub(crate) fn normed_input(&mut self, norm: &Norm, matrices: &[&Matrix]) -> NormedInput<'a> {
         let (s, width) = (self.scratch, self.scratch.sizes.width);
         if self.path == Path::Matrix {
-            self.norm("norm", &s.residual, Some(norm), width, NormTo::Half(&s.half), NormRows::All);
-            return NormedInput { quantized: Input::Half(&s.half), float: Input::Half(&s.half) };
+            // One form serves all quantized types: a device has integer dot products or it has not.
+            let half = Input::Half(&s.half);
+            let takes = |form| matrices.iter().any(|m| self.form(m) == form);
+            let (takes_half, takes_quantized) = (takes(Form::Half), takes(Form::Quantized));
+            if takes_half {
+                self.norm("norm", &s.residual, Some(norm), width, NormTo::Half(&s.half), NormRows::All);
+            }
+            if takes_quantized {
+                self.norm("norm", &s.residual, Some(norm), width, NormTo::Quantized, NormRows::All);
+            }
+            return NormedInput {
+                quantized: if takes_quantized { Input::Normed } else { half },
+                float: half,
+            };
         }
         if std::mem::take(&mut self.prepared) {
             return NormedInput {
@@ -110,18 +125,23 @@ impl<'a> Builder<'a> {
         NormedInput { quantized: Input::Normed, float: Input::Float(&s.float) }
     }
 
-    /// The block's last product: added to the residual stream, through the post norm where there is one, and prepared for the next block
+    /// The block's last product, with its bias: added to the residual stream, through the post norm where there is one, and prepared for the next block
     /// where that is possible.
     pub(crate) fn add_to_residual(
         &mut self,
         op: &'static str,
         matrix: &Matrix,
+        bias: Option<&Buffer>,
         input: Input<'_>,
         post_norm: Option<&Norm>,
         next: Option<NextInput<'_>>,
     ) {
         let (s, rows, width) = (self.scratch, self.rows, matrix.rows);
         let Some(post) = post_norm else {
+            // The product accumulates, so the bias may come first; what is prepared for the next block then holds it.
+            if let Some(bias) = bias {
+                self.add_bias(&s.residual, bias, width);
+            }
             let next = next.filter(|_| self.path == Path::Vector);
             let quantize = next.map_or(Quantize::No, Quantize::Next);
             let out = Output { y: Some(&s.residual), column: 0, stride: width, accumulate: true, quantize };
@@ -132,6 +152,9 @@ impl<'a> Builder<'a> {
         let out =
             Output { y: Some(&s.float), column: 0, stride: width, accumulate: false, quantize: Quantize::No };
         self.product(Product { op, matrix, gated: None }, input, out, rows);
+        if let Some(bias) = bias {
+            self.add_bias(&s.float, bias, width);
+        }
         self.norm("post_norm", &s.float, Some(post), width, NormTo::Add(&s.residual), NormRows::All);
         self.prepared = false;
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use unicorn_core::Select;
 
 use super::linear::{Input, Output, Product, Quantize};
+use super::tiled::Form;
 use super::{Builder, Norm, NormRows, NormTo};
 use crate::pipeline::Kernel;
 use crate::push::Push;
-use crate::select::{self, Path};
+use crate::select;
 use crate::weights::Matrix;
 
 pub(crate) struct HeadBlock {
@@ -62,12 +63,10 @@ impl HeadBlock {
             return Input::Prepared { eps: self.norm.eps, float: self.weight.is_float() };
         }
         let listed = NormRows::Listed(s.outputs_address());
-        let (to, input) = if select::path(b.outputs, b.gpu) == Path::Matrix {
-            (NormTo::Half(&s.half), Input::Half(&s.half))
-        } else if self.weight.is_float() {
-            (NormTo::Float(&s.float), Input::Float(&s.float))
-        } else {
-            (NormTo::Quantized, Input::Normed)
+        let (to, input) = match Form::of(&self.weight, select::path(b.outputs), b.gpu) {
+            Form::Half => (NormTo::Half(&s.half), Input::Half(&s.half)),
+            Form::Float => (NormTo::Float(&s.float), Input::Float(&s.float)),
+            Form::Quantized => (NormTo::Quantized, Input::Normed),
         };
         b.norm("norm", &s.residual, Some(&self.norm), self.weight.cols, to, listed);
         input

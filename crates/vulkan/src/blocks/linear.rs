@@ -5,7 +5,7 @@ use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
 use crate::scratch::Activations;
-use crate::select::{self, Fold, Problem, TiledOutput, VECTOR_ROWS, VECTOR_TOKENS};
+use crate::select::{self, Fold, Problem, Tier, TiledOutput, VECTOR_ROWS, VECTOR_TOKENS};
 use crate::weights::Matrix;
 
 /// The input of a product.
@@ -46,7 +46,9 @@ pub(crate) struct Output<'a> {
 pub(crate) enum Quantize<'a> {
     /// No.
     No,
-    /// As it is: the block's inner activations; f16 after a tiled product.
+    /// No, but f16: the block's inner activations for a tiled product.
+    Half,
+    /// As it is: the block's inner activations.
     Inner,
     /// The residual stream times the next norm's weight in the form that the next block takes, with sums of squares.
     Next(NextInput<'a>),
@@ -63,8 +65,13 @@ pub(crate) struct Product<'a> {
 impl Builder<'_> {
     /// Records the product of the first `rows` rows.
     pub(crate) fn product(&mut self, p: Product<'_>, input: Input<'_>, out: Output<'_>, rows: usize) {
-        if let Input::Half(a) = input {
-            return self.tiled(p, a, out, rows);
+        match (input, select::tier(p.matrix.ty, self.gpu)) {
+            (Input::Half(a), Tier::Cooperative(_)) => return self.tiled(p, a, out, rows),
+            (Input::Half(_), _) => return self.tiled_fallback(p, input, out, rows),
+            (Input::Normed | Input::Inner, Tier::Dot) if rows > VECTOR_TOKENS => {
+                return self.tiled_fallback(p, input, out, rows);
+            }
+            _ => {}
         }
         let s = self.scratch;
         let m = p.matrix;
@@ -76,7 +83,7 @@ impl Builder<'_> {
             stored: out.y.is_some(),
             normed: matches!(input, Input::Prepared { .. }),
             quantize: match out.quantize {
-                Quantize::No => 0,
+                Quantize::No | Quantize::Half => 0,
                 Quantize::Inner => 1,
                 Quantize::Next(n) => {
                     if n.float {
@@ -151,7 +158,7 @@ impl Builder<'_> {
         let s = self.scratch;
         let m = p.matrix;
         let (y, kind) = match (&out.quantize, out.y) {
-            (Quantize::Inner, _) => (&s.half_wide, TiledOutput::Half),
+            (Quantize::Half, _) => (&s.half_wide, TiledOutput::Half),
             (_, Some(y)) if out.accumulate => (y, TiledOutput::Add),
             (_, Some(y)) => (y, TiledOutput::Float),
             (_, None) => return,
@@ -164,7 +171,7 @@ impl Builder<'_> {
             activation: p.gated.map(|g| g.1),
             output: kind,
         };
-        let Some(tiled) = select::matrix_product(&problem, self.gpu) else { return };
+        let tiled = select::matrix_product(&problem, self.gpu);
         let element = if kind == TiledOutput::Half { 2 } else { 4 };
         let target = y.address() + (out.column * element) as u64;
         let (to, stride) = if tiled.splits > 1 { (s.splits.address(), m.rows) } else { (target, out.stride) };

@@ -5,6 +5,7 @@ mod embedding;
 mod ffn;
 mod head;
 mod linear;
+mod tiled;
 
 pub(crate) use attention::{AttentionBlock, Cache};
 pub(crate) use embedding::EmbeddingBlock;

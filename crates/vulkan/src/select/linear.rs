@@ -2,7 +2,7 @@
 
 use unicorn_core::TensorType;
 
-use super::{subgroup, workgroup};
+use super::{fallback, subgroup, workgroup};
 use crate::pipeline::Kernel;
 use crate::profile::{GpuProfile, MatrixShape, MatrixTypes};
 
@@ -66,13 +66,21 @@ fn lanes(chunks: usize, gpu: &GpuProfile) -> u32 {
 pub enum Tier {
     /// KHR cooperative matrices of this shape, f16 with f32 accumulation.
     Cooperative(MatrixShape),
+    /// Packed 4x8 integer dot products: quantized weights, activations quantized to 8 bits.
+    Dot,
+    /// f32 arithmetic on f16 weights and activations.
+    Plain,
 }
 
-/// The best tier that a device has.
-pub fn tier(gpu: &GpuProfile) -> Option<Tier> {
+/// The best tier that a device has for a weight type.
+pub fn tier(ty: TensorType, gpu: &GpuProfile) -> Tier {
     let float = gpu.matrices.iter().filter(|m| m.types == MatrixTypes::F16F32);
     let square = float.filter(|m| m.m == m.n && m.n == m.k && (m.m == 16 || m.m == 8));
-    square.max_by_key(|m| m.m).map(|m| Tier::Cooperative(*m))
+    match square.max_by_key(|m| m.m) {
+        Some(shape) => Tier::Cooperative(*shape),
+        None if fallback::dot(ty, gpu) => Tier::Dot,
+        None => Tier::Plain,
+    }
 }
 
 /// What a tiled product writes.
@@ -84,6 +92,8 @@ pub enum TiledOutput {
     Add,
     /// f16.
     Half,
+    /// Quantized to 8 bits; only where the next product's tier is [`Tier::Dot`].
+    Quantized,
 }
 
 /// A product of many tokens.
@@ -161,9 +171,12 @@ impl Tile {
     }
 }
 
-/// The tiled product for a problem; `None` where the device has no tier for it.
-pub fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> Option<MatrixProduct> {
-    let Tier::Cooperative(shape) = tier(gpu)?;
+/// The tiled product for a problem.
+pub fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> MatrixProduct {
+    let shape = match tier(problem.ty, gpu) {
+        Tier::Cooperative(shape) => shape,
+        tier => return fallback::product(problem, tier, gpu),
+    };
     let tile = cooperative_tile(problem, shape.m as usize, gpu);
     let glu = if problem.activation.is_some() { "glu_" } else { "" };
     let (splits, span) = splits_of(problem, &tile, gpu);
@@ -187,7 +200,7 @@ pub fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> Option<MatrixProdu
     let shader = format!("matmul_cooperative_{glu}{}", problem.ty.name().to_lowercase());
     let rows = if problem.activation.is_some() { tile.rows / 2 } else { tile.rows };
     let kernel = Kernel { shader, constants, subgroup: subgroup(gpu) };
-    Some(MatrixProduct { kernel, rows, tokens: tile.tokens, splits, span })
+    MatrixProduct { kernel, rows, tokens: tile.tokens, splits, span }
 }
 
 /// The largest tile that gives every core work.

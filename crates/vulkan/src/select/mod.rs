@@ -1,9 +1,11 @@
 //! Which kernel runs an operation: a pure function of the operation, its types and shape, and the device profile.
 
 mod attention;
+mod fallback;
 mod linear;
 
 pub use attention::*;
+pub use fallback::{Operand, operand};
 pub use linear::*;
 
 use crate::profile::GpuProfile;
@@ -13,13 +15,13 @@ use crate::profile::GpuProfile;
 pub enum Path {
     /// Matrix-vector products with activations quantized to 8 bits: few rows, bound by reading the weights.
     Vector,
-    /// Tiled matrix products with f16 activations.
+    /// Tiled matrix products, with activations in the form that each matrix's [`Tier`] takes.
     Matrix,
 }
 
 /// The path of a batch of `rows` rows.
-pub fn path(rows: usize, gpu: &GpuProfile) -> Path {
-    if rows > VECTOR_TOKENS && tier(gpu).is_some() { Path::Matrix } else { Path::Vector }
+pub fn path(rows: usize) -> Path {
+    if rows > VECTOR_TOKENS { Path::Matrix } else { Path::Vector }
 }
 
 /// The subgroup size that our kernels ask for: 32 where the device offers it, else its own.
@@ -33,7 +35,7 @@ pub fn subgroup(gpu: &GpuProfile) -> u32 {
 
 /// The largest workgroup, at most `wanted` threads.
 pub fn workgroup(wanted: usize, gpu: &GpuProfile) -> u32 {
-    (wanted as u32).min(gpu.workgroup_invocations).min(subgroup(gpu) * gpu.workgroup_subgroups)
+    (wanted as u32).min(gpu.workgroup_invocations).min(subgroup(gpu).saturating_mul(gpu.workgroup_subgroups))
 }
 
 #[cfg(test)]
@@ -43,7 +45,7 @@ mod tests {
     use super::*;
 
     /// What matters of recorded profiles: name, subgroup sizes, workgroup limits, integrated.
-    fn gpu(
+    pub(super) fn gpu(
         name: &str,
         min: u32,
         max: u32,

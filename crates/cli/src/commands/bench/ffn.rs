@@ -52,7 +52,7 @@ struct Milliseconds {
 pub fn run(args: &BenchFfnArgs, config: &Config) -> anyhow::Result<Exit> {
     let ty = args.dtype.0;
     let block = block(args.width, args.hidden, ty)?;
-    let device = args.device.device.open(args.device.threads)?;
+    let device = args.device.device.open_limited(args.device.threads, args.tier)?;
     let id = device.load(&block, &SyntheticSource::new(0))?;
     if config.explains() {
         device.describe(id).iter().for_each(|line| say!("{line}"));

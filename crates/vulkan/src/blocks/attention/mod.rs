@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use unicorn_core::AttentionSpec;
 
-use super::linear::{Output, Product, Quantize};
+use super::linear::{Input, Output, Product, Quantize};
+use super::tiled::Form;
 use super::{Builder, NextInput, Norm};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
@@ -33,6 +34,8 @@ pub(crate) struct AttentionBlock {
     pub(crate) o: Arc<Matrix>,
     /// q, k and v biases, one after the other.
     pub(crate) bias: Option<Buffer>,
+    /// Bias of the output product.
+    pub(crate) o_bias: Option<Buffer>,
     /// Weights of the q and k norms, and their epsilon.
     pub(crate) qk_norm: Option<(Buffer, Buffer, f32)>,
     pub(crate) post_norm: Option<Norm>,
@@ -43,11 +46,16 @@ impl AttentionBlock {
     /// `next` is the input of the block after this one, where it may be prepared here. The cache has been reserved.
     pub(crate) fn record(&self, b: &mut Builder<'_>, cache: &Cache, next: Option<NextInput<'_>>) {
         self.projections(b);
-        let input = match b.path {
+        let mut input = match b.path {
             Path::Vector => self.decode(b, cache),
             Path::Matrix => self.prefill(b, cache),
         };
-        b.add_to_residual("attention_output", &self.o, input, self.post_norm.as_ref(), next);
+        if b.path == Path::Matrix && b.form(&self.o) == Form::Quantized {
+            b.quantize_half(self.o.cols);
+            input = Input::Inner;
+        }
+        let (bias, post) = (self.o_bias.as_ref(), self.post_norm.as_ref());
+        b.add_to_residual("attention_output", &self.o, bias, input, post, next);
     }
 
     fn projections(&self, b: &mut Builder<'_>) {

@@ -1,0 +1,111 @@
+//! Tiled products on GPUs without matrix units, and the forms of activations that products take.
+
+use super::Builder;
+use super::linear::{Input, Output, Product, Quantize};
+use crate::memory::Buffer;
+use crate::pipeline::Kernel;
+use crate::profile::GpuProfile;
+use crate::push::Push;
+use crate::select::{self, Operand, Path, Problem, TiledOutput};
+use crate::weights::Matrix;
+
+/// The form of a product's input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    /// f32.
+    Float,
+    /// f16.
+    Half,
+    /// Quantized to 8 bits.
+    Quantized,
+}
+
+impl Form {
+    /// What the product of a matrix takes on a path.
+    pub(crate) fn of(matrix: &Matrix, path: Path, gpu: &GpuProfile) -> Form {
+        match (path, select::operand(matrix.ty, gpu)) {
+            (Path::Vector, _) if matrix.is_float() => Form::Float,
+            (Path::Vector, _) | (Path::Matrix, Operand::Quantized) => Form::Quantized,
+            (Path::Matrix, Operand::Half) => Form::Half,
+        }
+    }
+}
+
+impl Builder<'_> {
+    /// What the product of a matrix takes in this batch.
+    pub(crate) fn form(&self, matrix: &Matrix) -> Form {
+        Form::of(matrix, self.path, self.gpu)
+    }
+
+    /// Quantizes the block's inner activations, `[rows, cols]`, from f16.
+    pub(crate) fn quantize_half(&mut self, cols: usize) {
+        const THREADS: usize = 256;
+        let s = self.scratch;
+        let groups = self.rows * cols / 32;
+        let kernel = Kernel {
+            shader: "quantize".into(),
+            constants: vec![THREADS as u32],
+            subgroup: select::subgroup(self.gpu),
+        };
+        let push = Push::new()
+            .addresses([s.half_wide.address(), s.inner.q.address(), s.inner.meta.address()])
+            .u32(groups);
+        let count = [(groups * 32).div_ceil(THREADS), 1, 1];
+        self.dispatch("quantize", kernel, push, count, &[&s.half_wide], &[&s.inner.q, &s.inner.meta]);
+    }
+
+    /// Adds a row to each row of f32 `[rows, width]`.
+    pub(crate) fn add_bias(&mut self, y: &Buffer, bias: &Buffer, width: usize) {
+        let kernel = Kernel { shader: "add_bias".into(), constants: vec![64], subgroup: 0 };
+        let push = Push::new().addresses([y.address(), bias.address()]).u32(width);
+        let groups = [width.div_ceil(64), self.rows, 1];
+        self.dispatch("add_bias", kernel, push, groups, &[y, bias], &[y]);
+    }
+
+    /// Records a tiled product without matrix units, of f16 or quantized input.
+    pub(crate) fn tiled_fallback(&mut self, p: Product<'_>, input: Input<'_>, out: Output<'_>, rows: usize) {
+        let s = self.scratch;
+        let m = p.matrix;
+        let (y, ymeta, kind) = match (&out.quantize, out.y) {
+            (Quantize::Half, _) => (&s.half_wide, None, TiledOutput::Half),
+            (Quantize::Inner, _) => (&s.inner.q, Some(&s.inner.meta), TiledOutput::Quantized),
+            (_, Some(y)) if out.accumulate => (y, None, TiledOutput::Add),
+            (_, Some(y)) => (y, None, TiledOutput::Float),
+            (_, None) => return,
+        };
+        let (a, meta) = match input {
+            Input::Half(a) | Input::Float(a) => (a, None),
+            Input::Inner => (&s.inner.q, Some(&s.inner.meta)),
+            Input::Normed | Input::Prepared { .. } => (&s.normed.q, Some(&s.normed.meta)),
+        };
+        let problem = Problem {
+            ty: m.ty,
+            rows: m.rows,
+            cols: m.cols,
+            tokens: rows,
+            activation: p.gated.map(|g| g.1),
+            output: kind,
+        };
+        let tiled = select::matrix_product(&problem, self.gpu);
+        let element = if kind == TiledOutput::Half { 2 } else { 4 };
+        let address = |b: Option<&Buffer>| b.map_or(0, Buffer::address);
+        let push = Push::new()
+            .addresses(m.planes())
+            .addresses(p.gated.map_or([0; 3], |(u, _)| u.planes()))
+            .addresses([a.address(), address(meta)])
+            .addresses([y.address() + (out.column * element) as u64, address(ymeta)])
+            .u32(m.rows)
+            .u32(m.cols)
+            .u32(rows)
+            .u32(out.stride);
+        let mut reads: Vec<&Buffer> = std::iter::once(a).chain(meta).collect();
+        if kind == TiledOutput::Add {
+            reads.push(y);
+        }
+        let writes: Vec<&Buffer> = std::iter::once(y).chain(ymeta).collect();
+        let groups = [m.rows.div_ceil(tiled.rows), rows.div_ceil(tiled.tokens), 1];
+        let d = self.dispatch(p.op, tiled.kernel, push, groups, &reads, &writes);
+        d.bytes = m.bytes() + p.gated.map_or(0, |(u, _)| u.bytes());
+        d.flops = 2 * (m.rows * m.cols * rows) as u64 * if p.gated.is_some() { 2 } else { 1 };
+    }
+}
