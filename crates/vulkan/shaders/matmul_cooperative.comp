@@ -125,25 +125,26 @@ void share() {
 #define Sum coopmat<float, gl_ScopeSubgroup, T, T, gl_MatrixUseAccumulator>
 #define Half coopmat<float16_t, gl_ScopeSubgroup, T, T, gl_MatrixUseAccumulator>
 
-// Writes one tile: in one piece where it lies inside the output and is aligned, else element by element through shared memory.
-void write(Sum sum, uint row, uint token) {
-    uint64_t at = (uint64_t(gl_WorkGroupID.z) * p.tokens + token) * p.stride + row;
-    if (row + T <= p.rows && token + T <= p.tokens && p.stride % 8 == 0) {
-        if (OUTPUT == 2) {
-            [[unroll]] for (uint e = 0; e < sum.length(); e++) sum[e] = clamp(sum[e], -65504.0, 65504.0);
-            coopMatStore(Half(sum), F16(p.y + 2 * at).v, 0, p.stride, gl_CooperativeMatrixLayoutColumnMajor);
-            return;
-        }
-        F32 y = F32(p.y + 4 * at);
-        if (OUTPUT == 1) {
-            Sum old;
-            coopMatLoad(old, y.v, 0, p.stride, gl_CooperativeMatrixLayoutColumnMajor);
-            sum += old;
-        }
-        coopMatStore(sum, y.v, 0, p.stride, gl_CooperativeMatrixLayoutColumnMajor);
+// Writes one tile that lies inside the output.
+void write_whole(Sum sum, uint64_t at) {
+    if (OUTPUT == 2) {
+        [[unroll]] for (uint e = 0; e < sum.length(); e++) sum[e] = clamp(sum[e], -65504.0, 65504.0);
+        coopMatStore(Half(sum), F16(p.y + 2 * at).v, 0, p.stride, gl_CooperativeMatrixLayoutColumnMajor);
         return;
     }
+    F32 y = F32(p.y + 4 * at);
+    if (OUTPUT == 1) {
+        Sum old;
+        coopMatLoad(old, y.v, 0, p.stride, gl_CooperativeMatrixLayoutColumnMajor);
+        sum += old;
+    }
+    coopMatStore(sum, y.v, 0, p.stride, gl_CooperativeMatrixLayoutColumnMajor);
+}
+
+// Writes what of one tile lies inside the output, element by element through shared memory.
+void write_edge(Sum sum, uint64_t at, uint row, uint token) {
     uint base = gl_SubgroupID * T * T / 4;
+    subgroupBarrier();
     coopMatStore(sum, weights, base, T / 4, gl_CooperativeMatrixLayoutColumnMajor);
     subgroupMemoryBarrierShared();
     subgroupBarrier();
@@ -154,7 +155,6 @@ void write(Sum sum, uint row, uint token) {
         if (OUTPUT == 2) F16(p.y + 2 * to).v[0] = float16_t(clamp(v, -65504.0, 65504.0));
         else F32(p.y + 4 * to).v[0] = v + (OUTPUT == 1 ? F32(p.y + 4 * to).v[0] : 0.0);
     }
-    subgroupBarrier();
 }
 
 void main() {
@@ -180,6 +180,8 @@ void main() {
         }
         barrier();
     }
+    // The same for the whole workgroup: cooperative matrices want uniform control flow.
+    bool whole = first_row + UNITS <= p.rows && first_token + BN <= p.tokens && p.stride % 8 == 0;
     [[unroll]] for (uint i = 0; i < SHOWN; i++) {
         [[unroll]] for (uint j = 0; j < TN; j++) {
 #ifdef GLU
@@ -189,7 +191,10 @@ void main() {
 #else
             uint row = first_row + wm * WM + i * T;
 #endif
-            write(sums[i * TN + j], row, first_token + wn * WN + j * T);
+            uint token = first_token + wn * WN + j * T;
+            uint64_t at = (uint64_t(gl_WorkGroupID.z) * p.tokens + token) * p.stride + row;
+            if (whole) write_whole(sums[i * TN + j], at);
+            else write_edge(sums[i * TN + j], at, row, token);
         }
     }
 }
