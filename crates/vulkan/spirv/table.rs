@@ -92,4 +92,11 @@
     ("matmul_cooperative_glu_f32", include_bytes!("../spirv/matmul_cooperative_glu_f32.spv")),
     ("matmul_cooperative_glu_f16", include_bytes!("../spirv/matmul_cooperative_glu_f16.spv")),
     ("matmul_cooperative_glu_bf16", include_bytes!("../spirv/matmul_cooperative_glu_bf16.spv")),
+    ("flash_cooperative_f16", include_bytes!("../spirv/flash_cooperative_f16.spv")),
+    ("flash_cooperative_f32", include_bytes!("../spirv/flash_cooperative_f32.spv")),
+    ("flash_cooperative_q8_0", include_bytes!("../spirv/flash_cooperative_q8_0.spv")),
+    ("flash_plain_f16", include_bytes!("../spirv/flash_plain_f16.spv")),
+    ("flash_plain_f32", include_bytes!("../spirv/flash_plain_f32.spv")),
+    ("flash_plain_q8_0", include_bytes!("../spirv/flash_plain_q8_0.spv")),
+    ("flash_merge", include_bytes!("../spirv/flash_merge.spv")),
 ]

@@ -177,6 +177,8 @@ pub(crate) fn sizes(block: &GpuBlock) -> Sizes {
             qkv: a.q.rows + a.k.rows + a.v.rows,
             attended: a.spec.heads * a.spec.head_dim,
             partial: a.spec.heads * (a.spec.head_dim + 2),
+            heads: a.spec.heads,
+            queries: a.spec.heads * a.spec.head_dim.next_multiple_of(16),
             ..Sizes::default()
         },
         GpuBlock::Ffn(f) => Sizes { width: f.down.rows, hidden: f.gate.rows, ..Sizes::default() },

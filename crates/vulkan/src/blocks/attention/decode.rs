@@ -20,7 +20,7 @@ impl AttentionBlock {
     /// From q, k and v to the input of the output product.
     pub(super) fn decode<'a>(&self, b: &mut Builder<'a>, cache: &Cache) -> Input<'a> {
         let s = b.scratch;
-        self.rope_and_cache(b, cache);
+        self.rope_and_cache(b, cache, 0);
         self.attend(b, cache);
         let attended = self.spec.heads * self.spec.head_dim;
         // Whole groups of 32 lie inside a head, else the output is quantized in a dispatch of its own.
