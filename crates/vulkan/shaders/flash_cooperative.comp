@@ -109,6 +109,39 @@ void sync() {
     subgroupBarrier();
 }
 
+// Writes this lane's part of a stacked row, BC columns from `column`, as they lie in `scores`.
+void write(Tile tile, uint split, bool partial, uint own, uint row, uint column, float most, float sum) {
+    uint head = kv_head * GROUP + (own + row) % GROUP, token = (own + row) / GROUP;
+    uint part = lane % SHARE, base = gl_SubgroupID * T * SCORE_PITCH + row * SCORE_PITCH;
+    float inverse = partial ? 1.0 : 1.0 / sum;
+    uint record = ((tile.partial + token * tile_splits(tile) + split) * KV_HEADS * GROUP + head) * (HEAD_DIM + 2);
+    if (partial && column == 0 && part == 0) {
+        F32(p.partial).v[record + HEAD_DIM] = most;
+        F32(p.partial).v[record + HEAD_DIM + 1] = sum;
+    }
+    [[unroll]] for (uint u = 0; u < UNITS; u++) {
+        uint unit = u * SHARE + part, c = column + unit * 8;
+        vec4 a = scores[base + 2 * unit] * inverse, b = scores[base + 2 * unit + 1] * inverse;
+        uint64_t to = uint64_t((tile.row + token) * KV_HEADS * GROUP + head) * HEAD_DIM + c;
+        if (c < HEAD_DIM) {
+            if (partial) {
+                [[unroll]] for (uint e = 0; e < 4; e++) {
+                    F32(p.partial).v[record + c + e] = a[e];
+                    F32(p.partial).v[record + c + 4 + e] = b[e];
+                }
+            } else if (HALF != 0) {
+                a = clamp(a, -65504.0, 65504.0);
+                b = clamp(b, -65504.0, 65504.0);
+                U32x4(p.y + 2 * to).v[0] =
+                    uvec4(packHalf2x16(a.xy), packHalf2x16(a.zw), packHalf2x16(b.xy), packHalf2x16(b.zw));
+            } else {
+                F32x4(p.y + 4 * to).v[0] = a;
+                F32x4(p.y + 4 * to).v[1] = b;
+            }
+        }
+    }
+}
+
 void main() {
     uint tiles = gl_NumWorkGroups.z / SPLITS;
     // Later rows see more keys: they start first.
@@ -254,38 +287,8 @@ void main() {
                 coopMatStore(o[min(column / T + j, DP / T - 1)], scores, score_base + j * T / 4, SCORE_PITCH, gl_CooperativeMatrixLayoutRowMajor);
         }
         sync();
-        [[unroll]] for (uint i = 0; i < HELD; i++) {
-            uint row = mine + STEP * i, at = own + row;
-            if (at >= count) continue;
-            uint head = kv_head * GROUP + at % GROUP, token = at / GROUP;
-            float inverse = partial ? 1.0 : 1.0 / sum[i];
-            uint record = ((tile.partial + token * tile_splits(tile) + split) * KV_HEADS * GROUP + head) * (HEAD_DIM + 2);
-            if (partial && column == 0 && part == 0) {
-                F32(p.partial).v[record + HEAD_DIM] = most[i];
-                F32(p.partial).v[record + HEAD_DIM + 1] = sum[i];
-            }
-            [[unroll]] for (uint u = 0; u < UNITS; u++) {
-                uint unit = u * SHARE + part, c = column + unit * 8;
-                if (c >= HEAD_DIM) continue;
-                vec4 a = scores[score_base + row * SCORE_PITCH + 2 * unit] * inverse;
-                vec4 b = scores[score_base + row * SCORE_PITCH + 2 * unit + 1] * inverse;
-                uint64_t to = uint64_t((tile.row + token) * KV_HEADS * GROUP + head) * HEAD_DIM + c;
-                if (partial) {
-                    [[unroll]] for (uint e = 0; e < 4; e++) {
-                        F32(p.partial).v[record + c + e] = a[e];
-                        F32(p.partial).v[record + c + 4 + e] = b[e];
-                    }
-                } else if (HALF != 0) {
-                    a = clamp(a, -65504.0, 65504.0);
-                    b = clamp(b, -65504.0, 65504.0);
-                    U32x4(p.y + 2 * to).v[0] =
-                        uvec4(packHalf2x16(a.xy), packHalf2x16(a.zw), packHalf2x16(b.xy), packHalf2x16(b.zw));
-                } else {
-                    F32x4(p.y + 4 * to).v[0] = a;
-                    F32x4(p.y + 4 * to).v[1] = b;
-                }
-            }
-        }
+        [[unroll]] for (uint i = 0; i < HELD; i++)
+            if (own + mine + STEP * i < count) write(tile, split, partial, own, mine + STEP * i, column, most[i], sum[i]);
         sync();
     }
 }

@@ -184,8 +184,9 @@ fn flash_cooperative(p: &FlashProblem, edge: usize, gpu: &GpuProfile) -> Option<
     let fits = |t: &(usize, usize)| {
         shared(*t) <= gpu.shared_bytes as usize && t.1 * edge >= 8 * lanes.max(edge) && p.head_dim <= 256
     };
-    // Drivers with matrices of 8 run on the processor: there what counts is how long the kernel compiles.
-    let tiles = if edge == 8 { [(2, 16); 3] } else { [(4, 32), (4, 16), (2, 16)] };
+    // On the processor what counts is how long the kernel compiles; and lavapipe takes the barrier of a subgroup, which the others may
+    // not reach, for one of the whole workgroup.
+    let tiles = if gpu.software { [(1, 16); 3] } else { [(4, 32), (4, 16), (2, 16)] };
     let (subgroups, keys) = tiles.into_iter().find(fits)?;
     let mut constants = vec![
         (subgroups * lanes) as u32,
