@@ -238,3 +238,88 @@ pub fn rope_threads(head_dim: usize, gpu: &GpuProfile) -> (u32, u32) {
     let lanes = (head_dim / 4).next_power_of_two().max(8) as u32;
     (workgroup(256, gpu), lanes.min(subgroup(gpu)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::gpu;
+    use super::*;
+    use crate::profile::{MatrixShape, MatrixTypes};
+
+    fn slice(start: usize, rows: usize) -> SliceShape {
+        SliceShape { start, rows, pages: (start + rows).div_ceil(64) }
+    }
+
+    fn h100() -> GpuProfile {
+        let mut gpu = gpu("H100", 32, 32, 32, 1024, 32, false);
+        gpu.cores = Some(132);
+        gpu.vendor = NVIDIA;
+        gpu
+    }
+
+    #[test]
+    fn tiles_hold_every_row_once_and_never_two_sequences() {
+        let slices = [slice(20, 33), slice(0, 130), slice(8000, 9), slice(77, 1)];
+        let plan = flash_plan(&slices, 32, &h100()).unwrap();
+        let rows: Vec<_> = plan.tiles.iter().map(|t| (t.row, t.rows, t.start, t.pages)).collect();
+        let want = [(0, 33, 20, 0), (33, 64, 0, 1), (97, 64, 64, 1), (161, 2, 128, 1)];
+        assert_eq!(rows[..4], want);
+        assert_eq!(rows[4..], [(163, 9, 8000, 4), (172, 1, 77, 130)]);
+    }
+
+    #[test]
+    fn keys_are_split_by_the_sequence_alone_and_records_do_not_overlap() {
+        let alone = flash_plan(&[slice(8000, 40)], 32, &h100()).unwrap();
+        let among = flash_plan(&[slice(0, 512), slice(8000, 40), slice(4000, 9)], 32, &h100()).unwrap();
+        let find = |plan: &FlashPlan, start| *plan.tiles.iter().find(|t| t.start == start).unwrap();
+        assert!(alone.splits > 1);
+        assert_eq!(find(&alone, 8000).span, find(&among, 8000).span);
+        assert_eq!(find(&among, 0).span, 0);
+        let mut next = 0;
+        for t in among.tiles.iter().filter(|t| t.span != 0) {
+            assert_eq!((t.partial, t.span as usize % TILE_ROWS), (next, 0));
+            let splits = (t.start + t.rows).div_ceil(t.span);
+            assert!(splits as usize <= among.splits);
+            next += t.rows * splits;
+        }
+        assert_eq!(next as usize, among.records);
+    }
+
+    #[test]
+    fn decode_steps_keep_their_kernels() {
+        assert_eq!(flash_plan(&[slice(100, 8)], 32, &h100()), None);
+        assert_eq!(flash_plan(&[slice(100, 1); 64], 32, &h100()), None);
+        assert!(flash_plan(&[slice(100, 9)], 32, &h100()).is_some());
+    }
+
+    #[test]
+    fn a_kernel_exists_for_every_head_and_cache() {
+        for (edge, subgroup) in [(0, 8), (0, 64), (8, 8), (16, 32), (16, 64)] {
+            let mut gpu = gpu("any", subgroup, subgroup, subgroup, 1024, 32, false);
+            let shape = MatrixShape { m: edge, n: edge, k: edge, types: MatrixTypes::F16F32 };
+            gpu.matrices.extend((edge != 0).then_some(shape));
+            for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+                for head_dim in [64, 72, 80, 96, 128, 256] {
+                    let p = FlashProblem {
+                        head_dim,
+                        kv_heads: 8,
+                        group: 4,
+                        kv,
+                        page_tokens: 64,
+                        splits: 1,
+                        half: true,
+                    };
+                    let flash = flash_kernel(&p, &gpu);
+                    assert!(crate::shaders::words(&flash.kernel.shader).is_some());
+                    assert_eq!(flash.kernel.constants[0] % subgroup, 0);
+                    assert_eq!(flash.query_pitch != 0, flash.kernel.shader.starts_with("flash_cooperative"));
+                    // 32 KiB hold a tile of common heads.
+                    assert!(
+                        edge == 0 || head_dim > 128 || flash.query_pitch != 0,
+                        "{edge} {subgroup} {head_dim}"
+                    );
+                    assert!(flash.query_pitch <= head_dim.next_multiple_of(16));
+                }
+            }
+        }
+    }
+}

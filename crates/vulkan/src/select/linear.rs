@@ -175,7 +175,8 @@ fn cooperative_tile(problem: &Problem, edge: usize, gpu: &GpuProfile) -> Tile {
         Tile::new(64, 32, 32, 16),
     ];
     if edge == 8 {
-        return Tile::new(32, 32, 16, 16);
+        // One subgroup: lavapipe takes subgroup barriers for workgroup barriers, and loses the subgroups that meet more of them.
+        return Tile::new(16, 16, 16, 16);
     }
     let cores = gpu.cores.unwrap_or(16) as usize;
     let rows = problem.rows * if problem.activation.is_some() { 2 } else { 1 };

@@ -33,7 +33,7 @@ pub fn subgroup(gpu: &GpuProfile) -> u32 {
 
 /// The largest workgroup, at most `wanted` threads.
 pub fn workgroup(wanted: usize, gpu: &GpuProfile) -> u32 {
-    (wanted as u32).min(gpu.workgroup_invocations).min(subgroup(gpu) * gpu.workgroup_subgroups)
+    (wanted as u32).min(gpu.workgroup_invocations).min(subgroup(gpu).saturating_mul(gpu.workgroup_subgroups))
 }
 
 #[cfg(test)]
@@ -44,7 +44,7 @@ mod tests {
     use crate::pipeline::Kernel;
 
     /// What matters of recorded profiles: name, subgroup sizes, workgroup limits, integrated.
-    fn gpu(
+    pub(super) fn gpu(
         name: &str,
         min: u32,
         max: u32,
