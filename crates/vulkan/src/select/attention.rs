@@ -162,8 +162,10 @@ pub struct FlashKernel {
 
 /// The flash attention kernel for a problem: on cooperative matrices where the output is f16, the device has them and a tile fits.
 pub fn flash_kernel(p: &FlashProblem, gpu: &GpuProfile) -> FlashKernel {
+    // A driver on the processor compiles the long straight code of large tiles for a minute and gains nothing by it.
+    let slow = gpu.software && (p.head_dim > 64 || p.kv != KvType::F16);
     let matrices = match tier(gpu) {
-        Some(Tier::Cooperative(shape)) if p.half => flash_cooperative(p, shape.m as usize, gpu),
+        Some(Tier::Cooperative(shape)) if p.half && !slow => flash_cooperative(p, shape.m as usize, gpu),
         _ => None,
     };
     matrices.unwrap_or_else(|| flash_plain(p, gpu))
@@ -186,7 +188,7 @@ fn flash_cooperative(p: &FlashProblem, edge: usize, gpu: &GpuProfile) -> Option<
     };
     // On the processor what counts is how long the kernel compiles; and lavapipe takes the barrier of a subgroup, which the others may
     // not reach, for one of the whole workgroup.
-    let tiles = if gpu.software { [(1, 16); 3] } else { [(4, 32), (4, 16), (2, 16)] };
+    let tiles = if gpu.software { [(1, 16); 4] } else { [(4, 32), (4, 16), (2, 32), (2, 16)] };
     let (subgroups, keys) = tiles.into_iter().find(fits)?;
     let mut constants = vec![
         (subgroups * lanes) as u32,
@@ -196,7 +198,7 @@ fn flash_cooperative(p: &FlashProblem, edge: usize, gpu: &GpuProfile) -> Option<
         keys as u32,
         p.half as u32,
         p.splits as u32,
-        (p.head_dim <= 128) as u32,
+        (p.head_dim <= 128 && gpu.vendor == NVIDIA) as u32,
         turned as u32,
     ];
     constants.resize(10, 0);
@@ -214,11 +216,11 @@ fn flash_plain(p: &FlashProblem, gpu: &GpuProfile) -> FlashKernel {
     let shared = |(rows, keys): (usize, usize)| {
         (rows + keys) * (p.head_dim + 4) * element + rows * (keys + 1) * 4 + rows * 8
     };
-    let tiles = [(32, 32), (32, 16), (16, 16), (16, 8)];
+    let tiles = [(32, 32), (32, 16), (16, 16), (32, 8), (16, 8)];
     // Two threads a row, in whole subgroups.
     let whole = |rows: usize| (2 * rows).is_multiple_of(subgroup(gpu) as usize);
     let fits = tiles.into_iter().find(|t| shared(*t) <= gpu.shared_bytes as usize && whole(t.0));
-    let (rows, keys) = fits.unwrap_or((16, 8));
+    let (rows, keys) = fits.or_else(|| tiles.into_iter().rfind(|t| whole(t.0))).unwrap_or((32, 8));
     let mut constants =
         vec![2 * rows as u32, rows as u32, 0, p.group as u32, keys as u32, p.half as u32, p.splits as u32];
     constants.resize(10, 0);
@@ -314,7 +316,7 @@ mod tests {
                     assert_eq!(flash.query_pitch != 0, flash.kernel.shader.starts_with("flash_cooperative"));
                     // 32 KiB hold a tile of common heads.
                     assert!(
-                        edge == 0 || head_dim > 128 || flash.query_pitch != 0,
+                        edge != 16 || head_dim > 128 || flash.query_pitch != 0,
                         "{edge} {subgroup} {head_dim}"
                     );
                     assert!(flash.query_pitch <= head_dim.next_multiple_of(16));
