@@ -41,7 +41,6 @@ mod tests {
     use unicorn_core::TensorType;
 
     use super::*;
-    use crate::pipeline::Kernel;
 
     /// What matters of recorded profiles: name, subgroup sizes, workgroup limits, integrated.
     pub(super) fn gpu(
