@@ -188,7 +188,12 @@ fn flash_cooperative(p: &FlashProblem, edge: usize, gpu: &GpuProfile) -> Option<
     };
     // On the processor what counts is how long the kernel compiles; and lavapipe takes the barrier of a subgroup, which the others may
     // not reach, for one of the whole workgroup.
-    let tiles = if gpu.software { [(1, 16); 4] } else { [(4, 32), (4, 16), (2, 32), (2, 16)] };
+    // Beside the accumulators of long heads the registers hold fewer keys.
+    let tiles = match (gpu.software, p.head_dim > 128) {
+        (true, _) => [(1, 16); 4],
+        (false, true) => [(4, 16), (2, 32), (2, 16), (2, 16)],
+        (false, false) => [(4, 32), (4, 16), (2, 32), (2, 16)],
+    };
     let (subgroups, keys) = tiles.into_iter().find(fits)?;
     let mut constants = vec![
         (subgroups * lanes) as u32,
