@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use unicorn_core::{
     Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, KernelTime, KvLayout,
-    MemoryUse, RateKind, Roofline, Select, StreamId, TensorType, Ticket, TopEntry, WeightSource, Work,
+    MemoryUse, RateKind, Roofline, Select, Slice, StreamId, TensorType, Ticket, TopEntry, WeightSource, Work,
 };
 
 use crate::blocks::{AttentionBlock, Builder, Cache, GpuBlock};
@@ -16,7 +16,7 @@ use crate::memory::{Buffer, Place};
 use crate::pipeline::Pipelines;
 use crate::recording::{Commands, Recording};
 use crate::scratch::{Capacity, Scratch, Sizes};
-use crate::select::{self, Path};
+use crate::select::{self, FlashPlan, FlashTile, Path, SliceShape};
 use crate::timing::Timings;
 use crate::transfer;
 
@@ -67,7 +67,12 @@ struct Shape {
     all_outputs: bool,
     /// No row reads a position that another row writes.
     alone: bool,
+    /// Tiles and key splits of flash attention; `None` where the decode kernels run.
+    flash: Option<(usize, usize)>,
+    /// Whether dispatches are timed.
     timed: bool,
+    /// First position and rows of every sequence, where dispatches are timed: their work is counted from them.
+    spans: Vec<(usize, usize)>,
 }
 
 impl VulkanDevice {
@@ -302,10 +307,11 @@ impl Device for VulkanDevice {
         let rows = batch.rows();
         let longest = batch.slices.iter().map(|s| s.start as usize + s.tokens.len()).max().unwrap_or(1);
         let splits = select::splits(longest);
-        // Decode attention splits finer than attention of many rows.
-        let splits_per_row = match select::path(rows) {
-            Path::Vector => select::decode_splits(splits * select::SPLIT),
-            Path::Matrix => splits,
+        let plan = select::flash_plan(&slice_shapes(batch), state.sizes.heads, self.context.profile());
+        let row_splits = match (select::path(rows), &plan) {
+            (Path::Vector, _) => rows * select::decode_splits(splits * select::SPLIT),
+            (Path::Matrix, Some(plan)) => plan.records,
+            (Path::Matrix, None) => rows * splits,
         };
         let alone = rows_are_alone(batch, state.kv.map_or(1, |kv| kv.page_tokens));
         let pages: usize = batch.slices.iter().map(|s| s.pages.len()).sum();
@@ -316,15 +322,26 @@ impl Device for VulkanDevice {
         let needs = Capacity {
             rows,
             outputs: batch.outputs.len().max(1),
-            row_splits: rows * splits_per_row,
+            row_splits,
             pages: pages.max(1),
             top: top.unwrap_or(1),
         };
         let timed = state.timings.is_some();
         let all_outputs = batch.outputs.iter().copied().eq(0..rows as u32);
         self.stream(state, work.stream, needs)?;
-        let (blocks, outputs) = (work.blocks.clone(), batch.outputs.len());
-        let shape = Shape { blocks, rows, outputs, top, splits, all_outputs, alone, timed };
+        let spans = || batch.slices.iter().map(|s| (s.start as usize, s.tokens.len())).collect();
+        let shape = Shape {
+            blocks: work.blocks.clone(),
+            rows,
+            outputs: batch.outputs.len(),
+            top,
+            splits: if plan.is_some() { 0 } else { splits },
+            flash: plan.as_ref().map(|p| (p.tiles.len(), p.splits)),
+            all_outputs,
+            alone,
+            timed,
+            spans: if timed { spans() } else { Vec::new() },
+        };
         let starts_here = work.blocks.first().and_then(|b| state.blocks.get(b));
         let embeds = matches!(starts_here, Some(GpuBlock::Embedding(_)));
         let known = state.streams.get(&work.stream).is_some_and(|s| s.recordings.contains_key(&shape));
@@ -341,7 +358,7 @@ impl Device for VulkanDevice {
             return Err(self.invalid(format!("the stream holds {held} rows, the batch has {rows}")));
         }
         stream.rows = rows;
-        write_batch(&stream.scratch, batch);
+        write_batch(&stream.scratch, batch, plan.as_ref());
         let recorded = &stream.recordings[&shape];
         let value = self.context.submit(recorded.commands.buffer).map_err(|e| self.fail(e))?;
         stream.pending = value;
@@ -496,6 +513,8 @@ impl VulkanDevice {
             rows: shape.rows,
             outputs: shape.outputs,
             splits: shape.splits,
+            flash: shape.flash,
+            spans: work.batch.slices.iter().map(|s| (s.start as usize, s.tokens.len())).collect(),
             kv,
             alone: shape.alone,
             prepared: false,
@@ -538,8 +557,15 @@ fn rows_are_alone(batch: &Batch, page_tokens: usize) -> bool {
         })
 }
 
+/// What attention kernels are chosen by.
+fn slice_shapes(batch: &Batch) -> Vec<SliceShape> {
+    let shape =
+        |s: &Slice| SliceShape { start: s.start as usize, rows: s.tokens.len(), pages: s.pages.len() };
+    batch.slices.iter().map(shape).collect()
+}
+
 /// Writes the batch where the kernels read it.
-fn write_batch(scratch: &Scratch, batch: &Batch) {
+fn write_batch(scratch: &Scratch, batch: &Batch, flash: Option<&FlashPlan>) {
     let mut rows = Vec::with_capacity(batch.rows() * 16);
     let mut pages: Vec<u8> = Vec::new();
     let mut first_page = 0u32;
@@ -554,7 +580,9 @@ fn write_batch(scratch: &Scratch, batch: &Batch) {
     }
     let outputs: Vec<u8> = batch.outputs.iter().flat_map(|o| o.to_le_bytes()).collect();
     let base = scratch.batch.address();
+    let tiles: Vec<u8> = flash.iter().flat_map(|f| f.tiles.iter().flat_map(FlashTile::bytes)).collect();
     scratch.batch.write(0, &rows);
+    scratch.batch.write(scratch.tiles_address() - base, &tiles);
     scratch.batch.write(scratch.outputs_address() - base, &outputs);
     scratch.batch.write(scratch.pages_address() - base, &pages);
 }

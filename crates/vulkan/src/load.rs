@@ -185,6 +185,7 @@ pub(crate) fn sizes(block: &GpuBlock) -> Sizes {
             attended: a.spec.heads * a.spec.head_dim,
             heads: a.spec.heads,
             partial: a.spec.heads * (a.spec.head_dim + 2),
+            queries: a.spec.heads * a.spec.head_dim.next_multiple_of(16),
             ..Sizes::default()
         },
         GpuBlock::Ffn(f) => Sizes { width: f.down.rows, hidden: f.gate.rows, ..Sizes::default() },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::context::Context;
 use crate::error::VulkanError;
 use crate::memory::{Buffer, Place};
-use crate::select::{Path, TILE_PADDING, path, split_floats};
+use crate::select::{FlashTile, Path, TILE_PADDING, TILE_ROWS, path, split_floats};
 
 /// Quantized activations: packed bytes `[rows, cols]` and scale with sums `[rows, cols / 32]`.
 pub(crate) struct Activations {
@@ -26,6 +26,8 @@ pub(crate) struct Sizes {
     pub(crate) partial: usize,
     /// Query heads.
     pub(crate) heads: usize,
+    /// Query heads times the head size rounded up to whole matrices.
+    pub(crate) queries: usize,
     /// Hidden width.
     pub(crate) hidden: usize,
     /// Logits.
@@ -41,6 +43,7 @@ impl Sizes {
             attended: self.attended.max(o.attended),
             partial: self.partial.max(o.partial),
             heads: self.heads.max(o.heads),
+            queries: self.queries.max(o.queries),
             hidden: self.hidden.max(o.hidden),
             vocab: self.vocab.max(o.vocab),
         }
@@ -52,7 +55,7 @@ impl Sizes {
 pub(crate) struct Capacity {
     pub(crate) rows: usize,
     pub(crate) outputs: usize,
-    /// Rows times splits.
+    /// Rows times splits of their keys.
     pub(crate) row_splits: usize,
     pub(crate) pages: usize,
     pub(crate) top: usize,
@@ -84,7 +87,7 @@ impl Capacity {
 pub(crate) struct Scratch {
     pub(crate) sizes: Sizes,
     pub(crate) capacity: Capacity,
-    /// Rows of the batch, then the output rows, then the pages: written by the host.
+    /// Rows of the batch, then the tiles of flash attention, then the output rows, then the pages: written by the host.
     pub(crate) batch: Buffer,
     /// f32 `[rows, width]`.
     pub(crate) residual: Buffer,
@@ -104,6 +107,8 @@ pub(crate) struct Scratch {
     pub(crate) splits: Buffer,
     /// f32 `[rows, qkv]`.
     pub(crate) qkv: Buffer,
+    /// f16 `[rows, queries]`, and rows that matrix kernels read past the last and ignore.
+    pub(crate) queries: Buffer,
     /// f32 `[rows, max(attended, hidden)]`.
     pub(crate) wide: Buffer,
     /// f32 `[rows, hidden]`: the up projection where it is not fused.
@@ -137,7 +142,7 @@ impl Scratch {
             batch: Buffer::new(
                 context,
                 Place::Near,
-                (c.rows * 16 + c.outputs * 4 + c.pages * 4) as u64,
+                (c.rows * (16 + FlashTile::BYTES) + c.outputs * 4 + c.pages * 4) as u64,
                 "the batch",
             )?,
             residual: device(c.rows * sizes.width * 4, "the residual stream")?,
@@ -149,6 +154,7 @@ impl Scratch {
             half_wide: device(padded * wide * 2, "inner activations")?,
             splits: device(4 * split_floats, "sums of splits")?,
             qkv: device(c.rows * sizes.qkv * 4, "queries, keys and values")?,
+            queries: device((c.rows + TILE_ROWS) * sizes.queries * 2, "queries")?,
             wide: device(c.rows * wide * 4, "inner activations")?,
             up: device(c.rows * sizes.hidden * 4, "inner activations")?,
             partial: device(c.row_splits * sizes.partial * 4, "partial attention")?,
@@ -164,9 +170,14 @@ impl Scratch {
         })
     }
 
+    /// Address of the tiles of flash attention.
+    pub(crate) fn tiles_address(&self) -> u64 {
+        self.batch.address() + (self.capacity.rows * 16) as u64
+    }
+
     /// Address of the list of output rows.
     pub(crate) fn outputs_address(&self) -> u64 {
-        self.batch.address() + (self.capacity.rows * 16) as u64
+        self.tiles_address() + (self.capacity.rows * FlashTile::BYTES) as u64
     }
 
     /// Address of the page lists.
@@ -189,6 +200,7 @@ impl Scratch {
             &self.half_wide,
             &self.splits,
             &self.qkv,
+            &self.queries,
             &self.wide,
             &self.up,
             &self.partial,

@@ -79,6 +79,7 @@ pub(super) fn attention() -> Vec<Case> {
     cases.extend(features());
     cases.extend(batches());
     cases.extend(types());
+    cases.extend(many_rows());
     cases.iter().map(case).collect()
 }
 
@@ -233,6 +234,44 @@ fn types() -> Vec<Attention> {
             ..Attention::default()
         });
     }
+    cases
+}
+
+/// Many rows: several tiles of a sequence, sequences that end inside a tile, what a tile must mask, long pasts of few rows.
+fn many_rows() -> Vec<Attention> {
+    let ragged = || vec![Span::new(20, 33), Span::new(0, 70), Span::new(150, 9), Span::new(77, 1)];
+    let a = |what: &str, kv: KvType, batch: Vec<Span>, edit: &dyn Fn(&mut Attention)| {
+        let mut case = Attention { what: format!("rows/{what}"), kv, batch, ..Attention::default() };
+        edit(&mut case);
+        case
+    };
+    let mut cases = Vec::new();
+    for kv in KV_TYPES {
+        cases.push(a("ragged", kv, ragged(), &|_| {}));
+        cases.push(a("ragged/window20", kv, ragged(), &|c| c.window = Some(20)));
+        cases.push(a("past300/t130", kv, vec![Span::new(300, 130)], &|_| {}));
+        cases.push(a("past300/t130/window100", kv, vec![Span::new(300, 130)], &|c| c.window = Some(100)));
+        cases.push(a("split", kv, vec![Span::new(700, 12), Span::new(3, 20)], &|_| {}));
+        cases.push(a("dim256", kv, vec![Span::new(30, 40)], &|c| c.head_dim = 256));
+        if kv != KvType::Q8_0 {
+            cases.push(a("dim80", kv, ragged(), &|c| c.head_dim = 80));
+            cases.push(a("dim72", kv, vec![Span::new(30, 40)], &|c| c.head_dim = 72));
+        }
+    }
+    let kv = KvType::F16;
+    cases.extend([
+        a("split/window300", kv, vec![Span::new(700, 12)], &|c| c.window = Some(300)),
+        a("cap", kv, ragged(), &|c| (c.heads, c.kv_heads, c.soft_cap) = (6, 2, Some(2.0))),
+        a("gqa3", kv, ragged(), &|c| (c.heads, c.kv_heads) = (9, 3)),
+        a("mha", kv, ragged(), &|c| (c.heads, c.kv_heads) = (3, 3)),
+        a("mqa8", kv, vec![Span::new(70, 67)], &|c| (c.heads, c.kv_heads, c.head_dim) = (8, 1, 32)),
+        a("dim128/window70", kv, vec![Span::new(70, 67)], &|c| (c.head_dim, c.window) = (128, Some(70))),
+        a("everything", kv, ragged(), &|c| {
+            (c.heads, c.kv_heads, c.head_dim, c.ty, c.width) = (4, 1, 128, TensorType::Q8_0, 128);
+            (c.window, c.soft_cap, c.weight_offset) = (Some(48), Some(3.0), 1.0);
+            (c.qk_norm, c.post_norm, c.bias) = (true, true, [true, true]);
+        }),
+    ]);
     cases
 }
 

@@ -75,6 +75,10 @@ pub(crate) struct Builder<'a> {
     pub(crate) rows: usize,
     pub(crate) outputs: usize,
     pub(crate) splits: usize,
+    /// Tiles and key splits of flash attention; `None` where the decode kernels run.
+    pub(crate) flash: Option<(usize, usize)>,
+    /// First position and rows of every sequence of the batch, for counting work.
+    pub(crate) spans: Vec<(usize, usize)>,
     pub(crate) kv: KvLayout,
     /// No row of the batch reads a position that another row writes.
     pub(crate) alone: bool,

@@ -72,12 +72,17 @@ pub enum Tier {
     Plain,
 }
 
-/// The best tier that a device has for a weight type.
-pub fn tier(ty: TensorType, gpu: &GpuProfile) -> Tier {
+/// The shape of cooperative matrices that kernels use, where the device has them.
+pub fn cooperative(gpu: &GpuProfile) -> Option<MatrixShape> {
     let float = gpu.matrices.iter().filter(|m| m.types == MatrixTypes::F16F32);
     let square = float.filter(|m| m.m == m.n && m.n == m.k && (m.m == 16 || m.m == 8));
-    match square.max_by_key(|m| m.m) {
-        Some(shape) => Tier::Cooperative(*shape),
+    square.max_by_key(|m| m.m).copied()
+}
+
+/// The best tier that a device has for a weight type.
+pub fn tier(ty: TensorType, gpu: &GpuProfile) -> Tier {
+    match cooperative(gpu) {
+        Some(shape) => Tier::Cooperative(shape),
         None if fallback::dot(ty, gpu) => Tier::Dot,
         None => Tier::Plain,
     }
@@ -206,7 +211,8 @@ pub fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> MatrixProduct {
 /// The largest tile that gives every core work.
 fn cooperative_tile(problem: &Problem, edge: usize, gpu: &GpuProfile) -> Tile {
     if edge == 8 {
-        return Tile::new(32, 32, 16, 16);
+        // One subgroup: lavapipe takes subgroup barriers for workgroup barriers, and loses the subgroups that meet more of them.
+        return Tile::new(16, 16, 16, 16);
     }
     if problem.tokens <= 32 {
         return Tile::new(128, 32, 32, 32);

@@ -2,10 +2,12 @@
 
 mod attention;
 mod fallback;
+mod flash;
 mod linear;
 
 pub use attention::*;
 pub use fallback::{Operand, operand};
+pub use flash::*;
 pub use linear::*;
 
 use crate::profile::GpuProfile;

@@ -22,7 +22,7 @@ impl AttentionBlock {
         let s = b.scratch;
         // A row that others of the batch attend to must be in the cache before any of them starts.
         if !b.alone {
-            self.rope_and_cache(b, cache);
+            self.rope_and_cache(b, cache, 0);
         }
         // Whole groups of 32 lie inside a head, else the output is quantized in a dispatch of its own.
         let fused = self.spec.head_dim.is_multiple_of(32);

@@ -70,10 +70,20 @@ impl AttentionBlock {
         }
     }
 
-    /// Finishes q, k and v in a dispatch of its own: q stays in `qkv`, scaled; k and v go to the cache.
-    fn rope_and_cache(&self, b: &mut Builder<'_>, cache: &Cache) {
+    /// Finishes q, k and v in a dispatch of its own: k and v go to the cache; q, scaled, stays in `qkv`, or with a pitch goes as f16 to
+    /// `queries`, where it is that many elements from head to head.
+    fn rope_and_cache(&self, b: &mut Builder<'_>, cache: &Cache, query_pitch: usize) {
         let (s, spec) = (b.scratch, &self.spec);
-        let mut constants = vec![select::subgroup(b.gpu)];
+        let (threads, lanes) = select::rope_threads(spec.head_dim, b.gpu);
+        let mut constants = vec![
+            threads,
+            spec.heads as u32,
+            (spec.rope.style == unicorn_core::RopeStyle::Neox) as u32,
+            self.qk_norm.is_some() as u32,
+            self.bias.is_some() as u32,
+            lanes,
+            query_pitch as u32,
+        ];
         constants.resize(10, 0);
         constants.extend(self.cache_constants(b));
         constants.extend(self.head_constants(b));
@@ -86,19 +96,17 @@ impl AttentionBlock {
         let push = Push::new()
             .addresses([s.qkv.address(), self.bias.as_ref().map_or(0, Buffer::address), q_norm, k_norm])
             .addresses([cache.turns.address(), s.batch.address(), s.pages_address()])
-            .addresses([cache.keys.address(), cache.values.address()])
+            .addresses([cache.keys.address(), cache.values.address(), s.queries.address()])
             .u32(spec.rope.frequencies.len())
             .f32(spec.scale)
             .f32(eps);
-        let groups = [spec.heads + 2 * spec.kv_heads, b.rows, 1];
-        b.dispatch(
-            "rope_kv",
-            kernel,
-            push,
-            groups,
-            &[&s.qkv, &s.batch],
-            &[&s.qkv, &cache.keys, &cache.values],
-        );
+        let all = spec.heads + 2 * spec.kv_heads;
+        let groups = [all.div_ceil((threads / lanes) as usize), b.rows, 1];
+        let queries = if query_pitch == 0 { &s.qkv } else { &s.queries };
+        let rows = b.rows;
+        let writes = [queries, &cache.keys, &cache.values];
+        let d = b.dispatch("rope_kv", kernel, push, groups, &[&s.qkv, &s.batch], &writes);
+        d.bytes = (2 * rows * all * spec.head_dim * 4) as u64;
     }
 
     /// Specialization constants 10, 11 and 12 of every kernel that touches the cache.
