@@ -34,7 +34,7 @@ const uint MATRICES = 2;
 #else
 const uint MATRICES = 1;
 #endif
-shared float values[8 * 32];
+shared float values[MATRICES * 8 * 32];
 shared float partial[8 * 128];
 
 float sums[MATRICES * TOKENS];
@@ -104,87 +104,93 @@ void product(uint row, uint lane) {
 #include "lib/quantize.glsl"
 #include "lib/activation.glsl"
 
-// Each subgroup's share of the input's sums of squares, to `partial`; `inverse_rms` adds them up behind the next barrier.
-void start_rms() {
-    uint groups = p.cols / 32;
-    [[unroll]] for (uint t = 0; t < TOKENS; t++) {
-        float sum = 0.0;
-        for (uint g = gl_LocalInvocationID.x; g < groups; g += gl_WorkGroupSize.x) sum += F32(p.squares).v[t * groups + g];
-        sum = subgroupAdd(sum);
-        if (subgroupElect()) partial[t * 128 + gl_SubgroupID] = sum;
-    }
-}
-
+// Inverse RMS of token `t`'s input row, from each subgroup's share of the sums of squares.
 float inverse_rms(uint t) {
     float sum = 0.0;
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize) sum += partial[t * 128 + i];
-    return inversesqrt(subgroupAdd(sum) / float(p.cols) + p.eps);
+    if (gl_SubgroupSize >= 32) {
+        // At most 32 shares; waves of 64 hold two tokens.
+        uint i = gl_LocalInvocationID.x & 31u;
+        sum = i < gl_NumSubgroups ? partial[t * 128 + i] : 0.0;
+        [[unroll]] for (uint x = 16; x > 0; x /= 2) sum += subgroupShuffleXor(sum, x);
+    } else {
+        for (uint i = 0; i < gl_NumSubgroups; i++) sum += partial[t * 128 + i];
+    }
+    return inversesqrt(sum / float(p.cols) + p.eps);
+}
+
+// Finishes row `i` of the workgroup for token `t`; returns what the next product reads, before quantization, and the value itself.
+vec2 finish(uint t, uint i, float old, float next) {
+    uint row = gl_WorkGroupID.x * 32 + i;
+    float inverse = NORMED != 0 ? inverse_rms(t) : 1.0;
+    float r = values[t * 32 + i] * inverse;
+#ifdef GLU
+    r = activate(r) * (values[(TOKENS + t) * 32 + i] * inverse);
+#endif
+    r = row < p.rows ? r + old : 0.0;
+    if (HAS_Y != 0 && row < p.rows) F32(p.y).v[t * p.y_stride + row] = r;
+    float scaled = r * next;
+    if (QUANTIZE == 3 && row < p.rows) F32(p.q).v[t * p.rows + row] = scaled;
+    return vec2(scaled, r);
 }
 
 void main() {
     uint thread = gl_LocalInvocationID.x, local = thread / LANES, lane = thread % LANES;
-    uint row = gl_WorkGroupID.x * 32 + local, near = min(row, p.rows - 1);
-    bool live = row < p.rows;
-    float old[TOKENS];
-    float weight = 1.0;
-    if (ACCUMULATE != 0) [[unroll]] for (uint t = 0; t < TOKENS; t++) old[t] = F32(p.y).v[t * p.y_stride + near];
-    if (QUANTIZE >= 2) weight = F32(p.next).v[near];
-    if (NORMED != 0) start_rms();
-    [[unroll]] for (uint i = 0; i < MATRICES * TOKENS; i++) sums[i] = 0.0;
-    product(near, lane);
-    [[unroll]] for (uint i = 0; i < MATRICES * TOKENS; i++)
-        [[unroll]] for (uint s = LANES / 2; s > 0; s /= 2) sums[i] += subgroupShuffleXor(sums[i], s);
-    if (NORMED != 0) barrier();
-    [[unroll]] for (uint t = 0; t < TOKENS; t++) {
-        float inverse = NORMED != 0 ? inverse_rms(t) : 1.0;
-        float r = sums[t] * inverse;
-#ifdef GLU
-        r = activate(r) * (sums[TOKENS + t] * inverse);
-#endif
-        if (ACCUMULATE != 0) r += old[t];
-        if (lane == 0) {
-            if (live && HAS_Y != 0) F32(p.y).v[t * p.y_stride + row] = r;
-            if (QUANTIZE != 0) values[t * 32 + local] = live ? r : 0.0;
-        }
+    uint row = min(gl_WorkGroupID.x * 32 + local, p.rows - 1), groups_in = p.cols / 32;
+    // What the end needs is on its way while the products run: the first threads finish one row each.
+    uint own = min(gl_WorkGroupID.x * 32 + (thread & 31u), p.rows - 1), own_token = min(thread / 32, TOKENS - 1);
+    float old = ACCUMULATE != 0 ? F32(p.y).v[own_token * p.y_stride + own] : 0.0;
+    float next = QUANTIZE >= 2 ? F32(p.next).v[own] : 1.0;
+    float squares[TOKENS];
+    if (NORMED != 0) [[unroll]] for (uint t = 0; t < TOKENS; t++) {
+        squares[t] = 0.0;
+        for (uint g = thread; g < groups_in; g += gl_WorkGroupSize.x) squares[t] += F32(p.squares).v[t * groups_in + g];
     }
-    if (QUANTIZE == 0) return;
-    if (QUANTIZE >= 2 && lane == 0) partial[8 * 128 - 32 + local] = weight;
+    [[unroll]] for (uint i = 0; i < MATRICES * TOKENS; i++) sums[i] = 0.0;
+    product(row, lane);
+    [[unroll]] for (uint i = 0; i < MATRICES * TOKENS; i++) {
+        [[unroll]] for (uint s = LANES / 2; s > 0; s /= 2) sums[i] += subgroupShuffleXor(sums[i], s);
+        if (lane == 0) values[i * 32 + local] = sums[i];
+    }
+    if (NORMED != 0) [[unroll]] for (uint t = 0; t < TOKENS; t++) {
+        float sum = subgroupAdd(squares[t]);
+        if (subgroupElect()) partial[t * 128 + gl_SubgroupID] = sum;
+    }
     barrier();
     // 32 rows are one group of the next product's input.
-    uint groups = (p.rows + 31) / 32, group = gl_WorkGroupID.x;
+    uint groups = (p.rows + 31) / 32, group = gl_WorkGroupID.x, i = thread & 31u;
     if (gl_SubgroupSize >= 32) {
-        // Waves of 64 take two tokens.
-        uint i = thread & 31u;
         for (uint t = thread / 32; t < TOKENS; t += gl_WorkGroupSize.x / 32) {
-            float v = values[t * 32 + i];
+            if (t != own_token && ACCUMULATE != 0) old = F32(p.y).v[t * p.y_stride + own];
+            vec2 r = finish(t, i, old, next);
             if (QUANTIZE >= 2) {
-                float squares = v * v;
-                [[unroll]] for (uint x = 16; x > 0; x /= 2) squares += subgroupShuffleXor(squares, x);
-                if (i == 0) F32(p.qsquares).v[t * groups + group] = squares;
-                v *= partial[8 * 128 - 32 + i];
+                float sum = r.y * r.y;
+                [[unroll]] for (uint x = 16; x > 0; x /= 2) sum += subgroupShuffleXor(sum, x);
+                if (i == 0) F32(p.qsquares).v[t * groups + group] = sum;
             }
-            if (QUANTIZE == 3) {
-                if (group * 32 + i < p.rows) F32(p.q).v[t * p.rows + group * 32 + i] = v;
-            } else {
-                quantize_lanes(p.q, p.qmeta, t * groups + group, v);
-            }
+            if (QUANTIZE == 1 || QUANTIZE == 2) quantize_lanes(p.q, p.qmeta, t * groups + group, r.x);
         }
         return;
     }
-    if (QUANTIZE >= 2) {
-        for (uint t = thread; t < TOKENS; t += gl_WorkGroupSize.x) {
-            float squares = 0.0;
-            [[unroll]] for (int i = 0; i < 32; i++) squares += values[t * 32 + i] * values[t * 32 + i];
-            F32(p.qsquares).v[t * groups + group] = squares;
+    vec2 r[TOKENS];
+    [[unroll]] for (uint t = 0; t < TOKENS; t++) {
+        if (thread < 32) {
+            if (ACCUMULATE != 0) old = F32(p.y).v[t * p.y_stride + own];
+            r[t] = finish(t, i, old, next);
         }
-        barrier();
-        for (uint i = thread; i < TOKENS * 32; i += gl_WorkGroupSize.x) {
-            values[i] *= partial[8 * 128 - 32 + (i & 31u)];
-            if (QUANTIZE == 3 && group * 32 + (i & 31u) < p.rows) F32(p.q).v[(i / 32) * p.rows + group * 32 + (i & 31u)] = values[i];
-        }
-        barrier();
+    }
+    if (QUANTIZE == 0) return;
+    barrier();
+    if (thread < 32) [[unroll]] for (uint t = 0; t < TOKENS; t++) {
+        values[t * 32 + i] = r[t].x;
+        partial[t * 32 + i] = r[t].y * r[t].y;
+    }
+    barrier();
+    if (QUANTIZE >= 2) for (uint t = thread; t < TOKENS; t += gl_WorkGroupSize.x) {
+        float sum = 0.0;
+        [[unroll]] for (int j = 0; j < 32; j++) sum += partial[t * 32 + j];
+        F32(p.qsquares).v[t * groups + group] = sum;
     }
     if (QUANTIZE == 3) return;
-    for (uint i = thread; i < TOKENS * 8; i += gl_WorkGroupSize.x)
-        quantize_group(p.q, p.qmeta, (i / 8) * groups + group, (i / 8) * 32, i % 8);
+    for (uint j = thread; j < TOKENS * 8; j += gl_WorkGroupSize.x)
+        quantize_group(p.q, p.qmeta, (j / 8) * groups + group, (j / 8) * 32, j % 8);
 }

@@ -464,7 +464,7 @@ impl Device for VulkanDevice {
         let gpu = self.context.profile();
         let linear = |op: &str, m: &crate::weights::Matrix, activation| {
             let fold = select::Fold { activation, ..select::Fold::default() };
-            let vector = select::linear_vector(m.ty, m.cols, 1, fold, gpu).shader;
+            let vector = select::linear_vector(m.ty, [m.rows, m.cols], 1, fold, gpu).shader;
             let output = select::TiledOutput::Float;
             let (ty, rows, cols) = (m.ty, m.rows, m.cols);
             let problem = select::Problem { ty, rows, cols, tokens: 512, activation, output };

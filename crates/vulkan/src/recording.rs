@@ -140,10 +140,16 @@ impl Commands {
                 device.cmd_write_timestamp2(b, vk::PipelineStageFlags2::ALL_COMMANDS, q, 0);
             }
             // What the host wrote and what the previous submission left must be visible.
-            self.barrier(vk::PipelineStageFlags2::ALL_COMMANDS | vk::PipelineStageFlags2::HOST);
+            self.barrier(
+                vk::PipelineStageFlags2::ALL_COMMANDS | vk::PipelineStageFlags2::HOST,
+                vk::AccessFlags2::MEMORY_WRITE,
+            );
             for (i, d) in recording.dispatches.iter().enumerate() {
                 if barriers[i] || self.queries.is_some() {
-                    self.barrier(vk::PipelineStageFlags2::COMPUTE_SHADER);
+                    self.barrier(
+                        vk::PipelineStageFlags2::COMPUTE_SHADER,
+                        vk::AccessFlags2::SHADER_STORAGE_WRITE,
+                    );
                 }
                 let pipeline = pipelines.get(&d.kernel)?;
                 device.cmd_bind_pipeline(b, vk::PipelineBindPoint::COMPUTE, pipeline.handle);
@@ -168,12 +174,12 @@ impl Commands {
     }
 
     /// Makes earlier writes visible to the dispatches that follow.
-    fn barrier(&self, after: vk::PipelineStageFlags2) {
+    fn barrier(&self, after: vk::PipelineStageFlags2, written: vk::AccessFlags2) {
         let barrier = [vk::MemoryBarrier2::default()
             .src_stage_mask(after)
-            .src_access_mask(vk::AccessFlags2::MEMORY_WRITE)
+            .src_access_mask(written)
             .dst_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER)
-            .dst_access_mask(vk::AccessFlags2::SHADER_READ | vk::AccessFlags2::SHADER_WRITE)];
+            .dst_access_mask(vk::AccessFlags2::SHADER_STORAGE_READ | vk::AccessFlags2::SHADER_STORAGE_WRITE)];
         let info = vk::DependencyInfo::default().memory_barriers(&barrier);
         // SAFETY: called while the buffer records.
         unsafe { self.context.device.cmd_pipeline_barrier2(self.buffer, &info) };

@@ -97,7 +97,7 @@ impl Builder<'_> {
         let eps = if let Input::Prepared { eps, .. } = input { eps } else { 0.0 };
         for first in (0..rows).step_by(VECTOR_TOKENS) {
             let tokens = VECTOR_TOKENS.min(rows - first);
-            let kernel = select::linear_vector(m.ty, m.cols, tokens, fold, self.gpu);
+            let kernel = select::linear_vector(m.ty, [m.rows, m.cols], tokens, fold, self.gpu);
             let quantized = |set: &Activations| {
                 let (q, meta) = (set.q.address(), set.meta.address());
                 [q + (first * groups_in * 32) as u64, meta + (first * groups_in * 8) as u64]

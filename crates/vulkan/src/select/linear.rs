@@ -27,15 +27,19 @@ pub struct Fold {
 }
 
 /// The matrix-vector kernel for `tokens` (1 ..= 8) tokens of a `[rows, cols]` matrix.
-pub fn linear_vector(ty: TensorType, cols: usize, tokens: usize, fold: Fold, gpu: &GpuProfile) -> Kernel {
+pub fn linear_vector(
+    ty: TensorType,
+    [rows, cols]: [usize; 2],
+    tokens: usize,
+    fold: Fold,
+    gpu: &GpuProfile,
+) -> Kernel {
     // Columns that a lane takes at once.
     let chunks = cols.div_ceil(if ty.is_quantized() { 32 } else { 8 });
-    let lanes = lanes(chunks, gpu);
-    let most = match (tokens, fold.activation) {
-        (1, None) => 4,
-        (1, Some(_)) | (2..=4, None) => 2,
-        _ => 1,
-    };
+    let all_rows = rows * if fold.activation.is_some() { 2 } else { 1 };
+    let lanes = lanes(all_rows, chunks, if ty.is_quantized() { 8 } else { 16 }, gpu);
+    // More loads in flight than this cost more in registers than they gain.
+    let most = if tokens <= 4 { 2 } else { 1 };
     let glu = if fold.activation.is_some() { "glu_" } else { "" };
     Kernel {
         shader: format!("linear_{glu}{}", ty.name().to_lowercase()),
@@ -54,11 +58,13 @@ pub fn linear_vector(ty: TensorType, cols: usize, tokens: usize, fold: Fold, gpu
     }
 }
 
-/// Lanes that share an output row: as many as there are chunks, so that all loads are in flight at once. They lie in one subgroup.
-fn lanes(chunks: usize, gpu: &GpuProfile) -> u32 {
+/// Lanes that share an output row: as many as there are chunks, so that all loads are in flight at once, but no more threads than fill
+/// the cores. They lie in one subgroup.
+fn lanes(rows: usize, chunks: usize, least: u32, gpu: &GpuProfile) -> u32 {
+    let room = (1024 * cores(gpu) / rows.max(1)).max(1).ilog2();
     let most =
         subgroup(gpu).min(workgroup(1024, gpu) / VECTOR_ROWS as u32).min(if gpu.integrated { 8 } else { 32 });
-    (chunks as u32).next_power_of_two().clamp(1, most)
+    (chunks as u32).next_power_of_two().min((1 << room.min(16)).max(least)).clamp(1, most)
 }
 
 /// What a tiled matrix product is built from.
@@ -199,8 +205,7 @@ pub fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> MatrixProduct {
         problem.activation.unwrap_or(0),
         output as u32,
         !problem.cols.is_multiple_of(STEP) as u32,
-        // Converted weights need the registers that loads in flight would hold.
-        !problem.ty.is_quantized() as u32,
+        1,
     ];
     let shader = format!("matmul_cooperative_{glu}{}", problem.ty.name().to_lowercase());
     let rows = if problem.activation.is_some() { tile.rows / 2 } else { tile.rows };
@@ -223,7 +228,7 @@ fn cooperative_tile(problem: &Problem, edge: usize, gpu: &GpuProfile) -> Tile {
     const WIDE: Tile = Tile::new(128, 128, 64, 64);
     let fits = WIDE.shared() <= gpu.shared_bytes as usize;
     // Long rows can be split instead of cut into smaller tiles.
-    let splittable = problem.activation.is_none() && problem.cols >= 4096;
+    let splittable = problem.activation.is_none() && problem.cols >= 2048;
     if fits && (WIDE.count(problem) * 8 >= cores(gpu) * 7 || splittable) {
         return WIDE;
     }
@@ -233,7 +238,9 @@ fn cooperative_tile(problem: &Problem, edge: usize, gpu: &GpuProfile) -> Tile {
 /// Splits of the columns and the columns of each: several where the tiles are too few to keep two workgroups on every core.
 fn splits_of(problem: &Problem, tile: &Tile, gpu: &GpuProfile) -> (usize, usize) {
     let (tiles, steps) = (tile.count(problem), problem.cols.div_ceil(STEP));
-    let wanted = if problem.activation.is_some() || 2 * tiles > 3 * cores(gpu) {
+    // Nearly a tile for every core is enough, unless rows are so long that two workgroups a core hide more.
+    let enough = if problem.cols < 8192 { cores(gpu) * 7 / 8 } else { cores(gpu) * 3 / 2 };
+    let wanted = if problem.activation.is_some() || tiles >= enough {
         1
     } else {
         let room = split_floats(gpu) / (problem.rows * problem.tokens).max(1);

@@ -91,7 +91,7 @@ mod tests {
         ];
         for gpu in &gpus {
             for cols in [32, 64, 576, 1536, 4096, 14336] {
-                let kernel = linear_vector(TensorType::Q4_K, cols, 1, Fold::default(), gpu);
+                let kernel = linear_vector(TensorType::Q4_K, [4096, cols], 1, Fold::default(), gpu);
                 let (threads, lanes) = (kernel.constants[0], kernel.constants[2]);
                 assert!(lanes <= subgroup(gpu) && lanes.is_power_of_two(), "{} {cols}", gpu.name);
                 assert_eq!(threads, lanes * VECTOR_ROWS as u32);
@@ -106,7 +106,7 @@ mod tests {
         let gpu = gpu("H100", 32, 32, 32, 1024, 32, false);
         for ty in TensorType::ALL {
             for activation in [None, Some(0)] {
-                let kernel = linear_vector(ty, 512, 1, Fold { activation, ..Fold::default() }, &gpu);
+                let kernel = linear_vector(ty, [512, 512], 1, Fold { activation, ..Fold::default() }, &gpu);
                 assert!(crate::shaders::words(&kernel.shader).is_some(), "{}", kernel.shader);
             }
             let embedding = format!("embedding_{}", ty.name().to_lowercase());
