@@ -64,6 +64,11 @@ uint split_positions(uint n) {
 // Writes what `values` holds for the first `count` heads from `head` on.
 void write_output(uint row, uint head, uint count) {
     uint at = row * HEADS + head, t = gl_LocalInvocationID.x, n = gl_WorkGroupSize.x;
+    if (OUTPUT == 1 && SUBGROUP >= 32) {
+        for (uint g = t / 32; g < count * HEAD_DIM / 32; g += n / 32)
+            quantize_lanes(p.y, p.meta, at * (HEAD_DIM / 32) + g, values[g * 32 + (t & 31u)]);
+        return;
+    }
     if (OUTPUT == 1) {
         for (uint i = t; i < count * HEAD_DIM / 4; i += n)
             quantize_group(p.y, p.meta, at * (HEAD_DIM / 32) + i / 8, (i / 8) * 32, i % 8);

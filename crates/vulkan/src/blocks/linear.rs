@@ -210,4 +210,19 @@ impl Builder<'_> {
         let d = self.dispatch("split_sum", kernel, push, [m.rows.div_ceil(256), rows, 1], &reads, &[y]);
         d.bytes = (tiled.splits * rows * m.rows * 4) as u64;
     }
+
+    /// Brings the first bytes of a matrix into the cache beside what is recorded next.
+    pub(crate) fn prefetch(&mut self, matrix: &Matrix) {
+        let bytes = matrix.bytes().min(select::prefetch_bytes(self.gpu)) & !15;
+        if bytes == 0 {
+            return;
+        }
+        let kernel = Kernel { shader: "prefetch".into(), constants: vec![256], subgroup: 0 };
+        let [from, ..] = matrix.planes();
+        // The unused word of the batch's first row.
+        let nowhere = self.scratch.batch.address() + 12;
+        let push = Push::new().addresses([from, nowhere]).u32((bytes / 16) as usize);
+        let d = self.dispatch("prefetch", kernel, push, [64, 1, 1], &[], &[]);
+        d.bytes = bytes;
+    }
 }

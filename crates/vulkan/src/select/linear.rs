@@ -37,7 +37,7 @@ pub fn linear_vector(
     // Columns that a lane takes at once.
     let chunks = cols.div_ceil(if ty.is_quantized() { 32 } else { 8 });
     let all_rows = rows * if fold.activation.is_some() { 2 } else { 1 };
-    let lanes = lanes(all_rows, chunks, if ty.is_quantized() { 8 } else { 16 }, gpu);
+    let lanes = lanes(all_rows, chunks, if ty.is_quantized() { 8 } else { 32 }, gpu);
     // More loads in flight than this cost more in registers than they gain.
     let most = if tokens <= 4 { 2 } else { 1 };
     let glu = if fold.activation.is_some() { "glu_" } else { "" };
