@@ -230,6 +230,7 @@ impl Library {
                 0.0
             },
             cores,
+            avoid: Vec::new(),
         }
     }
 }

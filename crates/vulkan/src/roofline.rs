@@ -71,5 +71,7 @@ pub(crate) fn measure(context: &Arc<Context>, pipelines: &Pipelines) -> Result<R
         read_bytes_per_second: bytes as f64 / read,
         integer_ops_per_second: ops(INTEGER_OPS) / math(1)?,
         float_ops_per_second: ops(FLOAT_OPS) / math(0)?,
+        matrix_ops_per_second: None,
+        copy_bytes_per_second: Some(crate::copy_rate::measure(context, bytes)?),
     })
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::linear::{Input, Output, Product, Quantize};
 use super::{Builder, Norm, NormRows, NormTo};
 use crate::pipeline::Kernel;
+use crate::profile::GpuProfile;
 use crate::push::Push;
+use crate::select::{self, Fold};
 use crate::weights::Matrix;
 
 pub(crate) struct FfnBlock {
@@ -23,12 +25,19 @@ impl FfnBlock {
         !self.gate.is_float() && !self.up.is_float()
     }
 
+    /// Whether gate and up run as one kernel: where they are of one type, nobody asked for the parts, and the kernel can be trusted.
+    pub(crate) fn fuses(&self, gpu: &GpuProfile, allowed: bool) -> bool {
+        let fold = Fold { activation: Some(self.activation), ..Fold::default() };
+        let kernel = || select::linear_vector(self.gate.ty, self.gate.cols, 1, fold, gpu);
+        allowed && self.gate.ty == self.up.ty && !gpu.avoids(&kernel().shader)
+    }
+
     /// `next` is the pre-norm of the block after this one, where its input may be prepared here.
     pub(crate) fn record(&self, b: &mut Builder<'_>, next: Option<&Norm>) {
         let (s, rows) = (b.scratch, b.rows);
         let input = b.normed_input(&self.norm, &[&self.gate, &self.up]);
         let hidden = self.gate.rows;
-        if self.gate.ty == self.up.ty {
+        if self.fuses(b.gpu, b.fused_ffn) {
             let (y, quantize) =
                 if self.down.is_float() { (Some(&s.wide), Quantize::No) } else { (None, Quantize::Inner) };
             let product =
@@ -48,7 +57,7 @@ impl FfnBlock {
 }
 
 impl FfnBlock {
-    /// Gate and up of different types: each alone, then the activation.
+    /// Gate and up each alone, then the activation.
     fn unfused(&self, b: &mut Builder<'_>, input: &NormedInput<'_>) {
         let (s, rows, hidden) = (b.scratch, b.rows, self.gate.rows);
         for (op, matrix, y) in [("ffn_gate", &self.gate, &s.wide), ("ffn_up", &self.up, &s.up)] {
