@@ -1,0 +1,96 @@
+//! From what `--device` says, or does not say, to an open device that avoids what a selftest found wrong.
+
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use unicorn_core::{Device, DeviceOptions};
+
+use super::cache::{DeviceCache, Verdict, ago};
+use super::{DeviceChoice, PREFERRED};
+use crate::args::DeviceArgs;
+use crate::config::Config;
+use crate::exit::describe;
+use crate::output::say;
+
+/// An open device with what it was told.
+pub struct Opened {
+    /// The device.
+    pub device: Arc<dyn Device>,
+    /// How it chooses kernels.
+    pub options: DeviceOptions,
+}
+
+/// Opens the device that was named, or else the fastest GPU, or else the CPU, and says which. It passes over kernels that its selftest
+/// found wrong, and that is said too.
+///
+/// Errors when the device cannot be opened or cannot do without such a kernel.
+pub fn open(args: &DeviceArgs, config: &Config) -> anyhow::Result<Opened> {
+    let (choice, device) = open_as_is(args, config)?;
+    let key = choice.key(&*device);
+    let verdict = DeviceCache::new(config).verdict(&key);
+    let options = match verdict {
+        Some(found) => heed(&*device, &choice, &found.finding, &ago(found.at), config)?,
+        None => DeviceOptions::default(),
+    };
+    Ok(Opened { device, options })
+}
+
+/// Opens the device that was named, or else the fastest one, with all its kernels.
+pub fn open_as_is(args: &DeviceArgs, config: &Config) -> anyhow::Result<(DeviceChoice, Arc<dyn Device>)> {
+    if let Some(choice) = &args.device {
+        return Ok((choice.clone(), choice.open(args.threads)?));
+    }
+    let mut reasons: Vec<String> = Vec::new();
+    for backend in PREFERRED {
+        let preference = (backend.preferred)();
+        reasons.extend(Some(preference.why).filter(|why| !why.is_empty()));
+        let Some(variant) = preference.variant else { continue };
+        let choice = DeviceChoice { backend, variant };
+        match choice.open(args.threads) {
+            Ok(device) => {
+                if config.talks() {
+                    let profile = device.profile();
+                    let why = reasons.join("; ");
+                    say!(
+                        "{}",
+                        config
+                            .style
+                            .dim(&format!("device {}: {} ({why})", profile.name, profile.description))
+                    );
+                }
+                return Ok((choice, device));
+            }
+            Err(error) => reasons.push(describe(&error)),
+        }
+    }
+    Err(anyhow!("no device can be opened: {}", reasons.join("; ")))
+}
+
+/// Makes the device avoid what the selftest found wrong.
+fn heed(
+    device: &dyn Device,
+    choice: &DeviceChoice,
+    verdict: &Verdict,
+    when: &str,
+    config: &Config,
+) -> anyhow::Result<DeviceOptions> {
+    let avoid: Vec<String> = verdict.wrong.iter().map(|w| w.kernel.clone()).collect();
+    let options = DeviceOptions { avoid, ..DeviceOptions::default() };
+    if options.avoid.is_empty() {
+        return Ok(options);
+    }
+    let list = options.avoid.join(", ");
+    device.configure(&options).with_context(|| {
+        format!("{choice}: the selftest of this device ({when}) found wrong: {list}; `unicorn selftest --device {choice}` checks again")
+    })?;
+    if config.talks() {
+        for wrong in &verdict.wrong {
+            let case = wrong.cases.first().map_or("", String::as_str);
+            say!(
+                "{choice}: avoiding the kernel `{}`: wrong in the selftest ({when}), for example in {case}",
+                wrong.kernel
+            );
+        }
+    }
+    Ok(options)
+}
