@@ -1,11 +1,12 @@
 //! From what `--device` says, or does not say, to an open device that avoids what a selftest found wrong.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
-use unicorn_core::{Device, DeviceOptions};
+use unicorn_core::{Device, DeviceOptions, Roofline};
 
-use super::cache::{DeviceCache, Verdict, ago};
+use super::cache::{DeviceCache, Key, Verdict, ago};
 use super::{DeviceChoice, PREFERRED};
 use crate::args::DeviceArgs;
 use crate::config::Config;
@@ -16,8 +17,32 @@ use crate::output::say;
 pub struct Opened {
     /// The device.
     pub device: Arc<dyn Device>,
+    /// Under which findings about it are kept.
+    pub key: Key,
     /// How it chooses kernels.
     pub options: DeviceOptions,
+}
+
+/// Limits older than this are measured anew before anything is compared with them.
+const LIMITS_AGE_MAX: Duration = Duration::from_secs(3600);
+
+impl Opened {
+    /// The device's limits, measured now or within the last hour.
+    pub fn limits(&self, config: &Config) -> anyhow::Result<Roofline> {
+        let cache = DeviceCache::new(config);
+        let recent = |at: SystemTime| at.elapsed().is_ok_and(|age| age < LIMITS_AGE_MAX);
+        if let Some(found) = cache.limits(&self.key).filter(|found| recent(found.at)) {
+            return Ok(found.finding);
+        }
+        let roof = self.device.measure()?;
+        // Keeping it is a convenience: what is measured counts all the same.
+        if let Err(error) = cache.keep_limits(&self.key, &roof)
+            && config.explains()
+        {
+            say!("{}", describe(&error));
+        }
+        Ok(roof)
+    }
 }
 
 /// Opens the device that was named, or else the fastest GPU, or else the CPU, and says which. It passes over kernels that its selftest
@@ -32,7 +57,7 @@ pub fn open(args: &DeviceArgs, config: &Config) -> anyhow::Result<Opened> {
         Some(found) => heed(&*device, &choice, &found.finding, &ago(found.at), config)?,
         None => DeviceOptions::default(),
     };
-    Ok(Opened { device, options })
+    Ok(Opened { device, key, options })
 }
 
 /// Opens the device that was named, or else the fastest one, with all its kernels.

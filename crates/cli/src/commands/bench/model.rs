@@ -28,12 +28,11 @@ type Plan = Vec<(Test, usize)>;
 pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
     let plan = plan(&args.prompt, &args.generate, &args.depth)?;
     let start = Instant::now();
-    let (mut engine, load_seconds) = open(args, longest(&plan), config)?;
+    let (mut engine, load_seconds, roof) = open(args, longest(&plan), config)?;
     if config.explains() {
         explain(&engine, start);
     }
     let device = first_device(&engine)?;
-    let roof = device.measure()?;
     let talks = config.talks() && args.output != OutputFormat::Json;
     if talks {
         say!("{}", limits(&*device, &roof));
@@ -92,8 +91,8 @@ fn longest(plan: &Plan) -> usize {
     plan.iter().map(|(test, depth)| tokens(test).saturating_add(*depth)).max().unwrap_or(1)
 }
 
-/// The engine, and the seconds that loading the weights took, once the device was open.
-fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Result<(Engine, f64)> {
+/// The engine, the seconds that loading the weights took once the device was open, and the device's limits.
+fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Result<(Engine, f64, Roofline)> {
     let context = ContextChoice::Exactly(context);
     let choice = EngineChoice { device: &args.device, kv: args.kv.kv, context };
     let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
@@ -111,10 +110,12 @@ fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Resul
             (spec, Arc::new(SyntheticSource::new(0)))
         }
     };
-    let device = devices::open(&args.device, config)?.device;
+    let opened = devices::open(&args.device, config)?;
+    // Before the weights take the memory that measuring wants.
+    let roof = opened.limits(config)?;
     let start = Instant::now();
-    let engine = engine_on(device, &spec, &*source, &choice)?;
-    Ok((engine, start.elapsed().as_secs_f64()))
+    let engine = engine_on(opened.device, &spec, &*source, &choice)?;
+    Ok((engine, start.elapsed().as_secs_f64(), roof))
 }
 
 fn first_device(engine: &Engine) -> anyhow::Result<Arc<dyn Device>> {

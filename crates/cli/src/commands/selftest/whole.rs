@@ -104,8 +104,7 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
         Some((cpu, other)) => {
             let difference = other / cpu - 1.0;
             say_all(&format!("perplexity: cpu {cpu:.4}, {name} {other:.4}: {:+.3} %", difference * 100.0))?;
-            // Not a number is far, too.
-            !(difference.abs() <= PERPLEXITY_TOLERANCE)
+            difference.is_nan() || difference.abs() > PERPLEXITY_TOLERANCE
         }
     };
     let agrees = judged.unexplained == 0 && !far;

@@ -36,13 +36,13 @@ pub fn run(args: &BenchFfnArgs, config: &Config) -> anyhow::Result<Exit> {
     let first = block(&mut layout, args.width, args.hidden, ty)?;
     let copies = WEIGHT_BYTES_MIN.div_ceil(first.bytes_per_row().max(1)).clamp(1, COPIES_MAX);
     let opened = devices::open(&args.device, config)?;
+    let roof = opened.limits(config)?;
     let device = opened.device;
     let source = SyntheticSource::new(0);
     let mut ids = vec![device.load(&first, &source)?];
     for _ in 1..copies {
         ids.push(device.load(&block(&mut layout, args.width, args.hidden, ty)?, &source)?);
     }
-    let roof = device.measure()?;
     let gpu = device.profile().kind == DeviceKind::Vulkan;
     let tokens: &[usize] = match &args.tokens[..] {
         [] if gpu => &TOKENS_GPU,
