@@ -76,6 +76,7 @@ mod tests {
             heaps: Vec::new(),
             timestamp_ns: 1.0,
             cores: None,
+            avoid: Vec::new(),
         }
     }
 
