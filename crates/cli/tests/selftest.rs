@@ -124,6 +124,27 @@ fn a_gpu_avoids_a_wrong_kernel_where_it_has_another() {
 }
 
 #[test]
+fn a_selftest_of_some_kernels_or_none_is_not_remembered() {
+    let home = Home::new();
+    let remembered = || {
+        let files = std::fs::read_dir(home.0.path().join(".cache/unicorn/devices"));
+        files.map_or(0, |f| f.filter_map(Result::ok).count())
+    };
+    let test = ["selftest", "--device", "vulkan:0", "--only", "ffn/f16 t1/"];
+    let plain = home.run(&[&test[..], &["--tier", "plain"]].concat());
+    if plain.status.code() != Some(0) {
+        assert!(stderr(&plain).contains("cannot open device"), "{}", stderr(&plain));
+        eprintln!("there is no Vulkan device here");
+        return;
+    }
+    assert_eq!(remembered(), 0);
+    assert_eq!(home.run(&[&test[..], &["--compile-only"]].concat()).status.code(), Some(0));
+    assert_eq!(remembered(), 0);
+    assert_eq!(home.run(&test).status.code(), Some(0));
+    assert_eq!(remembered(), 1);
+}
+
+#[test]
 fn limits_are_measured_once() {
     let home = Home::new();
     let list = |extra: &[&str]| {

@@ -86,7 +86,7 @@ pub(crate) fn measure(context: &Arc<Context>, pipelines: &Pipelines) -> Result<R
         read_bytes_per_second: bytes as f64 / read,
         integer_ops_per_second: ops(INTEGER_OPS) / math(1)?,
         float_ops_per_second: ops(FLOAT_OPS) / math(0)?,
-        matrix_ops_per_second: select::matrix_shape(gpu).map(|shape| matrix(shape.m)).transpose()?,
+        matrix_ops_per_second: select::cooperative(gpu).map(|shape| matrix(shape.m)).transpose()?,
         copy_bytes_per_second: copies.then(|| crate::copy_rate::measure(context, bytes)).transpose()?,
     })
 }

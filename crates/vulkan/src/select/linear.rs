@@ -85,20 +85,20 @@ impl Tier {
     }
 }
 
+/// The shape of cooperative matrices that kernels use, where the device has them.
+pub fn cooperative(gpu: &GpuProfile) -> Option<MatrixShape> {
+    let float = gpu.matrices.iter().filter(|m| m.types == MatrixTypes::F16F32);
+    let square = float.filter(|m| m.m == m.n && m.n == m.k && (m.m == 16 || m.m == 8));
+    square.max_by_key(|m| m.m).copied()
+}
+
 /// The best tier that a device has for a weight type. A tier whose kernel is to be avoided is passed over, as long as another is left.
 pub fn tier(ty: TensorType, gpu: &GpuProfile) -> Tier {
-    let matrices = matrix_shape(gpu).map(Tier::Cooperative);
+    let matrices = cooperative(gpu).map(Tier::Cooperative);
     let dot = fallback::dot(ty, gpu).then_some(Tier::Dot);
     let mut tiers = [matrices, dot, Some(Tier::Plain)].into_iter().flatten();
     let best = tiers.clone().next();
     tiers.find(|t| !gpu.avoids(&t.shader(ty, false))).or(best).unwrap_or(Tier::Plain)
-}
-
-/// The largest cube of f16 products summed in f32 that the kernels know.
-pub fn matrix_shape(gpu: &GpuProfile) -> Option<MatrixShape> {
-    let float = gpu.matrices.iter().filter(|m| m.types == MatrixTypes::F16F32);
-    let cubes = float.filter(|m| m.m == m.n && m.n == m.k && (m.m == 16 || m.m == 8));
-    cubes.max_by_key(|m| m.m).copied()
 }
 
 /// What a tiled product writes.
