@@ -157,7 +157,8 @@ fn race(args: &Args, peers: &Peers, entrant: &Entrant) -> Result<(Tests, String)
         let (theirs, built_from) = bench_json::llama(&sh::output(common(&mut their, args))?)?;
         commit = built_from;
         let mut our = sh::command(sh::target("release/unicorn"));
-        our.args(["bench", "--output", "json"]);
+        // As llama-bench does here: on the processor, and every logit comes back to the host.
+        our.args(["bench", "--output", "json", "--device", "cpu", "--select", "logits"]);
         match &entrant.shape {
             Some(shape) => our.args(["--shape", shape]),
             None => our.arg("-m").arg(&entrant.file),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::bench_spec::{FfnType, ShapeChoice};
+use crate::bench_spec::{ShapeChoice, WeightType};
 use crate::devices::{DeviceChoice, Tier};
 use crate::parse;
 use crate::settings::AnswerArgs;
@@ -71,9 +71,12 @@ pub struct ModelArgs {
 
 #[derive(Args, Debug)]
 pub struct DeviceArgs {
-    /// Device to run on: `cpu`, `cpu:LEVEL` for a set of kernels, or `reference`; see `unicorn devices`
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", help_heading = "Device")]
-    pub device: DeviceChoice,
+    /// `cpu`, `cpu:LEVEL`, `vulkan`, `vulkan:1`, `vulkan:NAME`, `reference` [default: the fastest GPU, else the CPU]
+    ///
+    /// NAME is any part of a GPU's name, LEVEL a set of kernels. A software driver is used only when its number or name is given.
+    /// `unicorn devices` lists what is here.
+    #[arg(long, value_name = "DEVICE", help_heading = "Device")]
+    pub device: Option<DeviceChoice>,
     /// Worker threads [default: one per physical core]
     #[arg(short, long, value_name = "N", value_parser = parse::threads, help_heading = "Device")]
     pub threads: Option<usize>,
@@ -190,8 +193,9 @@ pub struct ModelsArgs {
 #[command(after_help = "Examples:
   unicorn bench -m smollm2-135m -p 128,512 -n 128 -d 0,4096
   unicorn bench --shape llama-8b:q4_k -r 3 --output md
+  unicorn bench --shape 8b --type q4_k --device vulkan -p 512 -n 128 -d 0,8192 --profile
   unicorn bench --profile -n 0
-  unicorn bench ffn --tokens 128 --width 4096 --hidden 16384 --dtype f16")]
+  unicorn bench ffn --tokens 1,128 --width 4096 --hidden 16384 --type f16")]
 pub struct BenchArgs {
     #[command(subcommand)]
     pub what: Option<BenchCommand>,
@@ -208,9 +212,12 @@ pub enum BenchCommand {
 pub struct BenchModelArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Random weights in place of a model, SIZE:TYPE: 135m, 1b, 3b or llama-8b; q4_0, q4_k, q8_0, f16, ...
+    /// Random weights in place of a model, SIZE[:TYPE]: 135m, 1b, 3b or llama-8b; q4_0, q4_k, q8_0, f16, ...
     #[arg(long, value_name = "SHAPE", conflicts_with = "model", help_heading = "Model")]
     pub shape: Option<ShapeChoice>,
+    /// Type of the matrices of --shape
+    #[arg(long = "type", value_name = "TYPE", requires = "shape", help_heading = "Model")]
+    pub ty: Option<WeightType>,
     /// Prompt lengths in tokens; 0 for none
     #[arg(
         short = 'p',
@@ -244,7 +251,10 @@ pub struct BenchModelArgs {
     /// Repetitions of each test, after one unmeasured
     #[arg(short, long, value_name = "N", default_value = "5", value_parser = parse::positive, help_heading = "Tests")]
     pub repetitions: usize,
-    /// Show where the time goes, kernel by kernel; timing every kernel costs a little speed
+    /// What a written token brings back to the host
+    #[arg(long, value_name = "WHAT", default_value = "top", help_heading = "Tests")]
+    pub select: SelectArg,
+    /// Show where the time goes, kernel by kernel, from one more run with every kernel timed
     #[arg(long, help_heading = "Tests")]
     pub profile: bool,
     /// Format on stdout
@@ -258,12 +268,13 @@ pub struct BenchModelArgs {
 
 /// One SwiGLU feed-forward block on random weights
 ///
-/// Prints average, least and greatest time, GFLOP/s and tokens/s, and GFLOP/s for gate+up and for down.
+/// Where the device has the choice, a line with gate, up and activation fused into one kernel stands beside one with each apart. Times are
+/// the GPU's own where it has timestamps, and wall time over many blocks in one submission; reading results back is in neither.
 #[derive(Args, Debug)]
 pub struct BenchFfnArgs {
-    /// Tokens in the batch
-    #[arg(long, value_name = "N", default_value = "128", value_parser = parse::positive)]
-    pub tokens: usize,
+    /// Tokens in the batch [default: 1,8,32,128,512,2048 on a GPU, 128 elsewhere]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = parse::positive)]
+    pub tokens: Vec<usize>,
     /// Model width
     #[arg(long, value_name = "N", default_value = "4096", value_parser = parse::positive)]
     pub width: usize,
@@ -271,8 +282,8 @@ pub struct BenchFfnArgs {
     #[arg(long, value_name = "N", default_value = "16384", value_parser = parse::positive)]
     pub hidden: usize,
     /// Type of the weights: f32, f16, q8_0, q4_k, ...
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    pub dtype: FfnType,
+    #[arg(long = "type", visible_alias = "dtype", value_name = "TYPE", default_value = "f16")]
+    pub dtype: WeightType,
     /// Best tier of matrix kernels that a GPU may use [default: the best it has]
     #[arg(long, value_name = "TIER")]
     pub tier: Option<Tier>,
@@ -284,6 +295,16 @@ pub struct BenchFfnArgs {
     pub output: OutputFormat,
     #[command(flatten)]
     pub device: DeviceArgs,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SelectArg {
+    /// The best token, chosen on the device: greedy decoding
+    Top,
+    /// The best 40, as the default sampling of `run` wants
+    Top40,
+    /// All logits, as llama-bench does
+    Logits,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -353,15 +374,18 @@ pub struct TokenizeArgs {
 /// Check every kernel of a device against the reference
 ///
 /// Runs the table of kernel and block cases on the device and on plain float64 loops with the same random weights and input.
-/// Drivers differ: this tells whether yours computes what the kernels say.
+/// Drivers differ: this tells whether yours computes what the kernels say. A kernel that is found wrong is remembered for this device,
+/// driver and version of unicorn, and not used until a selftest finds it right.
+///
+/// With --model, greedy answers to 20 prompts and the perplexity of a text are compared with the CPU's instead.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  unicorn selftest --device vulkan
+  unicorn selftest --device vulkan --report report.txt
+  unicorn selftest --device vulkan --model smollm2-135m
   unicorn selftest --device cpu:avx2 --only \"ffn q4_k\"")]
 pub struct SelftestArgs {
-    /// Device to check [default: cpu]
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub device: DeviceChoice,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Best tier of matrix kernels that a GPU may use [default: the best it has]
     #[arg(long, value_name = "TIER")]
     pub tier: Option<Tier>,
@@ -371,23 +395,44 @@ pub struct SelftestArgs {
     /// Seed of the random weights and inputs [default: fresh, and printed]
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Write one line per case to this file
-    #[arg(long, value_name = "FILE")]
+    /// Write one line per case, or per prompt, to this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Option<PathBuf>,
     /// Write what the driver tells about each compiled kernel to this file, a line of JSON each
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "model")]
     pub kernels: Option<PathBuf>,
     /// Compile every kernel of the table and of models of well-known shapes, but run none
-    #[arg(long, conflicts_with_all = ["report", "seed"])]
+    #[arg(long, conflicts_with_all = ["report", "seed", "model"])]
     pub compile_only: bool,
     /// Run under the Vulkan validation layer; any message of it is a failure
-    #[arg(long)]
+    #[arg(long, conflicts_with = "model")]
     pub validate: bool,
+    /// Compare whole answers of this model with those of the CPU
+    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath, help_heading = "Whole model")]
+    pub model: Option<String>,
+    /// Prompts to continue, 20 at most
+    #[arg(long, value_name = "N", default_value = "20", value_parser = parse::positive, help_heading = "Whole model")]
+    pub prompts: usize,
+    /// Tokens of each continuation
+    #[arg(long, value_name = "N", default_value = "64", value_parser = parse::positive, help_heading = "Whole model")]
+    pub tokens: usize,
+    /// Text for the perplexity [default: the prompts with the CPU's continuations]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "model", help_heading = "Whole model")]
+    pub text: Option<PathBuf>,
+    /// Contexts of 256 tokens to score
+    #[arg(long, value_name = "N", default_value = "8", value_parser = parse::positive, help_heading = "Whole model")]
+    pub chunks: usize,
+    /// Largest margin, in logits, that rounding may explain where two answers part
+    #[arg(long, value_name = "LOGITS", default_value = "1.0", value_parser = parse::non_negative, help_heading = "Whole model")]
+    pub margin: f32,
 }
 
 /// List the devices with their memory and measured limits
 #[derive(Args, Debug)]
 pub struct DevicesArgs {
+    /// Measure anew, whatever was measured before
+    #[arg(long)]
+    pub fresh: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -447,7 +492,9 @@ mod tests {
             &["unicorn", "run", "--threads", "0"],
             &["unicorn", "run", "--device", "cpu:nonsense"],
             &["unicorn", "run", "--kv", "q3"],
-            &["unicorn", "bench", "--shape", "llama-8b"],
+            &["unicorn", "bench", "--type", "q4_k"],
+            &["unicorn", "bench", "--shape", "8b", "--select", "none"],
+            &["unicorn", "run", "--device", "vulkan:"],
             &["unicorn", "-q", "-v", "models"],
         ] {
             let error = Cli::try_parse_from(line).expect_err(&line.join(" "));

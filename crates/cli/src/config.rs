@@ -23,6 +23,8 @@ pub struct Config {
     model: Option<String>,
     /// Folder for state that outlives a run (history), if the system has one.
     pub state_dir: Option<PathBuf>,
+    /// Folder for what can be found out again (measurements, selftests), if the system has one.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// How much is said on stderr.
@@ -52,11 +54,13 @@ impl Config {
         let home = || set("HOME").or_else(|| set("USERPROFILE")).map(PathBuf::from);
         let state_dir =
             set("XDG_STATE_HOME").map(PathBuf::from).or_else(|| home().map(|h| h.join(".local/state")));
+        let cache_dir = set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home().map(|h| h.join(".cache")));
         Config {
             messages,
             style: Style::stderr(set("NO_COLOR").is_some()),
             model: set("UNICORN_MODEL"),
             state_dir,
+            cache_dir: cache_dir.map(|c| c.join("unicorn")),
             hub: HubConfig::from_variables(variable),
         }
     }
@@ -100,6 +104,8 @@ mod tests {
     fn state_and_messages() {
         assert_eq!(config(false, &[("HOME", "/u")]).state_dir, Some(PathBuf::from("/u/.local/state")));
         assert_eq!(config(false, &[("XDG_STATE_HOME", "/s"), ("HOME", "/u")]).state_dir, Some("/s".into()));
+        assert_eq!(config(false, &[("HOME", "/u")]).cache_dir, Some("/u/.cache/unicorn".into()));
+        assert_eq!(config(false, &[("XDG_CACHE_HOME", "/c")]).cache_dir, Some("/c/unicorn".into()));
         assert!(!config(true, &[]).talks() && config(false, &[]).talks() && !config(false, &[]).explains());
     }
 }

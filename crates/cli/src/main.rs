@@ -64,8 +64,8 @@ fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {
         Command::Perplexity(args) => commands::perplexity::run(args, config),
         Command::Inspect(args) => commands::inspect::run(args, config),
         Command::Tokenize(args) => commands::tokenize::run(args, config),
-        Command::Devices(args) => commands::devices::run(args),
-        Command::Selftest(args) => commands::selftest::run(args),
+        Command::Devices(args) => commands::devices::run(args, config),
+        Command::Selftest(args) => commands::selftest::run(args, config),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

@@ -12,6 +12,7 @@ use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
 use crate::args::DeviceArgs;
 use crate::config::Config;
+use crate::devices;
 use crate::exit::usage;
 use crate::output::say;
 use crate::progress;
@@ -106,7 +107,7 @@ impl Session {
         let model = unicorn_model::open(&path).with_context(|| named(&path))?;
         let (text, engine) = std::thread::scope(|scope| {
             let text = scope.spawn(|| open_text(&model));
-            let engine = open_engine(&model.spec, &*model.source, choice);
+            let engine = open_engine(&model.spec, &*model.source, choice, config);
             let text = text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked")));
             (text, engine)
         });
@@ -146,9 +147,21 @@ pub fn open_engine(
     spec: &ModelSpec,
     source: &dyn WeightSource,
     choice: &EngineChoice<'_>,
+    config: &Config,
+) -> anyhow::Result<Engine> {
+    // Before a device is opened: a context that cannot be is wrong usage.
+    choice.context.resolve(spec.context_max)?;
+    engine_on(devices::open(choice.device, config)?.device, spec, source, choice)
+}
+
+/// Loads the weights on an open device.
+pub fn engine_on(
+    device: Arc<dyn Device>,
+    spec: &ModelSpec,
+    source: &dyn WeightSource,
+    choice: &EngineChoice<'_>,
 ) -> anyhow::Result<Engine> {
     let context = choice.context.resolve(spec.context_max)?;
-    let device: Arc<dyn Device> = choice.device.device.open(choice.device.threads)?;
     let options = EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() };
     let placement = Placement::single(spec)?;
     let engine = Engine::new(spec, source, vec![device], placement, options, &mut |_| {});

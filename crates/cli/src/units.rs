@@ -20,6 +20,12 @@ pub fn arithmetic(per_second: f64, op: &str) -> String {
     format!("{} {prefix}{op}/s", three_digits(value))
 }
 
+/// A rate with its prefix alone, for columns whose heading has the unit: `142 G`, `1.31 T`.
+pub fn prefixed(per_second: f64) -> String {
+    let (value, prefix) = scale(per_second, &["", "k", "M", "G", "T", "P"]);
+    format!("{} {prefix}", three_digits(value)).trim_end().to_owned()
+}
+
 /// A count of parameters: `134.5M`, `8.03B`.
 pub fn parameters(count: u64) -> String {
     let (value, unit) = scale(count as f64, &["", "K", "M", "B", "T"]);
@@ -82,6 +88,8 @@ mod tests {
     #[test]
     fn rates_counts_and_times() {
         assert_eq!(arithmetic(142.3e9, "FLOP"), "142 GFLOP/s");
+        assert_eq!(prefixed(1.314e12), "1.31 T");
+        assert_eq!(prefixed(0.0), "0.000");
         assert_eq!(bandwidth(21.34e9), "21.3 GB/s");
         assert_eq!(parameters(8_030_000_000), "8.03B");
         assert_eq!(parameters(134_515_008), "135M");

@@ -26,7 +26,7 @@ impl Fixture {
 
     fn command(&self, name: &str) -> Command {
         let mut command = unicorn(self.folder.path());
-        command.arg(name).arg("-m").arg(&self.model).args(["--threads", "1"]);
+        command.arg(name).arg("-m").arg(&self.model).args(["--threads", "1", "--device", "cpu"]);
         command
     }
 
@@ -248,16 +248,22 @@ fn bench_prints_the_same_tests_in_every_format() {
 #[test]
 fn bench_ffn_prints_the_figures_of_the_old_benchmark() {
     let folder = tempfile::tempdir().unwrap();
-    let args =
-        ["bench", "ffn", "--tokens", "8", "--width", "64", "--hidden", "128", "--dtype", "f16", "-r", "2"];
+    let args = [
+        "bench", "ffn", "--device", "cpu", "--tokens", "8,1", "--width", "64", "--hidden", "128", "--dtype",
+        "f16", "-r", "2",
+    ];
     let out = output(unicorn(folder.path()).args(args));
     assert_eq!(out.status.code(), Some(0), "{}", stderr(&out));
-    for part in ["average ms", "min ms", "max ms", "GFLOP/s", "tokens/s", "gate+up GFLOP/s", "down GFLOP/s"] {
+    for part in
+        ["ms", "average", "min", "max", "FLOP/s", "tokens/s", "gate+up FLOP/s", "down FLOP/s", "wall time"]
+    {
         assert!(stdout(&out).contains(part), "{part} missing in\n{}", stdout(&out));
     }
     let json = output(unicorn(folder.path()).args(args).args(["-o", "json"]));
     let value: serde_json::Value = serde_json::from_str(&stdout(&json)).expect("JSON");
     assert!(value[0]["gflop_per_second"].as_f64() > Some(0.0), "{value}");
+    let tokens: Vec<u64> = value.as_array().unwrap().iter().filter_map(|r| r["tokens"].as_u64()).collect();
+    assert_eq!(tokens, [1, 8]);
     assert!(value[0]["down_gflop_per_second"].as_f64() > Some(0.0), "{value}");
 }
 

@@ -38,7 +38,7 @@ fn every_command_has_help() {
 #[test]
 fn wrong_usage_exits_with_2_and_names_the_flag() {
     let home = home();
-    let lines: [(&[&str], &str); 9] = [
+    let lines: [(&[&str], &str); 10] = [
         (&["run", "--temp", "hot", "x"], "--temp"),
         (&["run", "--top-p", "2", "x"], "between 0 and 1"),
         (&["run", "--device", "gpu", "x"], "cpu:scalar"),
@@ -47,6 +47,7 @@ fn wrong_usage_exits_with_2_and_names_the_flag() {
         (&["bench", "--shape", "8b:q4_k", "-p", "0", "-n", "0"], "nothing to measure"),
         (&["bench", "ffn", "--hidden", "300", "--dtype", "q4_k"], "--hidden 300"),
         (&["selftest", "--compile-only", "--seed", "1"], "--compile-only"),
+        (&["selftest", "--validate", "--model", "x.gguf"], "--validate"),
         (&["frobnicate"], "frobnicate"),
     ];
     for (line, part) in lines {
@@ -64,6 +65,16 @@ fn a_device_without_a_driver_is_not_watched() {
         let out = output(unicorn(home.path()).args(["selftest", "--device", "cpu", flag]));
         assert_ne!(out.status.code(), Some(0), "{flag}");
         assert!(stderr(&out).contains("no driver to watch"), "{}", stderr(&out));
+    }
+}
+
+#[test]
+fn a_device_without_tiers_is_not_limited() {
+    let home = home();
+    for command in [&["selftest"][..], &["bench", "ffn"]] {
+        let out = output(unicorn(home.path()).args(command).args(["--device", "cpu", "--tier", "plain"]));
+        assert_ne!(out.status.code(), Some(0), "{command:?}");
+        assert!(stderr(&out).contains("no tiers"), "{}", stderr(&out));
     }
 }
 

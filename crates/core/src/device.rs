@@ -51,6 +51,18 @@ pub enum RateKind {
     Integer,
     /// Floating-point multiply-adds.
     Float,
+    /// Multiply-adds of matrix units.
+    Matrix,
+}
+
+impl std::fmt::Display for RateKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            RateKind::Integer => "integer",
+            RateKind::Float => "float",
+            RateKind::Matrix => "matrix",
+        })
+    }
 }
 
 /// Measured limits of a device.
@@ -62,6 +74,10 @@ pub struct Roofline {
     pub integer_ops_per_second: f64,
     /// Floating-point operations per second (two per multiply-add).
     pub float_ops_per_second: f64,
+    /// Operations per second of matrix units, f16 products summed in f32; `None` where there are none or nothing uses them.
+    pub matrix_ops_per_second: Option<f64>,
+    /// Bytes read plus bytes written per second when copying within the device's memory; `None` where it was not measured.
+    pub copy_bytes_per_second: Option<f64>,
 }
 
 impl Roofline {
@@ -70,7 +86,28 @@ impl Roofline {
         match kind {
             RateKind::Integer => self.integer_ops_per_second,
             RateKind::Float => self.float_ops_per_second,
+            RateKind::Matrix => self.matrix_ops_per_second.unwrap_or(self.float_ops_per_second),
         }
+    }
+
+    /// The fastest rate at which a product can be done whose kernels are bound by `kind` or use matrix units.
+    pub fn best_rate(&self, kind: RateKind) -> f64 {
+        self.rate(kind).max(self.matrix_ops_per_second.unwrap_or(0.0))
+    }
+}
+
+/// How a device is to choose its kernels. The default suits everyone; the rest is for measuring and for drivers with faults.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceOptions {
+    /// Gate, up, activation and multiply of a feed-forward block in one kernel where there is one; otherwise each on its own.
+    pub fused_ffn: bool,
+    /// Kernels never to run, as [`KernelTime::kernel`] names them. Another one takes their place, or loading fails.
+    pub avoid: Vec<String>,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> DeviceOptions {
+        DeviceOptions { fused_ffn: true, avoid: Vec::new() }
     }
 }
 
@@ -176,6 +213,20 @@ pub trait Device: Send + Sync {
 
     /// The rate that bounds matrix products with weights of this type here.
     fn rate_kind(&self, ty: TensorType) -> RateKind;
+
+    /// Sets how kernels are chosen, for blocks loaded already too.
+    ///
+    /// Errors when the device has no such choice; nothing changes then.
+    fn configure(&self, options: &DeviceOptions) -> Result<(), DeviceError> {
+        let what = if !options.fused_ffn {
+            "running the parts of a feed-forward block apart".to_owned()
+        } else if let Some(kernel) = options.avoid.first() {
+            format!("avoiding the kernel `{kernel}`")
+        } else {
+            return Ok(());
+        };
+        Err(DeviceError::Unsupported { device: self.profile().name.clone(), what })
+    }
 
     /// Reads a block's weights from `source` into the form that the kernels want. Weights with equal spans are kept once, as long as
     /// they come from the same source: one device serves one model at a time.

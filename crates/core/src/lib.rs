@@ -19,8 +19,8 @@ pub use block::{
     HeadSpec, ModelSpec,
 };
 pub use device::{
-    BlockId, Device, DeviceKind, DeviceProfile, KernelTime, KvLayout, KvType, MemoryUse, RateKind, Roofline,
-    StreamId, Ticket, Work,
+    BlockId, Device, DeviceKind, DeviceOptions, DeviceProfile, KernelTime, KvLayout, KvType, MemoryUse,
+    RateKind, Roofline, StreamId, Ticket, Work,
 };
 pub use error::{DeviceError, WeightError};
 pub use norm::{NormKind, NormSpec};

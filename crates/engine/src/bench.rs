@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use unicorn_core::{HeadOutput, Select};
+use unicorn_core::{KernelTime, Select};
 
 use crate::sampling::uniform;
 use crate::{Cost, Engine, EngineError, Evaluator};
@@ -14,6 +14,26 @@ pub enum Test {
     Prefill(usize),
     /// `tgN`: this many tokens one by one, with logits after each. The next token is random, not sampled.
     Decode(usize),
+}
+
+impl Test {
+    /// Tokens of a repetition; none is an error.
+    fn tokens(self) -> Result<usize, EngineError> {
+        match self {
+            Test::Prefill(0) | Test::Decode(0) => {
+                Err(EngineError::option("bench tokens", 0, "must be at least 1"))
+            }
+            Test::Prefill(n) | Test::Decode(n) => Ok(n),
+        }
+    }
+
+    /// What runs before the first measurement, so that kernels are compiled and caches and clocks are warm.
+    fn warm_up(self) -> Test {
+        match self {
+            Test::Prefill(n) => Test::Prefill(n),
+            Test::Decode(n) => Test::Decode(n.min(WARM_UP_MAX)),
+        }
+    }
 }
 
 /// Times of one test.
@@ -59,21 +79,25 @@ pub fn prefill(
     depth: usize,
     repetitions: usize,
 ) -> Result<BenchResult, EngineError> {
-    run(engine, Test::Prefill(n), depth, repetitions, &mut |_| true)
+    run(engine, Test::Prefill(n), depth, repetitions, Select::Logits, &mut |_| true)
 }
 
-/// Times `n` single tokens at `depth`, after a warm-up of one token.
+/// Times `n` single tokens at `depth`, after a warm-up.
 pub fn decode(
     engine: &mut Engine,
     n: usize,
     depth: usize,
     repetitions: usize,
 ) -> Result<BenchResult, EngineError> {
-    run(engine, Test::Decode(n), depth, repetitions, &mut |_| true)
+    run(engine, Test::Decode(n), depth, repetitions, Select::Logits, &mut |_| true)
 }
 
-/// Runs a test. The KV cache is emptied between repetitions and filled to `depth` outside the timed part. `each` gets the seconds of every
-/// repetition and ends the test by returning false.
+/// Tokens of a decode test that its warm-up runs at most.
+const WARM_UP_MAX: usize = 32;
+
+/// Runs a test. The KV cache is emptied between repetitions and filled to `depth` outside the timed part; one run at that depth goes before
+/// them. A decode step returns what `select` asks for, as a sampler would. `each` gets the seconds of every repetition and ends the
+/// test by returning false.
 ///
 /// Errors when `n` is 0, `n + depth` leaves the engine's context, or a device fails.
 pub fn run(
@@ -81,30 +105,20 @@ pub fn run(
     test: Test,
     depth: usize,
     repetitions: usize,
+    select: Select,
     each: &mut dyn FnMut(f64) -> bool,
 ) -> Result<BenchResult, EngineError> {
-    let (Test::Prefill(n) | Test::Decode(n)) = test;
-    if n == 0 {
-        return Err(EngineError::option("bench tokens", n, "must be at least 1"));
-    }
+    let n = test.tokens()?;
     let cost = cost(engine, test, depth);
     let vocab = engine.spec().vocab;
     let mut evaluator = engine.evaluator();
     let mut tokens = Tokens { drawn: 0, vocab };
-    match test {
-        Test::Prefill(n) => time_prefill(&mut evaluator, &tokens.draw(n))?,
-        Test::Decode(_) => time_decode(&mut evaluator, &tokens.draw(1))?,
-    };
-    evaluator.rewind(0);
     evaluator.prefill(&tokens.draw(depth), false)?;
+    time(&mut evaluator, test.warm_up(), select, &mut tokens)?;
     let mut seconds = Vec::with_capacity(repetitions);
     for _ in 0..repetitions {
         evaluator.rewind(depth);
-        let drawn = tokens.draw(n);
-        let time = match test {
-            Test::Prefill(_) => time_prefill(&mut evaluator, &drawn)?,
-            Test::Decode(_) => time_decode(&mut evaluator, &drawn)?,
-        };
+        let time = time(&mut evaluator, test, select, &mut tokens)?;
         seconds.push(time);
         if !each(time) {
             break;
@@ -112,6 +126,39 @@ pub fn run(
     }
     let tokens_per_second = seconds.iter().map(|s| n as f64 / s.max(1e-12)).collect();
     Ok(BenchResult { test, depth, seconds, tokens_per_second, cost })
+}
+
+/// Kernel times of a device, by its name.
+pub type DeviceTimes = (String, Vec<KernelTime>);
+
+/// Runs a test once more with every kernel timed. Timing kernels costs speed, so it is no part of [`run`]. The times leave out the filling
+/// to `depth` and a warm-up.
+///
+/// Errors as [`run`] does.
+pub fn profile(
+    engine: &mut Engine,
+    test: Test,
+    depth: usize,
+    select: Select,
+) -> Result<Vec<DeviceTimes>, EngineError> {
+    test.tokens()?;
+    let devices = engine.devices().to_vec();
+    let switch = |on| devices.iter().for_each(|d| d.set_profiling(on));
+    let vocab = engine.spec().vocab;
+    let mut evaluator = engine.evaluator();
+    let mut tokens = Tokens { drawn: 0, vocab };
+    let mut timed = || {
+        evaluator.prefill(&tokens.draw(depth), false)?;
+        switch(true);
+        time(&mut evaluator, test.warm_up(), select, &mut tokens)?;
+        evaluator.rewind(depth);
+        switch(true);
+        time(&mut evaluator, test, select, &mut tokens)
+    };
+    let ran = timed();
+    let times = devices.iter().map(|d| (d.profile().name.clone(), d.kernel_times())).collect();
+    switch(false);
+    ran.map(|_| times)
 }
 
 /// Random token ids, the same in every run of the program.
@@ -128,18 +175,25 @@ impl Tokens {
     }
 }
 
-fn time_prefill(evaluator: &mut Evaluator, tokens: &[u32]) -> Result<f64, EngineError> {
+/// Seconds of one repetition.
+fn time(
+    evaluator: &mut Evaluator<'_>,
+    test: Test,
+    select: Select,
+    tokens: &mut Tokens,
+) -> Result<f64, EngineError> {
+    let drawn = tokens.draw(test.tokens()?);
     let start = Instant::now();
-    evaluator.prefill(tokens, true)?;
-    Ok(start.elapsed().as_secs_f64())
-}
-
-fn time_decode(evaluator: &mut Evaluator, tokens: &[u32]) -> Result<f64, EngineError> {
-    let start = Instant::now();
-    for token in tokens {
-        let output = evaluator.feed(&[*token], &[0], Select::Logits)?;
-        // The logits are on the host now, where a sampler would read them.
-        debug_assert!(matches!(output, Some(HeadOutput::Logits(_))));
+    match test {
+        Test::Prefill(_) => {
+            evaluator.prefill(&drawn, true)?;
+        }
+        Test::Decode(_) => {
+            for token in &drawn {
+                // What comes back is on the host now, where a sampler would read it.
+                std::hint::black_box(evaluator.feed(&[*token], &[0], select)?);
+            }
+        }
     }
     Ok(start.elapsed().as_secs_f64())
 }
@@ -187,7 +241,10 @@ mod tests {
             calls += 1;
             calls < 2
         };
-        assert_eq!(run(&mut engine, Test::Decode(3), 0, 9, &mut stop).unwrap().seconds.len(), 2);
+        assert_eq!(
+            run(&mut engine, Test::Decode(3), 0, 9, Select::Top(1), &mut stop).unwrap().seconds.len(),
+            2
+        );
     }
 
     #[test]
@@ -202,6 +259,18 @@ mod tests {
         let mut expected = each(7, 1, 1);
         expected.add(&each(8, 1, 1));
         assert_eq!(cost(&engine, Test::Decode(2), 7), expected);
+    }
+
+    #[test]
+    fn a_profile_leaves_the_engine_as_it_was() {
+        let mut engine = engine_of(EngineOptions { context: 96, ..EngineOptions::default() });
+        let times = profile(&mut engine, Test::Decode(3), 20, Select::Logits).unwrap();
+        assert_eq!(times.len(), engine.devices().len());
+        assert_eq!(times[0].0, engine.devices()[0].profile().name);
+        let (free, all) = engine.kv_pages();
+        assert_eq!(free, all);
+        let empty = profile(&mut engine, Test::Decode(0), 0, Select::Logits);
+        assert!(matches!(empty, Err(EngineError::Option { .. })));
     }
 
     #[test]

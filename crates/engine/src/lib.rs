@@ -5,6 +5,7 @@
 //! schedule are pure functions of plain data. The same request with the same seed gives the same tokens whatever
 //! the batch around it, the chunking of its prompt, a reused prefix, or a preemption in the middle.
 
+pub mod agree;
 pub mod bench;
 mod cost;
 mod engine;

@@ -261,7 +261,13 @@ impl Device for FakeDevice {
     }
 
     fn measure(&self) -> Result<Roofline, DeviceError> {
-        Ok(Roofline { read_bytes_per_second: 1e9, integer_ops_per_second: 1e9, float_ops_per_second: 1e9 })
+        Ok(Roofline {
+            read_bytes_per_second: 1e9,
+            integer_ops_per_second: 1e9,
+            float_ops_per_second: 1e9,
+            matrix_ops_per_second: None,
+            copy_bytes_per_second: None,
+        })
     }
 
     fn rate_kind(&self, _: TensorType) -> RateKind {

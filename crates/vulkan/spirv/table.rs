@@ -63,6 +63,7 @@
     ("glu", include_bytes!("../spirv/glu.spv")),
     ("roof_read", include_bytes!("../spirv/roof_read.spv")),
     ("roof_math", include_bytes!("../spirv/roof_math.spv")),
+    ("roof_matrix", include_bytes!("../spirv/roof_matrix.spv")),
     ("matmul_cooperative_q4_0", include_bytes!("../spirv/matmul_cooperative_q4_0.spv")),
     ("matmul_cooperative_q4_1", include_bytes!("../spirv/matmul_cooperative_q4_1.spv")),
     ("matmul_cooperative_q5_0", include_bytes!("../spirv/matmul_cooperative_q5_0.spv")),

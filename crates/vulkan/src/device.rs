@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use unicorn_core::{
-    Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, KernelTime, KvLayout,
-    MemoryUse, RateKind, Roofline, Select, Slice, StreamId, TensorType, Ticket, TopEntry, WeightSource, Work,
+    Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceOptions, DeviceProfile, HeadOutput,
+    KernelTime, KvLayout, MemoryUse, RateKind, Roofline, Select, Slice, StreamId, TensorType, Ticket,
+    TopEntry, WeightSource, Work,
 };
 
 use crate::blocks::{AttentionBlock, Builder, Cache, GpuBlock};
@@ -14,6 +15,7 @@ use crate::error::VulkanError;
 use crate::load::{self, Loader};
 use crate::memory::{Buffer, Place};
 use crate::pipeline::Pipelines;
+use crate::profile::GpuProfile;
 use crate::recording::{Commands, Recording};
 use crate::scratch::{Capacity, Scratch, Sizes};
 use crate::select::{self, FlashPlan, FlashTile, Path, SliceShape};
@@ -39,6 +41,25 @@ struct State {
     kv_bytes: u64,
     next_block: u32,
     timings: Option<Timings>,
+    options: DeviceOptions,
+    /// The context's profile with the kernels to avoid: what selection goes by.
+    gpu: GpuProfile,
+}
+
+impl State {
+    fn describe(&self, block: &GpuBlock) -> Vec<String> {
+        let kv = self.kv.map(|k| k.ty).unwrap_or_default();
+        crate::describe::describe(block, &self.gpu, kv, self.options.fused_ffn)
+    }
+
+    /// A kernel that a block cannot do without although it is to be avoided, as `op: shader`.
+    fn indispensable(&self, block: &GpuBlock) -> Option<String> {
+        let kv = self.kv.map(|k| k.ty).unwrap_or_default();
+        let fused = self.options.fused_ffn;
+        let of = |path| crate::describe::selected(block, &self.gpu, kv, fused, path);
+        let mut all = of(Path::Vector).into_iter().chain(of(Path::Matrix));
+        all.find(|s| self.gpu.avoids(&s.shader)).map(|s| format!("{}: {}", s.op, s.shader))
+    }
 }
 
 /// One residual stream with its recordings.
@@ -106,6 +127,8 @@ impl VulkanDevice {
             kv_bytes: 0,
             next_block: 0,
             timings: None,
+            options: DeviceOptions::default(),
+            gpu: context.profile().clone(),
         };
         Ok(VulkanDevice { profile, context, state: Mutex::new(state) })
     }
@@ -124,6 +147,16 @@ impl VulkanDevice {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Selection has nothing to put in the place of a kernel that is to be avoided.
+    fn no_other(&self, kernel: &str) -> DeviceError {
+        DeviceError::Unsupported {
+            device: self.profile.name.clone(),
+            what: format!(
+                "doing without the kernel `{kernel}`, which the selftest found wrong with this driver,"
+            ),
+        }
     }
 
     fn fail(&self, e: VulkanError) -> DeviceError {
@@ -231,6 +264,17 @@ impl Device for VulkanDevice {
         crate::roofline::measure(&self.context, &state.pipelines).map_err(|e| self.fail(e))
     }
 
+    fn configure(&self, options: &DeviceOptions) -> Result<(), DeviceError> {
+        let mut state = self.lock();
+        for stream in state.streams.values_mut() {
+            self.context.wait(stream.pending, "earlier work on the stream").map_err(|e| self.fail(e))?;
+            stream.recordings.clear();
+        }
+        state.gpu.avoid.clone_from(&options.avoid);
+        state.options = options.clone();
+        Ok(())
+    }
+
     fn rate_kind(&self, ty: TensorType) -> RateKind {
         if ty.is_quantized() { RateKind::Integer } else { RateKind::Float }
     }
@@ -238,6 +282,9 @@ impl Device for VulkanDevice {
     fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
         let mut state = self.lock();
         let loaded = state.loader.load(block, source)?;
+        if let Some(wrong) = state.indispensable(&loaded) {
+            return Err(self.no_other(&wrong));
+        }
         state.sizes = state.sizes.max(load::sizes(&loaded));
         let id = BlockId(state.next_block);
         state.next_block += 1;
@@ -307,7 +354,7 @@ impl Device for VulkanDevice {
         let rows = batch.rows();
         let longest = batch.slices.iter().map(|s| s.start as usize + s.tokens.len()).max().unwrap_or(1);
         let splits = select::splits(longest);
-        let plan = select::flash_plan(&slice_shapes(batch), state.sizes.heads, self.context.profile());
+        let plan = select::flash_plan(&slice_shapes(batch), state.sizes.heads, &state.gpu);
         let row_splits = match (select::path(rows), &plan) {
             (Path::Vector, _) => rows * select::decode_splits(splits * select::SPLIT),
             (Path::Matrix, Some(plan)) => plan.records,
@@ -326,7 +373,7 @@ impl Device for VulkanDevice {
             pages: pages.max(1),
             top: top.unwrap_or(1),
         };
-        let timed = state.timings.is_some();
+        let timed = state.timings.is_some() && state.gpu.timestamp_ns > 0.0;
         let all_outputs = batch.outputs.iter().copied().eq(0..rows as u32);
         self.stream(state, work.stream, needs)?;
         let spans = || batch.slices.iter().map(|s| (s.start as usize, s.tokens.len())).collect();
@@ -461,35 +508,7 @@ impl Device for VulkanDevice {
 
     fn describe(&self, block: BlockId) -> Vec<String> {
         let state = self.lock();
-        let gpu = self.context.profile();
-        let linear = |op: &str, m: &crate::weights::Matrix, activation| {
-            let fold = select::Fold { activation, ..select::Fold::default() };
-            let vector = select::linear_vector(m.ty, [m.rows, m.cols], 1, fold, gpu).shader;
-            let output = select::TiledOutput::Float;
-            let (ty, rows, cols) = (m.ty, m.rows, m.cols);
-            let problem = select::Problem { ty, rows, cols, tokens: 512, activation, output };
-            format!("{op}: {vector}, {} for many tokens", select::matrix_product(&problem, gpu).kernel.shader)
-        };
-        match state.blocks.get(&block) {
-            None => Vec::new(),
-            Some(GpuBlock::Embedding(e)) => {
-                vec![format!("embedding: embedding_{}", e.table.ty.name().to_lowercase())]
-            }
-            Some(GpuBlock::Attention(a)) => {
-                let kv = select::kv_suffix(state.kv.map(|k| k.ty).unwrap_or_default());
-                vec![
-                    linear("attention_q", &a.q, None),
-                    linear("attention_k", &a.k, None),
-                    linear("attention_v", &a.v, None),
-                    format!("attention: attention_decode_{kv}"),
-                    linear("attention_output", &a.o, None),
-                ]
-            }
-            Some(GpuBlock::Ffn(f)) => {
-                vec![linear("ffn_gate_up", &f.gate, Some(f.activation)), linear("ffn_down", &f.down, None)]
-            }
-            Some(GpuBlock::Head(h)) => vec![linear("head", &h.weight, None)],
-        }
+        state.blocks.get(&block).map(|b| state.describe(b)).unwrap_or_default()
     }
 
     fn set_profiling(&self, on: bool) {
@@ -506,7 +525,8 @@ impl VulkanDevice {
         let stream = state.streams.get(&work.stream).ok_or_else(|| self.invalid("unknown stream"))?;
         let kv = state.kv.unwrap_or(KvLayout { page_tokens: 32, pages: 0, ty: Default::default() });
         let mut builder = Builder {
-            gpu: self.context.profile(),
+            gpu: &state.gpu,
+            fused_ffn: state.options.fused_ffn,
             scratch: &stream.scratch,
             recording: Recording::default(),
             path: select::path(shape.rows),
@@ -541,6 +561,10 @@ impl VulkanDevice {
             }
         }
         let recording = builder.recording;
+        // Whatever selection did: a kernel that is known to be wrong never runs.
+        if let Some(d) = recording.dispatches.iter().find(|d| state.gpu.avoids(&d.kernel.shader)) {
+            return Err(self.no_other(&format!("{}: {}", d.op, d.kernel.shader)));
+        }
         let commands = Commands::encode(&self.context, &state.pipelines, &recording, shape.timed)
             .map_err(|e| self.fail(e))?;
         Ok(Recorded { commands, recording })

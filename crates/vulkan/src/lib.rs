@@ -8,6 +8,8 @@
 
 mod blocks;
 mod context;
+mod copy_rate;
+mod describe;
 mod device;
 mod error;
 pub mod layout;

@@ -241,6 +241,7 @@ impl Library {
                 0.0
             },
             cores,
+            avoid: Vec::new(),
         }
     }
 }

@@ -79,4 +79,14 @@ pub struct GpuProfile {
     pub timestamp_ns: f32,
     /// Shader cores (compute units, multiprocessors), where the driver tells.
     pub cores: Option<u32>,
+    /// Kernels that are wrong with this driver, as `op shader` or as the shader alone: selection passes them over.
+    #[serde(default)]
+    pub avoid: Vec<String>,
+}
+
+impl GpuProfile {
+    /// Whether selection must pass over this shader for this op. A shader that is wrong for one op is not trusted for another.
+    pub fn avoids(&self, shader: &str) -> bool {
+        self.avoid.iter().any(|a| a.rsplit(' ').next() == Some(shader))
+    }
 }

@@ -31,7 +31,7 @@ pub(crate) fn all() -> Vec<GpuProfile> {
 #[cfg(test)]
 mod tests {
     use unicorn_cases::{plans, record};
-    use unicorn_core::{Device, DeviceError};
+    use unicorn_core::{Device, DeviceError, DeviceOptions};
 
     use super::*;
     use crate::context::Context;
@@ -40,12 +40,19 @@ mod tests {
 
     /// Records the case table and whole models for one device: an error names a kernel that does not exist or breaks a limit.
     fn everything_is_recorded(name: &str) {
+        everything_is_recorded_without(name, &[]);
+    }
+
+    /// The same while kernels are avoided: recording one of them is an error.
+    fn everything_is_recorded_without(name: &str, avoid: &[&str]) {
         let device = VulkanDevice::new(Context::null(recorded(name)), name).unwrap();
+        let avoid = avoid.iter().map(|a| a.to_string()).collect();
+        device.configure(&DeviceOptions { avoid, ..DeviceOptions::default() }).unwrap();
         let mut done = 0;
         for plan in plans("") {
             match record(&plan, &device) {
                 Ok(()) => done += 1,
-                Err(DeviceError::Unsupported { .. }) => {}
+                Err(DeviceError::Unsupported { what, .. }) if !what.starts_with("doing without") => {}
                 Err(error) => panic!("{name}, {}: {error}", plan.name),
             }
         }
@@ -79,6 +86,14 @@ mod tests {
     fn kernels_exist_for_lavapipe() {
         everything_is_recorded("lavapipe-22.3");
         everything_is_recorded("lavapipe-26.1");
+    }
+
+    #[test]
+    fn a_kernel_to_avoid_has_another_in_its_place() {
+        let matrices = ["matmul_cooperative_q6_k", "matmul_cooperative_glu_q4_k", "matmul_cooperative_f16"];
+        let vectors = ["linear_glu_q4_k", "linear_glu_f16", "matmul_dot_glu_q8_0"];
+        everything_is_recorded_without("h100", &[matrices, vectors].concat());
+        everything_is_recorded_without("7900-xtx", &["matmul_cooperative_q4_k", "matmul_dot_q4_k"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Measured limits: read bandwidth over a buffer larger than the caches, and the multiply-add rates of the shader cores. The rates of matrix units are not
-//! in it, since no kernel uses them yet.
+//! Measured limits: read bandwidth over a buffer larger than the caches, and the multiply-add rates of the shader cores and of the matrix
+//! units.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +20,11 @@ const REPEATS: usize = 5;
 const FLOAT_OPS: u64 = 16;
 /// The same for dot products of four.
 const INTEGER_OPS: u64 = 64;
+/// Products of a round of `roof_matrix` per subgroup.
+const MATRIX_CHAINS: u64 = 8;
+/// A round of `roof_matrix` is so much more work than one of `roof_math`: for matrix units, and for software that has none.
+const MATRIX_ROUND: usize = 8;
+const MATRIX_ROUND_SOFTWARE: usize = 64;
 
 /// Takes well under a second on a GPU; a software driver gets smaller work.
 pub(crate) fn measure(context: &Arc<Context>, pipelines: &Pipelines) -> Result<Roofline, VulkanError> {
@@ -67,9 +72,21 @@ pub(crate) fn measure(context: &Arc<Context>, pipelines: &Pipelines) -> Result<R
         )
     };
     let ops = |per_round: u64| (threads * rounds as u64 * per_round) as f64;
+    let matrix = |edge: u32| {
+        let threads = select::workgroup(THREADS as usize, gpu);
+        let rounds = rounds / if gpu.software { MATRIX_ROUND_SOFTWARE } else { MATRIX_ROUND };
+        let push = Push::new().address(y.address()).u32(rounds).u32(1);
+        let subgroups = groups as u64 * u64::from(threads / select::subgroup(gpu));
+        let operations = subgroups * rounds as u64 * MATRIX_CHAINS * 2 * u64::from(edge).pow(3);
+        Ok::<f64, VulkanError>(operations as f64 / seconds(kernel("roof_matrix", vec![threads, edge]), push)?)
+    };
+    // Copying compiles nothing, and without execution its buffers have no memory.
+    let copies = !context.compile_only();
     Ok(Roofline {
         read_bytes_per_second: bytes as f64 / read,
         integer_ops_per_second: ops(INTEGER_OPS) / math(1)?,
         float_ops_per_second: ops(FLOAT_OPS) / math(0)?,
+        matrix_ops_per_second: select::cooperative(gpu).map(|shape| matrix(shape.m)).transpose()?,
+        copy_bytes_per_second: copies.then(|| crate::copy_rate::measure(context, bytes)).transpose()?,
     })
 }

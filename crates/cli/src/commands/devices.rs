@@ -6,7 +6,9 @@ use serde::Serialize;
 use unicorn_core::{Device, Roofline};
 
 use crate::args::DevicesArgs;
-use crate::devices;
+use crate::config::Config;
+use crate::devices::cache::{DeviceCache, ago};
+use crate::devices::{self, DeviceChoice};
 use crate::exit::{Exit, describe};
 use crate::output::{Out, say};
 use crate::units;
@@ -22,17 +24,26 @@ struct Report {
     memory_bytes: u64,
     unified_memory: bool,
     read_bytes_per_second: f64,
+    copy_bytes_per_second: Option<f64>,
     integer_ops_per_second: f64,
     float_ops_per_second: f64,
+    matrix_ops_per_second: Option<f64>,
+    /// When the limits were measured, in words.
+    measured: String,
+    /// What the last selftest said, in words.
+    selftest: String,
+    /// Kernels that the last selftest found wrong.
+    avoided: Vec<String>,
 }
 
-/// Opens, measures and prints every device. One that cannot be opened is named on stderr; none at all is a failure.
-pub fn run(args: &DevicesArgs) -> anyhow::Result<Exit> {
+/// Opens and prints every device with its limits, which are measured where that was not done before. A device that cannot be opened is
+/// named on stderr; none at all is a failure.
+pub fn run(args: &DevicesArgs, config: &Config) -> anyhow::Result<Exit> {
+    let cache = DeviceCache::new(config);
     let mut reports = Vec::new();
-    for choice in devices::listed() {
-        let opened = choice.open(args.threads).and_then(|d| Ok((d.measure()?, d)));
-        match opened {
-            Ok((roof, device)) => reports.push(report(&*device, &roof)),
+    for choice in devices::present() {
+        match look(&choice, args, &cache, config) {
+            Ok(report) => reports.push(report),
             Err(error) => say!("{choice} ({}): {}", choice.about(), describe(&error)),
         }
     }
@@ -47,7 +58,45 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Exit> {
     Ok(if reports.is_empty() { Exit::Failed } else { Exit::Done })
 }
 
-fn report(device: &dyn Device, roof: &Roofline) -> Report {
+fn look(
+    choice: &DeviceChoice,
+    args: &DevicesArgs,
+    cache: &DeviceCache,
+    config: &Config,
+) -> anyhow::Result<Report> {
+    let device = choice.open(args.threads)?;
+    let key = choice.key(&*device);
+    let known = cache.limits(&key).filter(|_| !args.fresh);
+    let (roof, measured) = match known {
+        Some(found) => (found.finding, ago(found.at)),
+        None => {
+            let roof = device.measure()?;
+            // Keeping it is a convenience; what was measured is shown all the same.
+            if let Err(error) = cache.keep_limits(&key, &roof)
+                && config.talks()
+            {
+                say!("{}", describe(&error));
+            }
+            (roof, "just now".to_owned())
+        }
+    };
+    let verdict = cache.verdict(&key);
+    let selftest = match &verdict {
+        None => format!("never; `unicorn selftest --device {choice}` checks every kernel"),
+        Some(v) => format!("{} cases, {} wrong, {}", v.finding.cases, v.finding.cases_wrong, ago(v.at)),
+    };
+    let wrong = verdict.map(|v| v.finding.wrong).unwrap_or_default();
+    let avoided = wrong.into_iter().map(|w| w.kernel).collect();
+    Ok(report(&*device, &roof, measured, selftest, avoided))
+}
+
+fn report(
+    device: &dyn Device,
+    roof: &Roofline,
+    measured: String,
+    selftest: String,
+    avoided: Vec<String>,
+) -> Report {
     let profile = device.profile();
     Report {
         name: profile.name.clone(),
@@ -58,22 +107,33 @@ fn report(device: &dyn Device, roof: &Roofline) -> Report {
         memory_bytes: profile.memory_bytes,
         unified_memory: profile.unified_memory,
         read_bytes_per_second: roof.read_bytes_per_second,
+        copy_bytes_per_second: roof.copy_bytes_per_second,
         integer_ops_per_second: roof.integer_ops_per_second,
         float_ops_per_second: roof.float_ops_per_second,
+        matrix_ops_per_second: roof.matrix_ops_per_second,
+        measured,
+        selftest,
+        avoided,
     }
 }
 
 fn paragraph(r: &Report) -> String {
     let memory = if r.unified_memory { "shared with the host" } else { "its own" };
     let lines = [
-        ("kernels", r.features.join(", ")),
-        ("workers", r.workers.to_string()),
-        ("memory", format!("{}, {memory}", units::bytes(r.memory_bytes))),
-        ("reads", units::bandwidth(r.read_bytes_per_second)),
-        ("integer", units::arithmetic(r.integer_ops_per_second, "OP")),
-        ("float", units::arithmetic(r.float_ops_per_second, "FLOP")),
+        ("kernels", Some(r.features.join(", "))),
+        ("workers", Some(r.workers.to_string())),
+        ("memory", Some(format!("{}, {memory}", units::bytes(r.memory_bytes)))),
+        ("reads", Some(units::bandwidth(r.read_bytes_per_second))),
+        ("copies", r.copy_bytes_per_second.map(|c| format!("{}, read and written", units::bandwidth(c)))),
+        ("integer", Some(units::arithmetic(r.integer_ops_per_second, "OP"))),
+        ("float", Some(units::arithmetic(r.float_ops_per_second, "FLOP"))),
+        ("matrix", r.matrix_ops_per_second.map(|m| units::arithmetic(m, "FLOP"))),
+        ("measured", Some(r.measured.clone())),
+        ("selftest", Some(r.selftest.clone())),
+        ("avoided", (!r.avoided.is_empty()).then(|| r.avoided.join(", "))),
     ];
-    let body: String = lines.iter().map(|(name, value)| format!("  {name:<8} {value}\n")).collect();
+    let line = |(name, value): (&str, Option<String>)| value.map(|value| format!("  {name:<8} {value}\n"));
+    let body: String = lines.into_iter().filter_map(line).collect();
     format!("{}  {}\n{body}", r.name, r.description)
 }
 
@@ -94,12 +154,19 @@ mod tests {
             read_bytes_per_second: 20e9,
             integer_ops_per_second: 300e9,
             float_ops_per_second: 150e9,
+            copy_bytes_per_second: None,
+            matrix_ops_per_second: Some(4e12),
+            measured: "3 days ago".into(),
+            selftest: "never".into(),
+            avoided: vec!["ffn_down linear_q4_0".into()],
         };
         let text = paragraph(&report);
+        let limits = ["20.0 GB/s", "300 GOP/s", "150 GFLOP/s", "matrix   4.00 TFLOP/s", "3 days ago"];
         for part in
-            ["cpu  Some Processor", "avx2, fma", "16.0 GB, shared", "20.0 GB/s", "300 GOP/s", "150 GFLOP/s"]
+            ["cpu  Some Processor", "avx2, fma", "16.0 GB, shared", "linear_q4_0"].iter().chain(&limits)
         {
             assert!(text.contains(part), "{part} missing in\n{text}");
         }
+        assert!(!text.contains("copies"), "what was not measured is not shown\n{text}");
     }
 }

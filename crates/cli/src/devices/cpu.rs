@@ -5,14 +5,17 @@ use std::sync::Arc;
 use unicorn_core::{Device, DeviceError};
 use unicorn_cpu::simd::{CpuOptions, SimdDevice, SimdLevel};
 
-use super::{Backend, OpenOptions};
+use super::{Backend, OpenOptions, Preference};
 
 pub(super) const BACKEND: Backend = Backend {
     name: "cpu",
     about: "processor cores",
-    listed: true,
+    present: || vec![None],
     variants: || SimdLevel::ALL.iter().map(|level| level.name().to_owned()).collect(),
     tiers: false,
+    accepts: |variant| SimdLevel::ALL.iter().any(|level| level.name() == variant),
+    preferred: || Preference { variant: Some(None), why: String::new() },
+    kernels: || 0,
     open,
     watch: None,
 };

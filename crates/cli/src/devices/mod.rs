@@ -1,6 +1,8 @@
 //! Backends by name. A backend is one file here with one entry in [`BACKENDS`]; nothing else names it.
 
+pub mod cache;
 mod cpu;
+mod opened;
 mod reference;
 mod vulkan;
 mod watched;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use unicorn_core::{Device, DeviceError};
 
+pub use opened::{open, open_as_is, open_limited, open_watched};
 pub use watched::{OpenWatched, Watch, Watched, WatchedDevice};
 
 /// What a backend is told when it opens a device.
@@ -35,18 +38,33 @@ pub enum Tier {
     Plain,
 }
 
+/// What a backend would run on if nobody says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Preference {
+    /// The variant to open, itself `None` for the plain name; outer `None` where there is nothing to be taken unasked.
+    pub variant: Option<Option<String>>,
+    /// Why this one, or why none, for people.
+    pub why: String,
+}
+
 /// A kind of device that this binary can open.
 pub struct Backend {
     /// Name before the colon of `--device`.
     name: &'static str,
     /// One line for `unicorn devices`.
     about: &'static str,
-    /// Listed by `unicorn devices`; the reference loops are not, they take minutes to measure.
-    listed: bool,
+    /// The variants that `unicorn devices` lists on this machine, `None` being the plain name.
+    present: fn() -> Vec<Option<String>>,
     /// Names that may follow the colon, for messages and completions.
     variants: fn() -> Vec<String>,
     /// Takes [`OpenOptions::tier`].
     tiers: bool,
+    /// Whether something may follow the colon.
+    accepts: fn(&str) -> bool,
+    /// What to take where no device was named.
+    preferred: fn() -> Preference,
+    /// A number that changes when the kernels do, as far as the program's version does not tell.
+    kernels: fn() -> u64,
     /// Opens a device.
     open: fn(&OpenOptions) -> Result<Arc<dyn Device>, DeviceError>,
     /// Opens a device and watches it, where the backend has a driver to watch.
@@ -55,11 +73,8 @@ pub struct Backend {
 
 static BACKENDS: [&Backend; 3] = [&cpu::BACKEND, &vulkan::BACKEND, &reference::BACKEND];
 
-impl Backend {
-    fn accepts(&self, variant: &str) -> bool {
-        (self.variants)().iter().any(|v| v == variant)
-    }
-}
+/// Where no device was named: the first of these that has something.
+static PREFERRED: [&Backend; 2] = [&vulkan::BACKEND, &cpu::BACKEND];
 
 /// `NAME` or `NAME:VARIANT`, known to exist in this binary, though not yet to be usable on this machine.
 #[derive(Clone)]
@@ -69,7 +84,12 @@ pub struct DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device.
+    /// The processor's cores at their widest level: what other devices are compared with.
+    pub fn cpu() -> DeviceChoice {
+        DeviceChoice { backend: &cpu::BACKEND, variant: None }
+    }
+
+    /// Opens the device as its kernels are, whatever a selftest said about them; see [`open`] for the rest.
     pub fn open(&self, threads: Option<usize>) -> anyhow::Result<Arc<dyn Device>> {
         self.open_limited(threads, None)
     }
@@ -89,6 +109,11 @@ impl DeviceChoice {
     pub fn about(&self) -> &'static str {
         self.backend.about
     }
+
+    /// Under which findings about the device are kept.
+    pub fn key(&self, device: &dyn Device) -> cache::Key {
+        cache::Key::new(device.profile(), (self.backend.kernels)())
+    }
 }
 
 impl FromStr for DeviceChoice {
@@ -100,7 +125,7 @@ impl FromStr for DeviceChoice {
         let backend = BACKENDS.into_iter().find(|b| b.name == name);
         match (backend, variant) {
             (Some(backend), None) => Ok(DeviceChoice { backend, variant: None }),
-            (Some(backend), Some(v)) if backend.accepts(v) => {
+            (Some(backend), Some(v)) if (backend.accepts)(v) => {
                 Ok(DeviceChoice { backend, variant: Some(v.to_owned()) })
             }
             _ => Err(format!("no device `{text}`; known: {}", names().join(", "))),
@@ -123,7 +148,7 @@ impl std::fmt::Debug for DeviceChoice {
     }
 }
 
-/// Everything that `--device` takes.
+/// Everything that `--device` takes, but for parts of names.
 pub fn names() -> Vec<String> {
     let with_variants = |b: &&Backend| {
         let variants = (b.variants)();
@@ -133,9 +158,12 @@ pub fn names() -> Vec<String> {
     BACKENDS.iter().flat_map(with_variants).collect()
 }
 
-/// The choices that `unicorn devices` measures.
-pub fn listed() -> impl Iterator<Item = DeviceChoice> {
-    BACKENDS.into_iter().filter(|b| b.listed).map(|backend| DeviceChoice { backend, variant: None })
+/// The devices of this machine that `unicorn devices` lists.
+pub fn present() -> impl Iterator<Item = DeviceChoice> {
+    let of = |backend: &'static Backend| {
+        (backend.present)().into_iter().map(move |variant| DeviceChoice { backend, variant })
+    };
+    BACKENDS.into_iter().flat_map(of)
 }
 
 #[cfg(test)]
@@ -148,11 +176,12 @@ mod tests {
             assert_eq!(name.parse::<DeviceChoice>().map(|d| d.to_string()), Ok(name));
         }
         assert_eq!("CPU".parse::<DeviceChoice>().unwrap().to_string(), "cpu");
+        assert_eq!("vulkan:H100".parse::<DeviceChoice>().unwrap().to_string(), "vulkan:h100");
     }
 
     #[test]
     fn an_unknown_device_lists_the_known_ones() {
-        for name in ["gpu", "cpu:", "cpu:mmx", "reference:avx2", ""] {
+        for name in ["gpu", "cpu:", "cpu:mmx", "reference:avx2", "vulkan:", ""] {
             assert!(name.parse::<DeviceChoice>().unwrap_err().contains("cpu:scalar"), "{name}");
         }
     }

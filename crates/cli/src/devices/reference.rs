@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use unicorn_cpu::ReferenceDevice;
 
-use super::Backend;
+use super::{Backend, Preference};
 
 pub(super) const BACKEND: Backend = Backend {
     name: "reference",
     about: "plain loops in float64, for comparison only",
-    listed: false,
+    // They take minutes to measure, and nobody would want to know.
+    present: Vec::new,
     variants: Vec::new,
     tiers: false,
+    accepts: |_| false,
+    preferred: Preference::default,
+    kernels: || 0,
     open: |_| Ok(Arc::new(ReferenceDevice::new())),
     watch: None,
 };

@@ -1,24 +1,61 @@
-//! `vulkan`: the first real GPU, or one by its number in the driver's order, which may be a software driver.
+//! `vulkan`: the fastest real GPU; or one by its number in the driver's order or by a part of its name, which may be a software driver.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use unicorn_core::{Device, DeviceError};
 use unicorn_vulkan::{
-    Candidate, Context, Library, LibraryOptions, Limit, SharedMessages, SharedStatistics, VulkanDevice,
-    VulkanError,
+    Candidate, Context, GpuProfile, Library, LibraryOptions, Limit, SharedMessages, SharedStatistics,
+    VulkanDevice, VulkanError,
 };
 
-use super::{Backend, OpenOptions, Tier, Watch, Watched, WatchedDevice};
+use super::{Backend, OpenOptions, Preference, Tier, Watch, Watched, WatchedDevice};
 
 pub(super) const BACKEND: Backend = Backend {
     name: "vulkan",
     about: "GPU through Vulkan",
-    listed: true,
-    variants: || (0..8).map(|i| i.to_string()).collect(),
+    present,
+    variants: || (0..4).map(|i| i.to_string()).collect(),
+    accepts: |variant| !variant.trim().is_empty(),
+    preferred,
+    kernels: unicorn_vulkan::shaders::fingerprint,
     tiers: true,
     open,
     watch: Some(watch),
 };
+
+fn candidates(options: LibraryOptions) -> Result<(Library, Vec<Candidate>), VulkanError> {
+    let library = Library::load(options)?;
+    let candidates = library.candidates()?;
+    Ok((library, candidates))
+}
+
+fn present() -> Vec<Option<String>> {
+    let count = candidates(LibraryOptions::default()).map_or(0, |(_, c)| c.len());
+    // Without any, opening says what is missing.
+    if count == 0 { vec![None] } else { (0..count).map(|i| Some(i.to_string())).collect() }
+}
+
+/// The fastest real GPU, if there is one that has what the kernels need.
+fn preferred() -> Preference {
+    let candidates = match candidates(LibraryOptions::default()) {
+        Ok((_, candidates)) => candidates,
+        Err(error) => return Preference { variant: None, why: format!("Vulkan cannot be used: {error}") },
+    };
+    let profiles: Vec<&GpuProfile> = candidates.iter().map(|c| &c.profile).collect();
+    let usable = |i: usize| candidates[i].missing().is_empty();
+    if let Some(i) = fastest(&profiles, usable) {
+        return Preference { variant: Some(Some(i.to_string())), why: "the fastest GPU here".to_owned() };
+    }
+    let software = candidates.iter().position(|c| c.profile.software);
+    let lacking = candidates.iter().find(|c| !c.profile.software);
+    let why = match (lacking, software) {
+        (Some(c), _) => format!("{} lacks {}", c.profile.name, c.missing().join(", ")),
+        (None, Some(i)) => format!("no GPU; the software driver vulkan:{i} is used only when named"),
+        (None, None) => "no GPU".to_owned(),
+    };
+    Preference { variant: None, why }
+}
 
 fn open(options: &OpenOptions) -> Result<Arc<dyn Device>, DeviceError> {
     open_as(options, LibraryOptions::default()).map(|device| device as Arc<dyn Device>)
@@ -67,18 +104,16 @@ fn open_named(
     library: LibraryOptions,
     name: &str,
 ) -> Result<Arc<VulkanDevice>, VulkanError> {
-    let library = Library::load(library)?;
-    let candidates = library.candidates()?;
-    let mut chosen = choose(&candidates, options.variant.as_deref().and_then(|v| v.parse().ok()))
-        .ok_or_else(|| {
-            let found =
-                candidates.iter().enumerate().map(|(i, c)| format!("vulkan:{i} is {}", c.profile.name));
-            let found = found.collect::<Vec<_>>().join(", ");
-            VulkanError::NoDevice {
-                asked: name.to_owned(),
-                found: if found.is_empty() { "none".into() } else { found },
-            }
-        })?;
+    let (library, candidates) = candidates(library)?;
+    let profiles: Vec<&GpuProfile> = candidates.iter().map(|c| &c.profile).collect();
+    let usable = |i: usize| candidates[i].missing().is_empty();
+    let number = choose(&profiles, usable, options.variant.as_deref()).ok_or_else(|| {
+        let found = profiles.iter().enumerate().map(|(i, p)| format!("vulkan:{i} is {}", p.name));
+        let found = found.collect::<Vec<_>>().join(", ");
+        let found = if found.is_empty() { "none".into() } else { found };
+        VulkanError::NoDevice { asked: name.to_owned(), found }
+    })?;
+    let mut chosen = candidates[number].clone();
     if let Some(tier) = options.tier {
         let limit = match tier {
             Tier::Cooperative => Limit::Cooperative,
@@ -87,15 +122,84 @@ fn open_named(
         };
         chosen.profile = limit.apply(&chosen.profile)?;
     }
+    // What runs is named by number, whatever it was asked for as.
     let context = Context::open(library, &chosen)?;
-    Ok(Arc::new(VulkanDevice::new(context, name)?))
+    Ok(Arc::new(VulkanDevice::new(context, &format!("vulkan:{number}"))?))
 }
 
-/// By number; else the first real GPU, discrete before integrated. A software driver is never taken unasked.
-fn choose(candidates: &[Candidate], number: Option<usize>) -> Option<Candidate> {
-    if let Some(number) = number {
-        return candidates.get(number).cloned();
+/// By number; by a part of the name, real GPUs first; else the fastest real one. A software driver is never taken unasked.
+fn choose(profiles: &[&GpuProfile], usable: impl Fn(usize) -> bool, wanted: Option<&str>) -> Option<usize> {
+    let Some(wanted) = wanted else { return fastest(profiles, usable) };
+    if let Ok(number) = wanted.parse::<usize>() {
+        return (number < profiles.len()).then_some(number);
     }
-    let real = candidates.iter().filter(|c| !c.profile.software && c.missing().is_empty());
-    real.min_by_key(|c| c.profile.integrated).cloned()
+    let wanted = wanted.to_lowercase();
+    let named = |i: usize| profiles[i].name.to_lowercase().contains(&wanted);
+    fastest(profiles, |i| named(i) && usable(i)).or_else(|| (0..profiles.len()).find(|i| named(*i)))
+}
+
+/// Discrete before integrated, then the one with the most memory of its own; the first of equals.
+fn fastest(profiles: &[&GpuProfile], fits: impl Fn(usize) -> bool) -> Option<usize> {
+    let memory = |p: &GpuProfile| p.heaps.iter().filter(|h| h.device_local).map(|h| h.bytes).sum::<u64>();
+    let real = (0..profiles.len()).filter(|i| !profiles[*i].software && fits(*i));
+    real.min_by_key(|i| (profiles[*i].integrated, Reverse(memory(profiles[*i]))))
+}
+
+#[cfg(test)]
+mod tests {
+    use unicorn_vulkan::Heap;
+
+    use super::*;
+
+    fn gpu(name: &str, integrated: bool, software: bool, gigabytes: u64) -> GpuProfile {
+        GpuProfile {
+            name: name.into(),
+            driver: String::new(),
+            vendor: 0,
+            integrated,
+            software,
+            subgroup_min: 32,
+            subgroup_max: 32,
+            subgroup_default: 32,
+            subgroup_size_control: true,
+            shared_bytes: 32 << 10,
+            workgroup_invocations: 1024,
+            workgroup_subgroups: 32,
+            push_bytes: 128,
+            allocation_bytes: 1 << 32,
+            f16: true,
+            integer_dot: true,
+            matrices: Vec::new(),
+            matrix2: false,
+            heaps: vec![Heap { bytes: gigabytes << 30, device_local: true }],
+            timestamp_ns: 1.0,
+            cores: None,
+            avoid: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_fastest_real_gpu_is_taken_and_never_a_software_driver() {
+        let all = [
+            gpu("llvmpipe", false, true, 64),
+            gpu("Radeon 780M", true, false, 32),
+            gpu("NVIDIA A2", false, false, 16),
+            gpu("NVIDIA H100 80GB", false, false, 80),
+        ];
+        let of = |profiles: &[&GpuProfile], wanted| choose(profiles, |_| true, wanted);
+        let every: Vec<&GpuProfile> = all.iter().collect();
+        assert_eq!(of(&every, None), Some(3));
+        assert_eq!(of(&every[..2], None), Some(1));
+        assert_eq!(of(&every[..1], None), None);
+        assert_eq!(choose(&every, |i| i != 3, None), Some(2));
+    }
+
+    #[test]
+    fn numbers_and_parts_of_names() {
+        let all = [gpu("llvmpipe", false, true, 64), gpu("NVIDIA A2", false, false, 16)];
+        let every: Vec<&GpuProfile> = all.iter().collect();
+        let of = |wanted| choose(&every, |_| true, Some(wanted));
+        assert_eq!((of("0"), of("1"), of("2")), (Some(0), Some(1), None));
+        assert_eq!((of("nvidia"), of("LLVM"), of("radeon")), (Some(1), Some(0), None));
+    }
 }

@@ -103,6 +103,8 @@ impl Device for ReferenceDevice {
             read_bytes_per_second: 4.0 * per_second,
             integer_ops_per_second: 2.0 * per_second,
             float_ops_per_second: 2.0 * per_second,
+            matrix_ops_per_second: None,
+            copy_bytes_per_second: None,
         })
     }
 

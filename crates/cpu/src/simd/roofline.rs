@@ -29,6 +29,8 @@ pub fn measure(level: SimdLevel, threads: usize) -> Roofline {
         read_bytes_per_second: all(read_rate),
         integer_ops_per_second: all(integer_rate),
         float_ops_per_second: all(float_rate),
+        matrix_ops_per_second: None,
+        copy_bytes_per_second: None,
     }
 }
 

@@ -7,8 +7,9 @@ use super::tiled::Form;
 use super::{Builder, NextInput, Norm, NormRows, NormTo};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
+use crate::profile::GpuProfile;
 use crate::push::Push;
-use crate::select::Path;
+use crate::select::{self, Fold, Path, Problem, Tier, TiledOutput, VECTOR_TOKENS};
 use crate::weights::Matrix;
 
 pub(crate) struct FfnBlock {
@@ -21,25 +22,52 @@ pub(crate) struct FfnBlock {
 }
 
 impl FfnBlock {
+    /// Whether gate and up run as one kernel on a path: where they are of one type, nobody asked for the parts, and that path's kernel can
+    /// be trusted.
+    pub(crate) fn fuses(&self, gpu: &GpuProfile, allowed: bool, path: Path) -> bool {
+        let (ty, cols, activation) = (self.gate.ty, self.gate.cols, Some(self.activation));
+        let kernel = || match path {
+            Path::Vector => select::linear_vector(
+                ty,
+                [self.gate.rows, cols],
+                1,
+                Fold { activation, ..Fold::default() },
+                gpu,
+            ),
+            Path::Matrix => {
+                let (rows, tokens, output) = (self.gate.rows, VECTOR_TOKENS + 1, TiledOutput::Half);
+                select::matrix_product(&Problem { ty, rows, cols, tokens, activation, output }, gpu).kernel
+            }
+        };
+        allowed && ty == self.up.ty && !gpu.avoids(&kernel().shader)
+    }
+
     /// `next` is the input of the block after this one, where it may be prepared here.
     pub(crate) fn record(&self, b: &mut Builder<'_>, next: Option<NextInput<'_>>) {
         let (s, rows) = (b.scratch, b.rows);
         let input = b.normed_input(&self.norm, &[&self.gate, &self.up]);
         let hidden = self.gate.rows;
-        if self.gate.ty == self.up.ty {
+        if self.fuses(b.gpu, b.fused_ffn, b.path) {
+            let matrices = matches!(select::tier(self.gate.ty, b.gpu), Tier::Cooperative(_));
             let (y, quantize) = match b.form(&self.down) {
                 Form::Float => (Some(&s.wide), Quantize::No),
                 Form::Half => (None, Quantize::Half),
+                // Products on matrix units write f16 at best.
+                Form::Quantized if matrices && b.path == Path::Matrix => (None, Quantize::Half),
                 Form::Quantized => (None, Quantize::Inner),
             };
+            let apart = b.form(&self.down) == Form::Quantized && matches!(quantize, Quantize::Half);
             let product =
                 Product { op: "ffn_gate_up", matrix: &self.gate, gated: Some((&self.up, self.activation)) };
             b.product(
                 product,
-                input.of(&self.gate),
+                input.of(b.form(&self.gate)),
                 Output { y, column: 0, stride: hidden, accumulate: false, quantize },
                 rows,
             );
+            if apart {
+                b.quantize_half(hidden);
+            }
         } else {
             self.unfused(b, &input);
         }
@@ -53,13 +81,13 @@ impl FfnBlock {
 }
 
 impl FfnBlock {
-    /// Gate and up of different types: each alone, then the activation.
+    /// Gate and up each alone, then the activation.
     fn unfused(&self, b: &mut Builder<'_>, input: &NormedInput<'_>) {
         let (s, rows, hidden) = (b.scratch, b.rows, self.gate.rows);
         for (op, matrix, y) in [("ffn_gate", &self.gate, &s.wide), ("ffn_up", &self.up, &s.up)] {
             let out =
                 Output { y: Some(y), column: 0, stride: hidden, accumulate: false, quantize: Quantize::No };
-            b.product(Product { op, matrix, gated: None }, input.of(matrix), out, rows);
+            b.product(Product { op, matrix, gated: None }, input.of(b.form(matrix)), out, rows);
         }
         let count = rows * hidden;
         let form = b.form(&self.down);
@@ -76,16 +104,21 @@ impl FfnBlock {
     }
 }
 
-/// A block's normed input in both forms; only those that its matrices take have been computed.
+/// A block's normed input in every form; only those that its matrices take have been computed.
 pub(crate) struct NormedInput<'a> {
-    quantized: Input<'a>,
     float: Input<'a>,
+    half: Input<'a>,
+    quantized: Input<'a>,
 }
 
 impl<'a> NormedInput<'a> {
-    /// The form that a matrix takes.
-    pub(crate) fn of(&self, matrix: &Matrix) -> Input<'a> {
-        if matrix.is_float() { self.float } else { self.quantized }
+    /// The input in a form that a matrix of the block takes.
+    pub(crate) fn of(&self, form: Form) -> Input<'a> {
+        match form {
+            Form::Float => self.float,
+            Form::Half => self.half,
+            Form::Quantized => self.quantized,
+        }
     }
 }
 
@@ -94,39 +127,25 @@ impl<'a> Builder<'a> {
     /// the matrices take.
     pub(crate) fn normed_input(&mut self, norm: &Norm, matrices: &[&Matrix]) -> NormedInput<'a> {
         let (s, width) = (self.scratch, self.scratch.sizes.width);
-        if self.path == Path::Matrix {
-            // One form serves all quantized types: a device has integer dot products or it has not.
-            let half = Input::Half(&s.half);
-            let takes = |form| matrices.iter().any(|m| self.form(m) == form);
-            let (takes_half, takes_quantized) = (takes(Form::Half), takes(Form::Quantized));
-            if takes_half {
-                self.norm("norm", &s.residual, Some(norm), width, NormTo::Half(&s.half), NormRows::All);
-            }
-            if takes_quantized {
-                self.norm("norm", &s.residual, Some(norm), width, NormTo::Quantized, NormRows::All);
-            }
-            return NormedInput {
-                quantized: if takes_quantized { Input::Normed } else { half },
-                float: half,
-            };
-        }
+        let (float, half) = (Input::Float(&s.float), Input::Half(&s.half));
         if std::mem::take(&mut self.prepared) {
-            return NormedInput {
-                quantized: Input::Prepared { eps: norm.eps, float: false },
-                float: Input::Prepared { eps: norm.eps, float: true },
-            };
+            let prepared = |float| Input::Prepared { eps: norm.eps, float };
+            return NormedInput { float: prepared(true), half, quantized: prepared(false) };
         }
-        if matrices.iter().any(|m| !m.is_float()) {
-            self.norm("norm", &s.residual, Some(norm), width, NormTo::Quantized, NormRows::All);
+        for (form, to) in [
+            (Form::Half, NormTo::Half(&s.half)),
+            (Form::Quantized, NormTo::Quantized),
+            (Form::Float, NormTo::Float(&s.float)),
+        ] {
+            if matrices.iter().any(|m| self.form(m) == form) {
+                self.norm("norm", &s.residual, Some(norm), width, to, NormRows::All);
+            }
         }
-        if matrices.iter().any(|m| m.is_float()) {
-            self.norm("norm", &s.residual, Some(norm), width, NormTo::Float(&s.float), NormRows::All);
-        }
-        NormedInput { quantized: Input::Normed, float: Input::Float(&s.float) }
+        NormedInput { float, half, quantized: Input::Normed }
     }
 
-    /// The block's last product, with its bias: added to the residual stream, through the post norm where there is one, and prepared for the next block
-    /// where that is possible.
+    /// The block's last product, with its bias: added to the residual stream, through the post norm where there is one, and prepared for
+    /// the next block where that is possible.
     pub(crate) fn add_to_residual(
         &mut self,
         op: &'static str,

@@ -69,6 +69,8 @@ impl GpuBlock {
 /// Records the dispatches of one piece of work.
 pub(crate) struct Builder<'a> {
     pub(crate) gpu: &'a GpuProfile,
+    /// Gate and up of a feed-forward block may run as one kernel.
+    pub(crate) fused_ffn: bool,
     pub(crate) scratch: &'a Scratch,
     pub(crate) recording: Recording,
     pub(crate) path: Path,

@@ -96,8 +96,6 @@ fn groups(gpu: &GpuProfile) -> u32 {
 /// The product on [`Tier::Dot`] or [`Tier::Plain`].
 pub(super) fn product(problem: &Problem, tier: Tier, gpu: &GpuProfile) -> MatrixProduct {
     let tile = tile(problem, tier, gpu);
-    let name = if tier == Tier::Dot { "dot" } else { "plain" };
-    let glu = if problem.activation.is_some() { "glu_" } else { "" };
     let output = match problem.output {
         TiledOutput::Float => 0,
         TiledOutput::Add => 1,
@@ -105,7 +103,7 @@ pub(super) fn product(problem: &Problem, tier: Tier, gpu: &GpuProfile) -> Matrix
         TiledOutput::Quantized => 3,
     };
     let kernel = Kernel {
-        shader: format!("matmul_{name}_{glu}{}", problem.ty.name().to_lowercase()),
+        shader: tier.shader(problem.ty, problem.activation.is_some()),
         constants: vec![
             tile.threads(),
             tile.rows,
@@ -193,5 +191,38 @@ mod tests {
                 assert_eq!(operand(ty, gpu), Operand::Half);
             }
         }
+    }
+
+    #[test]
+    fn a_tier_to_avoid_is_passed_over_while_another_is_left() {
+        let names = ["matmul_cooperative_q4_k", "matmul_dot_q4_k", "matmul_plain_q4_k"];
+        let avoiding = |gpu: &GpuProfile, count: usize| {
+            let avoid = names[..count].iter().map(|n| format!("ffn_down {n}")).collect();
+            GpuProfile { avoid, ..gpu.clone() }
+        };
+        let gpus = gpus();
+        let h100 = gpus.iter().find(|g| g.name == "H100").unwrap();
+        let of = |gpu: &GpuProfile, ty| tier(ty, gpu);
+        let q4 = TensorType::Q4_K;
+        assert!(matches!(of(&avoiding(h100, 0), q4), Tier::Cooperative(_)));
+        assert_eq!(of(&avoiding(h100, 1), q4), Tier::Dot);
+        assert_eq!(operand(q4, &avoiding(h100, 1)), Operand::Quantized);
+        assert_eq!(of(&avoiding(h100, 2), q4), Tier::Plain);
+        // Nothing is left: the best one is named, and refused by who records it.
+        assert!(matches!(of(&avoiding(h100, 3), q4), Tier::Cooperative(_)));
+        // Other types have kernels of their own; float weights have no dot products.
+        assert!(matches!(of(&avoiding(h100, 3), TensorType::Q6_K), Tier::Cooperative(_)));
+        let float = GpuProfile { avoid: vec!["head matmul_cooperative_f16".into()], ..h100.clone() };
+        assert_eq!(of(&float, TensorType::F16), Tier::Plain);
+        let problem = Problem {
+            ty: q4,
+            rows: 64,
+            cols: 256,
+            tokens: 64,
+            activation: Some(0),
+            output: TiledOutput::Half,
+        };
+        let product = super::super::matrix_product(&problem, &avoiding(h100, 1));
+        assert_eq!(product.kernel.shader, "matmul_dot_glu_q4_k");
     }
 }

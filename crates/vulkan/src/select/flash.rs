@@ -148,7 +148,9 @@ pub fn flash_kernel(p: &FlashProblem, gpu: &GpuProfile) -> FlashKernel {
     // A driver on the processor compiles the long straight code of large tiles for a minute and gains nothing by it.
     let slow = gpu.software && (p.head_dim > 64 || p.kv != KvType::F16);
     let matrices = match cooperative(gpu) {
-        Some(shape) if p.half && !slow => flash_cooperative(p, shape.m as usize, gpu),
+        Some(shape) if p.half && !slow => {
+            flash_cooperative(p, shape.m as usize, gpu).filter(|f| !gpu.avoids(&f.kernel.shader))
+        }
         _ => None,
     };
     matrices.unwrap_or_else(|| flash_plain(p, gpu))

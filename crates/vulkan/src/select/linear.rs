@@ -78,6 +78,19 @@ pub enum Tier {
     Plain,
 }
 
+impl Tier {
+    /// The shader of this tier's products with weights of a type.
+    pub(super) fn shader(self, ty: TensorType, gated: bool) -> String {
+        let name = match self {
+            Tier::Cooperative(_) => "cooperative",
+            Tier::Dot => "dot",
+            Tier::Plain => "plain",
+        };
+        let glu = if gated { "glu_" } else { "" };
+        format!("matmul_{name}_{glu}{}", ty.name().to_lowercase())
+    }
+}
+
 /// The shape of cooperative matrices that kernels use, where the device has them.
 pub fn cooperative(gpu: &GpuProfile) -> Option<MatrixShape> {
     let float = gpu.matrices.iter().filter(|m| m.types == MatrixTypes::F16F32);
@@ -85,13 +98,13 @@ pub fn cooperative(gpu: &GpuProfile) -> Option<MatrixShape> {
     square.max_by_key(|m| m.m).copied()
 }
 
-/// The best tier that a device has for a weight type.
+/// The best tier that a device has for a weight type. A tier whose kernel is to be avoided is passed over, as long as another is left.
 pub fn tier(ty: TensorType, gpu: &GpuProfile) -> Tier {
-    match cooperative(gpu) {
-        Some(shape) => Tier::Cooperative(shape),
-        None if fallback::dot(ty, gpu) => Tier::Dot,
-        None => Tier::Plain,
-    }
+    let matrices = cooperative(gpu).map(Tier::Cooperative);
+    let dot = fallback::dot(ty, gpu).then_some(Tier::Dot);
+    let mut tiers = [matrices, dot, Some(Tier::Plain)].into_iter().flatten();
+    let best = tiers.clone().next();
+    tiers.find(|t| !gpu.avoids(&t.shader(ty, false))).or(best).unwrap_or(Tier::Plain)
 }
 
 /// What a tiled product writes.
@@ -184,12 +197,9 @@ impl Tile {
 
 /// The tiled product for a problem.
 pub fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> MatrixProduct {
-    let shape = match tier(problem.ty, gpu) {
-        Tier::Cooperative(shape) => shape,
-        tier => return fallback::product(problem, tier, gpu),
-    };
+    let tier = tier(problem.ty, gpu);
+    let Tier::Cooperative(shape) = tier else { return fallback::product(problem, tier, gpu) };
     let tile = cooperative_tile(problem, shape.m as usize, gpu);
-    let glu = if problem.activation.is_some() { "glu_" } else { "" };
     let (splits, span) = splits_of(problem, &tile, gpu);
     let output = match problem.output {
         _ if splits > 1 => TiledOutput::Float,
@@ -207,7 +217,7 @@ pub fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> MatrixProduct {
         !problem.cols.is_multiple_of(STEP) as u32,
         1,
     ];
-    let shader = format!("matmul_cooperative_{glu}{}", problem.ty.name().to_lowercase());
+    let shader = tier.shader(problem.ty, problem.activation.is_some());
     let rows = if problem.activation.is_some() { tile.rows / 2 } else { tile.rows };
     let kernel = Kernel { shader, constants, subgroup: subgroup(gpu) };
     MatrixProduct { kernel, rows, tokens: tile.tokens, splits, span }

@@ -86,6 +86,7 @@ mod tests {
             heaps: Vec::new(),
             timestamp_ns: 1.0,
             cores: None,
+            avoid: Vec::new(),
         }
     }
 

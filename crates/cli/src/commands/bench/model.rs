@@ -6,18 +6,19 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_cases::{shapes, synthetic::SyntheticSource};
-use unicorn_core::{Device, Roofline};
+use unicorn_core::{Device, ModelSpec, Roofline, Select, WeightSource};
 use unicorn_engine::Engine;
-use unicorn_engine::bench::{BenchResult, Test, run as bench};
+use unicorn_engine::bench::{BenchResult, Test, profile as bench_profile, run as bench};
 
 use super::report::{Row, render};
 use super::{profile, roof};
-use crate::args::{BenchModelArgs, OutputFormat};
+use crate::args::{BenchModelArgs, OutputFormat, SelectArg};
 use crate::config::Config;
+use crate::devices;
 use crate::exit::{Exit, usage};
 use crate::interrupt::Catch;
 use crate::output::{Out, say};
-use crate::session::{ContextChoice, EngineChoice, explain, find_model, open_engine};
+use crate::session::{ContextChoice, EngineChoice, engine_on, explain, find_model};
 use crate::units;
 
 /// One test at one depth.
@@ -27,31 +28,43 @@ type Plan = Vec<(Test, usize)>;
 pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
     let plan = plan(&args.prompt, &args.generate, &args.depth)?;
     let start = Instant::now();
-    let mut engine = open(args, longest(&plan), config)?;
+    let (mut engine, load_seconds, roof) = open(args, longest(&plan), config)?;
     if config.explains() {
         explain(&engine, start);
     }
     let device = first_device(&engine)?;
-    let roof = device.measure()?;
-    if config.talks() && args.output != OutputFormat::Json {
+    let talks = config.talks() && args.output != OutputFormat::Json;
+    if talks {
         say!("{}", limits(&*device, &roof));
+        say!("{}", loaded(engine.spec(), &*device, load_seconds));
     }
+    let select = match args.select {
+        SelectArg::Top => Select::Top(1),
+        SelectArg::Top40 => Select::Top(40),
+        SelectArg::Logits => Select::Logits,
+    };
     let catch = Catch::new();
     let mut rows = Vec::new();
     for (test, depth) in plan {
-        device.set_profiling(args.profile);
-        let result = bench(&mut engine, test, depth, args.repetitions, &mut |_| !catch.pressed())?;
-        if args.profile {
-            say!("{}\n{}", result.name(), profile::table(&device.kernel_times(), &roof).text());
-        }
+        let mut each = |_| !catch.pressed();
+        let result = bench(&mut engine, test, depth, args.repetitions, select, &mut each)?;
         if catch.pressed() {
             break;
         }
-        rows.push(row(&engine, &result, &*device, &roof));
-        if config.talks() && args.output == OutputFormat::Table && !args.profile {
+        rows.push(row(&engine, &result, &*device, &roof, load_seconds));
+        if config.talks() && args.output == OutputFormat::Table {
             let (median, ..) = result.median_min_max();
             say!("{}", config.style.dim(&format!("{}: {:.2} tok/s", result.name(), median)));
         }
+        if args.profile {
+            for (name, times) in bench_profile(&mut engine, test, depth, select)? {
+                say!("{} on {name}, one run, every kernel timed", result.name());
+                say!("{}", profile::table(&times, &roof).text());
+            }
+        }
+    }
+    if args.profile && talks {
+        say!("memory after the tests: {}", memory(&*device));
     }
     let mut out = Out::stdout();
     out.write_all(render(&rows, args.output)?.as_bytes())?;
@@ -78,18 +91,31 @@ fn longest(plan: &Plan) -> usize {
     plan.iter().map(|(test, depth)| tokens(test).saturating_add(*depth)).max().unwrap_or(1)
 }
 
-fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Result<Engine> {
+/// The engine, the seconds that loading the weights took once the device was open, and the device's limits.
+fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Result<(Engine, f64, Roofline)> {
     let context = ContextChoice::Exactly(context);
     let choice = EngineChoice { device: &args.device, kv: args.kv.kv, context };
-    let Some(shape) = &args.shape else {
-        let path = find_model(config.model(&args.model), config)?;
-        let model =
-            unicorn_model::open(&path).with_context(|| format!("cannot open model {}", path.display()))?;
-        return open_engine(&model.spec, &*model.source, &choice);
+    let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
+        None => {
+            let path = find_model(config.model(&args.model), config)?;
+            let model = unicorn_model::open(&path)
+                .with_context(|| format!("cannot open model {}", path.display()))?;
+            (model.spec, model.source)
+        }
+        Some(shape) => {
+            let ty = shape.ty(args.ty).map_err(usage)?;
+            let mut spec =
+                shapes::model(&shape.size, ty).with_context(|| format!("no shape {}", shape.size))?;
+            spec.name = format!("{}:{}", shape.size, ty.name().to_ascii_lowercase());
+            (spec, Arc::new(SyntheticSource::new(0)))
+        }
     };
-    let mut spec = shapes::model(&shape.size, shape.ty).with_context(|| format!("no shape {shape}"))?;
-    spec.name = shape.to_string();
-    open_engine(&spec, &SyntheticSource::new(0), &choice)
+    let opened = devices::open(&args.device, config)?;
+    // Before the weights take the memory that measuring wants.
+    let roof = opened.limits(config)?;
+    let start = Instant::now();
+    let engine = engine_on(opened.device, &spec, &*source, &choice)?;
+    Ok((engine, start.elapsed().as_secs_f64(), roof))
 }
 
 fn first_device(engine: &Engine) -> anyhow::Result<Arc<dyn Device>> {
@@ -98,29 +124,58 @@ fn first_device(engine: &Engine) -> anyhow::Result<Arc<dyn Device>> {
 
 fn limits(device: &dyn Device, roof: &Roofline) -> String {
     let profile = device.profile();
+    let copy = roof.copy_bytes_per_second.map(|c| format!(", copies {}", units::bandwidth(c)));
+    let matrix = roof.matrix_ops_per_second.map(|m| format!(", matrix {}", units::arithmetic(m, "FLOP")));
     format!(
-        "{}: {}, {} workers; measured: reads {}, integer {}, float {}",
+        "{}: {}, {} workers; measured: reads {}{}, integer {}, float {}{}",
         profile.name,
         profile.description,
         profile.workers,
         units::bandwidth(roof.read_bytes_per_second),
+        copy.unwrap_or_default(),
         units::arithmetic(roof.integer_ops_per_second, "OP"),
-        units::arithmetic(roof.float_ops_per_second, "FLOP")
+        units::arithmetic(roof.float_ops_per_second, "FLOP"),
+        matrix.unwrap_or_default()
     )
 }
 
-fn row(engine: &Engine, result: &BenchResult, device: &dyn Device, roof: &Roofline) -> Row {
+/// `loaded 4.9 GB in 1.2 s (4.1 GB/s); memory: ...`.
+fn loaded(spec: &ModelSpec, device: &dyn Device, seconds: f64) -> String {
+    let bytes = spec.weight_bytes();
+    let rate = units::bandwidth(bytes as f64 / seconds.max(1e-9));
+    let time = units::seconds(seconds);
+    format!("loaded {} in {time} ({rate}); memory: {}", units::bytes(bytes), memory(device))
+}
+
+fn memory(device: &dyn Device) -> String {
+    let m = device.memory();
+    let [weights, kv, scratch, copied] = [m.weights, m.kv, m.scratch, m.copied].map(units::bytes);
+    format!("weights {weights}, KV cache {kv}, scratch {scratch}; copied {copied}")
+}
+
+fn row(
+    engine: &Engine,
+    result: &BenchResult,
+    device: &dyn Device,
+    roof: &Roofline,
+    load_seconds: f64,
+) -> Row {
     let spec = engine.spec();
+    let (Test::Prefill(tokens) | Test::Decode(tokens)) = result.test;
+    let per_second = result.median_min_max().0 / tokens as f64;
     Row {
         test: result.name(),
         tokens_per_second: result.median_min_max().into(),
         device: device.profile().name.clone(),
         model: spec.name.clone(),
         share_of_roof: roof::share(result, roof, device),
+        bytes_per_second: result.cost.bytes() as f64 * per_second,
+        flops_per_second: result.cost.flops() as f64 * per_second,
         model_bytes: spec.weight_bytes(),
         parameters: spec.parameters(),
         workers: device.profile().workers,
         repetitions: result.seconds.len(),
+        load_seconds,
     }
 }
 

@@ -37,6 +37,10 @@ pub struct Row {
     pub model: String,
     /// Part of the speed that the device's measured limit allows: read bandwidth for `tg`, arithmetic rate for `pp`.
     pub share_of_roof: f64,
+    /// Bytes of weights and KV cache that the test reads, over its median time.
+    pub bytes_per_second: f64,
+    /// Operations of the test over its median time.
+    pub flops_per_second: f64,
     /// Bytes of weights.
     pub model_bytes: u64,
     /// Parameters of the model.
@@ -45,6 +49,8 @@ pub struct Row {
     pub workers: usize,
     /// Measured repetitions.
     pub repetitions: usize,
+    /// Seconds to load the weights onto the device.
+    pub load_seconds: f64,
 }
 
 /// All rows in the format asked for, each line ended.
@@ -67,6 +73,8 @@ fn table(rows: &[Row]) -> Table {
         ("tok/s", Align::Right),
         ("min", Align::Right),
         ("max", Align::Right),
+        ("GB/s", Align::Right),
+        ("FLOP/s", Align::Right),
         ("of roof", Align::Right),
     ]);
     for row in rows {
@@ -81,6 +89,8 @@ fn table(rows: &[Row]) -> Table {
             format!("{:.2}", speed.median),
             format!("{:.2}", speed.min),
             format!("{:.2}", speed.max),
+            units::three_digits(row.bytes_per_second / 1e9),
+            units::prefixed(row.flops_per_second),
             units::percent(row.share_of_roof),
         ]);
     }
@@ -98,10 +108,13 @@ mod tests {
             device: "cpu".into(),
             model: "m".into(),
             share_of_roof: 0.5,
+            bytes_per_second: 25e9,
+            flops_per_second: 1.5e12,
             model_bytes: 98_000_000,
             parameters: 135_000_000,
             workers: 2,
             repetitions: 3,
+            load_seconds: 0.5,
         }
     }
 
@@ -118,7 +131,7 @@ mod tests {
     #[test]
     fn tables_say_the_same() {
         let text = render(&[row()], OutputFormat::Table).unwrap();
-        assert!(text.contains("tg128 @ d4096   2.00  1.00  3.00   50.0 %"), "{text}");
+        assert!(text.contains("tg128 @ d4096   2.00  1.00  3.00  25.0  1.50 T   50.0 %"), "{text}");
         let md = render(&[row()], OutputFormat::Md).unwrap();
         assert!(md.starts_with("| model ") && md.contains("| tg128 @ d4096 |"), "{md}");
     }

@@ -9,11 +9,12 @@ pub fn seconds_to_read(cost: &Cost, roof: &Roofline) -> f64 {
     cost.bytes() as f64 / roof.read_bytes_per_second
 }
 
-/// Least seconds in which the operations can be done; matrix products by the rate that bounds their weights' type here.
+/// Least seconds in which the operations can be done; matrix products by the rate that bounds their weights' type here, or by that of
+/// matrix units where the device has them.
 pub fn seconds_to_compute(cost: &Cost, roof: &Roofline, device: &dyn Device) -> f64 {
     let matrices =
-        cost.matrix_flops.iter().map(|(ty, flops)| *flops as f64 / roof.rate(device.rate_kind(*ty)));
-    matrices.sum::<f64>() + cost.attention_flops as f64 / roof.rate(RateKind::Float)
+        cost.matrix_flops.iter().map(|(ty, flops)| *flops as f64 / roof.best_rate(device.rate_kind(*ty)));
+    matrices.sum::<f64>() + cost.attention_flops as f64 / roof.best_rate(RateKind::Float)
 }
 
 /// Part of the speed that the limit allows, in the median: of the read bandwidth for decode, of the arithmetic rate for prefill.
@@ -32,8 +33,13 @@ mod tests {
 
     use super::*;
 
-    const ROOF: Roofline =
-        Roofline { read_bytes_per_second: 100.0, integer_ops_per_second: 50.0, float_ops_per_second: 25.0 };
+    const ROOF: Roofline = Roofline {
+        read_bytes_per_second: 100.0,
+        integer_ops_per_second: 50.0,
+        float_ops_per_second: 25.0,
+        matrix_ops_per_second: None,
+        copy_bytes_per_second: None,
+    };
 
     fn result(test: Test, tokens_per_second: f64) -> BenchResult {
         let cost = Cost {
@@ -54,5 +60,8 @@ mod tests {
         assert!(float, "the reference multiplies in floating point");
         // 50 + 25 operations at 25 a second: 3 s for 6 tokens.
         assert_eq!(share(&result(Test::Prefill(6), 2.0), &ROOF, &device), 1.0);
+        // With matrix units three times as fast, that is a third.
+        let matrix = Roofline { matrix_ops_per_second: Some(75.0), ..ROOF };
+        assert!((share(&result(Test::Prefill(6), 2.0), &matrix, &device) - 1.0 / 3.0).abs() < 1e-12);
     }
 }

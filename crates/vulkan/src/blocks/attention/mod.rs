@@ -68,7 +68,7 @@ impl AttentionBlock {
         let mut column = 0;
         for (op, matrix) in [("attention_q", &self.q), ("attention_k", &self.k), ("attention_v", &self.v)] {
             let out = Output { y: Some(&s.qkv), column, stride, accumulate: false, quantize: Quantize::No };
-            b.product(Product { op, matrix, gated: None }, input.of(matrix), out, rows);
+            b.product(Product { op, matrix, gated: None }, input.of(b.form(matrix)), out, rows);
             column += matrix.rows;
         }
     }

@@ -1,0 +1,114 @@
+//! Running the case table, and running it again with every kernel named where something came out wrong.
+
+use unicorn_cases::{Case, CaseError, run as run_case};
+use unicorn_core::{Device, DeviceError};
+
+use super::blame::{Ran, blame};
+use crate::devices::cache::Wrong;
+
+/// Failures of the device itself after which it is taken for lost.
+const FAILURES_MAX: usize = 20;
+
+/// What came of a run of cases.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Checked {
+    /// Cases within tolerance.
+    pub right: usize,
+    /// Cases that were not, or that the device failed to run.
+    pub faults: usize,
+    /// Cases that the device has no kernel for.
+    pub unsupported: usize,
+    /// The kernels to blame.
+    pub wrong: Vec<Wrong>,
+}
+
+/// What became of one case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    Right,
+    Wrong,
+    Unsupported,
+}
+
+/// Runs every case. `tell` gets one line for each, and whether a person wants to see it at once.
+///
+/// Errors when the device seems to be lost, or when `tell` does.
+pub fn check(
+    cases: &[Case],
+    device: &dyn Device,
+    oracle: &dyn Device,
+    seed: u64,
+    tell: &mut dyn FnMut(&str, bool) -> anyhow::Result<()>,
+) -> anyhow::Result<Checked> {
+    let mut checked = Checked::default();
+    let mut faults: Vec<&Case> = Vec::new();
+    let mut failures = 0;
+    for (i, case) in cases.iter().enumerate() {
+        let (fate, line, failed) = one(case, device, oracle, seed);
+        tell(&line, fate == Fate::Wrong)?;
+        match fate {
+            Fate::Right => checked.right += 1,
+            Fate::Unsupported => checked.unsupported += 1,
+            Fate::Wrong => {
+                checked.faults += 1;
+                faults.push(case);
+            }
+        }
+        failures += usize::from(failed);
+        anyhow::ensure!(failures <= FAILURES_MAX, "too many failures; the device may be lost");
+        if (i + 1) % 100 == 0 {
+            tell(&format!("{} of {}", i + 1, cases.len()), true)?;
+        }
+    }
+    if !faults.is_empty() {
+        checked.wrong = find(cases, &faults, device, oracle, seed, tell)?;
+    }
+    Ok(checked)
+}
+
+/// Runs the wrong cases again, and the right ones of the same kinds of block, with every kernel named. That serializes the kernels, so it
+/// tells nothing about the result and is no part of the test itself.
+fn find(
+    cases: &[Case],
+    faults: &[&Case],
+    device: &dyn Device,
+    oracle: &dyn Device,
+    seed: u64,
+    tell: &mut dyn FnMut(&str, bool) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<Wrong>> {
+    let kind = |case: &Case| case.block.kind();
+    let mut runs = Vec::new();
+    for case in cases.iter().filter(|c| faults.iter().any(|f| kind(f) == kind(c))) {
+        device.set_profiling(true);
+        let (fate, ..) = one(case, device, oracle, seed);
+        let kernels: Vec<String> = device.kernel_times().into_iter().map(|k| k.kernel).collect();
+        let fault = faults.iter().any(|f| f.name == case.name);
+        if fault && fate == Fate::Right {
+            let line = format!("{}: right when its kernels run one by one: a hazard between them", case.name);
+            tell(&line, true)?;
+        }
+        if fate != Fate::Unsupported {
+            runs.push(Ran { case: case.name.clone(), right: !fault, kernels });
+        }
+    }
+    device.set_profiling(false);
+    Ok(blame(&runs))
+}
+
+/// One case: its fate, the line about it, and whether the device failed rather than miscomputed.
+fn one(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> (Fate, String, bool) {
+    match run_case(case, device, oracle, seed) {
+        Ok(outcome) if outcome.passed() => (Fate::Right, outcome.to_string(), false),
+        Ok(outcome) => (Fate::Wrong, outcome.to_string(), false),
+        Err(error) if error.is_unsupported() => (Fate::Unsupported, error.to_string(), false),
+        Err(error) => {
+            let failed = matches!(error, CaseError::Device { .. });
+            let lost = matches!(error, CaseError::Device { source: DeviceError::Lost { .. }, .. });
+            let line = if lost { format!("{error}; what follows may fail too") } else { error.to_string() };
+            (Fate::Wrong, line, failed)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
