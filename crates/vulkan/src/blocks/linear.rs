@@ -211,18 +211,34 @@ impl Builder<'_> {
         d.bytes = (tiled.splits * rows * m.rows * 4) as u64;
     }
 
-    /// Brings the first bytes of a matrix into the cache beside what is recorded next.
-    pub(crate) fn prefetch(&mut self, matrix: &Matrix) {
-        let bytes = matrix.bytes().min(select::prefetch_bytes(self.gpu)) & !15;
-        if bytes == 0 {
-            return;
+    /// Brings the first bytes of the matrices of the next products into the cache beside what is recorded next.
+    pub(crate) fn prefetch(&mut self, first: &Matrix, next: Option<NextInput<'_>>) {
+        let mut room = select::prefetch_bytes(self.gpu);
+        let mut take = |matrix: &Matrix, share: u64| {
+            let bytes = matrix.bytes().min(room / share) & !15;
+            room -= bytes;
+            (matrix.planes()[0], bytes)
+        };
+        let mut ranges = vec![take(first, 1)];
+        if let Some(next) = next {
+            // Rows of both are read side by side.
+            let count = next.matrices.iter().flatten().count() as u64;
+            ranges.extend(next.matrices.iter().flatten().enumerate().map(|(i, m)| take(m, count - i as u64)));
         }
-        let kernel = Kernel { shader: "prefetch".into(), constants: vec![256], subgroup: 0 };
-        let [from, ..] = matrix.planes();
+        for (from, bytes) in ranges.into_iter().filter(|r| r.1 > 0) {
+            self.prefetch_range(from, bytes);
+        }
+    }
+
+    fn prefetch_range(&mut self, from: u64, bytes: u64) {
+        const THREADS: u64 = 256;
+        let kernel = Kernel { shader: "prefetch".into(), constants: vec![THREADS as u32], subgroup: 0 };
         // The unused word of the batch's first row.
         let nowhere = self.scratch.batch.address() + 12;
-        let push = Push::new().addresses([from, nowhere]).u32((bytes / 16) as usize);
-        let d = self.dispatch("prefetch", kernel, push, [64, 1, 1], &[], &[]);
+        let words = bytes / 16;
+        let push = Push::new().addresses([from, nowhere]).u32(words as usize);
+        let groups = words.div_ceil(4 * THREADS).min(512) as usize;
+        let d = self.dispatch("prefetch", kernel, push, [groups, 1, 1], &[], &[]);
         d.bytes = bytes;
     }
 }

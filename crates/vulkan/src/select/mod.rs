@@ -40,7 +40,7 @@ pub fn subgroup(gpu: &GpuProfile) -> u32 {
 pub fn prefetch_bytes(gpu: &GpuProfile) -> u64 {
     const NVIDIA: u32 = 0x10DE;
     let large = gpu.vendor == NVIDIA && !gpu.integrated && gpu.cores.unwrap_or(0) >= 100;
-    if large { 20 << 20 } else { 0 }
+    if large { 24 << 20 } else { 0 }
 }
 
 /// The largest workgroup, at most `wanted` threads.

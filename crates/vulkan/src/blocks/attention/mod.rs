@@ -48,7 +48,7 @@ impl AttentionBlock {
         self.projections(b);
         let mut input = match b.path {
             Path::Vector => {
-                b.prefetch(&self.o);
+                b.prefetch(&self.o, next);
                 self.decode(b, cache)
             }
             Path::Matrix => self.prefill(b, cache),
