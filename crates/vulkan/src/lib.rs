@@ -6,13 +6,16 @@
 //!
 //! Absent so far: matrix units (prefill runs the matrix-vector kernels 8 rows at a time), a bias on the attention output, more than one queue.
 
+mod arena;
 mod blocks;
 mod context;
+mod cut;
 mod device;
 mod error;
 pub mod layout;
 mod library;
 mod load;
+mod lru;
 mod matrix2;
 mod memory;
 mod pipeline;

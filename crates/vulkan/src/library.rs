@@ -14,6 +14,8 @@ const VALIDATION_LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
 pub struct Library {
     entry: ash::Entry,
     pub(crate) instance: ash::Instance,
+    /// Objects and commands get names.
+    pub(crate) labels: bool,
 }
 
 /// Options of [`Library::load`].
@@ -21,6 +23,8 @@ pub struct Library {
 pub struct LibraryOptions {
     /// Ask for the Khronos validation layer with synchronization validation; fails where it is not installed.
     pub validation: bool,
+    /// Name buffers, pipelines and ops for debuggers, where `VK_EXT_debug_utils` is there. Validation names them too.
+    pub labels: bool,
 }
 
 /// Extensions of a physical device.
@@ -66,7 +70,8 @@ impl Library {
         let debug_utils =
             extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(ash::ext::debug_utils::NAME));
         let mut names: Vec<*const c_char> = Vec::new();
-        if debug_utils {
+        let labels = debug_utils && (options.labels || options.validation);
+        if labels {
             names.push(ash::ext::debug_utils::NAME.as_ptr());
         }
         let layers = if options.validation { vec![VALIDATION_LAYER.as_ptr()] } else { Vec::new() };
@@ -81,7 +86,7 @@ impl Library {
         }
         // SAFETY: all pointers in `info` outlive the call.
         let instance = unsafe { entry.create_instance(&info, None) }?;
-        Ok(Library { entry, instance })
+        Ok(Library { entry, instance, labels })
     }
 
     /// All physical devices with their profiles, in the driver's order.
