@@ -162,6 +162,16 @@ impl Context {
         }
     }
 
+    /// The timeline value of the last submission.
+    pub(crate) fn last_submitted(&self) -> u64 {
+        self.submitted.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all memory that was allocated from the driver.
+    pub fn resident(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
+    }
+
     /// True once the GPU stopped answering: what it may still use is then never freed.
     pub(crate) fn is_hung(&self) -> bool {
         self.hung.load(Ordering::Relaxed)

@@ -154,28 +154,4 @@ impl Scratch {
     pub(crate) fn pages_address(&self) -> u64 {
         self.outputs_address() + (self.capacity.outputs * 4) as u64
     }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> u64 {
-        [
-            &self.batch,
-            &self.residual,
-            &self.normed.q,
-            &self.normed.meta,
-            &self.inner.q,
-            &self.inner.meta,
-            &self.squares,
-            &self.float,
-            &self.qkv,
-            &self.wide,
-            &self.up,
-            &self.partial,
-            &self.logits,
-            &self.logits_host,
-            &self.top,
-        ]
-        .iter()
-        .map(|b| b.bytes())
-        .sum()
-    }
 }

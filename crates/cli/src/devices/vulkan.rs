@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use unicorn_core::{Device, DeviceError};
-use unicorn_vulkan::{Candidate, Context, Library, LibraryOptions, VulkanDevice, VulkanError};
+use unicorn_vulkan::{Candidate, Context, Library, LibraryOptions, VulkanDevice, VulkanError, VulkanOptions};
 
 use super::{Backend, OpenOptions};
+use crate::config::Config;
+use crate::output::say;
 
 pub(super) const BACKEND: Backend = Backend {
     name: "vulkan",
@@ -37,7 +39,13 @@ fn open_named(options: &OpenOptions, name: &str) -> Result<Arc<dyn Device>, Vulk
             }
         })?;
     let context = Context::open(library, &chosen)?;
-    Ok(Arc::new(VulkanDevice::new(context, name)?))
+    let cache_folder = Config::cache_folder().map(|folder| folder.join("vulkan"));
+    let options = VulkanOptions { cache_folder, ..VulkanOptions::default() };
+    let device = VulkanDevice::open(context, name, &options)?;
+    for note in device.notes() {
+        say!("{note}");
+    }
+    Ok(Arc::new(device))
 }
 
 /// By number; else the first real GPU, discrete before integrated. A software driver is never taken unasked.
