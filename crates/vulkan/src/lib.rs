@@ -11,6 +11,8 @@ mod blocks;
 mod context;
 mod cut;
 mod device;
+#[cfg(test)]
+mod driver_tests;
 mod error;
 pub mod layout;
 mod library;

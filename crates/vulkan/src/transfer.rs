@@ -35,6 +35,8 @@ pub(crate) struct Uploader {
     /// Host buffers between two pieces.
     spare: Mutex<Vec<Vec<u8>>>,
     threads: usize,
+    /// Where memory is mapped, write there; tests try the ring on such devices too.
+    in_place: bool,
     copied: AtomicU64,
 }
 
@@ -48,8 +50,15 @@ impl Uploader {
             ring: Mutex::default(),
             spare: Mutex::default(),
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()).min(THREADS_MAX),
+            in_place: true,
             copied: AtomicU64::new(0),
         }
+    }
+
+    /// Everything through the ring, by this many threads.
+    #[cfg(test)]
+    pub(crate) fn staged(context: &Arc<Context>, threads: usize) -> Uploader {
+        Uploader { in_place: false, threads, ..Uploader::new(context) }
     }
 
     /// Bytes that went through the ring, so were copied twice.
@@ -112,7 +121,7 @@ impl Uploader {
             device: device.clone(),
             what: format!("{parts:?} leave a buffer of {} bytes", buffer.bytes()),
         };
-        if buffer.is_mapped() {
+        if self.in_place && buffer.is_mapped() {
             // SAFETY: the ranges are being loaded, so no GPU work uses them, and pieces and their parts do not overlap.
             let out = parts.map(|(at, len)| unsafe { buffer.mapped_slice(at, len as usize) });
             let Some(out) = all(out) else { return Err(outside()) };
@@ -255,7 +264,19 @@ pub(crate) fn download(
     unsafe {
         let begin = vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
         device.begin_command_buffer(slot.commands, &begin)?;
+        let before = [vk::MemoryBarrier2::default()
+            .src_stage_mask(vk::PipelineStageFlags2::ALL_COMMANDS)
+            .src_access_mask(vk::AccessFlags2::MEMORY_WRITE)
+            .dst_stage_mask(vk::PipelineStageFlags2::COPY)
+            .dst_access_mask(vk::AccessFlags2::TRANSFER_READ)];
+        device.cmd_pipeline_barrier2(slot.commands, &vk::DependencyInfo::default().memory_barriers(&before));
         device.cmd_copy_buffer(slot.commands, buffer.handle, slot.staging.handle, &region);
+        let after = [vk::MemoryBarrier2::default()
+            .src_stage_mask(vk::PipelineStageFlags2::COPY)
+            .src_access_mask(vk::AccessFlags2::TRANSFER_WRITE)
+            .dst_stage_mask(vk::PipelineStageFlags2::HOST)
+            .dst_access_mask(vk::AccessFlags2::HOST_READ)];
+        device.cmd_pipeline_barrier2(slot.commands, &vk::DependencyInfo::default().memory_barriers(&after));
         device.end_command_buffer(slot.commands)?;
     }
     slot.busy_until = context.submit_for(slot.commands, "a download")?;

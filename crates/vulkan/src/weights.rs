@@ -143,6 +143,12 @@ impl Matrix {
         [base, base + self.high, base + self.scale]
     }
 
+    /// The memory.
+    #[cfg(test)]
+    pub(crate) fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> u64 {
         self.buffer.bytes()
