@@ -244,7 +244,8 @@ fn pieces_give_what_the_whole_gives() {
     context.wait(value, "a test").unwrap();
     bound.seconds_max = Some(1e3);
     recorded.learn(&context, &pipelines, &mut bound).unwrap();
-    assert_eq!(recorded.commands.pieces(), [0..8]);
+    assert_eq!(recorded.commands.pieces().len(), 1);
+    assert_eq!(recorded.commands.pieces()[0], 0..8);
     assert_ne!(bound.pace, Pace::default());
 }
 

@@ -139,7 +139,7 @@ impl Uploader {
         let out =
             std::array::from_fn(|i| unsafe { slot.staging.mapped_slice(staged[i], parts[i].1 as usize) });
         let filled = all(out).map_or_else(|| Err(outside()), fill);
-        let copied = filled.and_then(|()| {
+        filled.and_then(|()| {
             let regions: Vec<vk::BufferCopy> = (0..N)
                 .filter(|i| parts[*i].1 > 0)
                 .map(|i| vk::BufferCopy { src_offset: staged[i], dst_offset: parts[i].0, size: parts[i].1 })
@@ -150,8 +150,7 @@ impl Uploader {
             self.copied.fetch_add(parts.iter().map(|p| p.1).sum(), Ordering::Relaxed);
             ring.push_back(slot);
             Ok(())
-        });
-        copied
+        })
     }
 
     /// A slot whose copy is done: the oldest, or a new one while there are few.
