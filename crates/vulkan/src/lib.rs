@@ -4,6 +4,10 @@
 //! positions, pages) comes from one buffer, so that a recording serves every token of its shape. A barrier stands only where a dispatch
 //! touches what another since the last barrier wrote (`recording`). Kernel choice is a pure function (`select`).
 //!
+//! Below the blocks: `memory` and `arena` (where buffers lie), `transfer` and `weights` (loading on several threads, in place on unified
+//! memory and through a ring elsewhere), `pipeline` and `pipeline_file` (compiled kernels, kept on disk), `cut` and `replay` (submissions
+//! of bounded time on integrated GPUs). Everything that grows is bounded: recordings (`lru`), the ring, the files.
+//!
 //! Absent so far: matrix units (prefill runs the matrix-vector kernels 8 rows at a time), a bias on the attention output, more than one queue.
 
 mod arena;

@@ -53,8 +53,11 @@ impl Recorded {
 
     /// Submits all pieces. The earlier run is over.
     pub(crate) fn submit(&mut self, what: &str) -> Result<u64, VulkanError> {
+        // After a failure the times of some pieces would never come.
+        self.ran = false;
+        let value = self.commands.submit(what)?;
         self.ran = true;
-        self.commands.submit(what)
+        Ok(value)
     }
 
     /// Learns from the last run, which is over, and cuts anew where that pays.
