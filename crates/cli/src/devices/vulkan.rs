@@ -5,10 +5,12 @@ use std::sync::Arc;
 use unicorn_core::{Device, DeviceError};
 use unicorn_vulkan::{
     Candidate, Context, Library, LibraryOptions, Limit, SharedMessages, SharedStatistics, VulkanDevice,
-    VulkanError,
+    VulkanError, VulkanOptions,
 };
 
 use super::{Backend, OpenOptions, Tier, Watch, Watched, WatchedDevice};
+use crate::config::Config;
+use crate::output::say;
 
 pub(super) const BACKEND: Backend = Backend {
     name: "vulkan",
@@ -26,8 +28,13 @@ fn open(options: &OpenOptions) -> Result<Arc<dyn Device>, DeviceError> {
 
 fn watch(options: &OpenOptions, watch: Watch) -> Result<WatchedDevice, DeviceError> {
     let Watch { kernels, validate, compile_only } = watch;
-    let device =
-        open_as(options, LibraryOptions { validation: validate, statistics: kernels, compile_only })?;
+    let library = LibraryOptions {
+        validation: validate,
+        statistics: kernels,
+        compile_only,
+        ..LibraryOptions::default()
+    };
+    let device = open_as(options, library)?;
     if validate {
         device.prove_validation().map_err(|e| e.into_device_error(&device.profile().name))?;
     }
@@ -45,7 +52,11 @@ impl Watched for WatchedVulkan {
     fn kernels(&self) -> anyhow::Result<Option<Vec<String>>> {
         let Some(statistics) = &self.statistics else { return Ok(None) };
         let statistics = statistics.lock().unwrap_or_else(|e| e.into_inner());
-        statistics.iter().map(|s| Ok(Some(serde_json::to_string(s)?))).collect()
+        let lines: Result<Vec<String>, _> = statistics.iter().map(serde_json::to_string).collect();
+        let mut lines = lines?;
+        // Several threads compile, in no order.
+        lines.sort();
+        Ok(Some(lines))
     }
 
     fn messages(&self) -> Vec<String> {
@@ -88,7 +99,13 @@ fn open_named(
         chosen.profile = limit.apply(&chosen.profile)?;
     }
     let context = Context::open(library, &chosen)?;
-    Ok(Arc::new(VulkanDevice::new(context, name)?))
+    let cache_folder = Config::cache_folder().map(|folder| folder.join("vulkan"));
+    let options = VulkanOptions { cache_folder, ..VulkanOptions::default() };
+    let device = VulkanDevice::open(context, name, &options)?;
+    for note in device.notes() {
+        say!("{note}");
+    }
+    Ok(Arc::new(device))
 }
 
 /// By number; else the first real GPU, discrete before integrated. A software driver is never taken unasked.
