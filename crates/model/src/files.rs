@@ -1,5 +1,6 @@
 //! Opened model files and positioned reads over them. Nothing is memory-mapped: a file that shrinks while in use
-//! gives an error instead of a bus fault.
+//! gives an error instead of a bus fault. Reads go through the page cache (no `O_DIRECT`): they may start anywhere, and the second start of
+//! a model, the usual case, then reads no disk at all.
 
 use std::fs::File;
 use std::io;

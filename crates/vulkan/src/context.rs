@@ -1,12 +1,14 @@
 //! An open GPU: logical device, one compute queue, a timeline semaphore, and the few calls that everything else is built from.
 
-use std::ffi::c_char;
+use std::ffi::{CString, c_char};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ash::vk;
+use ash::vk::Handle;
 
+use crate::arena::Arena;
 use crate::error::VulkanError;
 use crate::library::{Candidate, Library};
 use crate::profile::GpuProfile;
@@ -31,6 +33,25 @@ pub struct Context {
     pub(crate) statistics: Option<Statistics>,
     /// Next address of a buffer without memory.
     pretended: AtomicU64,
+    /// Most workgroups of a dispatch in x, y and z.
+    pub(crate) groups_max: [u32; 3],
+    /// What tells this device and driver from others, for files that hold compiled pipelines.
+    pub(crate) identity: Identity,
+    /// Names for debuggers and validation messages, where they were asked for.
+    pub(crate) labels: Option<ash::ext::debug_utils::Device>,
+    pub(crate) arena: Mutex<Arena>,
+    /// Bytes of all memory allocations.
+    pub(crate) allocated: AtomicU64,
+    hung: AtomicBool,
+}
+
+/// A driver's identity for pipeline caches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    pub(crate) vendor: u32,
+    pub(crate) device: u32,
+    pub(crate) driver: u32,
+    pub(crate) uuid: [u8; vk::UUID_SIZE],
 }
 
 impl Context {
@@ -59,7 +80,21 @@ impl Context {
         let budget = candidate.extensions.has(ash::ext::memory_budget::NAME);
         let wanted = library.options.statistics && candidate.executable_info;
         let statistics = wanted.then(|| Statistics::new(instance, &device));
+        // SAFETY: as above.
+        let properties = unsafe { instance.get_physical_device_properties(physical) };
+        let labels = library.labels.then(|| ash::ext::debug_utils::Device::new(instance, &device));
         Ok(Context {
+            groups_max: properties.limits.max_compute_work_group_count,
+            identity: Identity {
+                vendor: properties.vendor_id,
+                device: properties.device_id,
+                driver: properties.driver_version,
+                uuid: properties.pipeline_cache_uuid,
+            },
+            labels,
+            arena: Mutex::new(Arena::default()),
+            allocated: AtomicU64::new(0),
+            hung: AtomicBool::new(false),
             physical,
             statistics,
             pretended: AtomicU64::new(1 << 32),
@@ -81,7 +116,7 @@ impl Context {
         let (entry, instance, device) = crate::null_driver::load();
         let options = crate::library::LibraryOptions { compile_only: true, ..Default::default() };
         Context {
-            library: Library { entry, instance, options, validation: None },
+            library: Library { entry, instance, options, labels: false, validation: None },
             physical: vk::PhysicalDevice::null(),
             device,
             queue_family: 0,
@@ -93,6 +128,13 @@ impl Context {
             budget: false,
             statistics: None,
             pretended: AtomicU64::new(1 << 32),
+            // Tests hold dispatches against what every device takes.
+            groups_max: [u32::MAX; 3],
+            identity: Identity { vendor: 0, device: 0, driver: 0, uuid: [0; vk::UUID_SIZE] },
+            labels: None,
+            arena: Mutex::new(Arena::default()),
+            allocated: AtomicU64::new(0),
+            hung: AtomicBool::new(false),
         }
     }
 
@@ -127,8 +169,16 @@ impl Context {
 
     /// Submits a recorded command buffer; returns the timeline value that marks its end. Submissions run in order.
     pub fn submit(&self, commands: vk::CommandBuffer) -> Result<u64, VulkanError> {
+        self.submit_for(commands, "a submit")
+    }
+
+    /// The same, naming what runs in case the device is lost.
+    pub(crate) fn submit_for(&self, commands: vk::CommandBuffer, what: &str) -> Result<u64, VulkanError> {
         if self.compile_only() {
             return Ok(0);
+        }
+        if self.is_hung() {
+            return Err(self.named(vk::Result::ERROR_DEVICE_LOST, what));
         }
         let queue = self.queue.lock().unwrap_or_else(|e| e.into_inner());
         let value = self.submitted.load(Ordering::Relaxed) + 1;
@@ -141,7 +191,7 @@ impl Context {
             vk::SubmitInfo2::default().command_buffer_infos(&buffers).signal_semaphore_infos(&signals);
         // SAFETY: the queue is locked; the command buffer is recorded and outlives its execution (callers wait).
         unsafe { self.device.queue_submit2(*queue, &[submit], vk::Fence::null()) }
-            .map_err(|e| self.named(e, "submit"))?;
+            .map_err(|e| self.named(e, what))?;
         self.submitted.store(value, Ordering::Relaxed);
         Ok(value)
     }
@@ -150,6 +200,8 @@ impl Context {
     ///
     /// A sleeping thread takes some 50 us to wake, which is long beside a token of a small model: on discrete GPUs the last part of the
     /// wait is spent asking.
+    ///
+    /// Errors when the device is lost, or when no submission at all ends for as long as [`stall_max`] tells.
     pub fn wait(&self, value: u64, what: &str) -> Result<(), VulkanError> {
         if !self.profile.integrated && !self.profile.software && self.poll(value, what)? {
             return Ok(());
@@ -157,8 +209,53 @@ impl Context {
         let semaphores = [self.timeline];
         let values = [value];
         let info = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
-        // SAFETY: the semaphore lives as long as the context.
-        unsafe { self.device.wait_semaphores(&info, u64::MAX) }.map_err(|e| self.named(e, what))
+        let stall = stall_max(&self.profile);
+        let nap = stall.map_or(u64::MAX, |_| 1_000_000_000);
+        let (mut reached, mut since) = (0, Instant::now());
+        loop {
+            // SAFETY: the semaphore lives as long as the context.
+            match unsafe { self.device.wait_semaphores(&info, nap) } {
+                Ok(()) => return Ok(()),
+                Err(vk::Result::TIMEOUT) => {}
+                Err(e) => return Err(self.named(e, what)),
+            }
+            // SAFETY: as above.
+            let now = unsafe { self.device.get_semaphore_counter_value(self.timeline) }
+                .map_err(|e| self.named(e, what))?;
+            if now != reached {
+                (reached, since) = (now, Instant::now());
+            } else if let Some(most) = stall.filter(|most| since.elapsed() >= *most) {
+                self.hung.store(true, Ordering::Relaxed);
+                return Err(VulkanError::Hung {
+                    device: self.profile.name.clone(),
+                    what: what.to_string(),
+                    seconds: most.as_secs(),
+                });
+            }
+        }
+    }
+
+    /// The timeline value of the last submission.
+    pub(crate) fn last_submitted(&self) -> u64 {
+        self.submitted.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all memory that was allocated from the driver.
+    pub fn resident(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
+    }
+
+    /// True once the GPU stopped answering: what it may still use is then never freed.
+    pub(crate) fn is_hung(&self) -> bool {
+        self.hung.load(Ordering::Relaxed)
+    }
+
+    /// Names an object in debuggers and validation messages, where labels were asked for.
+    pub(crate) fn label(&self, object: impl Handle, name: &str) {
+        let (Some(labels), Ok(name)) = (&self.labels, CString::new(name)) else { return };
+        let info = vk::DebugUtilsObjectNameInfoEXT::default().object_handle(object).object_name(&name);
+        // SAFETY: the object was made from this device and nobody else names it now.
+        let _ = unsafe { labels.set_debug_utils_object_name(&info) };
     }
 
     /// Asks for up to [`POLL`] whether the timeline has reached `value`.
@@ -204,6 +301,10 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        // Waiting for a GPU that no longer answers would never end, and what it uses must stay.
+        if self.is_hung() {
+            return;
+        }
         // SAFETY: everything made from the device is gone, since each holds the context.
         unsafe {
             let _ = self.device.device_wait_idle();
@@ -214,6 +315,16 @@ impl Drop for Context {
             }
             self.library.instance.destroy_instance(None);
         }
+    }
+}
+
+/// How long a wait goes on while no submission ends. Submissions on integrated GPUs are cut to fractions of a second, elsewhere one may be a
+/// whole prefill of a large model on an old card. A software driver is as slow as its processor and cannot hang.
+pub(crate) fn stall_max(gpu: &GpuProfile) -> Option<Duration> {
+    match gpu {
+        gpu if gpu.software => None,
+        gpu if gpu.integrated => Some(Duration::from_secs(60)),
+        _ => Some(Duration::from_secs(600)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The `Device` of a GPU.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use unicorn_core::{
@@ -11,12 +12,15 @@ use unicorn_core::{
 
 use crate::blocks::{AttentionBlock, Builder, Cache, GpuBlock};
 use crate::context::Context;
+use crate::cut::{self, Pace};
 use crate::error::VulkanError;
 use crate::load::{self, Loader};
+use crate::lru::Lru;
 use crate::memory::{Buffer, Place};
 use crate::pipeline::Pipelines;
 use crate::profile::GpuProfile;
-use crate::recording::{Commands, Recording};
+use crate::recording::Recording;
+use crate::replay::{Bound, Recorded};
 use crate::scratch::{Capacity, Scratch, Sizes};
 use crate::select::{self, FlashPlan, FlashTile, Path, SliceShape};
 use crate::timing::Timings;
@@ -41,6 +45,7 @@ struct State {
     kv_bytes: u64,
     next_block: u32,
     timings: Option<Timings>,
+    bound: Bound,
     options: DeviceOptions,
     /// The context's profile with the kernels to avoid: what selection goes by.
     gpu: GpuProfile,
@@ -62,18 +67,25 @@ impl State {
     }
 }
 
+/// Options of [`VulkanDevice::open`].
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct VulkanOptions {
+    /// Folder for compiled pipelines; without one each start compiles them anew.
+    pub cache_folder: Option<PathBuf>,
+    /// GPU seconds that one submission may take; without it bounded on integrated GPUs alone.
+    pub submit_seconds_max: Option<f64>,
+}
+
+/// Dispatches of all recordings that a stream keeps: some tens of megabytes of command buffers.
+const RECORDED_DISPATCHES_MAX: usize = 1 << 16;
+
 /// One residual stream with its recordings.
 struct Stream {
-    recordings: HashMap<Shape, Recorded>,
+    recordings: Lru<Shape, Recorded>,
     scratch: Scratch,
     rows: usize,
     outputs: Option<(usize, Select)>,
     pending: u64,
-}
-
-struct Recorded {
-    commands: Commands,
-    recording: Recording,
 }
 
 /// What a recording depends on.
@@ -99,6 +111,11 @@ struct Shape {
 impl VulkanDevice {
     /// Takes an open GPU. `name` is its name on the command line.
     pub fn new(context: Context, name: &str) -> Result<VulkanDevice, VulkanError> {
+        VulkanDevice::open(context, name, &VulkanOptions::default())
+    }
+
+    /// The same with options.
+    pub fn open(context: Context, name: &str, options: &VulkanOptions) -> Result<VulkanDevice, VulkanError> {
         let context = Arc::new(context);
         let gpu = context.profile();
         let local = gpu.heaps.iter().filter(|h| h.device_local || gpu.integrated);
@@ -115,7 +132,8 @@ impl VulkanDevice {
             workers: gpu.cores.unwrap_or(1) as usize,
             features,
         };
-        let pipelines = Pipelines::new(&context)?;
+        let pipelines = Pipelines::new(&context, options.cache_folder.as_deref())?;
+        let seconds_max = options.submit_seconds_max.or_else(|| cut::seconds_max(context.profile()));
         let state = State {
             streams: HashMap::new(),
             blocks: HashMap::new(),
@@ -129,8 +147,14 @@ impl VulkanDevice {
             timings: None,
             options: DeviceOptions::default(),
             gpu: context.profile().clone(),
+            bound: Bound { seconds_max, pace: Pace::default() },
         };
         Ok(VulkanDevice { profile, context, state: Mutex::new(state) })
+    }
+
+    /// What went wrong without stopping anything, for people: so far, a pipeline cache that could not be used.
+    pub fn notes(&self) -> Vec<String> {
+        self.lock().pipelines.notes()
     }
 
     /// Sees that the validation layer tells a mistake made on purpose, synchronization included; the message is taken back.
@@ -220,7 +244,8 @@ impl VulkanDevice {
             state.loader.uploader.write(&scratch.residual, 0, &kept)?;
             state.loader.uploader.write(&scratch.tickets, 0, &vec![0; scratch.tickets.bytes() as usize])?;
             let rows = if kept.is_empty() { 0 } else { rows };
-            let stream = Stream { recordings: HashMap::new(), scratch, rows, outputs: None, pending: 0 };
+            let recordings = Lru::new(RECORDED_DISPATCHES_MAX);
+            let stream = Stream { recordings, scratch, rows, outputs: None, pending: 0 };
             state.streams.insert(id, stream);
         }
         state.streams.get_mut(&id).ok_or_else(|| self.invalid("the stream vanished"))
@@ -343,6 +368,8 @@ impl Device for VulkanDevice {
             }
         }
         state.kv = Some(layout);
+        // The model is loaded by now.
+        state.loader.uploader.rest();
         Ok(())
     }
 
@@ -391,11 +418,18 @@ impl Device for VulkanDevice {
         };
         let starts_here = work.blocks.first().and_then(|b| state.blocks.get(b));
         let embeds = matches!(starts_here, Some(GpuBlock::Embedding(_)));
-        let known = state.streams.get(&work.stream).is_some_and(|s| s.recordings.contains_key(&shape));
-        if !known {
-            let recorded = self.record(state, work, &shape)?;
-            if let Some(stream) = state.streams.get_mut(&work.stream) {
-                stream.recordings.insert(shape.clone(), recorded);
+        let stream =
+            state.streams.get_mut(&work.stream).ok_or_else(|| self.invalid("the stream vanished"))?;
+        match stream.recordings.get(&shape) {
+            Some(recorded) => {
+                recorded.learn(&self.context, &state.pipelines, &mut state.bound).map_err(|e| self.fail(e))?
+            }
+            None => {
+                let recorded = self.record(state, work, &shape)?;
+                let weight = recorded.recording.dispatches.len();
+                if let Some(stream) = state.streams.get_mut(&work.stream) {
+                    stream.recordings.insert(shape.clone(), recorded, weight);
+                }
             }
         }
         let stream =
@@ -406,9 +440,11 @@ impl Device for VulkanDevice {
         }
         stream.rows = rows;
         write_batch(&stream.scratch, batch, plan.as_ref());
-        let recorded = &stream.recordings[&shape];
-        let value = self.context.submit(recorded.commands.buffer).map_err(|e| self.fail(e))?;
-        stream.pending = value;
+        let recorded = stream.recordings.get(&shape).ok_or_else(|| self.invalid("the recording vanished"))?;
+        let submitted = recorded.submit("blocks");
+        // Pieces that were submitted before one failed may still run.
+        stream.pending = *submitted.as_ref().unwrap_or(&self.context.last_submitted());
+        let value = submitted.map_err(|e| self.fail(e))?;
         let ends_in_head = work.blocks.iter().any(|b| matches!(state.blocks.get(b), Some(GpuBlock::Head(_))));
         if ends_in_head {
             stream.outputs = Some((batch.outputs.len(), batch.select));
@@ -498,10 +534,13 @@ impl Device for VulkanDevice {
 
     fn memory(&self) -> MemoryUse {
         let state = self.lock();
+        // Everything that the driver was asked for, so that the parts add up to what is resident.
+        let resident = self.context.resident();
+        let (weights, kv) = (state.loader.matrix_bytes(), state.kv_bytes);
         MemoryUse {
-            weights: state.loader.matrix_bytes(),
-            kv: state.kv_bytes,
-            scratch: state.streams.values().map(|s| s.scratch.bytes()).sum(),
+            weights,
+            kv,
+            scratch: resident.saturating_sub(weights + kv),
             copied: state.loader.uploader.copied(),
         }
     }
@@ -560,14 +599,13 @@ impl VulkanDevice {
                 }
             }
         }
-        let recording = builder.recording;
+        let recording: Recording = builder.recording;
         // Whatever selection did: a kernel that is known to be wrong never runs.
         if let Some(d) = recording.dispatches.iter().find(|d| state.gpu.avoids(&d.kernel.shader)) {
             return Err(self.no_other(&format!("{}: {}", d.op, d.kernel.shader)));
         }
-        let commands = Commands::encode(&self.context, &state.pipelines, &recording, shape.timed)
-            .map_err(|e| self.fail(e))?;
-        Ok(Recorded { commands, recording })
+        Recorded::new(&self.context, &state.pipelines, recording, shape.timed, state.bound)
+            .map_err(|e| self.fail(e))
     }
 }
 

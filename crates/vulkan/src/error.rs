@@ -48,6 +48,28 @@ pub enum VulkanError {
         /// What was running.
         what: String,
     },
+    /// The GPU stopped answering, without the driver noticing.
+    #[error("{device}: no answer for {seconds} s during {what}")]
+    Hung {
+        /// Device name.
+        device: String,
+        /// What was waited for.
+        what: String,
+        /// How long nothing ended.
+        seconds: u64,
+    },
+    /// Something is larger than the device allows.
+    #[error("{device}: {what} needs {asked}, the device allows {most}")]
+    Limit {
+        /// Device name.
+        device: String,
+        /// What was asked for.
+        what: String,
+        /// How much was asked, with its unit.
+        asked: String,
+        /// The limit.
+        most: u64,
+    },
     /// Any other failed call.
     #[error("Vulkan call failed: {0}")]
     Call(#[from] vk::Result),
@@ -62,6 +84,13 @@ impl VulkanError {
                 DeviceError::OutOfMemory { device, what, requested, free }
             }
             VulkanError::Lost { device, what } => DeviceError::Lost { device, what },
+            VulkanError::Hung { device, what, seconds } => {
+                DeviceError::Lost { device, what: format!("{what} (no answer for {seconds} s)") }
+            }
+            VulkanError::Limit { device, what, asked, most } => DeviceError::Unsupported {
+                device,
+                what: format!("{what} of {asked}, past the device's limit of {most},"),
+            },
             VulkanError::Call(vk::Result::ERROR_DEVICE_LOST) => {
                 DeviceError::Lost { device: name, what: "a driver call".into() }
             }

@@ -37,25 +37,37 @@ pub fn planes(ty: TensorType) -> Option<Planes> {
     }
 }
 
-/// Packs the 2-bit values of 32 elements, four to a byte, in element order.
-fn pack2(values: impl Fn(usize) -> u8, out: &mut [u8]) {
-    for (i, byte) in out.iter_mut().enumerate() {
-        *byte = (0..4).fold(0, |acc, j| acc | (values(4 * i + j) & 3) << (2 * j));
+/// Bits `shift ..` of 32 bytes, as many as `mask` has. By words of two bytes, which vector units can shift: what comes in from the next byte,
+/// the mask takes away.
+fn fields(bytes: &[u8], at: usize, shift: usize, mask: u8) -> [u8; 32] {
+    let bytes: [u8; 32] = std::array::from_fn(|i| bytes[at..][..32][i]);
+    let mask = u16::from_le_bytes([mask; 2]);
+    let words: [[u8; 2]; 16] = std::array::from_fn(|i| {
+        (u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]) >> shift & mask).to_le_bytes()
+    });
+    std::array::from_fn(|i| words[i / 2][i % 2])
+}
+
+/// Packs 32 values below 4, four to a byte, in element order.
+fn pack2(values: [u8; 32], out: &mut [u8]) {
+    for (byte, four) in out.iter_mut().zip(values.as_chunks::<4>().0) {
+        // Moves the value of byte `i` to bits `24 + 2 i`; no two terms of the product meet.
+        *byte = (u32::from_le_bytes(*four).wrapping_mul(0x0104_1040) >> 24) as u8;
     }
 }
 
-/// Packs one bit of each of 32 elements, in element order.
-fn pack1(values: impl Fn(usize) -> u8, out: &mut [u8]) {
-    for (i, byte) in out.iter_mut().enumerate() {
-        *byte = (0..8).fold(0, |acc, j| acc | (values(8 * i + j) & 1) << j);
+/// Packs 32 single bits in element order.
+fn pack1(values: [u8; 32], out: &mut [u8]) {
+    for (byte, eight) in out.iter_mut().zip(values.as_chunks::<8>().0) {
+        // Moves the bit of byte `i` to bit `56 + i`.
+        *byte = (u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
     }
 }
 
-/// Packs the low nibbles of 32 elements: byte `i` holds elements `i` and `i + 16`.
-fn pack4(values: impl Fn(usize) -> u8, out: &mut [u8]) {
-    for (i, byte) in out.iter_mut().enumerate() {
-        *byte = values(i) & 15 | (values(i + 16) & 15) << 4;
-    }
+/// Packs 32 nibbles: byte `i` holds elements `i` and `i + 16`.
+fn pack4(values: [u8; 32], out: &mut [u8]) {
+    let packed: [u8; 16] = std::array::from_fn(|i| values[i] | values[i + 16] << 4);
+    out.copy_from_slice(&packed);
 }
 
 /// Splits one GGUF block into its planes. The slices have the sizes that [`planes`] gives, times the groups of the block for
@@ -86,22 +98,21 @@ pub fn split_block(ty: TensorType, block: &[u8], low: &mut [u8], high: &mut [u8]
             scale.copy_from_slice(&block[..16]);
             let quants = if ty == Q4_K { &block[16..] } else { &block[48..] };
             for g in 0..8 {
-                let (chunk, shift) = (&quants[32 * (g / 2)..][..32], 4 * (g % 2));
-                pack4(|i| chunk[i] >> shift, &mut low[16 * g..][..16]);
+                pack4(fields(quants, 32 * (g / 2), 4 * (g % 2), 15), &mut low[16 * g..][..16]);
                 if ty == Q5_K {
-                    pack1(|i| block[16 + i] >> g, &mut high[4 * g..][..4]);
+                    pack1(fields(block, 16, g, 1), &mut high[4 * g..][..4]);
                 }
             }
         }
         Q6_K => {
             let (ql, qh) = (&block[..128], &block[128..192]);
             scale[..18].copy_from_slice(&block[192..]);
+            scale[18..].fill(0);
             for g in 0..8 {
                 let (half, quarter) = (g / 4, g % 4);
-                let l = &ql[64 * half + 32 * (quarter % 2)..][..32];
-                let h = &qh[32 * half..][..32];
-                pack4(|i| l[i] >> (4 * (quarter / 2)), &mut low[16 * g..][..16]);
-                pack2(|i| h[i] >> (2 * quarter), &mut high[8 * g..][..8]);
+                let l = fields(ql, 64 * half + 32 * (quarter % 2), 4 * (quarter / 2), 15);
+                pack4(l, &mut low[16 * g..][..16]);
+                pack2(fields(qh, 32 * half, 2 * quarter, 3), &mut high[8 * g..][..8]);
             }
         }
         Q3_K => {
@@ -112,18 +123,17 @@ pub fn split_block(ty: TensorType, block: &[u8], low: &mut [u8], high: &mut [u8]
                 scale[j] = (low4 | high2 << 4).wrapping_sub(32);
             }
             scale[16..18].copy_from_slice(&block[108..]);
+            scale[18..].fill(0);
             for g in 0..8 {
-                let q = &qs[32 * (g / 4)..][..32];
-                pack2(|i| q[i] >> (2 * (g % 4)), &mut low[8 * g..][..8]);
-                pack1(|i| hmask[i] >> g, &mut high[4 * g..][..4]);
+                pack2(fields(qs, 32 * (g / 4), 2 * (g % 4), 3), &mut low[8 * g..][..8]);
+                pack1(fields(hmask, 0, g, 1), &mut high[4 * g..][..4]);
             }
         }
         Q2_K => {
             scale[..16].copy_from_slice(&block[..16]);
             scale[16..].copy_from_slice(&block[80..]);
             for g in 0..8 {
-                let q = &block[16 + 32 * (g / 4)..][..32];
-                pack2(|i| q[i] >> (2 * (g % 4)), &mut low[8 * g..][..8]);
+                pack2(fields(block, 16 + 32 * (g / 4), 2 * (g % 4), 3), &mut low[8 * g..][..8]);
             }
         }
     }
@@ -132,6 +142,27 @@ pub fn split_block(ty: TensorType, block: &[u8], low: &mut [u8], high: &mut [u8]
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packing_keeps_element_order() {
+        let bytes: Vec<u8> = (0..40).map(|i| (i * 29 + i / 3 + 77) as u8).collect();
+        for shift in 0..7 {
+            let (mut ones, mut twos, mut fours) = ([0; 4], [0; 8], [0; 16]);
+            pack1(fields(&bytes, 5, shift, 1), &mut ones);
+            pack2(fields(&bytes, 5, shift, 3), &mut twos);
+            pack4(fields(&bytes, 5, shift, 15), &mut fours);
+            for i in 0..32 {
+                let value = bytes[5 + i] >> shift;
+                assert_eq!(ones[i / 8] >> (i % 8) & 1, value & 1, "element {i}");
+                if shift < 7 {
+                    assert_eq!(twos[i / 4] >> (2 * (i % 4)) & 3, value & 3, "element {i}");
+                }
+                if shift <= 4 {
+                    assert_eq!(fours[i % 16] >> (4 * (i / 16)) & 15, value & 15, "element {i}");
+                }
+            }
+        }
+    }
 
     /// Every bit of a block is in its planes: flipping any byte of the block changes some plane.
     #[test]

@@ -4,27 +4,38 @@
 //! positions, pages) comes from one buffer, so that a recording serves every token of its shape. A barrier stands only where a dispatch
 //! touches what another since the last barrier wrote (`recording`). Kernel choice is a pure function (`select`).
 //!
+//! Below the blocks: `memory` and `arena` (where buffers lie), `transfer` and `weights` (loading on several threads, in place on unified
+//! memory and through a ring elsewhere), `pipeline` and `pipeline_file` (compiled kernels, kept on disk), `cut` and `replay` (submissions
+//! of bounded time on integrated GPUs). Everything that grows is bounded: recordings (`lru`), the ring, the files.
+//!
 //! Absent so far: more than one queue.
 
+mod arena;
 mod blocks;
 mod context;
 mod copy_rate;
+mod cut;
 mod describe;
 mod device;
+#[cfg(test)]
+mod driver_tests;
 mod error;
 pub mod layout;
 mod library;
 mod load;
+mod lru;
 mod matrix2;
 mod memory;
 #[cfg(test)]
 mod null_driver;
 mod pipeline;
+mod pipeline_file;
 mod profile;
 #[cfg(test)]
 mod profiles;
 mod push;
 mod recording;
+mod replay;
 mod roofline;
 mod scratch;
 mod select;
@@ -37,7 +48,7 @@ mod validation;
 mod weights;
 
 pub use context::Context;
-pub use device::VulkanDevice;
+pub use device::{VulkanDevice, VulkanOptions};
 pub use error::VulkanError;
 pub use library::{Candidate, Extensions, Library, LibraryOptions};
 pub use profile::{GpuProfile, Heap, MatrixShape, MatrixTypes};

@@ -16,6 +16,8 @@ pub struct Library {
     pub(crate) entry: ash::Entry,
     pub(crate) instance: ash::Instance,
     pub(crate) options: LibraryOptions,
+    /// Objects and commands get names.
+    pub(crate) labels: bool,
     pub(crate) validation: Option<Validation>,
 }
 
@@ -28,6 +30,8 @@ pub struct LibraryOptions {
     pub statistics: bool,
     /// Record and compile, but execute nothing and upload nothing: what is computed is garbage. For statistics without the work.
     pub compile_only: bool,
+    /// Name buffers, pipelines and ops for debuggers, where `VK_EXT_debug_utils` is there. Validation names them too.
+    pub labels: bool,
 }
 
 /// Extensions of a physical device.
@@ -73,7 +77,9 @@ impl Library {
         let debug_utils =
             extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(ash::ext::debug_utils::NAME));
         let mut names: Vec<*const c_char> = Vec::new();
-        if debug_utils {
+        // The validation layer brings the extension where the loader does not.
+        let labels = options.validation || options.labels && debug_utils;
+        if labels {
             names.push(ash::ext::debug_utils::NAME.as_ptr());
         }
         let layers = if options.validation { vec![VALIDATION_LAYER.as_ptr()] } else { Vec::new() };
@@ -89,7 +95,7 @@ impl Library {
         // SAFETY: all pointers in `info` outlive the call.
         let instance = unsafe { entry.create_instance(&info, None) }?;
         let validation = options.validation.then(|| Validation::listen(&entry, &instance)).transpose()?;
-        Ok(Library { entry, instance, options, validation })
+        Ok(Library { entry, instance, options, labels, validation })
     }
 
     /// All physical devices with their profiles, in the driver's order.

@@ -19,7 +19,7 @@ use crate::weights::{self, Matrix};
 pub(crate) struct Loader {
     context: Arc<Context>,
     pub(crate) uploader: Uploader,
-    matrices: HashMap<WeightSpan, Weak<Matrix>>,
+    matrices: HashMap<Vec<WeightSpan>, Weak<Matrix>>,
 }
 
 impl Loader {
@@ -124,11 +124,25 @@ impl Loader {
     }
 
     fn matrix(&mut self, weight: &Weight, source: &dyn WeightSource) -> Result<Arc<Matrix>, DeviceError> {
-        if let Some(found) = self.matrices.get(&weight.span).and_then(Weak::upgrade) {
+        self.stacked(&[weight], source)
+    }
+
+    /// One matrix of several weights' rows, kept once per list of spans.
+    pub(crate) fn stacked(
+        &mut self,
+        weights: &[&Weight],
+        source: &dyn WeightSource,
+    ) -> Result<Arc<Matrix>, DeviceError> {
+        let spans: Vec<WeightSpan> = weights.iter().map(|w| w.span).collect();
+        if let Some(found) = self.matrices.get(&spans).and_then(Weak::upgrade) {
             return Ok(found);
         }
-        let matrix = Arc::new(Matrix::load(&self.context, &self.uploader, weight, source)?);
-        self.matrices.insert(weight.span, Arc::downgrade(&matrix));
+        self.matrices.retain(|_, m| m.strong_count() > 0);
+        let matrix = Arc::new(match weights {
+            [one] => Matrix::load(&self.context, &self.uploader, one, source)?,
+            several => Matrix::load_stacked(&self.context, &self.uploader, several, source)?,
+        });
+        self.matrices.insert(spans, Arc::downgrade(&matrix));
         Ok(matrix)
     }
 

@@ -1,9 +1,11 @@
 //! Device memory: buffers with device addresses, each in an allocation of its own or carved from an [`Arena`].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ash::vk;
 
+use crate::arena;
 use crate::context::Context;
 use crate::error::VulkanError;
 
@@ -20,20 +22,28 @@ pub enum Place {
     Readback,
 }
 
-/// A buffer bound to memory of its own, with a device address. Freed on drop.
+/// Start of mapped memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Mapped(*mut u8);
+
+// SAFETY: the pointer is only dereferenced in methods whose contracts order host and device access.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+/// A buffer bound to memory, with a device address. Freed on drop.
 pub struct Buffer {
     context: Arc<Context>,
     pub(crate) handle: vk::Buffer,
     memory: vk::DeviceMemory,
+    /// Offset and length in `memory` where that is a chunk of the arena, else the whole allocation's length.
+    offset: u64,
+    held: u64,
+    shared: bool,
     address: vk::DeviceAddress,
     bytes: u64,
-    mapped: Option<*mut u8>,
+    mapped: Option<Mapped>,
 }
-
-// SAFETY: the mapped pointer is only dereferenced in methods whose contracts order host and device access.
-unsafe impl Send for Buffer {}
-// SAFETY: as above.
-unsafe impl Sync for Buffer {}
 
 impl Buffer {
     /// Allocates `bytes` bytes. `what` appears in errors.
@@ -42,8 +52,17 @@ impl Buffer {
     pub fn new(context: &Arc<Context>, place: Place, bytes: u64, what: &str) -> Result<Buffer, VulkanError> {
         let bytes = bytes.max(16);
         if let Some(address) = context.pretended_address(bytes) {
-            let (handle, memory) = (vk::Buffer::null(), vk::DeviceMemory::null());
-            return Ok(Buffer { context: context.clone(), handle, memory, address, bytes, mapped: None });
+            return Ok(Buffer {
+                context: context.clone(),
+                handle: vk::Buffer::null(),
+                memory: vk::DeviceMemory::null(),
+                offset: 0,
+                held: 0,
+                shared: false,
+                address,
+                bytes,
+                mapped: None,
+            });
         }
         Buffer::with_memory(context, place, bytes, what)
     }
@@ -66,8 +85,14 @@ impl Buffer {
         let handle = unsafe { device.create_buffer(&info, None) }?;
         // SAFETY: the buffer was just made.
         let needs = unsafe { device.get_buffer_memory_requirements(handle) };
-        let allocated = allocate(context, place, &needs, what);
-        let (memory, host_visible) = match allocated {
+        let shared = needs.size <= arena::SMALL_BYTES_MAX;
+        let found = if shared {
+            let mut arena = context.arena.lock().unwrap_or_else(|e| e.into_inner());
+            arena.take(context, place, &needs, what).map(|p| (p.memory, p.offset, p.mapped))
+        } else {
+            allocate(context, place, &needs, what).map(|a| (a.memory, 0, a.mapped))
+        };
+        let (memory, offset, mapped) = match found {
             Ok(found) => found,
             Err(e) => {
                 // SAFETY: nothing uses the buffer.
@@ -75,18 +100,17 @@ impl Buffer {
                 return Err(e);
             }
         };
-        let mut buffer = Buffer { context: context.clone(), handle, memory, address: 0, bytes, mapped: None };
-        // SAFETY: memory and buffer are fresh and match; `buffer` frees both from here on.
-        unsafe { device.bind_buffer_memory(handle, memory, 0) }?;
+        // SAFETY: in the range that was taken, so inside the mapping.
+        let mapped = mapped.map(|m| Mapped(unsafe { m.0.add(offset as usize) }));
+        let context = context.clone();
+        let held = needs.size;
+        let mut buffer = Buffer { context, handle, memory, offset, held, shared, address: 0, bytes, mapped };
+        // SAFETY: memory and buffer match, and the range is the buffer's alone; `buffer` frees both from here on.
+        unsafe { device.bind_buffer_memory(handle, memory, offset) }?;
         let info = vk::BufferDeviceAddressInfo::default().buffer(handle);
         // SAFETY: the buffer was made with the device-address usage.
         buffer.address = unsafe { device.get_buffer_device_address(&info) };
-        if host_visible {
-            // SAFETY: the memory is host visible and not mapped yet.
-            let pointer =
-                unsafe { device.map_memory(memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty()) }?;
-            buffer.mapped = Some(pointer.cast());
-        }
+        buffer.context.label(handle, what);
         Ok(buffer)
     }
 
@@ -112,7 +136,7 @@ impl Buffer {
         if self.context.compile_only() {
             return;
         }
-        let base = self.mapped.unwrap_or(std::ptr::null_mut());
+        let base = self.mapped.map_or(std::ptr::null_mut(), |m| m.0);
         assert!(!base.is_null(), "the buffer is not mapped");
         assert!(offset + data.len() as u64 <= self.bytes, "write past the end of a buffer");
         // SAFETY: mapped, in range, and memory of ours only.
@@ -126,7 +150,7 @@ impl Buffer {
         if self.context.compile_only() {
             return;
         }
-        let base = self.mapped.unwrap_or(std::ptr::null_mut());
+        let base = self.mapped.map_or(std::ptr::null_mut(), |m| m.0);
         assert!(!base.is_null(), "the buffer is not mapped");
         assert!(offset + out.len() as u64 <= self.bytes, "read past the end of a buffer");
         // SAFETY: mapped and in range.
@@ -139,72 +163,190 @@ impl Buffer {
     /// No GPU work uses the range while the slice lives, and no other slice of it does.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn mapped_slice(&self, offset: u64, len: usize) -> Option<&mut [u8]> {
-        if offset + len as u64 > self.bytes {
+        if offset.checked_add(len as u64).is_none_or(|end| end > self.bytes) {
             return None;
         }
         // SAFETY: in range; exclusive by the caller's promise.
-        self.mapped.map(|p| unsafe { std::slice::from_raw_parts_mut(p.add(offset as usize), len) })
+        self.mapped.map(|m| unsafe { std::slice::from_raw_parts_mut(m.0.add(offset as usize), len) })
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: callers wait for GPU work before dropping; the memory is unmapped by freeing it.
-        unsafe {
-            self.context.device.destroy_buffer(self.handle, None);
-            self.context.device.free_memory(self.memory, None);
+        // Where nothing executes there is no memory.
+        if self.context.is_hung() || self.handle == vk::Buffer::null() {
+            return;
+        }
+        // SAFETY: callers wait for GPU work before dropping.
+        unsafe { self.context.device.destroy_buffer(self.handle, None) };
+        if self.shared {
+            let mut arena = self.context.arena.lock().unwrap_or_else(|e| e.into_inner());
+            arena.give(&self.context, self.memory, self.offset, self.held);
+        } else {
+            free(&self.context, self.memory, self.held);
         }
     }
 }
 
-fn allocate(
+/// Fresh memory.
+pub(crate) struct Allocation {
+    pub(crate) memory: vk::DeviceMemory,
+    pub(crate) type_index: u32,
+    /// Where the host sees it, for types that it can see.
+    pub(crate) mapped: Option<Mapped>,
+}
+
+/// Frees what [`allocate`] made. Unmapped by that.
+pub(crate) fn free(context: &Context, memory: vk::DeviceMemory, bytes: u64) {
+    // SAFETY: the owner gave the memory up and no buffer is bound to it any more.
+    unsafe { context.device.free_memory(memory, None) };
+    context.allocated.fetch_sub(bytes, Ordering::Relaxed);
+}
+
+/// Allocates memory for `place` in the first fitting type whose heap has room, and maps it where the host can see it.
+///
+/// Errors when it is more than one allocation may be, or when no heap has room.
+pub(crate) fn allocate(
     context: &Context,
     place: Place,
     needs: &vk::MemoryRequirements,
     what: &str,
-) -> Result<(vk::DeviceMemory, bool), VulkanError> {
+) -> Result<Allocation, VulkanError> {
+    let gpu = context.profile();
+    if needs.size > gpu.allocation_bytes {
+        return Err(VulkanError::Limit {
+            device: gpu.name.clone(),
+            what: format!("an allocation for {what}"),
+            asked: format!("{} bytes", needs.size),
+            most: gpu.allocation_bytes,
+        });
+    }
+    let types = context.memory_types.memory_types_as_slice();
+    let mut free_most = 0;
+    for index in type_order(types, place, gpu.integrated || gpu.software) {
+        if needs.memory_type_bits & (1 << index) == 0 {
+            continue;
+        }
+        let free = context.heap_free(types[index].heap_index as usize);
+        free_most = free_most.max(free);
+        if free < needs.size {
+            continue;
+        }
+        let mut address =
+            vk::MemoryAllocateFlagsInfo::default().flags(vk::MemoryAllocateFlags::DEVICE_ADDRESS);
+        let info = vk::MemoryAllocateInfo::default()
+            .allocation_size(needs.size)
+            .memory_type_index(index as u32)
+            .push_next(&mut address);
+        // SAFETY: plain allocation of a type that the buffer accepts.
+        match unsafe { context.device.allocate_memory(&info, None) } {
+            Ok(memory) => return mapped(context, memory, index, needs.size, what),
+            Err(
+                vk::Result::ERROR_OUT_OF_DEVICE_MEMORY
+                | vk::Result::ERROR_OUT_OF_HOST_MEMORY
+                | vk::Result::ERROR_TOO_MANY_OBJECTS,
+            ) => {}
+            Err(other) => return Err(context.named(other, what)),
+        }
+    }
+    Err(VulkanError::OutOfMemory {
+        device: gpu.name.clone(),
+        what: what.to_string(),
+        requested: needs.size,
+        free: free_most,
+    })
+}
+
+fn mapped(
+    context: &Context,
+    memory: vk::DeviceMemory,
+    index: usize,
+    bytes: u64,
+    what: &str,
+) -> Result<Allocation, VulkanError> {
+    context.allocated.fetch_add(bytes, Ordering::Relaxed);
+    let mut allocation = Allocation { memory, type_index: index as u32, mapped: None };
+    let flags = context.memory_types.memory_types[index].property_flags;
+    if flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE | vk::MemoryPropertyFlags::HOST_COHERENT) {
+        // SAFETY: the memory is host visible and not mapped yet.
+        match unsafe { context.device.map_memory(memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty()) } {
+            Ok(pointer) => allocation.mapped = Some(Mapped(pointer.cast())),
+            Err(e) => {
+                free(context, memory, bytes);
+                return Err(context.named(e, what));
+            }
+        }
+    }
+    Ok(allocation)
+}
+
+/// The memory types to try, in order. `unified`: the GPU shares the host's memory.
+///
+/// The driver lists types by how fast they are, and an integrated AMD GPU shows its memory as two heaps, so that a model larger than the
+/// first goes on in the second. On a discrete card device memory never comes from the host, since that would run at the bus's speed.
+fn type_order(types: &[vk::MemoryType], place: Place, unified: bool) -> Vec<usize> {
     use vk::MemoryPropertyFlags as F;
-    let integrated = context.profile().integrated || context.profile().software;
     let host = F::HOST_VISIBLE | F::HOST_COHERENT;
-    let wanted: [F; 2] = match place {
-        Place::Device if integrated => [F::DEVICE_LOCAL | host, F::DEVICE_LOCAL],
+    let wanted = match place {
+        Place::Device if unified => [F::DEVICE_LOCAL | host, F::DEVICE_LOCAL],
         Place::Device => [F::DEVICE_LOCAL, F::DEVICE_LOCAL],
         Place::Near => [F::DEVICE_LOCAL | host, host],
         Place::Upload => [host, host],
         Place::Readback => [host | F::HOST_CACHED, host],
     };
-    let mut free_most = 0;
+    // Memory that is never cached, for debugging, or protected, or without backing: each needs a feature that is not asked for.
+    let unfit = F::PROTECTED | F::DEVICE_COHERENT_AMD | F::DEVICE_UNCACHED_AMD | F::LAZILY_ALLOCATED;
+    let mut order = Vec::new();
     for flags in wanted {
-        // Several types may fit, in different heaps (an APU shows two): take them in order until one has room.
-        for (index, ty) in context.memory_types.memory_types_as_slice().iter().enumerate() {
-            if needs.memory_type_bits & (1 << index) == 0 || !ty.property_flags.contains(flags) {
-                continue;
-            }
-            let free = context.heap_free(ty.heap_index as usize);
-            free_most = free_most.max(free);
-            if free < needs.size {
-                continue;
-            }
-            let mut address =
-                vk::MemoryAllocateFlagsInfo::default().flags(vk::MemoryAllocateFlags::DEVICE_ADDRESS);
-            let info = vk::MemoryAllocateInfo::default()
-                .allocation_size(needs.size)
-                .memory_type_index(index as u32)
-                .push_next(&mut address);
-            // SAFETY: plain allocation of a type that the buffer accepts.
-            match unsafe { context.device.allocate_memory(&info, None) } {
-                Ok(memory) => return Ok((memory, ty.property_flags.contains(F::HOST_VISIBLE))),
-                Err(vk::Result::ERROR_OUT_OF_DEVICE_MEMORY | vk::Result::ERROR_OUT_OF_HOST_MEMORY) => {
-                    continue;
-                }
-                Err(other) => return Err(context.named(other, what)),
+        for (i, ty) in types.iter().enumerate() {
+            let fits = ty.property_flags.contains(flags) && !ty.property_flags.intersects(unfit);
+            if fits && !order.contains(&i) {
+                order.push(i);
             }
         }
     }
-    Err(VulkanError::OutOfMemory {
-        device: context.profile().name.clone(),
-        what: what.to_string(),
-        requested: needs.size,
-        free: free_most,
-    })
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vk::MemoryPropertyFlags as F;
+
+    fn types(all: &[(F, u32)]) -> Vec<vk::MemoryType> {
+        all.iter().map(|(f, heap)| vk::MemoryType { property_flags: *f, heap_index: *heap }).collect()
+    }
+
+    #[test]
+    fn an_integrated_amd_gpu_uses_both_heaps() {
+        let (local, host) = (F::DEVICE_LOCAL, F::HOST_VISIBLE | F::HOST_COHERENT);
+        let all = types(&[
+            (local, 1),
+            (local | host, 0),
+            (local | host, 1),
+            (local | host | F::HOST_CACHED, 0),
+            (local | host | F::DEVICE_COHERENT_AMD | F::DEVICE_UNCACHED_AMD, 0),
+        ]);
+        assert_eq!(type_order(&all, Place::Device, true), [1, 2, 3, 0]);
+        assert_eq!(type_order(&all, Place::Near, true), [1, 2, 3]);
+        assert_eq!(type_order(&all, Place::Upload, true), [1, 2, 3]);
+        assert_eq!(type_order(&all, Place::Readback, true), [3, 1, 2]);
+    }
+
+    #[test]
+    fn device_memory_of_a_discrete_card_stays_on_it() {
+        let host = F::HOST_VISIBLE | F::HOST_COHERENT;
+        // As NVIDIA lists them: none, device, host, cached host, the window that the host sees.
+        let all = types(&[
+            (F::empty(), 1),
+            (F::DEVICE_LOCAL, 0),
+            (host, 1),
+            (host | F::HOST_CACHED, 1),
+            (F::DEVICE_LOCAL | host, 2),
+        ]);
+        assert_eq!(type_order(&all, Place::Device, false), [1, 4]);
+        assert_eq!(type_order(&all, Place::Near, false), [4, 2, 3]);
+        assert_eq!(type_order(&all, Place::Upload, false), [2, 3, 4]);
+        assert_eq!(type_order(&all, Place::Readback, false), [3, 2, 4]);
+    }
 }

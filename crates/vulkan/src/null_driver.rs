@@ -1,25 +1,38 @@
-//! A driver that accepts everything and does nothing, so that tests record and "compile" for any profile on any machine. It remembers the
-//! largest dispatch and workgroup of the calling thread.
+//! A driver that accepts everything and does nothing, so that tests record and "compile" for any profile on any machine. Each of its devices
+//! remembers the largest dispatch and workgroup, from whatever thread they come: the handles of a device and of its command buffers point at
+//! what it remembers.
 
-use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ash::vk;
+use ash::vk::Handle;
 
-use crate::profile::GpuProfile;
+use crate::context::Context;
 use crate::select;
 
-thread_local! {
-    static GROUPS: Cell<[u32; 3]> = const { Cell::new([0; 3]) };
-    static THREADS: Cell<u32> = const { Cell::new(0) };
+/// What a device saw.
+#[derive(Default)]
+struct Seen {
+    groups: [AtomicU32; 3],
+    threads: AtomicU32,
 }
 
-/// Asserts that what this thread recorded keeps the device's limits, and those that Vulkan guarantees everywhere.
-pub(crate) fn assert_within_limits(gpu: &GpuProfile) {
+impl Seen {
+    /// Of a handle that the driver gave out, while its device lives.
+    fn of<'a>(handle: impl Handle) -> &'a Seen {
+        // SAFETY: devices and command buffers of this driver are pointers to what `load` made and `destroy_device` frees.
+        unsafe { &*(handle.as_raw() as *const Seen) }
+    }
+}
+
+/// Asserts that what was recorded on a device of this driver keeps its limits, and those that Vulkan guarantees everywhere.
+pub(crate) fn assert_within_limits(context: &Context) {
+    let (gpu, seen) = (context.profile(), Seen::of(context.device.handle()));
     // The guaranteed maxComputeWorkGroupCount.
-    let groups = GROUPS.replace([0; 3]);
+    let groups = seen.groups.each_ref().map(|g| g.load(Ordering::Relaxed));
     assert!(groups.iter().all(|g| (1..=65535).contains(g)), "{}: a dispatch of {groups:?} groups", gpu.name);
-    let threads = THREADS.replace(0);
+    let threads = seen.threads.load(Ordering::Relaxed);
     let most = gpu.workgroup_invocations.min(gpu.workgroup_subgroups.saturating_mul(select::subgroup(gpu)));
     assert!((1..=most).contains(&threads), "{}: a workgroup of {threads} threads", gpu.name);
 }
@@ -29,11 +42,12 @@ pub(crate) fn load() -> (ash::Entry, ash::Instance, ash::Device) {
     unsafe extern "system" fn nothing(_: vk::Instance, _: *const c_char) -> vk::PFN_vkVoidFunction {
         None
     }
+    let seen = Box::into_raw(Box::<Seen>::default());
     // SAFETY: functions that are not there panic when called; those that are have the signatures of their names.
     unsafe {
         let entry = ash::Entry::from_static_fn(ash::StaticFn { get_instance_proc_addr: nothing });
         let instance = ash::Instance::load_with(function, vk::Instance::null());
-        let device = ash::Device::load_with(function, vk::Device::null());
+        let device = ash::Device::load_with(function, vk::Device::from_raw(seen as u64));
         (entry, instance, device)
     }
 }
@@ -67,14 +81,19 @@ destroy!(destroy_semaphore, vk::Semaphore);
 destroy!(destroy_layout, vk::PipelineLayout);
 destroy!(destroy_module, vk::ShaderModule);
 destroy!(destroy_pipeline, vk::Pipeline);
+destroy!(destroy_cache, vk::PipelineCache);
 destroy!(destroy_pool, vk::CommandPool);
 destroy!(destroy_queries, vk::QueryPool);
 create!(create_layout, vk::PipelineLayoutCreateInfo<'_>, vk::PipelineLayout);
 create!(create_module, vk::ShaderModuleCreateInfo<'_>, vk::ShaderModule);
+create!(create_cache, vk::PipelineCacheCreateInfo<'_>, vk::PipelineCache);
 create!(create_pool, vk::CommandPoolCreateInfo<'_>, vk::CommandPool);
 create!(create_queries, vk::QueryPoolCreateInfo<'_>, vk::QueryPool);
 
-unsafe extern "system" fn destroy_device(_: vk::Device, _: *const vk::AllocationCallbacks<'_>) {}
+unsafe extern "system" fn destroy_device(device: vk::Device, _: *const vk::AllocationCallbacks<'_>) {
+    // SAFETY: made by `load`; the device is destroyed once, after all that was made from it.
+    drop(unsafe { Box::from_raw(device.as_raw() as *mut Seen) });
+}
 unsafe extern "system" fn destroy_instance(_: vk::Instance, _: *const vk::AllocationCallbacks<'_>) {}
 unsafe extern "system" fn wait_idle(_: vk::Device) -> vk::Result {
     vk::Result::SUCCESS
@@ -86,8 +105,26 @@ unsafe extern "system" fn wait_semaphores(
 ) -> vk::Result {
     vk::Result::SUCCESS
 }
-unsafe extern "system" fn create_pipelines(
+unsafe extern "system" fn cache_data(
     _: vk::Device,
+    _: vk::PipelineCache,
+    size: *mut usize,
+    _: *mut c_void,
+) -> vk::Result {
+    // SAFETY: the caller passes the size that it has room for.
+    unsafe { *size = 0 };
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn name_object(
+    _: vk::Device,
+    _: *const vk::DebugUtilsObjectNameInfoEXT<'_>,
+) -> vk::Result {
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn begin_label(_: vk::CommandBuffer, _: *const vk::DebugUtilsLabelEXT<'_>) {}
+unsafe extern "system" fn end_label(_: vk::CommandBuffer) {}
+unsafe extern "system" fn create_pipelines(
+    device: vk::Device,
     _: vk::PipelineCache,
     count: u32,
     infos: *const vk::ComputePipelineCreateInfo<'_>,
@@ -101,21 +138,22 @@ unsafe extern "system" fn create_pipelines(
             if let Some(special) = (*infos.add(i)).stage.p_specialization_info.as_ref()
                 && special.data_size >= 4
             {
-                THREADS.set(THREADS.get().max(special.p_data.cast::<u32>().read_unaligned()));
+                let threads = special.p_data.cast::<u32>().read_unaligned();
+                Seen::of(device).threads.fetch_max(threads, Ordering::Relaxed);
             }
         }
     }
     vk::Result::SUCCESS
 }
 unsafe extern "system" fn allocate_commands(
-    _: vk::Device,
+    device: vk::Device,
     info: *const vk::CommandBufferAllocateInfo<'_>,
     out: *mut vk::CommandBuffer,
 ) -> vk::Result {
     // SAFETY: the caller passes room for the count that it asks for.
     unsafe {
         for i in 0..(*info).command_buffer_count as usize {
-            *out.add(i) = vk::CommandBuffer::null();
+            *out.add(i) = vk::CommandBuffer::from_raw(device.as_raw());
         }
     }
     vk::Result::SUCCESS
@@ -140,9 +178,10 @@ unsafe extern "system" fn push(
     _: *const c_void,
 ) {
 }
-unsafe extern "system" fn dispatch(_: vk::CommandBuffer, x: u32, y: u32, z: u32) {
-    let most = GROUPS.get();
-    GROUPS.set([most[0].max(x), most[1].max(y), most[2].max(z)]);
+unsafe extern "system" fn dispatch(commands: vk::CommandBuffer, x: u32, y: u32, z: u32) {
+    for (most, groups) in Seen::of(commands).groups.iter().zip([x, y, z]) {
+        most.fetch_max(groups, Ordering::Relaxed);
+    }
 }
 unsafe extern "system" fn reset_queries(_: vk::CommandBuffer, _: vk::QueryPool, _: u32, _: u32) {}
 unsafe extern "system" fn timestamp(
@@ -169,6 +208,12 @@ fn function(name: &CStr) -> *const c_void {
         b"vkDestroyShaderModule" => destroy_module as *const c_void,
         b"vkCreateComputePipelines" => create_pipelines as *const c_void,
         b"vkDestroyPipeline" => destroy_pipeline as *const c_void,
+        b"vkCreatePipelineCache" => create_cache as *const c_void,
+        b"vkGetPipelineCacheData" => cache_data as *const c_void,
+        b"vkDestroyPipelineCache" => destroy_cache as *const c_void,
+        b"vkSetDebugUtilsObjectNameEXT" => name_object as *const c_void,
+        b"vkCmdBeginDebugUtilsLabelEXT" => begin_label as *const c_void,
+        b"vkCmdEndDebugUtilsLabelEXT" => end_label as *const c_void,
         b"vkCreateCommandPool" => create_pool as *const c_void,
         b"vkDestroyCommandPool" => destroy_pool as *const c_void,
         b"vkAllocateCommandBuffers" => allocate_commands as *const c_void,

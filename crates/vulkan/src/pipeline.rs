@@ -1,12 +1,15 @@
-//! Compute pipelines: SPIR-V plus specialization constants, compiled on first use.
+//! Compute pipelines: SPIR-V plus specialization constants, compiled on first use, several at a time, and kept on disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ash::vk;
 
 use crate::context::Context;
 use crate::error::VulkanError;
+use crate::pipeline_file::PipelineFile;
 use crate::statistics::Statistics;
 
 /// A kernel: one shader with its specialization. Equal values share a pipeline.
@@ -30,22 +33,75 @@ pub struct Pipeline {
 pub struct Pipelines {
     context: Arc<Context>,
     layout: vk::PipelineLayout,
+    cache: vk::PipelineCache,
+    file: Option<PipelineFile>,
     built: Mutex<HashMap<Kernel, Pipeline>>,
+    /// Something was compiled that the file lacks.
+    unsaved: AtomicBool,
+    notes: Mutex<Vec<String>>,
 }
 
 /// Push constants are the only bindings: device addresses and sizes. Vulkan guarantees 128 bytes.
 pub const PUSH_BYTES: u32 = 128;
 
+/// Threads that compile at once: drivers take tens of megabytes for each.
+const COMPILERS_MAX: usize = 8;
+const STACK_BYTES: usize = 8 << 20;
+
 impl Pipelines {
-    /// No pipeline yet.
-    pub fn new(context: &Arc<Context>) -> Result<Pipelines, VulkanError> {
+    /// No pipeline yet. With a `folder`, keeps what is compiled in a file there, one per device and driver, and starts from it. A file that cannot be used is
+    /// passed over with a note.
+    pub fn new(context: &Arc<Context>, folder: Option<&Path>) -> Result<Pipelines, VulkanError> {
         let device = &context.device;
         let push =
             [vk::PushConstantRange::default().stage_flags(vk::ShaderStageFlags::COMPUTE).size(PUSH_BYTES)];
         let info = vk::PipelineLayoutCreateInfo::default().push_constant_ranges(&push);
         // SAFETY: plain creation; destroyed on drop.
         let layout = unsafe { device.create_pipeline_layout(&info, None) }?;
-        Ok(Pipelines { context: context.clone(), layout, built: Mutex::new(HashMap::new()) })
+        // A pipeline from disk may come without the statistics of its compilation.
+        let folder = folder.filter(|_| context.statistics.is_none());
+        let mut pipelines = Pipelines {
+            context: context.clone(),
+            layout,
+            cache: vk::PipelineCache::null(),
+            file: folder.map(|f| PipelineFile::new(f, context.identity)),
+            built: Mutex::new(HashMap::new()),
+            unsaved: AtomicBool::new(false),
+            notes: Mutex::new(Vec::new()),
+        };
+        let known = match pipelines.file.as_ref().map(PipelineFile::load) {
+            Some(Ok(Some(bytes))) => bytes,
+            Some(Err(why)) => {
+                pipelines.note(why);
+                Vec::new()
+            }
+            Some(Ok(None)) | None => Vec::new(),
+        };
+        pipelines.cache = pipelines.make_cache(&known)?;
+        Ok(pipelines)
+    }
+
+    fn make_cache(&self, known: &[u8]) -> Result<vk::PipelineCache, VulkanError> {
+        let device = &self.context.device;
+        let info = vk::PipelineCacheCreateInfo::default().initial_data(known);
+        // SAFETY: plain creation; destroyed on drop. The bytes are the driver's own, by header and checksum.
+        match unsafe { device.create_pipeline_cache(&info, None) } {
+            Ok(cache) => Ok(cache),
+            Err(error) if known.is_empty() => Err(error.into()),
+            Err(error) => {
+                self.note(format!("the driver refused the pipelines on disk: {error}"));
+                self.make_cache(&[])
+            }
+        }
+    }
+
+    fn note(&self, what: String) {
+        self.notes.lock().unwrap_or_else(|e| e.into_inner()).push(what);
+    }
+
+    /// What went wrong with the pipelines on disk, none of which stops anything.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     pub(crate) fn layout(&self) -> vk::PipelineLayout {
@@ -54,13 +110,70 @@ impl Pipelines {
 
     /// The pipeline of a kernel, compiled now if it is new.
     pub fn get(&self, kernel: &Kernel) -> Result<Pipeline, VulkanError> {
-        let mut built = self.built.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(found) = built.get(kernel) {
-            return Ok(*found);
+        if let Some(found) = self.find(kernel) {
+            return Ok(found);
         }
         let pipeline = self.build(kernel)?;
+        Ok(self.keep(kernel, pipeline))
+    }
+
+    fn find(&self, kernel: &Kernel) -> Option<Pipeline> {
+        self.built.lock().unwrap_or_else(|e| e.into_inner()).get(kernel).copied()
+    }
+
+    /// Keeps a new pipeline; the first of two equal ones stays.
+    fn keep(&self, kernel: &Kernel, pipeline: Pipeline) -> Pipeline {
+        self.unsaved.store(true, Ordering::Relaxed);
+        let mut built = self.built.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(first) = built.get(kernel) {
+            // SAFETY: nothing was recorded with the second yet.
+            unsafe { self.context.device.destroy_pipeline(pipeline.handle, None) };
+            return *first;
+        }
         built.insert(kernel.clone(), pipeline);
-        Ok(pipeline)
+        pipeline
+    }
+
+    /// Compiles those of `kernels` that are new, several at a time, and brings the file on disk up to date.
+    ///
+    /// Errors when one does not compile; the others are kept.
+    pub fn prepare<'k>(&self, kernels: impl Iterator<Item = &'k Kernel>) -> Result<(), VulkanError> {
+        let mut seen = HashSet::new();
+        let new: Vec<&Kernel> = kernels.filter(|k| seen.insert(*k) && self.find(k).is_none()).collect();
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+        let compile = || {
+            while let Some(kernel) = new.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = self.get(kernel) {
+                    failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..processors.min(COMPILERS_MAX).min(new.len()) {
+                // Compilers recurse deeply. Where no thread can be had, this one does all.
+                let _ = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, compile);
+            }
+            compile();
+        });
+        self.save();
+        failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+    }
+
+    /// Writes what was compiled since the last time. A folder that cannot be written costs time at the next start, so it is a note.
+    fn save(&self) {
+        let Some(file) = &self.file else { return };
+        if !self.unsaved.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        // SAFETY: the cache is alive.
+        let saved = match unsafe { self.context.device.get_pipeline_cache_data(self.cache) } {
+            Ok(bytes) => file.save(&bytes).map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = saved {
+            self.note(format!("compiled pipelines could not be kept: {error}"));
+        }
     }
 
     fn build(&self, kernel: &Kernel) -> Result<Pipeline, VulkanError> {
@@ -91,14 +204,19 @@ impl Pipelines {
         }
         let flags = self.context.statistics.as_ref().map(Statistics::flags).unwrap_or_default();
         let info = [vk::ComputePipelineCreateInfo::default().stage(stage).layout(self.layout).flags(flags)];
-        // SAFETY: all structures outlive the call.
-        let made = unsafe { device.create_compute_pipelines(vk::PipelineCache::null(), &info, None) };
+        // SAFETY: all structures outlive the call; a cache made without the external synchronization flag may be used by several threads.
+        let made = unsafe { device.create_compute_pipelines(self.cache, &info, None) };
         // SAFETY: pipelines do not need their module once made.
         unsafe { device.destroy_shader_module(module, None) };
         match made {
             Ok(pipelines) => {
-                if let Some(statistics) = &self.context.statistics {
-                    statistics.collect(kernel, pipelines[0])?;
+                self.context.label(pipelines[0], &format!("{} {:?}", kernel.shader, kernel.constants));
+                if let Some(statistics) = &self.context.statistics
+                    && let Err(error) = statistics.collect(kernel, pipelines[0])
+                {
+                    // SAFETY: nothing uses the pipeline yet.
+                    unsafe { device.destroy_pipeline(pipelines[0], None) };
+                    return Err(error);
                 }
                 Ok(Pipeline { handle: pipelines[0] })
             }
@@ -109,12 +227,17 @@ impl Pipelines {
 
 impl Drop for Pipelines {
     fn drop(&mut self) {
+        self.save();
+        if self.context.is_hung() {
+            return;
+        }
         let built = self.built.lock().unwrap_or_else(|e| e.into_inner());
         // SAFETY: callers wait for GPU work before dropping the device.
         unsafe {
             for pipeline in built.values() {
                 self.context.device.destroy_pipeline(pipeline.handle, None);
             }
+            self.context.device.destroy_pipeline_cache(self.cache, None);
             self.context.device.destroy_pipeline_layout(self.layout, None);
         }
     }

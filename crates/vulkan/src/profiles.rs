@@ -52,13 +52,15 @@ mod tests {
         for plan in plans("") {
             match record(&plan, &device) {
                 Ok(()) => done += 1,
-                Err(DeviceError::Unsupported { what, .. }) if !what.starts_with("doing without") => {}
+                // A limit that a kernel breaks is an error of kernel selection.
+                Err(DeviceError::Unsupported { what, .. })
+                    if !what.contains("past the device's limit") && !what.starts_with("doing without") => {}
                 Err(error) => panic!("{name}, {}: {error}", plan.name),
             }
         }
         device.measure().unwrap();
         assert!(done > 700, "{name}: only {done} plans");
-        null_driver::assert_within_limits(device.context().profile());
+        null_driver::assert_within_limits(device.context());
     }
 
     #[test]

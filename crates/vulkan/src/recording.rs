@@ -1,6 +1,7 @@
 //! Recordings: the dispatches of a batch shape as plain data, with the hazards between them found from what each reads and writes.
 //! A recording can be printed, compared, and turned into a command buffer that is replayed token after token.
 
+use std::ops;
 use std::sync::Arc;
 
 use ash::vk;
@@ -85,87 +86,150 @@ impl Recording {
     }
 }
 
-/// A command buffer made from a recording. Replayable: no one-time flag, at most one execution in flight.
+/// What is timed on the GPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Timing {
+    /// Nothing.
+    Off,
+    /// Each piece from its first dispatch to its last.
+    Pieces,
+    /// Each dispatch; they are serialized, so that each time is one dispatch's.
+    Dispatches,
+}
+
+/// Command buffers made from a recording, one for each piece of it. Replayable: no one-time flag, at most one execution in flight.
 pub struct Commands {
     context: Arc<Context>,
     pool: vk::CommandPool,
-    pub(crate) buffer: vk::CommandBuffer,
+    buffers: Vec<vk::CommandBuffer>,
+    pieces: Vec<ops::Range<usize>>,
+    timing: Timing,
     queries: Option<vk::QueryPool>,
-    count: u32,
 }
 
 impl Commands {
-    /// Encodes a recording. With `timestamps`, a time is taken before the first and after every dispatch, and dispatches are serialized so
-    /// that each time is one dispatch's.
+    /// Encodes a recording as one piece. With `timestamps`, a time is taken before the first and after every dispatch, and dispatches are
+    /// serialized so that each time is one dispatch's.
     pub fn encode(
         context: &Arc<Context>,
         pipelines: &Pipelines,
         recording: &Recording,
         timestamps: bool,
     ) -> Result<Commands, VulkanError> {
+        let timing = if timestamps { Timing::Dispatches } else { Timing::Off };
+        let whole = 0..recording.dispatches.len();
+        Commands::encode_pieces(context, pipelines, recording, vec![whole], timing)
+    }
+
+    /// Encodes a recording as consecutive pieces, each a submission of its own.
+    ///
+    /// Errors when a kernel does not compile or a dispatch is larger than the device allows.
+    pub fn encode_pieces(
+        context: &Arc<Context>,
+        pipelines: &Pipelines,
+        recording: &Recording,
+        pieces: Vec<ops::Range<usize>>,
+        timing: Timing,
+    ) -> Result<Commands, VulkanError> {
+        recording.dispatches.iter().try_for_each(|d| check(context, d))?;
+        pipelines.prepare(recording.dispatches.iter().map(|d| &d.kernel))?;
         let device = &context.device;
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.queue_family);
         // SAFETY: plain creation; destroyed on drop.
         let pool = unsafe { device.create_command_pool(&info, None) }?;
-        let mut commands = Commands {
-            context: context.clone(),
-            pool,
-            buffer: vk::CommandBuffer::null(),
-            queries: None,
-            count: recording.dispatches.len() as u32,
-        };
-        let info = vk::CommandBufferAllocateInfo::default().command_pool(pool).command_buffer_count(1);
+        let mut commands =
+            Commands { context: context.clone(), pool, buffers: Vec::new(), pieces, timing, queries: None };
+        let info = vk::CommandBufferAllocateInfo::default()
+            .command_pool(pool)
+            .command_buffer_count(commands.pieces.len() as u32);
         // SAFETY: the pool is alive.
-        commands.buffer = unsafe { device.allocate_command_buffers(&info) }?[0];
-        if timestamps {
+        commands.buffers = unsafe { device.allocate_command_buffers(&info) }?;
+        if timing != Timing::Off {
             let info = vk::QueryPoolCreateInfo::default()
                 .query_type(vk::QueryType::TIMESTAMP)
-                .query_count(commands.count + 1);
+                .query_count(commands.query_count());
             // SAFETY: plain creation; destroyed on drop.
             commands.queries = Some(unsafe { device.create_query_pool(&info, None) }?);
         }
-        commands.record(pipelines, recording)?;
+        let barriers = recording.barriers();
+        for piece in 0..commands.pieces.len() {
+            commands.record(pipelines, recording, &barriers, piece)?;
+        }
         Ok(commands)
     }
 
-    fn record(&self, pipelines: &Pipelines, recording: &Recording) -> Result<(), VulkanError> {
+    /// Dispatches of each piece.
+    pub fn pieces(&self) -> &[ops::Range<usize>] {
+        &self.pieces
+    }
+
+    /// Queries: per piece one before and one after, or one before and one after each dispatch.
+    fn query_count(&self) -> u32 {
+        let dispatches = self.pieces.last().map_or(0, |p| p.end);
+        match self.timing {
+            Timing::Off => 0,
+            Timing::Pieces => 2 * self.pieces.len() as u32,
+            Timing::Dispatches => (dispatches + self.pieces.len()) as u32,
+        }
+    }
+
+    /// First query of a piece.
+    fn first_query(&self, piece: usize) -> u32 {
+        match self.timing {
+            Timing::Dispatches => (self.pieces[piece].start + piece) as u32,
+            _ => 2 * piece as u32,
+        }
+    }
+
+    fn record(
+        &self,
+        pipelines: &Pipelines,
+        recording: &Recording,
+        barriers: &[bool],
+        piece: usize,
+    ) -> Result<(), VulkanError> {
+        use vk::PipelineStageFlags2 as Stage;
         let device = &self.context.device;
-        let b = self.buffer;
-        let barriers = recording.barriers();
+        let b = self.buffers[piece];
+        let each = self.timing == Timing::Dispatches;
+        let stamp = |stage: Stage, query: u32| {
+            if let Some(q) = self.queries {
+                // SAFETY: called while the buffer records; the pool has this query.
+                unsafe { device.cmd_write_timestamp2(b, stage, q, self.first_query(piece) + query) };
+            }
+        };
         // SAFETY: the buffer is in the initial state; all handles used below are alive until the context goes.
         unsafe {
             device.begin_command_buffer(b, &vk::CommandBufferBeginInfo::default())?;
-            if let Some(q) = self.queries {
-                device.cmd_reset_query_pool(b, q, 0, self.count + 1);
-                device.cmd_write_timestamp2(b, vk::PipelineStageFlags2::ALL_COMMANDS, q, 0);
+            if let Some(q) = self.queries.filter(|_| piece == 0) {
+                device.cmd_reset_query_pool(b, q, 0, self.query_count());
             }
+            stamp(Stage::ALL_COMMANDS, 0);
             // What the host wrote and what the previous submission left must be visible.
-            self.barrier(
-                vk::PipelineStageFlags2::ALL_COMMANDS | vk::PipelineStageFlags2::HOST,
-                vk::AccessFlags2::MEMORY_WRITE,
-            );
-            for (i, d) in recording.dispatches.iter().enumerate() {
-                if barriers[i] || self.queries.is_some() {
-                    self.barrier(
-                        vk::PipelineStageFlags2::COMPUTE_SHADER,
-                        vk::AccessFlags2::SHADER_STORAGE_WRITE,
-                    );
+            self.barrier(b, Stage::ALL_COMMANDS | Stage::HOST, vk::AccessFlags2::MEMORY_WRITE);
+            for (i, d) in recording.dispatches[self.pieces[piece].clone()].iter().enumerate() {
+                if barriers[self.pieces[piece].start + i] || each {
+                    self.barrier(b, Stage::COMPUTE_SHADER, vk::AccessFlags2::SHADER_STORAGE_WRITE);
                 }
                 let pipeline = pipelines.get(&d.kernel)?;
+                self.begin_label(b, d.op);
                 device.cmd_bind_pipeline(b, vk::PipelineBindPoint::COMPUTE, pipeline.handle);
-                debug_assert!(d.push.len() <= PUSH_BYTES as usize);
                 device.cmd_push_constants(b, pipelines.layout(), vk::ShaderStageFlags::COMPUTE, 0, &d.push);
                 match d.groups {
                     Groups::Fixed([x, y, z]) => device.cmd_dispatch(b, x, y, z),
                 }
-                if let Some(q) = self.queries {
-                    device.cmd_write_timestamp2(b, vk::PipelineStageFlags2::COMPUTE_SHADER, q, i as u32 + 1);
+                self.end_label(b);
+                if each {
+                    stamp(Stage::COMPUTE_SHADER, i as u32 + 1);
                 }
             }
+            if self.timing == Timing::Pieces {
+                stamp(Stage::COMPUTE_SHADER, 1);
+            }
             let host = [vk::MemoryBarrier2::default()
-                .src_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER)
+                .src_stage_mask(Stage::COMPUTE_SHADER)
                 .src_access_mask(vk::AccessFlags2::SHADER_WRITE)
-                .dst_stage_mask(vk::PipelineStageFlags2::HOST)
+                .dst_stage_mask(Stage::HOST)
                 .dst_access_mask(vk::AccessFlags2::HOST_READ)];
             device.cmd_pipeline_barrier2(b, &vk::DependencyInfo::default().memory_barriers(&host));
             device.end_command_buffer(b)?;
@@ -174,7 +238,12 @@ impl Commands {
     }
 
     /// Makes earlier writes visible to the dispatches that follow.
-    fn barrier(&self, after: vk::PipelineStageFlags2, written: vk::AccessFlags2) {
+    fn barrier(
+        &self,
+        commands: vk::CommandBuffer,
+        after: vk::PipelineStageFlags2,
+        written: vk::AccessFlags2,
+    ) {
         let barrier = [vk::MemoryBarrier2::default()
             .src_stage_mask(after)
             .src_access_mask(written)
@@ -182,29 +251,75 @@ impl Commands {
             .dst_access_mask(vk::AccessFlags2::SHADER_STORAGE_READ | vk::AccessFlags2::SHADER_STORAGE_WRITE)];
         let info = vk::DependencyInfo::default().memory_barriers(&barrier);
         // SAFETY: called while the buffer records.
-        unsafe { self.context.device.cmd_pipeline_barrier2(self.buffer, &info) };
+        unsafe { self.context.device.cmd_pipeline_barrier2(commands, &info) };
+    }
+
+    fn begin_label(&self, commands: vk::CommandBuffer, op: &str) {
+        let (Some(labels), Ok(name)) = (&self.context.labels, std::ffi::CString::new(op)) else { return };
+        let label = vk::DebugUtilsLabelEXT::default().label_name(&name);
+        // SAFETY: called while the buffer records; `end_label` follows.
+        unsafe { labels.cmd_begin_debug_utils_label(commands, &label) };
+    }
+
+    fn end_label(&self, commands: vk::CommandBuffer) {
+        if let Some(labels) = &self.context.labels {
+            // SAFETY: called while the buffer records, after `begin_label`.
+            unsafe { labels.cmd_end_debug_utils_label(commands) };
+        }
+    }
+
+    /// Submits the pieces in order; the value marks the end of the last. `what` is named when the device is lost.
+    pub fn submit(&self, what: &str) -> Result<u64, VulkanError> {
+        let mut last = 0;
+        for buffer in &self.buffers {
+            last = self.context.submit_for(*buffer, what)?;
+        }
+        Ok(last)
     }
 
     /// Submits once and waits.
     pub fn run(&self, what: &str) -> Result<(), VulkanError> {
-        let value = self.context.submit(self.buffer)?;
+        let value = self.submit(what)?;
         self.context.wait(value, what)
     }
 
     /// Seconds of each dispatch in the last finished run; `None` when encoded without timestamps, or where nothing executes.
     pub fn times(&self) -> Result<Option<Vec<f64>>, VulkanError> {
-        let Some(q) = self.queries.filter(|_| !self.context.compile_only()) else { return Ok(None) };
-        let mut ticks = vec![0u64; self.count as usize + 1];
+        let Some(stamps) = self.stamps(Timing::Dispatches)? else { return Ok(None) };
+        let mut out = Vec::with_capacity(stamps.len());
+        for (i, piece) in self.pieces.iter().enumerate() {
+            let first = self.first_query(i) as usize;
+            out.extend(stamps[first..=first + piece.len()].windows(2).map(|w| w[1] - w[0]));
+        }
+        Ok(Some(out))
+    }
+
+    /// Seconds of each piece in the last finished run; `None` when encoded without times of pieces, or where nothing executes.
+    pub fn piece_times(&self) -> Result<Option<Vec<f64>>, VulkanError> {
+        let stamps = self.stamps(Timing::Pieces)?;
+        Ok(stamps.map(|s| s.chunks_exact(2).map(|w| w[1] - w[0]).collect()))
+    }
+
+    /// The last run's timestamps in seconds since its first, where this is what is timed.
+    fn stamps(&self, timing: Timing) -> Result<Option<Vec<f64>>, VulkanError> {
+        let told = self.timing == timing && !self.context.compile_only();
+        let Some(q) = self.queries.filter(|_| told) else { return Ok(None) };
+        let mut ticks = vec![0u64; self.query_count() as usize];
         let flags = vk::QueryResultFlags::TYPE_64 | vk::QueryResultFlags::WAIT;
         // SAFETY: the pool has this many queries, all written by the run.
-        unsafe { self.context.device.get_query_pool_results(q, 0, &mut ticks, flags) }?;
-        let ns = self.context.profile().timestamp_ns as f64;
-        Ok(Some(ticks.windows(2).map(|w| w[1].wrapping_sub(w[0]) as f64 * ns * 1e-9).collect()))
+        unsafe { self.context.device.get_query_pool_results(q, 0, &mut ticks, flags) }
+            .map_err(|e| self.context.named(e, "reading timestamps"))?;
+        let tick = self.context.profile().timestamp_ns as f64 * 1e-9;
+        let first = ticks.first().copied().unwrap_or(0);
+        Ok(Some(ticks.iter().map(|t| t.wrapping_sub(first) as f64 * tick).collect()))
     }
 }
 
 impl Drop for Commands {
     fn drop(&mut self) {
+        if self.context.is_hung() {
+            return;
+        }
         // SAFETY: callers wait for the submission before dropping.
         unsafe {
             if let Some(q) = self.queries {
@@ -212,6 +327,27 @@ impl Drop for Commands {
             }
             self.context.device.destroy_command_pool(self.pool, None);
         }
+    }
+}
+
+/// Holds a dispatch against the device's limits. Some drivers take no more than 65535 workgroups in any dimension.
+fn check(context: &Context, d: &Dispatch) -> Result<(), VulkanError> {
+    let limit = |asked: String, most: u64| VulkanError::Limit {
+        device: context.profile().name.clone(),
+        what: format!("{} ({})", d.op, d.kernel.shader),
+        asked,
+        most,
+    };
+    if d.push.len() > PUSH_BYTES as usize {
+        return Err(limit(format!("{} bytes of push constants", d.push.len()), PUSH_BYTES as u64));
+    }
+    let Groups::Fixed(groups) = d.groups;
+    match (0..3).find(|i| groups[*i] > context.groups_max[*i]) {
+        None => Ok(()),
+        Some(i) => Err(limit(
+            format!("{} workgroups in {}", groups[i], ["x", "y", "z"][i]),
+            context.groups_max[i] as u64,
+        )),
     }
 }
 

@@ -184,33 +184,4 @@ impl Scratch {
     pub(crate) fn pages_address(&self) -> u64 {
         self.outputs_address() + (self.capacity.outputs * 4) as u64
     }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> u64 {
-        [
-            &self.batch,
-            &self.residual,
-            &self.normed.q,
-            &self.normed.meta,
-            &self.inner.q,
-            &self.inner.meta,
-            &self.squares,
-            &self.float,
-            &self.half,
-            &self.half_wide,
-            &self.splits,
-            &self.qkv,
-            &self.queries,
-            &self.wide,
-            &self.up,
-            &self.partial,
-            &self.tickets,
-            &self.logits,
-            &self.logits_host,
-            &self.top,
-        ]
-        .iter()
-        .map(|b| b.bytes())
-        .sum()
-    }
 }

@@ -1,8 +1,9 @@
 //! Host to device copies. Where the GPU shares the host's memory the bytes are written in place; elsewhere they go through a ring of
-//! pinned buffers, so that the next read runs while the last copy does.
+//! pinned buffers, so that reads and splits on several threads run while copies do.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ash::vk;
 use unicorn_core::DeviceError;
@@ -11,10 +12,15 @@ use crate::context::Context;
 use crate::error::VulkanError;
 use crate::memory::{Buffer, Place};
 
-const SLOT_BYTES: u64 = 4 << 20;
-const SLOTS: usize = 4;
+/// Bytes of one piece of an upload: enough that a copy's fixed costs vanish, and so few that the slots of all threads stay small.
+pub(crate) const PIECE_BYTES: u64 = 2 << 20;
+/// Slots beyond one per thread: copies under way while all threads read.
+const SLOTS_SPARE: usize = 4;
+/// Reading and splitting saturates memory long before it has every core of a large machine.
+const THREADS_MAX: usize = 16;
 
 struct Slot {
+    context: Arc<Context>,
     staging: Buffer,
     pool: vk::CommandPool,
     commands: vk::CommandBuffer,
@@ -24,18 +30,145 @@ struct Slot {
 /// Uploads bytes into device buffers and counts them.
 pub(crate) struct Uploader {
     context: Arc<Context>,
-    ring: Mutex<(Vec<Slot>, usize)>,
+    /// Slots that no thread fills, in order of their copies.
+    ring: Mutex<VecDeque<Slot>>,
+    /// Host buffers between two pieces.
+    spare: Mutex<Vec<Vec<u8>>>,
+    threads: usize,
+    /// Where memory is mapped, write there; tests try the ring on such devices too.
+    in_place: bool,
     copied: AtomicU64,
 }
 
+/// A range of a buffer: offset and length in bytes.
+pub(crate) type Part = (u64, u64);
+
 impl Uploader {
     pub(crate) fn new(context: &Arc<Context>) -> Uploader {
-        Uploader { context: context.clone(), ring: Mutex::new((Vec::new(), 0)), copied: AtomicU64::new(0) }
+        Uploader {
+            context: context.clone(),
+            ring: Mutex::default(),
+            spare: Mutex::default(),
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get()).min(THREADS_MAX),
+            in_place: true,
+            copied: AtomicU64::new(0),
+        }
+    }
+
+    /// Everything through the ring, by this many threads.
+    #[cfg(test)]
+    pub(crate) fn staged(context: &Arc<Context>, threads: usize) -> Uploader {
+        Uploader { in_place: false, threads, ..Uploader::new(context) }
     }
 
     /// Bytes that went through the ring, so were copied twice.
     pub(crate) fn copied(&self) -> u64 {
         self.copied.load(Ordering::Relaxed)
+    }
+
+    /// Frees what only loading needs; the next upload makes it anew.
+    pub(crate) fn rest(&self) {
+        lock(&self.ring).clear();
+        lock(&self.spare).clear();
+    }
+
+    /// Fills `pieces` of `buffer` on several threads, started in order. `fill(i, host, parts)` gives piece `i` its content: `parts` are the
+    /// piece's ranges, as mapped device memory or in the ring, to be written once and never read, and `host` is memory of the thread's
+    /// own for what it reads first. Pieces do not overlap and have at most [`PIECE_BYTES`] each.
+    ///
+    /// Returns the first error of `fill` or of the driver; the buffer's content is undefined then. Copies may still be under way on
+    /// return; work submitted later sees them.
+    pub(crate) fn fill_pieces<const N: usize>(
+        &self,
+        buffer: &Buffer,
+        pieces: &[[Part; N]],
+        fill: impl Fn(usize, &mut Vec<u8>, [&mut [u8]; N]) -> Result<(), DeviceError> + Sync,
+    ) -> Result<(), DeviceError> {
+        if self.context.compile_only() {
+            return Ok(());
+        }
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let first_error = Mutex::new(None);
+        let work = || {
+            let mut host = lock(&self.spare).pop().unwrap_or_default();
+            while !failed.load(Ordering::Relaxed) {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                let Some(parts) = pieces.get(i) else { break };
+                if let Err(error) = self.piece(buffer, parts, |out| fill(i, &mut host, out)) {
+                    failed.store(true, Ordering::Relaxed);
+                    lock(&first_error).get_or_insert(error);
+                }
+            }
+            lock(&self.spare).push(host);
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.threads.min(pieces.len()) {
+                // Where no thread can be had, those that there are do all.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        let error = first_error.into_inner().unwrap_or_else(|e| e.into_inner());
+        error.map_or(Ok(()), Err)
+    }
+
+    fn piece<const N: usize>(
+        &self,
+        buffer: &Buffer,
+        parts: &[Part; N],
+        fill: impl FnOnce([&mut [u8]; N]) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let device = &self.context.profile().name;
+        let fail = |e: VulkanError| e.into_device_error(device);
+        let outside = || DeviceError::Invalid {
+            device: device.clone(),
+            what: format!("{parts:?} leave a buffer of {} bytes", buffer.bytes()),
+        };
+        if self.in_place && buffer.is_mapped() {
+            // SAFETY: the ranges are being loaded, so no GPU work uses them, and pieces and their parts do not overlap.
+            let out = parts.map(|(at, len)| unsafe { buffer.mapped_slice(at, len as usize) });
+            let Some(out) = all(out) else { return Err(outside()) };
+            return fill(out);
+        }
+        let mut slot = self.take_slot().map_err(fail)?;
+        // In the slot the parts follow each other, each at a multiple of 16.
+        let mut end = 0;
+        let staged = parts.map(|(_, len)| {
+            let at = end;
+            end = (at + len).next_multiple_of(16);
+            at
+        });
+        // SAFETY: the slot's last copy is done, it is this thread's alone, and the ranges do not overlap.
+        let out =
+            std::array::from_fn(|i| unsafe { slot.staging.mapped_slice(staged[i], parts[i].1 as usize) });
+        let filled = all(out).map_or_else(|| Err(outside()), fill);
+        filled.and_then(|()| {
+            let regions: Vec<vk::BufferCopy> = (0..N)
+                .filter(|i| parts[*i].1 > 0)
+                .map(|i| vk::BufferCopy { src_offset: staged[i], dst_offset: parts[i].0, size: parts[i].1 })
+                .collect();
+            // Submissions are numbered in order, so the ring's order is that of the copies as long as both happen under its lock.
+            let mut ring = lock(&self.ring);
+            slot.busy_until = slot.copy(buffer, &regions).map_err(fail)?;
+            self.copied.fetch_add(parts.iter().map(|p| p.1).sum(), Ordering::Relaxed);
+            ring.push_back(slot);
+            Ok(())
+        })
+    }
+
+    /// A slot whose copy is done: the oldest, or a new one while there are few.
+    fn take_slot(&self) -> Result<Slot, VulkanError> {
+        let mut ring = lock(&self.ring);
+        let oldest = if ring.len() > SLOTS_SPARE { ring.pop_front() } else { None };
+        drop(ring);
+        match oldest {
+            Some(slot) => {
+                self.context.wait(slot.busy_until, "an upload")?;
+                Ok(slot)
+            }
+            // Room for three parts, each rounded up.
+            None => Slot::new(&self.context, Place::Upload, PIECE_BYTES + 64, "an upload ring"),
+        }
     }
 
     /// Copies `data` to `offset` of `buffer`. The copy may still be under way on return; work submitted later sees it.
@@ -46,94 +179,69 @@ impl Uploader {
         })
     }
 
-    /// Fills `bytes` bytes at `offset` of `buffer` by calling `read(position, out)` for consecutive pieces.
+    /// Fills `bytes` bytes at `offset` of `buffer` by calling `read(position, out)` for pieces, on several threads.
     pub(crate) fn fill(
         &self,
         buffer: &Buffer,
         offset: u64,
         bytes: u64,
-        mut read: impl FnMut(u64, &mut [u8]) -> Result<(), DeviceError>,
+        read: impl Fn(u64, &mut [u8]) -> Result<(), DeviceError> + Sync,
     ) -> Result<(), DeviceError> {
-        if bytes == 0 || self.context.compile_only() {
-            return Ok(());
-        }
-        // SAFETY: the range is being loaded, so no GPU work uses it yet and no other slice of it exists.
-        if let Some(out) = unsafe { buffer.mapped_slice(offset, bytes as usize) } {
-            return read(0, out);
-        }
-        let device = self.context.profile().name.clone();
-        for at in (0..bytes).step_by(SLOT_BYTES as usize) {
-            let len = SLOT_BYTES.min(bytes - at);
-            self.piece(buffer, offset + at, len, |out| read(at, out))
-                .map_err(|e| e.unwrap_or_else(|v| v.into_device_error(&device)))?;
-            self.copied.fetch_add(len, Ordering::Relaxed);
-        }
-        Ok(())
+        let starts = (0..bytes).step_by(PIECE_BYTES as usize);
+        let pieces: Vec<[Part; 1]> = starts.map(|at| [(offset + at, PIECE_BYTES.min(bytes - at))]).collect();
+        self.fill_pieces(buffer, &pieces, |i, _, [out]| read(i as u64 * PIECE_BYTES, out))
     }
+}
 
-    /// One piece through the ring's next slot. Errors of the reader come back as `Ok(error)` inside the `Err`.
-    fn piece(
-        &self,
-        buffer: &Buffer,
-        offset: u64,
-        len: u64,
-        read: impl FnOnce(&mut [u8]) -> Result<(), DeviceError>,
-    ) -> Result<(), Result<DeviceError, VulkanError>> {
-        let mut ring = self.ring.lock().unwrap_or_else(|e| e.into_inner());
-        if ring.0.len() < SLOTS {
-            let slot = self.slot().map_err(Err)?;
-            ring.0.push(slot);
-        }
-        let next = ring.1 % ring.0.len().max(1);
-        ring.1 += 1;
-        let slot = &mut ring.0[next];
-        self.context.wait(slot.busy_until, "an upload").map_err(Err)?;
-        // SAFETY: the slot's last copy is done, and the ring is locked.
-        match unsafe { slot.staging.mapped_slice(0, len as usize) } {
-            Some(out) => read(out).map_err(Ok)?,
-            None => return Err(Err(VulkanError::Call(vk::Result::ERROR_MEMORY_MAP_FAILED))),
-        }
-        slot.busy_until = self.copy(slot, buffer, offset, len).map_err(Err)?;
-        Ok(())
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
 
-    fn slot(&self) -> Result<Slot, VulkanError> {
-        let staging = Buffer::new(&self.context, Place::Upload, SLOT_BYTES, "an upload ring")?;
-        let device = &self.context.device;
+/// All of them, if all are there.
+fn all<const N: usize>(slices: [Option<&mut [u8]>; N]) -> Option<[&mut [u8]; N]> {
+    slices.iter().all(Option::is_some).then(|| slices.map(Option::unwrap_or_default))
+}
+
+impl Slot {
+    fn new(context: &Arc<Context>, place: Place, bytes: u64, what: &str) -> Result<Slot, VulkanError> {
+        let staging = Buffer::new(context, place, bytes, what)?;
+        let device = &context.device;
         let info = vk::CommandPoolCreateInfo::default()
-            .queue_family_index(self.context.queue_family)
+            .queue_family_index(context.queue_family)
             .flags(vk::CommandPoolCreateFlags::RESET_COMMAND_BUFFER);
         // SAFETY: plain creation; destroyed on drop.
         let pool = unsafe { device.create_command_pool(&info, None) }?;
+        let context = context.clone();
+        let mut slot = Slot { context, staging, pool, commands: vk::CommandBuffer::null(), busy_until: 0 };
         let info = vk::CommandBufferAllocateInfo::default().command_pool(pool).command_buffer_count(1);
         // SAFETY: the pool is alive.
-        let commands = unsafe { device.allocate_command_buffers(&info) }?[0];
-        Ok(Slot { staging, pool, commands, busy_until: 0 })
+        slot.commands = unsafe { slot.context.device.allocate_command_buffers(&info) }?[0];
+        Ok(slot)
     }
 
-    fn copy(&self, slot: &Slot, buffer: &Buffer, offset: u64, len: u64) -> Result<u64, VulkanError> {
-        let device = &self.context.device;
-        let region = [vk::BufferCopy { src_offset: 0, dst_offset: offset, size: len }];
+    /// Submits a copy out of the slot.
+    fn copy(&self, buffer: &Buffer, regions: &[vk::BufferCopy]) -> Result<u64, VulkanError> {
+        let (device, commands) = (&self.context.device, self.commands);
         // SAFETY: the slot's last submission is done; both buffers outlive the copy (callers wait before dropping).
         unsafe {
             let begin =
                 vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
-            device.begin_command_buffer(slot.commands, &begin)?;
-            device.cmd_copy_buffer(slot.commands, slot.staging.handle, buffer.handle, &region);
-            device.end_command_buffer(slot.commands)?;
+            device.begin_command_buffer(commands, &begin)?;
+            device.cmd_copy_buffer(commands, self.staging.handle, buffer.handle, regions);
+            device.end_command_buffer(commands)?;
         }
-        self.context.submit(slot.commands)
+        self.context.submit_for(commands, "an upload")
     }
 }
 
-impl Drop for Uploader {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let ring = self.ring.get_mut().unwrap_or_else(|e| e.into_inner());
-        for slot in &ring.0 {
-            let _ = self.context.wait(slot.busy_until, "an upload");
-            // SAFETY: the slot's last submission is done.
-            unsafe { self.context.device.destroy_command_pool(slot.pool, None) };
+        let done = self.context.wait(self.busy_until, "an upload");
+        if done.is_err() && self.context.is_hung() {
+            return;
         }
+        // SAFETY: the slot's last submission is done, or the device is lost.
+        unsafe { self.context.device.destroy_command_pool(self.pool, None) };
     }
 }
 
@@ -151,22 +259,30 @@ pub(crate) fn download(
         buffer.read(offset, out);
         return Ok(());
     }
-    let staging = Buffer::new(context, Place::Readback, out.len() as u64, "a download")?;
-    let uploader = Uploader::new(context);
-    let slot = uploader.slot()?;
+    let mut slot = Slot::new(context, Place::Readback, out.len() as u64, "a download")?;
     let device = &context.device;
     let region = [vk::BufferCopy { src_offset: offset, dst_offset: 0, size: out.len() as u64 }];
     // SAFETY: both buffers outlive the wait below.
     unsafe {
         let begin = vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
         device.begin_command_buffer(slot.commands, &begin)?;
-        device.cmd_copy_buffer(slot.commands, buffer.handle, staging.handle, &region);
+        let before = [vk::MemoryBarrier2::default()
+            .src_stage_mask(vk::PipelineStageFlags2::ALL_COMMANDS)
+            .src_access_mask(vk::AccessFlags2::MEMORY_WRITE)
+            .dst_stage_mask(vk::PipelineStageFlags2::COPY)
+            .dst_access_mask(vk::AccessFlags2::TRANSFER_READ)];
+        device.cmd_pipeline_barrier2(slot.commands, &vk::DependencyInfo::default().memory_barriers(&before));
+        device.cmd_copy_buffer(slot.commands, buffer.handle, slot.staging.handle, &region);
+        let after = [vk::MemoryBarrier2::default()
+            .src_stage_mask(vk::PipelineStageFlags2::COPY)
+            .src_access_mask(vk::AccessFlags2::TRANSFER_WRITE)
+            .dst_stage_mask(vk::PipelineStageFlags2::HOST)
+            .dst_access_mask(vk::AccessFlags2::HOST_READ)];
+        device.cmd_pipeline_barrier2(slot.commands, &vk::DependencyInfo::default().memory_barriers(&after));
         device.end_command_buffer(slot.commands)?;
     }
-    let value = context.submit(slot.commands)?;
-    context.wait(value, "a download")?;
-    // SAFETY: the submission is done.
-    unsafe { device.destroy_command_pool(slot.pool, None) };
-    staging.read(0, out);
+    slot.busy_until = context.submit_for(slot.commands, "a download")?;
+    context.wait(slot.busy_until, "a download")?;
+    slot.staging.read(0, out);
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::layout::{self, Planes};
 use crate::memory::{Buffer, Place};
 use crate::select::TILE_PADDING;
-use crate::transfer::Uploader;
+use crate::transfer::{PIECE_BYTES, Part, Uploader};
 
 /// A matrix in device memory.
 pub(crate) struct Matrix {
@@ -28,6 +28,64 @@ fn padding(rows: usize, row_bytes: u64) -> u64 {
     (rows.next_multiple_of(TILE_PADDING) - rows) as u64 * row_bytes
 }
 
+/// Bytes of a row in the plane where rows are longest.
+fn widest_row(p: Planes, cols: usize) -> u64 {
+    (cols / 32 * p.low.max(p.high).max(p.scale.div_ceil(p.groups))) as u64
+}
+
+/// Where planes of a matrix start and how long it is, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Offsets {
+    high: u64,
+    scale: u64,
+    bytes: u64,
+}
+
+impl Offsets {
+    /// Of `groups` groups of 32 columns.
+    fn new(p: Planes, groups: u64) -> Offsets {
+        let up = |v: u64| v.next_multiple_of(ALIGN);
+        let high = up(groups * p.low as u64);
+        let scale = high + up(groups * p.high as u64);
+        Offsets { high, scale, bytes: scale + up(groups / p.groups as u64 * p.scale as u64) }
+    }
+
+    /// The ranges that blocks `first .. first + count` fill in the planes of low bits, high bits and scales.
+    fn parts(&self, p: Planes, first: u64, count: u64) -> [Part; 3] {
+        let part = |start: u64, bytes: usize| (start + first * bytes as u64, count * bytes as u64);
+        [part(0, p.low * p.groups), part(self.high, p.high * p.groups), part(self.scale, p.scale)]
+    }
+}
+
+/// Some blocks of one of the weights that make up a matrix.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Blocks {
+    /// Index of the weight.
+    weight: usize,
+    /// First block in the weight.
+    first: u64,
+    /// First block in the matrix.
+    at: u64,
+    count: u64,
+}
+
+/// Cuts weights of `blocks` blocks each, stacked in this order, into pieces of at most `most` blocks.
+fn pieces(blocks: &[u64], most: u64) -> Vec<Blocks> {
+    let mut out = Vec::new();
+    let mut base = 0;
+    for (weight, total) in blocks.iter().enumerate() {
+        let starts = (0..*total).step_by(most as usize);
+        out.extend(starts.map(|first| Blocks {
+            weight,
+            first,
+            at: base + first,
+            count: most.min(total - first),
+        }));
+        base += total;
+    }
+    out
+}
+
 impl Matrix {
     /// Loads a matrix. Quantized types are split into planes; float types are copied as they are.
     pub(crate) fn load(
@@ -36,81 +94,71 @@ impl Matrix {
         weight: &Weight,
         source: &dyn WeightSource,
     ) -> Result<Matrix, DeviceError> {
-        let device = &context.profile().name;
-        let fail = |e: crate::VulkanError| e.into_device_error(device);
-        let name = |source| DeviceError::Weight { tensor: weight.name.clone(), source };
-        let (ty, rows, cols) = (weight.ty, weight.rows, weight.cols);
-        let Some(p) = layout::planes(ty) else {
-            let bytes = weight.span.bytes + padding(rows, (cols * ty.block_bytes()) as u64);
-            let buffer = Buffer::new(context, Place::Device, bytes, &weight.name).map_err(fail)?;
-            uploader.fill(&buffer, 0, weight.span.bytes, |at, out| {
-                source.read(&weight.span, at, out).map_err(name)
-            })?;
-            return Ok(Matrix { ty, rows, cols, buffer, high: 0, scale: 0 });
-        };
-        let groups = (rows * cols / 32) as u64;
-        let up = |v: u64| v.next_multiple_of(ALIGN);
-        let high = up(groups * p.low as u64);
-        let scale = high + up(groups * p.high as u64);
-        let row_groups = (cols / 32) as u64;
-        let widest = row_groups * (p.low.max(p.high).max(p.scale.div_ceil(p.groups))) as u64;
-        let bytes = scale + up(groups / p.groups as u64 * p.scale as u64) + padding(rows, widest);
-        let buffer = Buffer::new(context, Place::Device, bytes, &weight.name).map_err(fail)?;
-        let matrix = Matrix { ty, rows, cols, buffer, high, scale };
-        if context.compile_only() {
-            return Ok(matrix);
-        }
-        matrix.fill_planes(p, uploader, weight, source)?;
-        Ok(matrix)
+        Matrix::load_stacked(context, uploader, &[weight], source)
     }
 
-    /// Reads blocks in pieces, splits them, and uploads each plane's piece.
-    fn fill_planes(
-        &self,
-        p: Planes,
+    /// Loads several weights of one type and width as one matrix, the rows of each after those of the one before: row `r` of the second is row
+    /// `first.rows + r`.
+    ///
+    /// Errors when there is none, when types or widths differ, when memory is short or a read fails.
+    pub(crate) fn load_stacked(
+        context: &Arc<Context>,
         uploader: &Uploader,
-        weight: &Weight,
+        weights: &[&Weight],
         source: &dyn WeightSource,
-    ) -> Result<(), DeviceError> {
-        const PIECE: usize = 8192;
-        let block = self.ty.block_bytes();
-        let total = self.rows * self.cols / self.ty.block_len();
-        let mut bytes = vec![0u8; PIECE * block];
-        let mut low = vec![0u8; PIECE * p.groups * p.low];
-        let mut high = vec![0u8; PIECE * p.groups * p.high];
-        let mut scale = vec![0u8; PIECE * p.scale];
-        for first in (0..total).step_by(PIECE) {
-            let count = PIECE.min(total - first);
-            let piece = &mut bytes[..count * block];
-            source
-                .read(&weight.span, (first * block) as u64, piece)
-                .map_err(|source| DeviceError::Weight { tensor: weight.name.clone(), source })?;
-            for (i, b) in piece.chunks_exact(block).enumerate() {
-                let g = i * p.groups;
-                layout::split_block(
-                    self.ty,
-                    b,
-                    &mut low[g * p.low..][..p.groups * p.low],
-                    &mut high[g * p.high..][..p.groups * p.high],
-                    &mut scale[i * p.scale..][..p.scale],
-                );
+    ) -> Result<Matrix, DeviceError> {
+        let device = &context.profile().name;
+        let invalid = |what: String| DeviceError::Invalid { device: device.clone(), what };
+        let head = weights.first().ok_or_else(|| invalid("a matrix of no weights".into()))?;
+        let (ty, cols) = (head.ty, head.cols);
+        let block_bytes = ty.block_bytes() as u64;
+        for w in weights {
+            if (w.ty, w.cols) != (ty, cols) {
+                return Err(invalid(format!("{} has another type or width than {}", w.name, head.name)));
             }
-            let g = (first * p.groups) as u64;
-            uploader.write(&self.buffer, g * p.low as u64, &low[..count * p.groups * p.low])?;
-            uploader.write(
-                &self.buffer,
-                self.high + g * p.high as u64,
-                &high[..count * p.groups * p.high],
-            )?;
-            uploader.write(&self.buffer, self.scale + (first * p.scale) as u64, &scale[..count * p.scale])?;
+            let blocks = (w.elements() / ty.block_len()) as u64;
+            if !cols.is_multiple_of(ty.block_len()) || w.span.bytes != blocks * block_bytes {
+                return Err(invalid(format!("{} has {} bytes, not {blocks} blocks", w.name, w.span.bytes)));
+            }
         }
-        Ok(())
+        let rows = weights.iter().map(|w| w.rows).sum::<usize>();
+        let blocks: Vec<u64> = weights.iter().map(|w| w.span.bytes / block_bytes).collect();
+        let all: u64 = blocks.iter().sum();
+        let planes = layout::planes(ty);
+        let (offsets, row_bytes) = match planes {
+            Some(p) => (Offsets::new(p, all * p.groups as u64), widest_row(p, cols)),
+            None => (Offsets { high: 0, scale: 0, bytes: all * block_bytes }, cols as u64 * block_bytes),
+        };
+        let bytes = offsets.bytes + padding(rows, row_bytes);
+        let buffer = Buffer::new(context, Place::Device, bytes, &head.name)
+            .map_err(|e| e.into_device_error(device))?;
+        let read = |p: &Blocks, out: &mut [u8]| {
+            let w = weights[p.weight];
+            let failed = |source| DeviceError::Weight { tensor: w.name.clone(), source };
+            source.read(&w.span, p.first * block_bytes, out).map_err(failed)
+        };
+        match planes {
+            Some(p) => fill_planes(p, ty, &offsets, uploader, &buffer, &blocks, read)?,
+            None => {
+                let list = pieces(&blocks, PIECE_BYTES / block_bytes);
+                let parts: Vec<[Part; 1]> =
+                    list.iter().map(|b| [(b.at * block_bytes, b.count * block_bytes)]).collect();
+                uploader.fill_pieces(&buffer, &parts, |i, _, [out]| read(&list[i], out))?;
+            }
+        }
+        Ok(Matrix { ty, rows, cols, buffer, high: offsets.high, scale: offsets.scale })
     }
 
     /// Addresses of the three planes.
     pub(crate) fn planes(&self) -> [u64; 3] {
         let base = self.buffer.address();
         [base, base + self.high, base + self.scale]
+    }
+
+    /// The memory.
+    #[cfg(test)]
+    pub(crate) fn buffer(&self) -> &Buffer {
+        &self.buffer
     }
 
     /// Bytes held.
@@ -122,6 +170,43 @@ impl Matrix {
     pub(crate) fn is_float(&self) -> bool {
         !self.ty.is_quantized()
     }
+}
+
+/// Reads blocks in pieces and splits each straight to where its planes go.
+fn fill_planes(
+    p: Planes,
+    ty: TensorType,
+    offsets: &Offsets,
+    uploader: &Uploader,
+    buffer: &Buffer,
+    blocks: &[u64],
+    read: impl Fn(&Blocks, &mut [u8]) -> Result<(), DeviceError> + Sync,
+) -> Result<(), DeviceError> {
+    let block = ty.block_bytes();
+    let split_bytes = (p.low + p.high) * p.groups + p.scale;
+    // Whole multiples of 64 blocks keep every part of a copy aligned.
+    let most = PIECE_BYTES / block.max(split_bytes) as u64 / 64 * 64;
+    let list = pieces(blocks, most);
+    let parts: Vec<[Part; 3]> = list.iter().map(|b| offsets.parts(p, b.at, b.count)).collect();
+    uploader.fill_pieces(buffer, &parts, |i, host, [low, high, scale]| {
+        let bytes = list[i].count as usize * block;
+        if host.len() < bytes {
+            host.resize(bytes, 0);
+        }
+        let bytes = &mut host[..bytes];
+        read(&list[i], bytes)?;
+        let (l, h) = (p.low * p.groups, p.high * p.groups);
+        for (i, b) in bytes.chunks_exact(block).enumerate() {
+            layout::split_block(
+                ty,
+                b,
+                &mut low[i * l..][..l],
+                &mut high[i * h..][..h],
+                &mut scale[i * p.scale..][..p.scale],
+            );
+        }
+        Ok(())
+    })
 }
 
 /// Reads a small tensor as f32.
@@ -161,4 +246,72 @@ pub(crate) fn upload_norm(
     let mut values = read_vector(weight, source)?;
     values.iter_mut().for_each(|v| *v += spec.weight_offset);
     upload_f32(context, uploader, &values, &weight.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use unicorn_core::{WeightError, WeightSpan};
+
+    use super::*;
+
+    #[test]
+    fn stacked_planes_follow_each_other() {
+        for ty in TensorType::ALL {
+            let Some(p) = layout::planes(ty) else { continue };
+            // Two weights of 100 and 37 blocks: the parts of all pieces tile each plane, in matrix order.
+            let offsets = Offsets::new(p, 137 * p.groups as u64);
+            let list = pieces(&[100, 37], 64);
+            assert_eq!(
+                list.iter().map(|b| (b.weight, b.first, b.at, b.count)).collect::<Vec<_>>(),
+                [(0, 0, 0, 64), (0, 64, 64, 36), (1, 0, 100, 37)]
+            );
+            let ends =
+                [137 * (p.low * p.groups) as u64, 137 * (p.high * p.groups) as u64, 137 * p.scale as u64];
+            for (plane, start) in [0, offsets.high, offsets.scale].into_iter().enumerate() {
+                let mut at = start;
+                for b in &list {
+                    let (offset, bytes) = offsets.parts(p, b.at, b.count)[plane];
+                    assert_eq!(offset, at, "{ty} plane {plane}");
+                    at += bytes;
+                }
+                assert_eq!(at, start + ends[plane], "{ty} plane {plane}");
+            }
+            assert!(ends[0] <= offsets.high && offsets.high + ends[1] <= offsets.scale, "{ty}");
+            assert!(offsets.scale + ends[2] <= offsets.bytes, "{ty}");
+            assert!([offsets.high, offsets.scale, offsets.bytes].iter().all(|o| o % ALIGN == 0), "{ty}");
+        }
+    }
+
+    #[test]
+    fn tiles_of_rows_stay_inside_stacked_weights() {
+        struct Nothing;
+        impl WeightSource for Nothing {
+            fn read(&self, _: &WeightSpan, _: u64, _: &mut [u8]) -> Result<(), WeightError> {
+                Ok(())
+            }
+        }
+        let context = Arc::new(Context::null(crate::profiles::recorded("h100")));
+        let uploader = Uploader::new(&context);
+        for ty in TensorType::ALL {
+            let (cols, rows) = (512, [130, 3]);
+            let weights = rows.map(|rows| {
+                let bytes = (rows * ty.row_bytes(cols).unwrap()) as u64;
+                Weight { name: "w".into(), ty, rows, cols, span: WeightSpan { file: 0, offset: 0, bytes } }
+            });
+            let list: Vec<&Weight> = weights.iter().collect();
+            let matrix = Matrix::load_stacked(&context, &uploader, &list, &Nothing).unwrap();
+            let tiles = matrix.rows.next_multiple_of(TILE_PADDING);
+            let row_bytes = match layout::planes(ty) {
+                Some(p) => {
+                    let blocks = cols / 32 / p.groups;
+                    [p.low * p.groups * blocks, p.high * p.groups * blocks, p.scale * blocks]
+                }
+                None => [ty.row_bytes(cols).unwrap(), 0, 0],
+            };
+            let planes = matrix.planes();
+            for (start, bytes) in planes.iter().zip(row_bytes) {
+                assert!(start - planes[0] + (tiles * bytes) as u64 <= matrix.bytes(), "{ty}");
+            }
+        }
+    }
 }

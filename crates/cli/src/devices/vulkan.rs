@@ -6,10 +6,12 @@ use std::sync::Arc;
 use unicorn_core::{Device, DeviceError};
 use unicorn_vulkan::{
     Candidate, Context, GpuProfile, Library, LibraryOptions, Limit, SharedMessages, SharedStatistics,
-    VulkanDevice, VulkanError,
+    VulkanDevice, VulkanError, VulkanOptions,
 };
 
 use super::{Backend, OpenOptions, Preference, Tier, Watch, Watched, WatchedDevice};
+use crate::config::Config;
+use crate::output::say;
 
 pub(super) const BACKEND: Backend = Backend {
     name: "vulkan",
@@ -63,8 +65,13 @@ fn open(options: &OpenOptions) -> Result<Arc<dyn Device>, DeviceError> {
 
 fn watch(options: &OpenOptions, watch: Watch) -> Result<WatchedDevice, DeviceError> {
     let Watch { kernels, validate, compile_only } = watch;
-    let device =
-        open_as(options, LibraryOptions { validation: validate, statistics: kernels, compile_only })?;
+    let library = LibraryOptions {
+        validation: validate,
+        statistics: kernels,
+        compile_only,
+        ..LibraryOptions::default()
+    };
+    let device = open_as(options, library)?;
     if validate {
         device.prove_validation().map_err(|e| e.into_device_error(&device.profile().name))?;
     }
@@ -82,7 +89,11 @@ impl Watched for WatchedVulkan {
     fn kernels(&self) -> anyhow::Result<Option<Vec<String>>> {
         let Some(statistics) = &self.statistics else { return Ok(None) };
         let statistics = statistics.lock().unwrap_or_else(|e| e.into_inner());
-        statistics.iter().map(|s| Ok(Some(serde_json::to_string(s)?))).collect()
+        let lines: Result<Vec<String>, _> = statistics.iter().map(serde_json::to_string).collect();
+        let mut lines = lines?;
+        // Several threads compile, in no order.
+        lines.sort();
+        Ok(Some(lines))
     }
 
     fn messages(&self) -> Vec<String> {
@@ -124,7 +135,13 @@ fn open_named(
     }
     // What runs is named by number, whatever it was asked for as.
     let context = Context::open(library, &chosen)?;
-    Ok(Arc::new(VulkanDevice::new(context, &format!("vulkan:{number}"))?))
+    let cache_folder = Config::cache_folder().map(|folder| folder.join("vulkan"));
+    let options = VulkanOptions { cache_folder, ..VulkanOptions::default() };
+    let device = VulkanDevice::open(context, &format!("vulkan:{number}"), &options)?;
+    for note in device.notes() {
+        say!("{note}");
+    }
+    Ok(Arc::new(device))
 }
 
 /// By number; by a part of the name, real GPUs first; else the fastest real one. A software driver is never taken unasked.

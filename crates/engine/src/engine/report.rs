@@ -49,13 +49,14 @@ impl Report {
         for device in &self.devices {
             let m = &device.memory;
             lines.push(format!(
-                "{}: {} ({} blocks; weights {:.1} MiB, KV {:.1} MiB, scratch {:.1} MiB, copied {:.1} MiB)",
+                "{}: {} ({} blocks; weights {:.1} MiB, KV {:.1} MiB, scratch {:.1} MiB, together {:.1} MiB; copied {:.1} MiB)",
                 device.name,
                 device.description,
                 device.blocks,
                 m.weights as f64 / MIB,
                 m.kv as f64 / MIB,
                 m.scratch as f64 / MIB,
+                (m.weights + m.kv + m.scratch) as f64 / MIB,
                 m.copied as f64 / MIB
             ));
             lines.extend(

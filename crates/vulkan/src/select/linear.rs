@@ -215,7 +215,8 @@ pub fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> MatrixProduct {
         problem.activation.unwrap_or(0),
         output as u32,
         !problem.cols.is_multiple_of(STEP) as u32,
-        1,
+        // f32 weights would fill the registers twice over.
+        (problem.ty != TensorType::F32) as u32,
     ];
     let shader = tier.shader(problem.ty, problem.activation.is_some());
     let rows = if problem.activation.is_some() { tile.rows / 2 } else { tile.rows };
