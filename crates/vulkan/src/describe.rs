@@ -51,12 +51,9 @@ pub(crate) fn selected(
         GpuBlock::Attention(a) => {
             let kv_type = kv;
             let kv = select::kv_suffix(kv);
-            let mut all = vec![
-                linear("attention_q", &a.q, None),
-                linear("attention_k", &a.k, None),
-                linear("attention_v", &a.v, None),
-                named("rope_kv", format!("rope_kv_{kv}")),
-            ];
+            let inputs = a.inputs.iter().map(|p| linear(p.op, &p.matrix, None));
+            let mut all: Vec<Selected> = inputs.collect();
+            all.push(named("rope_kv", format!("rope_kv_{kv}")));
             match path {
                 Path::Vector => all.push(named("attention", format!("attention_decode_{kv}"))),
                 Path::Matrix => all.push(named("attention", flash(a, kv_type, gpu))),

@@ -8,7 +8,7 @@ use unicorn_core::{
     WeightSource, WeightSpan,
 };
 
-use crate::blocks::{AttentionBlock, EmbeddingBlock, FfnBlock, GpuBlock, HeadBlock, Norm};
+use crate::blocks::{AttentionBlock, EmbeddingBlock, FfnBlock, GpuBlock, HeadBlock, Norm, Projection};
 use crate::context::Context;
 use crate::memory::Buffer;
 use crate::scratch::Sizes;
@@ -90,9 +90,7 @@ impl Loader {
         Ok(GpuBlock::Attention(Box::new(AttentionBlock {
             spec: spec.clone(),
             norm: self.norm(&spec.norm, &w.norm, source)?,
-            q: self.matrix(&w.q, source)?,
-            k: self.matrix(&w.k, source)?,
-            v: self.matrix(&w.v, source)?,
+            inputs: self.projections([&w.q, &w.k, &w.v], source)?,
             o: self.matrix(&w.o, source)?,
             bias,
             o_bias,
@@ -125,6 +123,26 @@ impl Loader {
 
     fn matrix(&mut self, weight: &Weight, source: &dyn WeightSource) -> Result<Arc<Matrix>, DeviceError> {
         self.stacked(&[weight], source)
+    }
+
+    /// The query, key and value projections: neighbours of one type become one matrix, so that one dispatch computes them.
+    fn projections(
+        &mut self,
+        [q, k, v]: [&Weight; 3],
+        source: &dyn WeightSource,
+    ) -> Result<Vec<Projection>, DeviceError> {
+        let groups: Vec<(&'static str, Vec<&Weight>)> = match (q.ty == k.ty, k.ty == v.ty) {
+            (true, true) => vec![("attention_qkv", vec![q, k, v])],
+            (true, false) => vec![("attention_qk", vec![q, k]), ("attention_v", vec![v])],
+            (false, true) => vec![("attention_q", vec![q]), ("attention_kv", vec![k, v])],
+            (false, false) => {
+                vec![("attention_q", vec![q]), ("attention_k", vec![k]), ("attention_v", vec![v])]
+            }
+        };
+        let load = |(op, weights): (&'static str, Vec<&Weight>)| {
+            Ok(Projection { op, matrix: self.stacked(&weights, source)? })
+        };
+        groups.into_iter().map(load).collect()
     }
 
     /// One matrix of several weights' rows, kept once per list of spans.
@@ -195,7 +213,7 @@ pub(crate) fn sizes(block: &GpuBlock) -> Sizes {
         GpuBlock::Embedding(e) => Sizes { width: e.table.cols, ..Sizes::default() },
         GpuBlock::Attention(a) => Sizes {
             width: a.spec.width,
-            qkv: a.q.rows + a.k.rows + a.v.rows,
+            qkv: a.columns(),
             attended: a.spec.heads * a.spec.head_dim,
             heads: a.spec.heads,
             partial: a.spec.heads * (a.spec.head_dim + 2),

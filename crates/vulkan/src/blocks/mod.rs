@@ -7,7 +7,7 @@ mod head;
 mod linear;
 mod tiled;
 
-pub(crate) use attention::{AttentionBlock, Cache};
+pub(crate) use attention::{AttentionBlock, Cache, Projection};
 pub(crate) use embedding::EmbeddingBlock;
 pub(crate) use ffn::FfnBlock;
 pub(crate) use head::HeadBlock;
@@ -66,7 +66,10 @@ impl GpuBlock {
         }
         match self {
             GpuBlock::Embedding(_) => None,
-            GpuBlock::Attention(a) => form(&a.norm, &[&a.q, &a.k, &a.v]),
+            GpuBlock::Attention(a) => {
+                let matrices: Vec<&Matrix> = a.inputs.iter().map(|p| &*p.matrix).collect();
+                form(&a.norm, &matrices)
+            }
             GpuBlock::Ffn(f) => form(&f.norm, &[&f.gate, &f.up]),
             GpuBlock::Head(h) => form(&h.norm, &[&h.weight]),
         }

@@ -25,12 +25,17 @@ pub(crate) struct Cache {
     pub(crate) turns: Arc<Buffer>,
 }
 
+/// One or more of the query, key and value projections, whose rows lie in one matrix where their types are the same.
+pub(crate) struct Projection {
+    pub(crate) op: &'static str,
+    pub(crate) matrix: Arc<Matrix>,
+}
+
 pub(crate) struct AttentionBlock {
     pub(crate) spec: AttentionSpec,
     pub(crate) norm: Norm,
-    pub(crate) q: Arc<Matrix>,
-    pub(crate) k: Arc<Matrix>,
-    pub(crate) v: Arc<Matrix>,
+    /// Queries, keys and values, in this order.
+    pub(crate) inputs: Vec<Projection>,
     pub(crate) o: Arc<Matrix>,
     /// q, k and v biases, one after the other.
     pub(crate) bias: Option<Buffer>,
@@ -61,14 +66,20 @@ impl AttentionBlock {
         b.add_to_residual("attention_output", &self.o, bias, input, post, next);
     }
 
+    /// Columns of queries, keys and values together.
+    pub(crate) fn columns(&self) -> usize {
+        self.inputs.iter().map(|p| p.matrix.rows).sum()
+    }
+
     fn projections(&self, b: &mut Builder<'_>) {
         let (s, rows) = (b.scratch, b.rows);
-        let stride = self.q.rows + self.k.rows + self.v.rows;
-        let input = b.normed_input(&self.norm, &[&self.q, &self.k, &self.v]);
+        let stride = self.columns();
+        let matrices: Vec<&Matrix> = self.inputs.iter().map(|p| &*p.matrix).collect();
+        let input = b.normed_input(&self.norm, &matrices);
         let mut column = 0;
-        for (op, matrix) in [("attention_q", &self.q), ("attention_k", &self.k), ("attention_v", &self.v)] {
+        for Projection { op, matrix } in &self.inputs {
             let out = Output { y: Some(&s.qkv), column, stride, accumulate: false, quantize: Quantize::No };
-            b.product(Product { op, matrix, gated: None }, input.of(b.form(matrix)), out, rows);
+            b.product(Product { op, matrix: &**matrix, gated: None }, input.of(b.form(matrix)), out, rows);
             column += matrix.rows;
         }
     }
