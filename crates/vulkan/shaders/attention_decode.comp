@@ -19,6 +19,7 @@ layout(constant_id = 5) const uint FLIGHT = 2;      // positions that a lane loa
 layout(constant_id = 6) const uint FUSED = 0;
 layout(constant_id = 7) const uint OUTPUT = 0;      // 0 f32, 1 quantized, 2 f16
 layout(constant_id = 8) const uint LOTS = 1;        // lots of splits that threads of their own add up at the end; at most SUBGROUPS
+layout(constant_id = 9) const uint WANTED = 128;    // splits of a row that sees many positions; at most MOST_SPLITS
 layout(push_constant, scalar) uniform Push {
     uint64_t qkv;           // f32 [rows, (HEADS + 2 KV_HEADS) * HEAD_DIM]; q finished and scaled unless FUSED
     uint64_t bias;          // f32 [(HEADS + 2 KV_HEADS) * HEAD_DIM], 0 for none
@@ -58,7 +59,7 @@ shared uint finished;
 
 // Positions of a split where a row sees `n`. The host's count of splits (select::decode_splits) covers this.
 uint split_positions(uint n) {
-    return n <= 1024 ? 64 : n <= 4096 ? 128 : n <= 16384 ? 256 : 64 * ((n + 64 * MOST_SPLITS - 1) / (64 * MOST_SPLITS));
+    return 64 * ((n + 64 * WANTED - 1) / (64 * WANTED));
 }
 
 // Writes what `values` holds for the first `count` heads from `head` on.

@@ -383,7 +383,7 @@ impl Device for VulkanDevice {
         let splits = select::splits(longest);
         let plan = select::flash_plan(&slice_shapes(batch), state.sizes.heads, &state.gpu);
         let row_splits = match (select::path(rows), &plan) {
-            (Path::Vector, _) => rows * select::decode_splits(splits * select::SPLIT),
+            (Path::Vector, _) => rows * select::decode_splits_most(splits * select::SPLIT),
             (Path::Matrix, Some(plan)) => plan.records,
             (Path::Matrix, None) => rows * splits,
         };

@@ -24,16 +24,24 @@ pub fn splits(positions: usize) -> usize {
 
 /// Most splits of decode attention: `MOST_SPLITS` of `attention_decode.comp`.
 const DECODE_SPLITS_MAX: usize = 128;
+/// Positions of the smallest split.
+const DECODE_SPLIT: usize = 64;
 
-/// Splits of decode attention that a row may have which sees at most `positions` positions. A row's split size grows with the number it
-/// sees (`split_positions` of `attention_decode.comp`), and shorter rows may have more splits than the longest.
-pub fn decode_splits(positions: usize) -> usize {
-    match positions {
-        0..=1024 => positions.div_ceil(64).max(1),
-        1025..=4096 => positions.div_ceil(128).max(16),
-        4097..=16384 => positions.div_ceil(256).max(32),
-        _ => DECODE_SPLITS_MAX,
-    }
+/// Most splits of decode attention that rows may have which see at most `positions` positions, on any device.
+pub fn decode_splits_most(positions: usize) -> usize {
+    positions.div_ceil(DECODE_SPLIT).clamp(1, DECODE_SPLITS_MAX)
+}
+
+/// Splits of decode attention of rows that see at most `positions` positions, of which `wanted` suffice. A row's split grows with the
+/// number of positions it sees alone (`split_positions` of `attention_decode.comp`).
+pub fn decode_splits(positions: usize, wanted: usize) -> usize {
+    decode_splits_most(positions).min(wanted)
+}
+
+/// Splits that are worth having where each position is visible to `heads` workgroups: one workgroup a core, since what precedes and
+/// follows the positions costs each of them the same.
+pub fn decode_splits_wanted(heads: usize, gpu: &GpuProfile) -> usize {
+    (super::cores(gpu) / heads.max(1)).clamp(4, DECODE_SPLITS_MAX)
 }
 
 /// How the workgroups of decode attention divide the heads and positions.

@@ -163,7 +163,7 @@ pub fn split_floats(gpu: &GpuProfile) -> usize {
     4 * cores(gpu) * TILE_PADDING * TILE_PADDING
 }
 
-fn cores(gpu: &GpuProfile) -> usize {
+pub(super) fn cores(gpu: &GpuProfile) -> usize {
     gpu.cores.unwrap_or(16) as usize
 }
 

@@ -8,6 +8,7 @@ mod linear;
 pub use attention::*;
 pub use fallback::{Operand, operand};
 pub use flash::*;
+use linear::cores;
 pub use linear::*;
 
 use crate::profile::GpuProfile;
@@ -132,16 +133,14 @@ mod tests {
 
     #[test]
     fn decode_splits_cover_every_row_up_to_the_longest() {
-        // As in attention_decode.comp.
-        let size = |n: usize| match n {
-            0..=1024 => 64,
-            1025..=4096 => 128,
-            4097..=16384 => 256,
-            _ => 64 * n.div_ceil(64 * 128),
-        };
-        for longest in [1usize, 64, 65, 1000, 1024, 1025, 2000, 4096, 4097, 16384, 16385, 70_000, 1 << 20] {
-            let most = (1..=longest).map(|n| n.div_ceil(size(n))).max();
-            assert!(most.is_some_and(|m| m <= decode_splits(longest)), "{longest}");
+        // `split_positions` of the shader.
+        let size = |n: usize, wanted: usize| 64 * n.div_ceil(64 * wanted);
+        for wanted in [4, 16, 44, 128] {
+            for longest in [1usize, 64, 65, 500, 1024, 1025, 5000, 20_000, 131_072] {
+                let most = (1..=longest).map(|n| n.div_ceil(size(n, wanted))).max();
+                assert!(most.is_some_and(|m| m <= decode_splits(longest, wanted)), "{longest} {wanted}");
+                assert!(decode_splits(longest, wanted) <= decode_splits_most(longest));
+            }
         }
     }
 

@@ -41,6 +41,8 @@ impl AttentionBlock {
         let (s, spec) = (b.scratch, &self.spec);
         let group = spec.heads / spec.kv_heads;
         let tiles = select::decode_tiles(spec.head_dim, group, b.kv.ty, b.gpu);
+        let heads = spec.kv_heads * tiles.parts as usize;
+        let wanted = select::decode_splits_wanted(heads, b.gpu);
         let mut constants = vec![
             tiles.threads,
             tiles.subgroups,
@@ -51,8 +53,8 @@ impl AttentionBlock {
             b.alone as u32,
             output as u32,
             tiles.lots,
+            wanted as u32,
         ];
-        constants.resize(10, 0);
         constants.extend(self.cache_constants(b));
         constants.extend(self.head_constants(b));
         let kernel = Kernel {
@@ -77,7 +79,7 @@ impl AttentionBlock {
             .u32(spec.window.unwrap_or(0))
             .f32(spec.soft_cap.unwrap_or(0.0));
         let visible = (b.splits * SPLIT).min(spec.window.unwrap_or(usize::MAX));
-        let groups = [spec.kv_heads * tiles.parts as usize, select::decode_splits(visible), b.rows];
+        let groups = [heads, select::decode_splits(visible, wanted), b.rows];
         let reads = [&s.qkv, &s.batch, &cache.keys, &cache.values, &s.tickets];
         let mut writes = vec![&s.partial, &s.tickets, y, meta];
         if b.alone {

@@ -79,7 +79,7 @@ impl AttentionBlock {
         let mut column = 0;
         for Projection { op, matrix } in &self.inputs {
             let out = Output { y: Some(&s.qkv), column, stride, accumulate: false, quantize: Quantize::No };
-            b.product(Product { op, matrix: &**matrix, gated: None }, input.of(b.form(matrix)), out, rows);
+            b.product(Product { op, matrix, gated: None }, input.of(b.form(matrix)), out, rows);
             column += matrix.rows;
         }
     }
