@@ -210,35 +210,4 @@ impl Builder<'_> {
         let d = self.dispatch("split_sum", kernel, push, [m.rows.div_ceil(256), rows, 1], &reads, &[y]);
         d.bytes = (tiled.splits * rows * m.rows * 4) as u64;
     }
-
-    /// Brings the first bytes of the matrices of the next products into the cache beside what is recorded next.
-    pub(crate) fn prefetch(&mut self, first: &Matrix, next: Option<NextInput<'_>>) {
-        let mut room = select::prefetch_bytes(self.gpu);
-        let mut take = |matrix: &Matrix, share: u64| {
-            let bytes = matrix.bytes().min(room / share) & !15;
-            room -= bytes;
-            (matrix.planes()[0], bytes)
-        };
-        let mut ranges = vec![take(first, 1)];
-        if let Some(next) = next {
-            // Rows of both are read side by side.
-            let count = next.matrices.iter().flatten().count() as u64;
-            ranges.extend(next.matrices.iter().flatten().enumerate().map(|(i, m)| take(m, count - i as u64)));
-        }
-        for (from, bytes) in ranges.into_iter().filter(|r| r.1 > 0) {
-            self.prefetch_range(from, bytes);
-        }
-    }
-
-    fn prefetch_range(&mut self, from: u64, bytes: u64) {
-        const THREADS: u64 = 256;
-        let kernel = Kernel { shader: "prefetch".into(), constants: vec![THREADS as u32], subgroup: 0 };
-        // The unused word of the batch's first row.
-        let nowhere = self.scratch.batch.address() + 12;
-        let words = bytes / 16;
-        let push = Push::new().addresses([from, nowhere]).u32(words as usize);
-        let groups = words.div_ceil(4 * THREADS).min(512) as usize;
-        let d = self.dispatch("prefetch", kernel, push, [groups, 1, 1], &[], &[]);
-        d.bytes = bytes;
-    }
 }

@@ -36,14 +36,6 @@ pub fn subgroup(gpu: &GpuProfile) -> u32 {
     }
 }
 
-/// Bytes of the coming weights that are worth bringing into the cache while attention of few rows runs, which waits for little memory.
-/// Vulkan does not tell the size of the cache: NVIDIA's GPUs of a hundred multiprocessors and more have 40 MB and up.
-pub fn prefetch_bytes(gpu: &GpuProfile) -> u64 {
-    const NVIDIA: u32 = 0x10DE;
-    let large = gpu.vendor == NVIDIA && !gpu.integrated && gpu.cores.unwrap_or(0) >= 100;
-    if large { 24 << 20 } else { 0 }
-}
-
 /// The largest workgroup, at most `wanted` threads.
 pub fn workgroup(wanted: usize, gpu: &GpuProfile) -> u32 {
     (wanted as u32).min(gpu.workgroup_invocations).min(subgroup(gpu).saturating_mul(gpu.workgroup_subgroups))

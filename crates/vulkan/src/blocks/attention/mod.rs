@@ -52,10 +52,7 @@ impl AttentionBlock {
     pub(crate) fn record(&self, b: &mut Builder<'_>, cache: &Cache, next: Option<NextInput<'_>>) {
         self.projections(b);
         let mut input = match b.path {
-            Path::Vector => {
-                b.prefetch(&self.o, next);
-                self.decode(b, cache)
-            }
+            Path::Vector => self.decode(b, cache),
             Path::Matrix => self.prefill(b, cache),
         };
         if b.path == Path::Matrix && b.form(&self.o) == Form::Quantized {
