@@ -164,5 +164,4 @@
     ("flash_plain_f32", include_bytes!("../spirv/flash_plain_f32.spv")),
     ("flash_plain_q8_0", include_bytes!("../spirv/flash_plain_q8_0.spv")),
     ("flash_merge", include_bytes!("../spirv/flash_merge.spv")),
-    ("prefetch", include_bytes!("../spirv/prefetch.spv")),
 ]

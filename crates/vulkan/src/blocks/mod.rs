@@ -40,8 +40,6 @@ pub(crate) struct NextInput<'a> {
     pub(crate) norm: &'a Norm,
     /// f32 rather than quantized.
     pub(crate) float: bool,
-    /// The matrices of its first product.
-    pub(crate) matrices: [Option<&'a Matrix>; 2],
 }
 
 /// The weight of a norm with its epsilon.
@@ -55,14 +53,9 @@ impl GpuBlock {
     /// The block's own pre-norm and the form that its first products take, so that the block before can prepare it; `None` where it
     /// needs both forms.
     pub(crate) fn input(&self) -> Option<NextInput<'_>> {
-        fn form<'a>(norm: &'a Norm, matrices: &[&'a Matrix]) -> Option<NextInput<'a>> {
+        fn form<'a>(norm: &'a Norm, matrices: &[&Matrix]) -> Option<NextInput<'a>> {
             let float = matrices[0].is_float();
-            let first = [matrices.first().copied(), matrices.get(1).copied()];
-            matrices.iter().all(|m| m.is_float() == float).then_some(NextInput {
-                norm,
-                float,
-                matrices: first,
-            })
+            matrices.iter().all(|m| m.is_float() == float).then_some(NextInput { norm, float })
         }
         match self {
             GpuBlock::Embedding(_) => None,
