@@ -40,6 +40,13 @@ impl Case {
         self.batch.iter().map(|s| s.tokens).sum()
     }
 
+    /// Whether the block multiplies more rows at once than GPUs do with activations in full: in the batch or while the past is filled in.
+    pub(crate) fn takes_many_rows(&self) -> bool {
+        const FEW: usize = 8;
+        let past: usize = self.batch.iter().map(|s| s.past).sum();
+        !matches!(self.block, Block::Embedding { .. }) && (self.rows() > FEW || past > FEW)
+    }
+
     /// Arithmetic operations of the batch, two per multiply-add, attention scores included.
     pub fn flops(&self) -> u64 {
         let scores = match &self.block {

@@ -94,7 +94,7 @@ pub fn run(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> 
     let device_error = |source| CaseError::Device { case: case.name.clone(), seed, source };
     let want = Loaded::new(oracle, case, &source).map_err(device_error)?;
     let got = Loaded::new(device, case, &source).map_err(device_error)?;
-    let half = device.profile().kind == DeviceKind::Vulkan && !matches!(case.block, Block::Embedding { .. });
+    let half = device.profile().kind == DeviceKind::Vulkan && case.takes_many_rows();
     let mut run = Run { case, seed, random: Random::new(seed), got, want, error: Error::default() };
     run.all()?;
     Ok(Outcome {
@@ -102,7 +102,11 @@ pub fn run(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> 
         seed,
         nrmse: run.error.nrmse(),
         max_error: run.error.max_error(),
-        tolerance: if half { case.tolerance.half_activations() } else { case.tolerance },
+        tolerance: if half {
+            case.tolerance.half_activations(matches!(case.block, Block::Attention { .. }))
+        } else {
+            case.tolerance
+        },
     })
 }
 
