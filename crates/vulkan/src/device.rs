@@ -590,7 +590,7 @@ impl VulkanDevice {
                 None => None,
             };
             match find(id)? {
-                GpuBlock::Embedding(e) => e.record(&mut builder),
+                GpuBlock::Embedding(e) => e.record(&mut builder, next),
                 GpuBlock::Ffn(f) => f.record(&mut builder, next),
                 GpuBlock::Head(h) => h.record(&mut builder, work.batch.select),
                 GpuBlock::Attention(a) => {

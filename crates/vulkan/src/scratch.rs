@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::context::Context;
 use crate::error::VulkanError;
 use crate::memory::{Buffer, Place};
-use crate::select::{FlashTile, Path, TILE_PADDING, TILE_ROWS, path, split_floats};
+use crate::select::{FlashTile, Path, TILE_PADDING, TILE_ROWS, path, split_floats, top_pairs_most};
 
 /// Quantized activations: packed bytes `[rows, cols]` and scale with sums `[rows, cols / 32]`.
 pub(crate) struct Activations {
@@ -121,6 +121,8 @@ pub(crate) struct Scratch {
     pub(crate) logits: Buffer,
     /// The same, read by the host.
     pub(crate) logits_host: Buffer,
+    /// `(logit, id)` pairs of the slices of each row, `[outputs, slices, k]`.
+    pub(crate) pairs: Buffer,
     /// `(id, logit)` pairs `[outputs, k]`, read by the host.
     pub(crate) top: Buffer,
 }
@@ -165,6 +167,10 @@ impl Scratch {
                 Place::Readback,
                 (c.outputs * sizes.vocab * 4) as u64,
                 "logits",
+            )?,
+            pairs: device(
+                c.outputs * top_pairs_most(sizes.vocab, c.top, context.profile()) * 8,
+                "selected tokens",
             )?,
             top: Buffer::new(context, Place::Readback, (c.outputs * c.top * 8) as u64, "selected tokens")?,
         })

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Builder;
+use super::{Builder, NextInput};
 use crate::pipeline::Kernel;
 use crate::push::Push;
-use crate::select;
+use crate::select::{self, Path};
 use crate::weights::Matrix;
 
 pub(crate) struct EmbeddingBlock {
@@ -14,19 +14,37 @@ pub(crate) struct EmbeddingBlock {
 }
 
 impl EmbeddingBlock {
-    pub(crate) fn record(&self, b: &mut Builder<'_>) {
+    /// `next` is the input of the block after this one, where it may be prepared here.
+    pub(crate) fn record(&self, b: &mut Builder<'_>, next: Option<NextInput<'_>>) {
         let s = b.scratch;
+        let next = next.filter(|_| b.path == Path::Vector);
+        let (quantize, weight, prepared) = match next {
+            None => (0, 0, [0, 0]),
+            Some(n) if n.float => (3, n.norm.weight.address(), [s.float.address(), 0]),
+            Some(n) => (2, n.norm.weight.address(), [s.normed.q.address(), s.normed.meta.address()]),
+        };
+        // Whole groups of 32 columns.
+        let threads = select::workgroup(256, b.gpu);
         let kernel = Kernel {
             shader: format!("embedding_{}", self.table.ty.name().to_lowercase()),
-            constants: vec![64],
+            constants: vec![threads, quantize],
             subgroup: select::subgroup(b.gpu),
         };
         let push = Push::new()
             .addresses(self.table.planes())
-            .addresses([s.batch.address(), s.residual.address()])
+            .addresses([s.batch.address(), s.residual.address(), weight])
+            .addresses(prepared)
+            .address(s.squares.address())
             .u32(self.table.cols)
             .f32(self.scale);
-        b.dispatch("embedding", kernel, push, [b.rows, 1, 1], &[&s.batch], &[&s.residual]);
-        b.prepared = false;
+        let mut writes = vec![&s.residual];
+        match quantize {
+            0 => {}
+            3 => writes.extend([&s.float, &s.squares]),
+            _ => writes.extend([&s.normed.q, &s.normed.meta, &s.squares]),
+        }
+        let groups = [self.table.cols.div_ceil(threads as usize), b.rows, 1];
+        b.dispatch("embedding", kernel, push, groups, &[&s.batch], &writes);
+        b.prepared = next.is_some();
     }
 }

@@ -7,6 +7,7 @@ use unicorn_core::Select;
 use super::linear::{Input, Output, Product, Quantize};
 use super::tiled::Form;
 use super::{Builder, Norm, NormRows, NormTo};
+use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
 use crate::select;
@@ -32,19 +33,7 @@ impl HeadBlock {
         let outputs = b.outputs;
         b.product(Product { op: "head", matrix: &self.weight, gated: None }, input, out, outputs);
         match wanted {
-            Select::Top(k) => {
-                let kernel = Kernel {
-                    shader: "top_k".into(),
-                    constants: vec![select::workgroup(1024, b.gpu)],
-                    subgroup: select::subgroup(b.gpu),
-                };
-                let push = Push::new()
-                    .addresses([s.logits.address(), s.top.address()])
-                    .u32(vocab)
-                    .u32(k.min(vocab))
-                    .f32(self.soft_cap.unwrap_or(0.0));
-                b.dispatch("top_k", kernel, push, [outputs, 1, 1], &[&s.logits], &[&s.top]);
-            }
+            Select::Top(k) => self.select(b, k.min(vocab)),
             Select::Logits => {
                 if let Some(cap) = self.soft_cap {
                     let count = outputs * vocab;
@@ -53,6 +42,23 @@ impl HeadBlock {
                     b.dispatch("soft_cap", kernel, push, [count.div_ceil(256), 1, 1], &[logits], &[logits]);
                 }
             }
+        }
+    }
+
+    /// The `k` largest logits of each output row.
+    fn select(&self, b: &mut Builder<'_>, k: usize) {
+        let (s, outputs, vocab) = (b.scratch, b.outputs, self.weight.rows);
+        let plan = select::top(vocab, k, b.gpu);
+        let push = |from: &Buffer, to: &Buffer, count: usize| {
+            let push = Push::new().addresses([from.address(), to.address()]);
+            push.u32(count).u32(k).f32(self.soft_cap.unwrap_or(0.0))
+        };
+        let to = if plan.second.is_some() { &s.pairs } else { &s.top };
+        let (first, groups) = (push(&s.logits, to, vocab), [plan.slices, outputs, 1]);
+        b.dispatch("top_k", plan.first.clone(), first, groups, &[&s.logits], &[to]);
+        if let Some(kernel) = &plan.second {
+            let second = push(&s.pairs, &s.top, plan.pairs(k));
+            b.dispatch("top_k", kernel.clone(), second, [1, outputs, 1], &[&s.pairs], &[&s.top]);
         }
     }
 

@@ -4,12 +4,14 @@ mod attention;
 mod fallback;
 mod flash;
 mod linear;
+mod top;
 
 pub use attention::*;
 pub use fallback::{Operand, operand};
 pub use flash::*;
 use linear::cores;
 pub use linear::*;
+pub use top::*;
 
 use crate::profile::GpuProfile;
 
