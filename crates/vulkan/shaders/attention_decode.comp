@@ -77,7 +77,7 @@ void write_output(uint row, uint head, uint count) {
     }
     for (uint i = t; i < count * HEAD_DIM; i += n) {
         if (OUTPUT == 0) F32(p.y).v[at * HEAD_DIM + i] = values[i];
-        if (OUTPUT == 2) F16(p.y).v[at * HEAD_DIM + i] = float16_t(values[i]);
+        if (OUTPUT == 2) F16(p.y).v[at * HEAD_DIM + i] = float16_t(clamp(values[i], -65504.0, 65504.0));
     }
 }
 

@@ -95,7 +95,8 @@ struct Shape {
     rows: usize,
     outputs: usize,
     top: Option<usize>,
-    splits: usize,
+    /// Positions that its sequences may have, 0 where that does not matter.
+    positions: usize,
     /// The outputs are all rows in order.
     all_outputs: bool,
     /// No row reads a position that another row writes.
@@ -380,13 +381,9 @@ impl Device for VulkanDevice {
         let batch = &work.batch;
         let rows = batch.rows();
         let longest = batch.slices.iter().map(|s| s.start as usize + s.tokens.len()).max().unwrap_or(1);
-        let splits = select::splits(longest);
+        let positions = select::served_positions(longest);
         let plan = select::flash_plan(&slice_shapes(batch), state.sizes.heads, &state.gpu);
-        let row_splits = match (select::path(rows), &plan) {
-            (Path::Vector, _) => rows * select::decode_splits_most(splits * select::SPLIT),
-            (Path::Matrix, Some(plan)) => plan.records,
-            (Path::Matrix, None) => rows * splits,
-        };
+        let row_splits = plan.as_ref().map_or_else(|| select::decode_records(rows, positions), |p| p.records);
         let alone = rows_are_alone(batch, state.kv.map_or(1, |kv| kv.page_tokens));
         let pages: usize = batch.slices.iter().map(|s| s.pages.len()).sum();
         let top = match batch.select {
@@ -409,7 +406,7 @@ impl Device for VulkanDevice {
             rows,
             outputs: batch.outputs.len(),
             top,
-            splits: if plan.is_some() { 0 } else { splits },
+            positions: if plan.is_some() { 0 } else { positions },
             flash: plan.as_ref().map(|p| (p.tiles.len(), p.splits)),
             all_outputs,
             alone,
@@ -571,7 +568,7 @@ impl VulkanDevice {
             path: select::path(shape.rows),
             rows: shape.rows,
             outputs: shape.outputs,
-            splits: shape.splits,
+            positions: shape.positions,
             flash: shape.flash,
             spans: work.batch.slices.iter().map(|s| (s.start as usize, s.tokens.len())).collect(),
             kv,
@@ -612,11 +609,16 @@ impl VulkanDevice {
 /// Whether every slice is one row whose page no other slice holds: then no row reads or writes what another writes, and one dispatch can
 /// fill the cache and attend to it.
 fn rows_are_alone(batch: &Batch, page_tokens: usize) -> bool {
+    // Every slice's own page and the slice, in order: a batch has many pages, and this runs once a token.
+    let page = |s: &Slice| s.pages.get(s.start as usize / page_tokens.max(1)).copied();
+    let mut own: Vec<_> = (0..).zip(&batch.slices).filter_map(|(i, s)| Some((page(s)?, i))).collect();
+    own.sort_unstable();
+    let foreign = |i: usize, p: u32| {
+        let at = own.partition_point(|&(page, _)| page < p);
+        own[at..].iter().take_while(|o| o.0 == p).any(|o| o.1 != i)
+    };
     batch.slices.iter().all(|s| s.tokens.len() == 1)
-        && batch.slices.iter().enumerate().all(|(i, own)| {
-            let page = own.pages.get(own.start as usize / page_tokens.max(1));
-            batch.slices.iter().enumerate().all(|(j, s)| i == j || page.is_none_or(|p| !s.pages.contains(p)))
-        })
+        && (0..).zip(&batch.slices).all(|(i, s)| !s.pages.iter().any(|&p| foreign(i, p)))
 }
 
 /// What attention kernels are chosen by.
@@ -647,4 +649,33 @@ fn write_batch(scratch: &Scratch, batch: &Batch, flash: Option<&FlashPlan>) {
     scratch.batch.write(scratch.tiles_address() - base, &tiles);
     scratch.batch.write(scratch.outputs_address() - base, &outputs);
     scratch.batch.write(scratch.pages_address() - base, &pages);
+}
+
+#[cfg(test)]
+mod tests {
+    use unicorn_core::SequenceId;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_alone_where_no_other_sequence_holds_the_page_they_write() {
+        let slice = |id: u64, start: u32, rows: usize, pages: &[u32]| Slice {
+            sequence: SequenceId(id),
+            tokens: vec![1; rows],
+            start,
+            pages: pages.to_vec(),
+        };
+        let alone = |slices: Vec<Slice>| {
+            rows_are_alone(&Batch { slices, outputs: vec![0], select: Select::Logits }, 4)
+        };
+        let one = || slice(1, 5, 1, &[7, 8]);
+        assert!(alone(vec![one(), slice(2, 0, 1, &[3]), slice(3, 9, 1, &[5, 6, 4])]));
+        // A prefix that both read and neither writes is no hindrance.
+        assert!(alone(vec![one(), slice(2, 4, 1, &[7, 9])]));
+        // The page that one writes is read by the other, in either order.
+        assert!(!alone(vec![one(), slice(2, 9, 1, &[7, 8, 9])]));
+        assert!(!alone(vec![slice(2, 9, 1, &[7, 8, 9]), one()]));
+        assert!(!alone(vec![one(), one()]));
+        assert!(!alone(vec![slice(1, 5, 2, &[7, 8])]));
+    }
 }

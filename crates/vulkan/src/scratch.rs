@@ -55,7 +55,7 @@ impl Sizes {
 pub(crate) struct Capacity {
     pub(crate) rows: usize,
     pub(crate) outputs: usize,
-    /// Rows times splits of their keys.
+    /// Rows times splits of their keys, of one dispatch of attention.
     pub(crate) row_splits: usize,
     pub(crate) pages: usize,
     pub(crate) top: usize,
@@ -128,6 +128,9 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
+    /// A row of the batch, as `lib/batch.glsl` reads it.
+    pub(crate) const ROW_BYTES: usize = 16;
+
     pub(crate) fn new(context: &Arc<Context>, sizes: Sizes, c: Capacity) -> Result<Scratch, VulkanError> {
         let device = |bytes: usize, what| Buffer::new(context, Place::Device, bytes as u64, what);
         let activations = |cols: usize, what| -> Result<Activations, VulkanError> {
@@ -144,7 +147,7 @@ impl Scratch {
             batch: Buffer::new(
                 context,
                 Place::Near,
-                (c.rows * (16 + FlashTile::BYTES) + c.outputs * 4 + c.pages * 4) as u64,
+                (c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES) + c.outputs * 4 + c.pages * 4) as u64,
                 "the batch",
             )?,
             residual: device(c.rows * sizes.width * 4, "the residual stream")?,
@@ -178,7 +181,7 @@ impl Scratch {
 
     /// Address of the tiles of flash attention.
     pub(crate) fn tiles_address(&self) -> u64 {
-        self.batch.address() + (self.capacity.rows * 16) as u64
+        self.batch.address() + (self.capacity.rows * Scratch::ROW_BYTES) as u64
     }
 
     /// Address of the list of output rows.

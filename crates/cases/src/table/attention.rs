@@ -172,8 +172,44 @@ fn batches() -> Vec<Attention> {
                 ..Attention::default()
             });
         }
-        let decodes = (0..9).map(|i| Span::new(17 * i, 1)).collect();
-        cases.push(Attention { what: "decodes".into(), kv, batch: decodes, ..Attention::default() });
+        cases.extend(decodes(kv));
+    }
+    cases
+}
+
+/// Decode steps of more sequences than a matrix-vector product takes: rows that are alone with their position and rows that are not, over
+/// several splits, within windows, and more rows than one dispatch of attention takes.
+fn decodes(kv: KvType) -> Vec<Attention> {
+    let lengths = || (0..9).map(|i| Span::new(17 * i, 1)).collect::<Vec<_>>();
+    let long = || [0, 700, 63, 64, 5, 300, 127, 128, 1, 31, 32].map(|past| Span::new(past, 1)).to_vec();
+    let pairs =
+        || [(0, 4), (700, 1), (62, 3), (128, 2), (9, 1)].map(|(past, rows)| Span::new(past, rows)).to_vec();
+    let many = || (0..140).map(|i| Span::new(if i % 70 == 64 { 300 } else { i % 3 }, 1)).collect::<Vec<_>>();
+    let a = |what: &str, batch: Vec<Span>, edit: &dyn Fn(&mut Attention)| {
+        let mut case = Attention { what: format!("decodes{what}"), kv, batch, ..Attention::default() };
+        edit(&mut case);
+        case
+    };
+    let mut cases = vec![
+        a("", lengths(), &|_| {}),
+        a("/long", long(), &|_| {}),
+        a("/window100", long(), &|c| c.window = Some(100)),
+        a("/pairs", pairs(), &|_| {}),
+        a("/pairs/window20", pairs(), &|c| c.window = Some(20)),
+        a("/many", many(), &|_| {}),
+    ];
+    if kv == KvType::F16 {
+        cases.extend([
+            a("/gqa7", long(), &|c| (c.heads, c.kv_heads) = (14, 2)),
+            a("/mqa6", long(), &|c| (c.heads, c.kv_heads, c.head_dim) = (6, 1, 128)),
+            a("/mha", long(), &|c| (c.heads, c.kv_heads) = (3, 3)),
+            a("/dim80", pairs(), &|c| (c.head_dim, c.ty, c.width) = (80, TensorType::Q8_0, 96)),
+            a("/everything", long(), &|c| {
+                (c.heads, c.kv_heads, c.ty, c.width) = (4, 1, TensorType::Q4_0, 128);
+                (c.window, c.soft_cap, c.weight_offset) = (Some(130), Some(3.0), 1.0);
+                (c.qk_norm, c.post_norm, c.bias) = (true, true, [true, true]);
+            }),
+        ]);
     }
     cases
 }

@@ -79,7 +79,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) path: Path,
     pub(crate) rows: usize,
     pub(crate) outputs: usize,
-    pub(crate) splits: usize,
+    /// Positions that the batch's sequences may have.
+    pub(crate) positions: usize,
     /// Tiles and key splits of flash attention; `None` where the decode kernels run.
     pub(crate) flash: Option<(usize, usize)>,
     /// First position and rows of every sequence of the batch, for counting work.

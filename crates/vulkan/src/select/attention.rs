@@ -5,9 +5,6 @@ use unicorn_core::KvType;
 use super::{subgroup, workgroup};
 use crate::profile::GpuProfile;
 
-/// Positions of one split of attention over many rows without matrix hardware.
-pub const SPLIT: usize = 256;
-
 /// Suffix of kernels that touch the KV cache.
 pub fn kv_suffix(ty: KvType) -> &'static str {
     match ty {
@@ -17,9 +14,9 @@ pub fn kv_suffix(ty: KvType) -> &'static str {
     }
 }
 
-/// Splits that a recording for sequences of up to `positions` positions has: a power of two, so that few recordings serve all lengths.
-pub fn splits(positions: usize) -> usize {
-    positions.div_ceil(SPLIT).max(1).next_power_of_two()
+/// Positions that a recording for sequences of up to `positions` positions serves: a power of two, so that few serve all lengths.
+pub fn served_positions(positions: usize) -> usize {
+    positions.max(256).next_power_of_two()
 }
 
 /// Most splits of decode attention: `MOST_SPLITS` of `attention_decode.comp`.
@@ -28,7 +25,7 @@ const DECODE_SPLITS_MAX: usize = 128;
 const DECODE_SPLIT: usize = 64;
 
 /// Most splits of decode attention that rows may have which see at most `positions` positions, on any device.
-pub fn decode_splits_most(positions: usize) -> usize {
+fn decode_splits_most(positions: usize) -> usize {
     positions.div_ceil(DECODE_SPLIT).clamp(1, DECODE_SPLITS_MAX)
 }
 
@@ -36,6 +33,20 @@ pub fn decode_splits_most(positions: usize) -> usize {
 /// number of positions it sees alone (`split_positions` of `attention_decode.comp`).
 pub fn decode_splits(positions: usize, wanted: usize) -> usize {
     decode_splits_most(positions).min(wanted)
+}
+
+/// The most partial results of decode attention that one dispatch has, counted in (row, split): 8 rows of [`DECODE_SPLITS_MAX`] splits.
+const DECODE_RECORDS_MAX: usize = 8 * DECODE_SPLITS_MAX;
+
+/// Partial results, counted in (row, split), that decode attention of a batch needs room for, whatever the device and the block: the rows
+/// see at most `positions` positions.
+pub fn decode_records(rows: usize, positions: usize) -> usize {
+    (rows * decode_splits_most(positions)).min(DECODE_RECORDS_MAX)
+}
+
+/// Rows of one dispatch of decode attention whose rows have `splits` splits: those whose partial results fit what [`decode_records`] says.
+pub fn decode_rows(splits: usize) -> usize {
+    (DECODE_RECORDS_MAX / splits.max(1)).max(1)
 }
 
 /// Splits that are worth having where each position is visible to `heads` workgroups: one workgroup a core, since what precedes and

@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use unicorn_core::AttentionSpec;
 
-use super::linear::{Input, Output, Product, Quantize};
-use super::tiled::Form;
+use super::linear::{Output, Product, Quantize};
 use super::{Builder, NextInput, Norm};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
-use crate::select::{self, Path};
+use crate::select;
 use crate::weights::Matrix;
 
 /// A mixer's KV cache.
@@ -51,14 +50,10 @@ impl AttentionBlock {
     /// `next` is the input of the block after this one, where it may be prepared here. The cache has been reserved.
     pub(crate) fn record(&self, b: &mut Builder<'_>, cache: &Cache, next: Option<NextInput<'_>>) {
         self.projections(b);
-        let mut input = match b.path {
-            Path::Vector => self.decode(b, cache),
-            Path::Matrix => self.prefill(b, cache),
+        let input = match b.flash {
+            None => self.decode(b, cache),
+            Some((tiles, splits)) => self.prefill(b, cache, tiles, splits),
         };
-        if b.path == Path::Matrix && b.form(&self.o) == Form::Quantized {
-            b.quantize_half(self.o.cols);
-            input = Input::Inner;
-        }
         let (bias, post) = (self.o_bias.as_ref(), self.post_norm.as_ref());
         b.add_to_residual("attention_output", &self.o, bias, input, post, next);
     }

@@ -1,41 +1,34 @@
 //! Attention of many rows: flash attention over tiles of rows, with the keys split where tiles are few.
 
+use super::super::Builder;
 use super::super::linear::Input;
-use super::super::{Builder, NormRows, NormTo};
-use super::decode::MergeOutput;
+use super::super::tiled::Form;
 use super::{AttentionBlock, Cache};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
-use crate::select::{self, FlashProblem, Path, TILE_ROWS};
+use crate::select::{self, FlashProblem, TILE_ROWS};
 
 impl AttentionBlock {
-    /// From q, k and v to the input of the output product: f16 `[rows, heads * head_dim]` in `half_wide`, or, before matrix-vector products,
-    /// f32 in `wide`, quantized where the product takes that.
-    pub(super) fn prefill<'a>(&self, b: &mut Builder<'a>, cache: &Cache) -> Input<'a> {
-        let s = b.scratch;
-        let half = b.path == Path::Matrix;
-        match b.flash {
-            Some((tiles, splits)) => self.flash(b, cache, tiles, splits),
-            None => {
-                self.rope_and_cache(b, cache, 0);
-                self.attend(b, cache);
-                self.merge(b, if half { MergeOutput::Half } else { MergeOutput::Float });
-            }
+    /// From q, k and v to the input of the output product, over this many tiles of rows and at most this many splits of their keys.
+    pub(super) fn prefill<'a>(
+        &self,
+        b: &mut Builder<'a>,
+        cache: &Cache,
+        tiles: usize,
+        splits: usize,
+    ) -> Input<'a> {
+        self.flash(b, cache, tiles, splits);
+        if b.form(&self.o) == Form::Quantized {
+            b.quantize_half(self.o.cols);
+            return Input::Inner;
         }
-        if half {
-            return Input::Half(&s.half_wide);
-        }
-        if self.o.is_float() {
-            return Input::Float(&s.wide);
-        }
-        b.norm("quantize", &s.wide, None, self.spec.heads * self.spec.head_dim, NormTo::Inner, NormRows::All);
-        Input::Inner
+        Input::Half(&b.scratch.half_wide)
     }
 
+    /// Leaves f16 `[rows, heads * head_dim]` in `half_wide`.
     fn flash(&self, b: &mut Builder<'_>, cache: &Cache, tiles: usize, splits: usize) {
         let (s, spec) = (b.scratch, &self.spec);
-        let half = b.path == Path::Matrix;
         let problem = FlashProblem {
             head_dim: spec.head_dim,
             kv_heads: spec.kv_heads,
@@ -43,7 +36,7 @@ impl AttentionBlock {
             kv: b.kv.ty,
             page_tokens: b.kv.page_tokens,
             splits,
-            half,
+            half: true,
         };
         let flash = select::flash_kernel(&problem, b.gpu);
         self.rope_and_cache(b, cache, flash.query_pitch);
@@ -51,7 +44,7 @@ impl AttentionBlock {
             0 => (&s.qkv, (spec.heads + 2 * spec.kv_heads) * spec.head_dim),
             _ => (&s.queries, b.rows),
         };
-        let y = if half { &s.half_wide } else { &s.wide };
+        let y = &s.half_wide;
         let push = Push::new()
             .addresses([queries.address(), s.tiles_address(), s.pages_address()])
             .addresses([cache.keys.address(), cache.values.address()])
@@ -68,15 +61,15 @@ impl AttentionBlock {
         d.flops = flops;
         d.bytes = bytes;
         if splits > 1 {
-            self.flash_merge(b, y, tiles, half);
+            self.flash_merge(b, y, tiles);
         }
     }
 
-    fn flash_merge(&self, b: &mut Builder<'_>, y: &Buffer, tiles: usize, half: bool) {
+    fn flash_merge(&self, b: &mut Builder<'_>, y: &Buffer, tiles: usize) {
         let (s, spec) = (b.scratch, &self.spec);
         let kernel = Kernel {
             shader: "flash_merge".into(),
-            constants: vec![64, spec.head_dim as u32, half as u32],
+            constants: vec![64, spec.head_dim as u32, 1],
             subgroup: select::subgroup(b.gpu),
         };
         let push = Push::new()
