@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{data, e2e, sh};
+use crate::{data, e2e, lavapipe, sh};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args, Default)]
@@ -32,6 +32,10 @@ impl std::ops::AddAssign for Tally {
 /// Runs everything, then tells the sum; fails where any test failed.
 pub fn run(args: &Args) -> Result<()> {
     let data = sh::step("test data", data::install)?;
+    // Tests of the workspace use whatever driver is there: see to it that there is one.
+    if let Err(reason) = lavapipe::driver() {
+        println!("tests that need a Vulkan driver may be NOT RUN: {reason}");
+    }
     let (mut tally, built) = sh::step("workspace tests", workspace_tests)?;
     if !args.no_models {
         let binary = sh::step("release build", || {

@@ -4,9 +4,11 @@
 //! random input to a device under test and to an oracle and compares what comes back. Linear products are tested as head
 //! blocks with a norm weight of ones, so the trait that the engine uses is the only entry.
 //!
-//! [`synthetic`] and [`shapes`] make whole models of random weights, for timing a shape without its file.
+//! [`synthetic`] and [`shapes`] make whole models of random weights, for timing a shape without its file. [`golden`] runs tiny models whose
+//! logits are known.
 
 mod case;
+pub mod golden;
 mod record;
 mod run;
 pub mod shapes;

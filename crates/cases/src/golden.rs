@@ -1,0 +1,178 @@
+//! Whole tiny models against known logits: the same run on every device.
+//!
+//! `tests/data/tiny` holds a random model of every architecture, as GGUF and as safetensors, and the logits that `transformers` computes
+//! for it in float64 (`xtask/golden/tiny_models.py`).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use unicorn_core::{
+    Batch, Block, BlockId, Device, DeviceError, HeadOutput, KvLayout, KvType, Select, SequenceId, Slice,
+    StreamId, WeightSource, Work,
+};
+
+/// The models of `tests/data/tiny`.
+pub const GOLDEN_MODELS: [&str; 6] =
+    ["llama-linear", "llama-llama3", "qwen2", "qwen2-yarn", "qwen3", "gemma3"];
+
+const PAGE_TOKENS: usize = 32;
+const STREAM: StreamId = StreamId(2);
+
+/// A model with what it must compute.
+#[derive(Clone, Debug)]
+pub struct Golden {
+    /// One of [`GOLDEN_MODELS`].
+    pub name: &'static str,
+    /// The model as a GGUF file and as a safetensors folder.
+    pub files: [PathBuf; 2],
+    /// One sequence.
+    pub tokens: Vec<u32>,
+    /// `[tokens, vocab]`.
+    pub logits: Vec<f32>,
+}
+
+impl Golden {
+    /// Reads tokens and logits of a model in `folder`.
+    ///
+    /// Errors when a file cannot be read, or does not hold as many logits for every token.
+    pub fn read(folder: &Path, name: &'static str) -> io::Result<Golden> {
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        let text = std::fs::read_to_string(folder.join("tokens.txt"))?;
+        let tokens: Result<Vec<u32>, _> = text.split_whitespace().map(str::parse).collect();
+        let tokens = tokens.map_err(|e| invalid(format!("tokens.txt: {e}")))?;
+        let bytes = std::fs::read(folder.join(format!("{name}.logits")))?;
+        if tokens.is_empty() || bytes.is_empty() || bytes.len() % (4 * tokens.len()) != 0 {
+            return Err(invalid(format!("{name}: {} bytes for {} tokens", bytes.len(), tokens.len())));
+        }
+        let logits = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let files = [folder.join(format!("{name}.gguf")), folder.join(name)];
+        Ok(Golden { name, files, tokens, logits })
+    }
+}
+
+/// How tokens are cut into batches: for each sequence the sizes of its chunks, the last repeated as often as needed.
+///
+/// Every sequence is given the same tokens. A batch holds the next chunk of each that is not through.
+pub type Chunks<'a> = &'a [&'a [usize]];
+
+/// The logits of every token, `[tokens, vocab]` for each sequence of `chunks`, computed from nothing by blocks loaded for the purpose.
+///
+/// Pages are given to the sequences in no order. Errors when the device refuses or fails.
+pub fn logits(
+    device: &dyn Device,
+    blocks: &[Block],
+    source: &dyn WeightSource,
+    tokens: &[u32],
+    chunks: Chunks<'_>,
+    kv: KvType,
+) -> Result<Vec<Vec<f32>>, DeviceError> {
+    let mut loaded = Loaded { device, blocks: Vec::new() };
+    for block in blocks {
+        loaded.blocks.push(device.load(block, source)?);
+    }
+    let each = tokens.len().div_ceil(PAGE_TOKENS);
+    let pages = each * chunks.len();
+    device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages: 2 * pages, ty: kv })?;
+    // Odd pages from the last down: no sequence has neighbours, nor begins with page 0.
+    let pages_of = |s: usize| (0..each).map(|i| (2 * (pages - s - i * chunks.len()) - 1) as u32).collect();
+    let mut sequences: Vec<Sequence<'_>> =
+        chunks.iter().enumerate().map(|(s, sizes)| Sequence::new(s, tokens, sizes, pages_of(s))).collect();
+    while sequences.iter().any(|s| s.done < tokens.len()) {
+        loaded.step(&mut sequences)?;
+    }
+    Ok(sequences.into_iter().map(|s| s.logits).collect())
+}
+
+/// Largest difference, relative to the largest wanted value; infinite where something is not finite or missing.
+pub fn relative_error(got: &[f32], want: &[f32]) -> f32 {
+    if got.len() != want.len() {
+        return f32::INFINITY;
+    }
+    let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let difference = |(g, w): (&f32, &f32)| if g.is_finite() { (g - w).abs() } else { f32::INFINITY };
+    got.iter().zip(want).map(difference).fold(0f32, f32::max) / largest
+}
+
+/// One sequence on its way.
+struct Sequence<'a> {
+    id: SequenceId,
+    tokens: &'a [u32],
+    sizes: std::slice::Iter<'a, usize>,
+    size: usize,
+    pages: Vec<u32>,
+    done: usize,
+    logits: Vec<f32>,
+}
+
+impl<'a> Sequence<'a> {
+    fn new(number: usize, tokens: &'a [u32], sizes: &'a [usize], pages: Vec<u32>) -> Sequence<'a> {
+        let id = SequenceId(1 + number as u64);
+        Sequence { id, tokens, sizes: sizes.iter(), size: 1, pages, done: 0, logits: Vec::new() }
+    }
+
+    /// The next chunk, if there is one.
+    fn next(&mut self) -> Option<Slice> {
+        self.size = (*self.sizes.next().unwrap_or(&self.size)).max(1);
+        let end = self.tokens.len().min(self.done + self.size);
+        let tokens = self.tokens[self.done..end].to_vec();
+        let slice = Slice { sequence: self.id, start: self.done as u32, tokens, pages: self.pages.clone() };
+        self.done = end;
+        (!slice.tokens.is_empty()).then_some(slice)
+    }
+}
+
+/// Blocks on a device; unloaded on drop.
+struct Loaded<'a> {
+    device: &'a dyn Device,
+    blocks: Vec<BlockId>,
+}
+
+impl Loaded<'_> {
+    /// One batch with the next chunk of each sequence.
+    fn step(&self, sequences: &mut [Sequence<'_>]) -> Result<(), DeviceError> {
+        let slices: Vec<Slice> = sequences.iter_mut().filter_map(Sequence::next).collect();
+        let counts: Vec<(SequenceId, usize)> = slices.iter().map(|s| (s.sequence, s.tokens.len())).collect();
+        let rows: usize = counts.iter().map(|c| c.1).sum();
+        let batch = Arc::new(Batch { slices, outputs: (0..rows as u32).collect(), select: Select::Logits });
+        let work = Work { stream: STREAM, blocks: self.blocks.clone(), batch };
+        self.device.wait(self.device.submit(&work)?)?;
+        // What is no logits leaves them missing, which no comparison passes.
+        let HeadOutput::Logits(logits) = self.device.take_output(STREAM)? else { return Ok(()) };
+        let vocab = logits.len() / rows.max(1);
+        let mut rest = &logits[..];
+        for (id, count) in counts {
+            let (mine, others) = rest.split_at(count * vocab);
+            rest = others;
+            if let Some(sequence) = sequences.iter_mut().find(|s| s.id == id) {
+                sequence.logits.extend(mine);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Loaded<'_> {
+    fn drop(&mut self) {
+        self.blocks.drain(..).for_each(|block| self.device.unload(block));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_the_tokens_in_order() {
+        let mut sequence = Sequence::new(0, &[1, 2, 3, 4, 5], &[2, 1], vec![0]);
+        let parts: Vec<_> = std::iter::from_fn(|| sequence.next()).map(|s| (s.start, s.tokens)).collect();
+        assert_eq!(parts, [(0, vec![1, 2]), (2, vec![3]), (3, vec![4]), (4, vec![5])]);
+    }
+
+    #[test]
+    fn errors_are_relative_and_nothing_passes_for_nothing() {
+        assert_eq!(relative_error(&[1.0, -3.0], &[1.0, -4.0]), 0.25);
+        assert_eq!(relative_error(&[1.0], &[1.0, -4.0]), f32::INFINITY);
+        assert_eq!(relative_error(&[1.0, f32::NAN], &[1.0, -4.0]), f32::INFINITY);
+    }
+}
