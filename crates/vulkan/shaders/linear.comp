@@ -5,8 +5,9 @@
 //   r *= inverse RMS of the input row, where `squares` gives the sums of squares of its groups
 //   y = r, or y += r (residual stream)
 //   and where `q` is given: y * next norm's weight, quantized or as f32 for the next product, with the sums of squares of y.
-// A workgroup computes 32 rows with LANES lanes each. Little work is done a token, so what counts is how many loads are in flight: each
-// lane issues UNROLL groups of weights at once, and what the end needs is loaded before the products.
+// A workgroup computes 32 rows, LANES lanes for every ROWS of them. Little work is done a token, so what counts is how many loads are in
+// flight: each lane issues UNROLL groups of weights of each of its rows at once, and what the end needs is loaded before the products. With
+// several tokens what counts is how often activations are loaded: once for all of a lane's rows.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
 layout(constant_id = 1) const uint TOKENS = 1;
 layout(constant_id = 2) const uint LANES = 8;
@@ -16,6 +17,7 @@ layout(constant_id = 5) const uint NORMED = 0;       // multiply by the input's 
 layout(constant_id = 6) const uint QUANTIZE = 0;     // 1 quantizes the result; 2 quantizes it times `next`, with sums of squares; 3 the same as f32
 layout(constant_id = 7) const uint HAS_Y = 1;        // f32 output
 layout(constant_id = 8) const uint UNROLL = 1;
+layout(constant_id = 9) const uint ROWS = 1;         // 1, 2 or 4
 layout(push_constant, scalar) uniform Push {
     uint64_t wq, wh, ws;
     uint64_t uq, uh, us;    // up projection of a gated unit
@@ -37,64 +39,67 @@ const uint MATRICES = 1;
 shared float values[MATRICES * 8 * 32];
 shared float partial[8 * 128];
 
-float sums[MATRICES * TOKENS];
-// Adds this lane's columns to sums[m * TOKENS + t]. Lanes past the last column read it again and count it as zero.
+// A lane's rows of all matrices: the gate's, then those of the up projection.
+const uint LINES = MATRICES * ROWS;
+float sums[LINES * TOKENS];         // [matrix][token][row]
+uint own_rows[ROWS];
+uint index(uint line, uint t) { return ((line / ROWS) * TOKENS + t) * ROWS + line % ROWS; }
+
+// Adds this lane's columns to the sums. Lanes past the last column read it again and count it as zero.
 #if defined(WEIGHT_F32) || defined(WEIGHT_F16) || defined(WEIGHT_BF16)
 #include "lib/floats.glsl"
-void product(uint row, uint lane) {
-    uint base = row * p.cols, chunks = p.cols / 8;
+void product(uint lane) {
+    uint chunks = p.cols / 8;
     for (uint first = lane; first < chunks; first += LANES * UNROLL) {
-        Weights8 w[MATRICES * UNROLL];
-        [[unroll]] for (uint u = 0; u < UNROLL; u++) {
-            uint at = base + 8 * min(first + u * LANES, chunks - 1);
-            w[u] = weights8_at(p.wq, at);
+        Weights8 w[LINES * UNROLL];
+        [[unroll]] for (uint u = 0; u < UNROLL; u++) [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            uint at = own_rows[r] * p.cols + 8 * min(first + u * LANES, chunks - 1);
+            w[u * LINES + r] = weights8_at(p.wq, at);
 #ifdef GLU
-            w[UNROLL + u] = weights8_at(p.uq, at);
+            w[u * LINES + ROWS + r] = weights8_at(p.uq, at);
 #endif
         }
         [[unroll]] for (uint u = 0; u < UNROLL; u++) {
             uint chunk = first + u * LANES;
             if (chunk >= chunks) break;
+            vec4 lo[LINES], hi[LINES];
+            [[unroll]] for (uint l = 0; l < LINES; l++) widen(w[u * LINES + l], lo[l], hi[l]);
             [[unroll]] for (uint t = 0; t < TOKENS; t++) {
                 uint at = (t * p.cols) / 4 + 2 * chunk;
                 vec4 a = F32x4(p.a).v[at], b = F32x4(p.a).v[at + 1];
-                [[unroll]] for (uint m = 0; m < MATRICES; m++) {
-                    vec4 lo, hi;
-                    widen(w[m * UNROLL + u], lo, hi);
-                    sums[m * TOKENS + t] += dot(lo, a) + dot(hi, b);
-                }
+                [[unroll]] for (uint l = 0; l < LINES; l++) sums[index(l, t)] += dot(lo[l], a) + dot(hi[l], b);
             }
         }
     }
 }
 #else
 #include "lib/weights.glsl"
-void product(uint row, uint lane) {
-    uint groups = p.cols / 32, base = row * groups;
+void product(uint lane) {
+    uint groups = p.cols / 32;
     for (uint first = lane; first < groups; first += LANES * UNROLL) {
-        Raw w[MATRICES * UNROLL];
-        [[unroll]] for (uint u = 0; u < UNROLL; u++) {
-            uint at = base + min(first + u * LANES, groups - 1);
-            w[u] = load(Planes(p.wq, p.wh, p.ws), at);
+        Raw w[LINES * UNROLL];
+        [[unroll]] for (uint u = 0; u < UNROLL; u++) [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            uint at = own_rows[r] * groups + min(first + u * LANES, groups - 1);
+            w[u * LINES + r] = load(Planes(p.wq, p.wh, p.ws), at);
 #ifdef GLU
-            w[UNROLL + u] = load(Planes(p.uq, p.uh, p.us), at);
+            w[u * LINES + ROWS + r] = load(Planes(p.uq, p.uh, p.us), at);
 #endif
         }
         [[unroll]] for (uint u = 0; u < UNROLL; u++) {
             uint group = first + u * LANES;
             bool inside = group < groups;
-            Group unpacked[MATRICES];
-            [[unroll]] for (uint m = 0; m < MATRICES; m++) unpacked[m] = unpack(w[m * UNROLL + u]);
+            Group unpacked[LINES];
+            [[unroll]] for (uint l = 0; l < LINES; l++) unpacked[l] = unpack(w[u * LINES + l]);
             [[unroll]] for (uint t = 0; t < TOKENS; t++) {
                 uint at = t * groups + min(group, groups - 1);
                 uvec4 a = U32x4(p.a).v[2 * at], b = U32x4(p.a).v[2 * at + 1];
                 QuantizedMeta meta = Meta(p.meta).v[at];
                 float scale = inside ? meta.scale : 0.0;
-                [[unroll]] for (uint m = 0; m < MATRICES; m++) {
-                    Group g = unpacked[m];
+                [[unroll]] for (uint l = 0; l < LINES; l++) {
+                    Group g = unpacked[l];
                     int lo = dot4(g.w[0], a.x) + dot4(g.w[1], a.y) + dot4(g.w[2], a.z) + dot4(g.w[3], a.w);
                     int hi = dot4(g.w[4], b.x) + dot4(g.w[5], b.y) + dot4(g.w[6], b.z) + dot4(g.w[7], b.w);
-                    sums[m * TOKENS + t] += scale * (g.d.x * float(lo) + g.d.y * float(hi) + dot(g.m, unpack_sums(meta.sums)));
+                    sums[index(l, t)] += scale * (g.d.x * float(lo) + g.d.y * float(hi) + dot(g.m, unpack_sums(meta.sums)));
                 }
             }
         }
@@ -135,7 +140,8 @@ vec2 finish(uint t, uint i, float old, float next) {
 
 void main() {
     uint thread = gl_LocalInvocationID.x, local = thread / LANES, lane = thread % LANES;
-    uint row = min(gl_WorkGroupID.x * 32 + local, p.rows - 1), groups_in = p.cols / 32;
+    uint groups_in = p.cols / 32;
+    [[unroll]] for (uint r = 0; r < ROWS; r++) own_rows[r] = min(gl_WorkGroupID.x * 32 + local * ROWS + r, p.rows - 1);
     // What the end needs is on its way while the products run: the first threads finish one row each.
     uint own = min(gl_WorkGroupID.x * 32 + (thread & 31u), p.rows - 1), own_token = min(thread / 32, TOKENS - 1);
     float old = ACCUMULATE != 0 ? F32(p.y).v[own_token * p.y_stride + own] : 0.0;
@@ -145,11 +151,11 @@ void main() {
         squares[t] = 0.0;
         for (uint g = thread; g < groups_in; g += gl_WorkGroupSize.x) squares[t] += F32(p.squares).v[t * groups_in + g];
     }
-    [[unroll]] for (uint i = 0; i < MATRICES * TOKENS; i++) sums[i] = 0.0;
-    product(row, lane);
-    [[unroll]] for (uint i = 0; i < MATRICES * TOKENS; i++) {
+    [[unroll]] for (uint i = 0; i < LINES * TOKENS; i++) sums[i] = 0.0;
+    product(lane);
+    [[unroll]] for (uint i = 0; i < LINES * TOKENS; i++) {
         [[unroll]] for (uint s = LANES / 2; s > 0; s /= 2) sums[i] += subgroupShuffleXor(sums[i], s);
-        if (lane == 0) values[i * 32 + local] = sums[i];
+        if (lane == 0) values[(i / ROWS) * 32 + local * ROWS + i % ROWS] = sums[i];
     }
     if (NORMED != 0) [[unroll]] for (uint t = 0; t < TOKENS; t++) {
         float sum = subgroupAdd(squares[t]);

@@ -83,7 +83,8 @@ pub fn decode_tiles(head_dim: usize, group: usize, kv: KvType, gpu: &GpuProfile)
     let most = (512 / head_dim).clamp(1, 4);
     let parts = group.div_ceil(most).max(1);
     let part = group.div_ceil(parts);
-    let lanes = (head_dim as u32 / 8).next_power_of_two().min(subgroup);
+    // Two chunks of eight columns a lane: half the steps of adding up a score that one would take, and no more registers than fit.
+    let lanes = (head_dim as u32).div_ceil(16).next_power_of_two().min(subgroup);
     // Positions of a smallest split in one pass where registers allow.
     let each = (head_dim as u32 / 8).div_ceil(lanes);
     let most = if kv == KvType::F32 { 2 } else { 4 };

@@ -38,13 +38,21 @@ pub fn linear_vector(
     let chunks = cols.div_ceil(if ty.is_quantized() { 32 } else { 8 });
     let all_rows = rows * if fold.activation.is_some() { 2 } else { 1 };
     let lanes = lanes(all_rows, chunks, if ty.is_quantized() { 8 } else { 32 }, gpu);
+    // Each lane loads the activations of all tokens, so with many tokens it takes several rows. Float weights lose more by fewer loads in
+    // flight than they gain.
+    let rows_of_lane = match (tokens, fold.activation) {
+        (5.., None) if ty.is_quantized() => 4,
+        (5.., Some(_)) if ty.is_quantized() => 2,
+        _ => 1,
+    }
+    .min(lanes);
     // More loads in flight than this cost more in registers than they gain.
     let most = if tokens <= 4 { 2 } else { 1 };
     let glu = if fold.activation.is_some() { "glu_" } else { "" };
     Kernel {
         shader: format!("linear_{glu}{}", ty.name().to_lowercase()),
         constants: vec![
-            VECTOR_ROWS as u32 * lanes,
+            VECTOR_ROWS as u32 * lanes / rows_of_lane,
             tokens as u32,
             lanes,
             fold.accumulate as u32,
@@ -53,6 +61,7 @@ pub fn linear_vector(
             fold.quantize,
             fold.stored as u32,
             (chunks as u32).div_ceil(lanes).clamp(1, most),
+            rows_of_lane,
         ],
         subgroup: subgroup(gpu),
     }
