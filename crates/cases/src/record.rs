@@ -17,7 +17,7 @@ const STREAM: StreamId = StreamId(0);
 const LAYERS: usize = 2;
 /// Tokens of the prompt chunks that a model runs.
 const PROMPTS: [usize; 5] = [8, 33, 64, 200, 512];
-/// Sequences that decode at once, at most.
+/// Sequences that decode at once, at most, with matrix-vector products.
 const DECODES: usize = 8;
 /// A depth at which attention is split.
 const DEPTH: usize = 4000;
@@ -64,11 +64,13 @@ fn of_model(shape: &str, ty: TensorType, kv: KvType) -> Option<Plan> {
     blocks.push(head);
     let name = |ty: TensorType| ty.name().to_lowercase();
     let decode = |past: usize| (1..=DECODES).map(move |n| vec![Span::new(past, 1); n]);
+    // More rows: of sequences with one each, and with a few each as speculative decoding has.
+    let many = [vec![Span::new(DEPTH, 1); DECODES + 1], vec![Span::new(DEPTH, 3); 4]];
     let prompts = PROMPTS.iter().flat_map(|n| [vec![Span::new(0, *n)], vec![Span::new(DEPTH, *n)]]);
     Some(Plan {
         name: format!("model/{shape}/{}/kv-{}", name(ty), name(kv.tensor_type())),
         blocks,
-        batches: decode(0).chain(decode(DEPTH)).chain(prompts).collect(),
+        batches: decode(0).chain(decode(DEPTH)).chain(many).chain(prompts).collect(),
         kv,
     })
 }
@@ -81,7 +83,8 @@ pub fn record(plan: &Plan, device: &dyn Device) -> Result<(), DeviceError> {
         loaded.blocks.push(device.load(block, &source)?);
     }
     if plan.blocks.iter().any(|b| matches!(b, Block::Attention { .. })) {
-        let pages = plan.batches.iter().flatten().map(pages_of).max().unwrap_or(1);
+        let needed = |spans: &Vec<Span>| spans.len() + spans.iter().map(pages_of).max().unwrap_or(0);
+        let pages = plan.batches.iter().map(needed).max().unwrap_or(1);
         device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages, ty: plan.kv })?;
     }
     for spans in &plan.batches {
@@ -155,16 +158,18 @@ enum Outputs {
     All,
 }
 
-/// One sequence per span. They share their pages, so that many deep sequences need few: nobody looks at what is in them.
+/// One sequence per span. They share all pages but the last, so that many deep sequences need few: nobody looks at what is in them, and
+/// decode steps write to pages of their own as those of a model do.
 fn batch(spans: &[Span], which: Outputs, select: Select) -> Batch {
     let (mut slices, mut outputs) = (Vec::new(), Vec::new());
     let mut row = 0;
+    let shared = spans.len() as u32..;
     for (id, span) in spans.iter().enumerate() {
         slices.push(Slice {
             sequence: SequenceId(id as u64),
             start: span.past as u32,
             tokens: vec![0; span.tokens],
-            pages: (0..pages_of(span) as u32).collect(),
+            pages: shared.clone().take(pages_of(span).saturating_sub(1)).chain([id as u32]).collect(),
         });
         let rows = row..row + span.tokens as u32;
         row = rows.end;
@@ -201,8 +206,8 @@ mod tests {
         assert_eq!(batch(&spans, Outputs::All, Select::Logits).outputs, [0, 1, 2, 3, 4]);
         let batch = batch(&spans, Outputs::Last, Select::Logits);
         assert_eq!(batch.outputs, [1, 4]);
-        assert_eq!(batch.slices[0].pages, [0, 1]);
-        assert_eq!(batch.slices[1].pages, [0]);
+        assert_eq!(batch.slices[0].pages, [2, 0]);
+        assert_eq!(batch.slices[1].pages, [1]);
         assert_eq!(batch.rows(), 5);
     }
 }

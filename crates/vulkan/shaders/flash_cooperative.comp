@@ -16,15 +16,14 @@ layout(constant_id = 1) const uint T = 16;          // edge of a cooperative mat
 layout(constant_id = 2) const uint LANES = 32;      // size of a subgroup
 layout(constant_id = 3) const uint GROUP = 1;       // query heads of a kv head
 layout(constant_id = 4) const uint BC = 32;         // keys of a step
-layout(constant_id = 5) const uint HALF = 1;        // output in f16, else f32
-layout(constant_id = 6) const uint SPLITS = 1;      // most splits of a tile's keys
-layout(constant_id = 7) const uint Q_STAYS = 1;     // queries stay in registers, else they are loaded in every step
-layout(constant_id = 8) const uint TURNED = 0;      // values lie in shared memory as [HEAD_DIM][key], for devices that load columns slowly
+layout(constant_id = 5) const uint SPLITS = 1;      // most splits of a tile's keys
+layout(constant_id = 6) const uint Q_STAYS = 1;     // queries stay in registers, else they are loaded in every step
+layout(constant_id = 7) const uint TURNED = 0;      // values lie in shared memory as [HEAD_DIM][key], for devices that load columns slowly
 layout(push_constant, scalar) uniform Push {
     uint64_t queries;   // f16 [kv head][row][head of the group][DP], scaled, DP = HEAD_DIM rounded up to whole matrices
     uint64_t tiles, pages;
     uint64_t keys, values;
-    uint64_t y;         // [rows, heads * HEAD_DIM]
+    uint64_t y;         // f16 [rows, heads * HEAD_DIM]
     uint64_t partial;   // f32 [(row, split), heads, HEAD_DIM + 2]: weighted values, maximum (times log2 e), sum
     uint rows;          // of the batch
     uint window;        // 0 for none
@@ -129,14 +128,11 @@ void write(Tile tile, uint split, bool partial, uint own, uint row, uint column,
                     F32(p.partial).v[record + c + e] = a[e];
                     F32(p.partial).v[record + c + 4 + e] = b[e];
                 }
-            } else if (HALF != 0) {
+            } else {
                 a = clamp(a, -65504.0, 65504.0);
                 b = clamp(b, -65504.0, 65504.0);
                 U32x4(p.y + 2 * to).v[0] =
                     uvec4(packHalf2x16(a.xy), packHalf2x16(a.zw), packHalf2x16(b.xy), packHalf2x16(b.zw));
-            } else {
-                F32x4(p.y + 4 * to).v[0] = a;
-                F32x4(p.y + 4 * to).v[1] = b;
             }
         }
     }

@@ -4,11 +4,10 @@
 // Puts the splits of a tile's keys together, in order: one workgroup a (head, row of the tile, tile). Tiles that were not split are done.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
 layout(constant_id = 1) const uint HEAD_DIM = 64;
-layout(constant_id = 2) const uint HALF = 1;        // output in f16, else f32
 layout(push_constant, scalar) uniform Push {
     uint64_t partial;   // f32 [(row, split), heads, HEAD_DIM + 2]
     uint64_t tiles;
-    uint64_t y;         // [rows, heads * HEAD_DIM]
+    uint64_t y;         // f16 [rows, heads * HEAD_DIM]
     uint window;
 } p;
 
@@ -31,7 +30,6 @@ void main() {
             o += exp2(x.v[base + s * stride + HEAD_DIM] - most) * x.v[base + s * stride + i];
         o /= sum;
         uint64_t to = uint64_t((tile.row + row) * heads + head) * HEAD_DIM + i;
-        if (HALF != 0) F16(p.y + 2 * to).v[0] = float16_t(clamp(o, -65504.0, 65504.0));
-        else F32(p.y + 4 * to).v[0] = o;
+        F16(p.y + 2 * to).v[0] = float16_t(clamp(o, -65504.0, 65504.0));
     }
 }

@@ -10,13 +10,12 @@ layout(constant_id = 0) const uint THREADS = 64;    // 2 BM
 layout(constant_id = 1) const uint BM = 32;         // stacked rows of a workgroup
 layout(constant_id = 3) const uint GROUP = 1;       // query heads of a kv head
 layout(constant_id = 4) const uint BC = 32;         // keys of a step
-layout(constant_id = 5) const uint HALF = 1;        // output in f16, else f32
-layout(constant_id = 6) const uint SPLITS = 1;      // most splits of a tile's keys
+layout(constant_id = 5) const uint SPLITS = 1;      // most splits of a tile's keys
 layout(push_constant, scalar) uniform Push {
     uint64_t queries;   // f32 [rows, stride], scaled
     uint64_t tiles, pages;
     uint64_t keys, values;
-    uint64_t y;         // [rows, heads * HEAD_DIM]
+    uint64_t y;         // f16 [rows, heads * HEAD_DIM]
     uint64_t partial;   // f32 [(row, split), heads, HEAD_DIM + 2]: weighted values, maximum (times log2 e), sum
     uint stride;
     uint window;        // 0 for none
@@ -168,11 +167,9 @@ void main() {
             if (partial) {
                 uint record = ((tile.partial + token * splits + split) * heads + head) * (HEAD_DIM + 2) + 4 * c;
                 [[unroll]] for (uint e = 0; e < 4; e++) F32(p.partial).v[record + e] = v[e];
-            } else if (HALF != 0) {
+            } else {
                 v = clamp(v * inverse, -65504.0, 65504.0);
                 U32x2(p.y + 2 * to).v[0] = uvec2(packHalf2x16(v.xy), packHalf2x16(v.zw));
-            } else {
-                F32x4(p.y + 4 * to).v[0] = v * inverse;
             }
         }
     }

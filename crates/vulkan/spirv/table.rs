@@ -58,6 +58,7 @@
     ("soft_cap", include_bytes!("../spirv/soft_cap.spv")),
     ("glu", include_bytes!("../spirv/glu.spv")),
     ("roof_read", include_bytes!("../spirv/roof_read.spv")),
+    ("roof_copy", include_bytes!("../spirv/roof_copy.spv")),
     ("roof_math", include_bytes!("../spirv/roof_math.spv")),
     ("roof_matrix", include_bytes!("../spirv/roof_matrix.spv")),
     ("matmul_cooperative_q4_0", include_bytes!("../spirv/matmul_cooperative_q4_0.spv")),

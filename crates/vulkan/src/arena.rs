@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ash::vk;
+use unicorn_core::DeviceError;
 
 use crate::context::Context;
 use crate::error::VulkanError;
@@ -107,7 +108,7 @@ impl Arena {
         let made = memory::allocate(context, place, &whole, what).map(|a| (a, CHUNK_BYTES));
         let (allocation, bytes) = match made {
             Ok(made) => made,
-            Err(VulkanError::OutOfMemory { .. }) => {
+            Err(VulkanError::Device(DeviceError::OutOfMemory { .. })) => {
                 (memory::allocate(context, place, needs, what)?, needs.size)
             }
             Err(other) => return Err(other),

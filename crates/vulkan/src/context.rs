@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ash::vk;
 use ash::vk::Handle;
+use unicorn_core::DeviceError;
 
 use crate::arena::Arena;
 use crate::error::VulkanError;
@@ -282,7 +283,7 @@ impl Context {
     pub(crate) fn named(&self, error: vk::Result, what: &str) -> VulkanError {
         match error {
             vk::Result::ERROR_DEVICE_LOST => {
-                VulkanError::Lost { device: self.profile.name.clone(), what: what.to_string() }
+                DeviceError::Lost { device: self.profile.name.clone(), what: what.to_string() }.into()
             }
             other => VulkanError::Call(other),
         }

@@ -84,7 +84,6 @@ fn flash(a: &AttentionBlock, kv: KvType, gpu: &GpuProfile) -> String {
         kv,
         page_tokens: 64,
         splits: 1,
-        half: true,
     };
     select::flash_kernel(&problem, gpu).kernel.shader
 }

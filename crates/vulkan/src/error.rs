@@ -28,26 +28,9 @@ pub enum VulkanError {
         /// The feature or extension.
         missing: String,
     },
-    /// An allocation failed.
-    #[error("{device}: out of memory for {what}: {requested} bytes asked, {free} bytes free")]
-    OutOfMemory {
-        /// Device name.
-        device: String,
-        /// What the memory was for.
-        what: String,
-        /// Bytes asked for.
-        requested: u64,
-        /// Bytes that were free, as far as the driver tells.
-        free: u64,
-    },
-    /// The driver gave up on the device.
-    #[error("{device}: device lost during {what}")]
-    Lost {
-        /// Device name.
-        device: String,
-        /// What was running.
-        what: String,
-    },
+    /// Out of memory, or the device was lost.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The GPU stopped answering, without the driver noticing.
     #[error("{device}: no answer for {seconds} s during {what}")]
     Hung {
@@ -80,10 +63,7 @@ impl VulkanError {
     pub fn into_device_error(self, device: &str) -> DeviceError {
         let name = device.to_string();
         match self {
-            VulkanError::OutOfMemory { device, what, requested, free } => {
-                DeviceError::OutOfMemory { device, what, requested, free }
-            }
-            VulkanError::Lost { device, what } => DeviceError::Lost { device, what },
+            VulkanError::Device(error) => error,
             VulkanError::Hung { device, what, seconds } => {
                 DeviceError::Lost { device, what: format!("{what} (no answer for {seconds} s)") }
             }

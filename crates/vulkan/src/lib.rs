@@ -14,7 +14,6 @@
 mod arena;
 mod blocks;
 mod context;
-mod copy_rate;
 mod cut;
 mod describe;
 mod device;

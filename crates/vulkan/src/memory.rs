@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ash::vk;
+use unicorn_core::DeviceError;
 
 use crate::arena;
 use crate::context::Context;
@@ -249,12 +250,12 @@ pub(crate) fn allocate(
             Err(other) => return Err(context.named(other, what)),
         }
     }
-    Err(VulkanError::OutOfMemory {
+    Err(VulkanError::Device(DeviceError::OutOfMemory {
         device: gpu.name.clone(),
         what: what.to_string(),
         requested: needs.size,
         free: free_most,
-    })
+    }))
 }
 
 fn mapped(

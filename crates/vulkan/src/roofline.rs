@@ -1,5 +1,5 @@
-//! Measured limits: read bandwidth over a buffer larger than the caches, and the multiply-add rates of the shader cores and of the matrix
-//! units.
+//! Measured limits: bandwidths of reading and of copying memory larger than the caches, and the multiply-add rates of the shader cores and
+//! of the matrix units.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -80,13 +80,16 @@ pub(crate) fn measure(context: &Arc<Context>, pipelines: &Pipelines) -> Result<R
         let operations = subgroups * rounds as u64 * MATRIX_CHAINS * 2 * u64::from(edge).pow(3);
         Ok::<f64, VulkanError>(operations as f64 / seconds(kernel("roof_matrix", vec![threads, edge]), push)?)
     };
-    // Copying compiles nothing, and without execution its buffers have no memory.
-    let copies = !context.compile_only();
+    let half = bytes / 2;
+    let copy = seconds(
+        kernel("roof_copy", vec![THREADS]),
+        Push::new().addresses([x.address(), x.address() + half]).u32((half / 16) as usize),
+    )?;
     Ok(Roofline {
         read_bytes_per_second: bytes as f64 / read,
         integer_ops_per_second: ops(INTEGER_OPS) / math(1)?,
         float_ops_per_second: ops(FLOAT_OPS) / math(0)?,
         matrix_ops_per_second: select::cooperative(gpu).map(|shape| matrix(shape.m)).transpose()?,
-        copy_bytes_per_second: copies.then(|| crate::copy_rate::measure(context, bytes)).transpose()?,
+        copy_bytes_per_second: Some(2.0 * half as f64 / copy),
     })
 }

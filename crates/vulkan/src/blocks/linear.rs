@@ -4,6 +4,7 @@ use super::{Builder, NextInput};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
+use crate::recording::Dispatch;
 use crate::scratch::Activations;
 use crate::select::{self, Fold, Problem, Tier, TiledOutput, VECTOR_ROWS, VECTOR_TOKENS};
 use crate::weights::Matrix;
@@ -62,6 +63,26 @@ pub(crate) struct Product<'a> {
     pub(crate) gated: Option<(&'a Matrix, u32)>,
 }
 
+impl Product<'_> {
+    /// Planes of the up projection, zero where there is none.
+    pub(crate) fn up_planes(&self) -> [u64; 3] {
+        self.gated.map_or([0; 3], |(up, _)| up.planes())
+    }
+
+    /// The same as tiles of the first `tokens` rows.
+    pub(crate) fn problem(&self, tokens: usize, output: TiledOutput) -> Problem {
+        let Matrix { ty, rows, cols, .. } = *self.matrix;
+        Problem { ty, rows, cols, tokens, activation: self.gated.map(|g| g.1), output }
+    }
+
+    /// Tells a dispatch of `tokens` rows how much it reads and computes.
+    pub(crate) fn count(&self, d: &mut Dispatch, tokens: usize) {
+        let matrices = 1 + self.gated.is_some() as usize;
+        d.bytes = self.matrix.bytes() + self.gated.map_or(0, |(up, _)| up.bytes());
+        d.flops = (2 * matrices * self.matrix.rows * self.matrix.cols * tokens) as u64;
+    }
+}
+
 impl Builder<'_> {
     /// Records the product of the first `rows` rows.
     pub(crate) fn product(&mut self, p: Product<'_>, input: Input<'_>, out: Output<'_>, rows: usize) {
@@ -76,7 +97,6 @@ impl Builder<'_> {
         let s = self.scratch;
         let m = p.matrix;
         let (groups_in, groups_out) = (m.cols / 32, m.rows.div_ceil(VECTOR_ROWS));
-        let up = p.gated.map_or([0; 3], |(u, _)| u.planes());
         let fold = Fold {
             activation: p.gated.map(|g| g.1),
             accumulate: out.accumulate,
@@ -119,7 +139,7 @@ impl Builder<'_> {
             };
             let push = Push::new()
                 .addresses(m.planes())
-                .addresses(up)
+                .addresses(p.up_planes())
                 .addresses(a)
                 .addresses([s.squares.address() + (first * groups_in * 4) as u64, y, next])
                 .addresses(written)
@@ -146,38 +166,23 @@ impl Builder<'_> {
             if fold.quantize >= 2 {
                 writes.push(&s.squares);
             }
-            let bytes = m.bytes() + p.gated.map_or(0, |(u, _)| u.bytes());
-            let flops = 2 * (m.rows * m.cols * tokens) as u64 * if p.gated.is_some() { 2 } else { 1 };
             let d = self.dispatch(p.op, kernel, push, [groups_out, 1, 1], &reads, &writes);
-            d.bytes = bytes;
-            d.flops = flops;
+            p.count(d, tokens);
         }
     }
+
     /// Records a tiled product. The next norm is not folded in: many rows make it cheap beside the product.
     fn tiled(&mut self, p: Product<'_>, a: &Buffer, out: Output<'_>, rows: usize) {
         let s = self.scratch;
         let m = p.matrix;
-        let (y, kind) = match (&out.quantize, out.y) {
-            (Quantize::Half, _) => (&s.half_wide, TiledOutput::Half),
-            (_, Some(y)) if out.accumulate => (y, TiledOutput::Add),
-            (_, Some(y)) => (y, TiledOutput::Float),
-            (_, None) => return,
-        };
-        let problem = Problem {
-            ty: m.ty,
-            rows: m.rows,
-            cols: m.cols,
-            tokens: rows,
-            activation: p.gated.map(|g| g.1),
-            output: kind,
-        };
-        let tiled = select::matrix_product(&problem, self.gpu);
+        let Some((y, kind)) = self.tiled_target(&out) else { return };
+        let tiled = select::matrix_product(&p.problem(rows, kind), self.gpu);
         let element = if kind == TiledOutput::Half { 2 } else { 4 };
         let target = y.address() + (out.column * element) as u64;
         let (to, stride) = if tiled.splits > 1 { (s.splits.address(), m.rows) } else { (target, out.stride) };
         let push = Push::new()
             .addresses(m.planes())
-            .addresses(p.gated.map_or([0; 3], |(u, _)| u.planes()))
+            .addresses(p.up_planes())
             .addresses([a.address(), to])
             .u32(m.rows)
             .u32(m.cols)
@@ -191,8 +196,7 @@ impl Builder<'_> {
         }
         let groups = [rows.div_ceil(tiled.tokens), m.rows.div_ceil(tiled.rows), tiled.splits];
         let d = self.dispatch(p.op, tiled.kernel, push, groups, &reads, &[written]);
-        d.bytes = m.bytes() + p.gated.map_or(0, |(u, _)| u.bytes());
-        d.flops = 2 * (m.rows * m.cols * rows) as u64 * if p.gated.is_some() { 2 } else { 1 };
+        p.count(d, rows);
         if tiled.splits == 1 {
             return;
         }

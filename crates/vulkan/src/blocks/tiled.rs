@@ -6,7 +6,7 @@ use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::profile::GpuProfile;
 use crate::push::Push;
-use crate::select::{self, Operand, Path, Problem, TiledOutput};
+use crate::select::{self, Operand, Path, TiledOutput};
 use crate::weights::Matrix;
 
 /// The form of a product's input.
@@ -31,7 +31,7 @@ impl Form {
     }
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
     /// What the product of a matrix takes in this batch.
     pub(crate) fn form(&self, matrix: &Matrix) -> Form {
         Form::of(matrix, self.path, self.gpu)
@@ -62,36 +62,38 @@ impl Builder<'_> {
         self.dispatch("add_bias", kernel, push, groups, &[y, bias], &[y]);
     }
 
+    /// Where a tiled product writes and in which form; `None` for an output that asks for nothing.
+    pub(crate) fn tiled_target<'b>(&self, out: &Output<'b>) -> Option<(&'b Buffer, TiledOutput)>
+    where
+        'a: 'b,
+    {
+        let s = self.scratch;
+        Some(match (&out.quantize, out.y) {
+            (Quantize::Half, _) => (&s.half_wide, TiledOutput::Half),
+            (Quantize::Inner, _) => (&s.inner.q, TiledOutput::Quantized),
+            (_, Some(y)) if out.accumulate => (y, TiledOutput::Add),
+            (_, Some(y)) => (y, TiledOutput::Float),
+            (_, None) => return None,
+        })
+    }
+
     /// Records a tiled product without matrix units, of f16 or quantized input.
     pub(crate) fn tiled_fallback(&mut self, p: Product<'_>, input: Input<'_>, out: Output<'_>, rows: usize) {
         let s = self.scratch;
         let m = p.matrix;
-        let (y, ymeta, kind) = match (&out.quantize, out.y) {
-            (Quantize::Half, _) => (&s.half_wide, None, TiledOutput::Half),
-            (Quantize::Inner, _) => (&s.inner.q, Some(&s.inner.meta), TiledOutput::Quantized),
-            (_, Some(y)) if out.accumulate => (y, None, TiledOutput::Add),
-            (_, Some(y)) => (y, None, TiledOutput::Float),
-            (_, None) => return,
-        };
+        let Some((y, kind)) = self.tiled_target(&out) else { return };
+        let ymeta = (kind == TiledOutput::Quantized).then_some(&s.inner.meta);
         let (a, meta) = match input {
             Input::Half(a) | Input::Float(a) => (a, None),
             Input::Inner => (&s.inner.q, Some(&s.inner.meta)),
             Input::Normed | Input::Prepared { .. } => (&s.normed.q, Some(&s.normed.meta)),
         };
-        let problem = Problem {
-            ty: m.ty,
-            rows: m.rows,
-            cols: m.cols,
-            tokens: rows,
-            activation: p.gated.map(|g| g.1),
-            output: kind,
-        };
-        let tiled = select::matrix_product(&problem, self.gpu);
+        let tiled = select::matrix_product(&p.problem(rows, kind), self.gpu);
         let element = if kind == TiledOutput::Half { 2 } else { 4 };
         let address = |b: Option<&Buffer>| b.map_or(0, Buffer::address);
         let push = Push::new()
             .addresses(m.planes())
-            .addresses(p.gated.map_or([0; 3], |(u, _)| u.planes()))
+            .addresses(p.up_planes())
             .addresses([a.address(), address(meta)])
             .addresses([y.address() + (out.column * element) as u64, address(ymeta)])
             .u32(m.rows)
@@ -105,7 +107,6 @@ impl Builder<'_> {
         let writes: Vec<&Buffer> = std::iter::once(y).chain(ymeta).collect();
         let groups = [m.rows.div_ceil(tiled.rows), rows.div_ceil(tiled.tokens), 1];
         let d = self.dispatch(p.op, tiled.kernel, push, groups, &reads, &writes);
-        d.bytes = m.bytes() + p.gated.map_or(0, |(u, _)| u.bytes());
-        d.flops = 2 * (m.rows * m.cols * rows) as u64 * if p.gated.is_some() { 2 } else { 1 };
+        p.count(d, rows);
     }
 }

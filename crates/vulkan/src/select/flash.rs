@@ -128,8 +128,6 @@ pub struct FlashProblem {
     pub page_tokens: usize,
     /// The most splits of a tile's keys.
     pub splits: usize,
-    /// Output in f16, else f32.
-    pub half: bool,
 }
 
 /// A flash attention kernel.
@@ -143,12 +141,12 @@ pub struct FlashKernel {
     pub query_pitch: usize,
 }
 
-/// The flash attention kernel for a problem: on cooperative matrices where the output is f16, the device has them and a tile fits.
+/// The flash attention kernel for a problem: on cooperative matrices where the device has them and a tile fits.
 pub fn flash_kernel(p: &FlashProblem, gpu: &GpuProfile) -> FlashKernel {
     // A driver on the processor compiles the long straight code of large tiles for a minute and gains nothing by it.
     let slow = gpu.software && (p.head_dim > 64 || p.kv != KvType::F16);
     let matrices = match cooperative(gpu) {
-        Some(shape) if p.half && !slow => {
+        Some(shape) if !slow => {
             flash_cooperative(p, shape.m as usize, gpu).filter(|f| !gpu.avoids(&f.kernel.shader))
         }
         _ => None,
@@ -186,7 +184,6 @@ fn flash_cooperative(p: &FlashProblem, edge: usize, gpu: &GpuProfile) -> Option<
         lanes as u32,
         p.group as u32,
         keys as u32,
-        p.half as u32,
         p.splits as u32,
         (p.head_dim <= 128 && gpu.vendor == NVIDIA) as u32,
         turned as u32,
@@ -211,8 +208,7 @@ fn flash_plain(p: &FlashProblem, gpu: &GpuProfile) -> FlashKernel {
     let whole = |rows: usize| (2 * rows).is_multiple_of(subgroup(gpu) as usize);
     let fits = tiles.into_iter().find(|t| shared(*t) <= gpu.shared_bytes as usize && whole(t.0));
     let (rows, keys) = fits.or_else(|| tiles.into_iter().rfind(|t| whole(t.0))).unwrap_or((32, 8));
-    let mut constants =
-        vec![2 * rows as u32, rows as u32, 0, p.group as u32, keys as u32, p.half as u32, p.splits as u32];
+    let mut constants = vec![2 * rows as u32, rows as u32, 0, p.group as u32, keys as u32, p.splits as u32];
     constants.resize(10, 0);
     constants.extend(p.cache_constants());
     let shader = format!("flash_plain_{}", kv_suffix(p.kv));
@@ -291,15 +287,7 @@ mod tests {
             gpu.matrices.extend((edge != 0).then_some(shape));
             for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
                 for head_dim in [64, 72, 80, 96, 128, 256] {
-                    let p = FlashProblem {
-                        head_dim,
-                        kv_heads: 8,
-                        group: 4,
-                        kv,
-                        page_tokens: 64,
-                        splits: 1,
-                        half: true,
-                    };
+                    let p = FlashProblem { head_dim, kv_heads: 8, group: 4, kv, page_tokens: 64, splits: 1 };
                     let flash = flash_kernel(&p, &gpu);
                     assert!(crate::shaders::words(&flash.kernel.shader).is_some());
                     assert_eq!(flash.kernel.constants[0] % subgroup, 0);

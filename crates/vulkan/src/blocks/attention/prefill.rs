@@ -36,7 +36,6 @@ impl AttentionBlock {
             kv: b.kv.ty,
             page_tokens: b.kv.page_tokens,
             splits,
-            half: true,
         };
         let flash = select::flash_kernel(&problem, b.gpu);
         self.rope_and_cache(b, cache, flash.query_pitch);
@@ -69,7 +68,7 @@ impl AttentionBlock {
         let (s, spec) = (b.scratch, &self.spec);
         let kernel = Kernel {
             shader: "flash_merge".into(),
-            constants: vec![64, spec.head_dim as u32, 1],
+            constants: vec![64, spec.head_dim as u32],
             subgroup: select::subgroup(b.gpu),
         };
         let push = Push::new()
