@@ -17,6 +17,15 @@ const SMOLLM2_PERPLEXITY: (f64, usize) = (32.1713, 8);
 const GEMMA3_PERPLEXITY: (f64, usize) = (17.9927, 4);
 const PERPLEXITY_TOLERANCE: f64 = 0.005;
 
+/// Contexts of this many tokens, one each: a processor that plays GPU takes about half a second a token.
+const SMOLLM2_VULKAN_CONTEXT: usize = 256;
+const GEMMA3_VULKAN_CONTEXT: usize = 192;
+/// How far the Vulkan device may be from the reference, relatively: its f16 activations have been seen to move it by 0.1 %.
+const VULKAN_TOLERANCE: f64 = 0.005;
+/// How far it may be from the CPU device. That rounds activations to 8 bits, which moves the likelihood of a token by some 10 %, and about a
+/// hundred tokens so short of the reference's perplexity by up to 1 %; over thousands it is within [`PERPLEXITY_TOLERANCE`].
+const VULKAN_CPU_TOLERANCE: f64 = 0.02;
+
 /// K and V of one position in F16: 30 layers, 3 heads of 64.
 const SMOLLM2_KV_BYTES_PER_TOKEN: u64 = 30 * 3 * 64 * 2 * 2;
 /// What the process may use beyond the file and the KV cache.
@@ -42,6 +51,8 @@ pub fn run(binary: &Path, data: &TestData) -> Tally {
         ("peak_memory", peak_memory),
         ("perplexity_smollm2", |b| perplexity(b, &b.data.smollm2, SMOLLM2_PERPLEXITY)),
         ("perplexity_gemma3", |b| perplexity(b, &b.data.gemma3, GEMMA3_PERPLEXITY)),
+        ("perplexity_smollm2_vulkan", |b| vulkan_perplexity(b, &b.data.smollm2, SMOLLM2_VULKAN_CONTEXT)),
+        ("perplexity_gemma3_vulkan", |b| vulkan_perplexity(b, &b.data.gemma3, GEMMA3_VULKAN_CONTEXT)),
         ("bench_json", bench_reports),
         ("models_lists_the_cache", models_lists_the_cache),
         ("a_file_that_is_no_model", a_file_that_is_no_model),
@@ -204,14 +215,54 @@ fn high_water_bytes(status: &str) -> Option<u64> {
 }
 
 fn perplexity(bench: &Bench<'_>, model: &Path, (expected, chunks): (f64, usize)) -> Result<String> {
-    let (model, chunks) = (model.display().to_string(), chunks.to_string());
-    let text = bench.data.text.display().to_string();
-    let arguments = ["perplexity", "-m", &model, "--file", &text, "--ctx", "512", "--chunks", &chunks];
-    let out = sh::output(&mut bench.unicorn(&arguments))?;
-    let found = perplexity_of(&out).with_context(|| format!("no perplexity in {out:?}"))?;
+    let found = perplexity_on(bench, model, (512, chunks), |c| c)?;
     let note = format!("{found:.4}, llama.cpp has {expected}");
-    ensure!((found / expected - 1.0).abs() <= PERPLEXITY_TOLERANCE, "{note}");
+    ensure!(near(found, expected, PERPLEXITY_TOLERANCE), "{note}");
     Ok(note)
+}
+
+/// On the distribution's lavapipe, beside the float64 loops of the reference and the CPU device.
+fn vulkan_perplexity(bench: &Bench<'_>, model: &Path, context: usize) -> Result<String> {
+    let driver = match lavapipe::driver() {
+        Ok(driver) => driver,
+        Err(reason) => return Ok(format!("NOT RUN: {reason}")),
+    };
+    let on = |device: &str| {
+        perplexity_on(bench, model, (context, 1), |command| {
+            command
+                .args(["--device", device])
+                .env("VK_DRIVER_FILES", &driver)
+                .env("VK_ICD_FILENAMES", &driver)
+        })
+    };
+    let (reference, cpu, vulkan) = (on("reference")?, on("cpu")?, on("vulkan:0")?);
+    let percent = |other: f64| (vulkan / other - 1.0) * 100.0;
+    let note = format!(
+        "{vulkan:.4}; reference {reference:.4} ({:+.3} %), cpu {cpu:.4} ({:+.3} %)",
+        percent(reference),
+        percent(cpu)
+    );
+    ensure!(near(vulkan, reference, VULKAN_TOLERANCE) && near(vulkan, cpu, VULKAN_CPU_TOLERANCE), "{note}");
+    Ok(note)
+}
+
+/// False for NaN.
+fn near(found: f64, expected: f64, tolerance: f64) -> bool {
+    (found / expected - 1.0).abs() <= tolerance
+}
+
+/// The perplexity of the first contexts of the test text: tokens of each, and how many.
+fn perplexity_on(
+    bench: &Bench<'_>,
+    model: &Path,
+    (context, chunks): (usize, usize),
+    more: impl Fn(&mut Command) -> &mut Command,
+) -> Result<f64> {
+    let (model, text) = (model.display().to_string(), bench.data.text.display().to_string());
+    let (context, chunks) = (context.to_string(), chunks.to_string());
+    let arguments = ["perplexity", "-m", &model, "--file", &text, "--ctx", &context, "--chunks", &chunks];
+    let out = sh::output(more(&mut bench.unicorn(&arguments)))?;
+    perplexity_of(&out).with_context(|| format!("no perplexity in {out:?}"))
 }
 
 /// Reads the last line, `perplexity: X +/- E`.
@@ -255,6 +306,7 @@ mod tests {
     fn outputs_are_read() {
         assert_eq!(perplexity_of("[1] 30.1\nperplexity: 32.1713 +/- 1.05\n"), Some(32.1713));
         assert_eq!(perplexity_of("perplexity: 1\nother"), None);
+        assert!(near(100.4, 100.0, 0.005) && !near(100.6, 100.0, 0.005) && !near(f64::NAN, 1.0, 0.5));
         assert_eq!(high_water_bytes("Name:\tx\nVmHWM:\t   1234 kB\nVmRSS: 1 kB\n"), Some(1234 * 1024));
         assert_eq!(high_water_bytes("VmRSS: 1 kB"), None);
     }

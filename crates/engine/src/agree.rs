@@ -1,7 +1,8 @@
 //! Whether two engines say the same: greedy decoding in step, up to the first token that differs.
 //!
 //! Two devices round differently, so their logits differ a little, and where two candidates are nearly equal they may choose differently.
-//! What tells such a difference from a fault is the margin between the two candidates: see [`Difference::margin`].
+//! What tells such a difference from a fault is the margin between the two candidates, measured against how far the logits of the two
+//! engines lie apart there and elsewhere: see [`Difference::margin`].
 
 use unicorn_core::{HeadOutput, Select};
 
@@ -20,11 +21,17 @@ pub struct Difference {
     pub margin_first: f32,
     /// By how much the second engine preferred its own choice to the other's, in logits.
     pub margin_second: f32,
+    /// By how much the second engine's logit of the first's choice is above the first engine's, less the mean over all candidates.
+    pub moved_first: f32,
+    /// The same of the second engine's choice.
+    pub moved_second: f32,
+    /// Root mean square, over all candidates, of what `moved_first` is for one: how far the engines are apart at this position.
+    pub logit_rms: f64,
 }
 
 impl Difference {
-    /// How far apart the engines must be for both to be right: the two margins together. The logits of the two candidates differ by at least
-    /// that much between the engines; a NaN counts as infinitely far.
+    /// How far apart the engines must be for both to be right: the two margins together. It is `moved_second - moved_first`, so each margin
+    /// is at most as large as those two together; a NaN counts as infinitely far.
     pub fn margin(&self) -> f32 {
         let sum = self.margin_first + self.margin_second;
         if sum.is_nan() { f32::INFINITY } else { sum }
@@ -38,7 +45,8 @@ pub struct Agreement {
     pub tokens: Vec<u32>,
     /// The first difference, if there was one.
     pub difference: Option<Difference>,
-    /// Root mean square of the difference between their logits, over all steps with the same past.
+    /// Root mean square of the difference between their logits, over all steps with the same past. What all logits of a step have in common
+    /// changes no probability and does not count.
     pub logit_rms: f64,
     /// Root mean square of the first engine's logits about their mean: what `logit_rms` is to be compared with.
     pub logit_spread: f64,
@@ -61,17 +69,10 @@ pub fn agree(
     let mut same = Vec::new();
     let mut difference = None;
     while same.len() < tokens {
-        sums.add(&logits.0, &logits.1);
+        let apart = sums.add(&logits.0, &logits.1);
         let (x, y) = (best(&logits.0), best(&logits.1));
         if x != y {
-            let at = |row: &[f32], token: u32| row.get(token as usize).copied().unwrap_or(f32::NAN);
-            difference = Some(Difference {
-                after: same.len(),
-                first: x,
-                second: y,
-                margin_first: at(&logits.0, x) - at(&logits.0, y),
-                margin_second: at(&logits.1, y) - at(&logits.1, x),
-            });
+            difference = Some(differs(same.len(), (x, y), (&logits.0, &logits.1), apart));
             break;
         }
         same.push(x);
@@ -86,6 +87,22 @@ pub fn agree(
     }
     let (logit_rms, logit_spread) = sums.finish();
     Ok(Agreement { tokens: same, difference, logit_rms, logit_spread })
+}
+
+/// What is to be said about two choices from these rows of logits.
+fn differs(after: usize, (x, y): (u32, u32), (a, b): (&[f32], &[f32]), apart: Apart) -> Difference {
+    let at = |row: &[f32], token: u32| row.get(token as usize).copied().unwrap_or(f32::NAN);
+    let moved = |token| at(b, token) - at(a, token) - apart.mean as f32;
+    Difference {
+        after,
+        first: x,
+        second: y,
+        margin_first: at(a, x) - at(a, y),
+        margin_second: at(b, y) - at(b, x),
+        moved_first: moved(x),
+        moved_second: moved(y),
+        logit_rms: apart.rms,
+    }
 }
 
 /// The likeliest token; the first of equals, as samplers take it. NaN is never chosen while anything else is there.
@@ -108,15 +125,28 @@ struct Sums {
     squares: f64,
 }
 
+/// How far two rows of logits lie apart.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Apart {
+    /// Mean of the second's less the first's.
+    mean: f64,
+    /// Root mean square of that about its mean.
+    rms: f64,
+}
+
 impl Sums {
-    fn add(&mut self, a: &[f32], b: &[f32]) {
-        for (a, b) in a.iter().zip(b) {
-            let (a, b) = (*a as f64, *b as f64);
-            self.differences += (a - b) * (a - b);
+    fn add(&mut self, a: &[f32], b: &[f32]) -> Apart {
+        let n = a.len().max(1) as f64;
+        let moved = || a.iter().zip(b).map(|(a, b)| *b as f64 - *a as f64);
+        let mean = moved().sum::<f64>() / n;
+        let squares: f64 = moved().map(|m| (m - mean) * (m - mean)).sum();
+        self.differences += squares;
+        for a in a.iter().map(|a| *a as f64) {
             self.values += a;
             self.squares += a * a;
         }
         self.count += a.len() as f64;
+        Apart { mean, rms: (squares / n).sqrt() }
     }
 
     /// Root mean square of the differences, and standard deviation of the first's values.
@@ -152,8 +182,11 @@ mod tests {
 
     #[test]
     fn margins_add_up_and_nan_is_far() {
-        let mut d = Difference { after: 0, first: 1, second: 2, margin_first: 0.25, margin_second: 0.5 };
-        assert_eq!(d.margin(), 0.75);
+        let apart = Apart { mean: 10.0, rms: 0.5 };
+        let mut d = differs(3, (0, 1), (&[2.0, 1.75], &[11.5, 12.0]), apart);
+        assert_eq!((d.margin_first, d.margin_second, d.margin()), (0.25, 0.5, 0.75));
+        assert_eq!((d.moved_first, d.moved_second, d.logit_rms), (-0.5, 0.25, 0.5));
+        assert_eq!(d.moved_second - d.moved_first, d.margin());
         d.margin_second = f32::NAN;
         assert_eq!(d.margin(), f32::INFINITY);
     }
@@ -161,7 +194,10 @@ mod tests {
     #[test]
     fn differences_are_measured_against_the_spread() {
         let mut sums = Sums::default();
-        sums.add(&[1.0, 3.0], &[1.5, 2.5]);
-        assert_eq!(sums.finish(), (0.5, 1.0));
+        let apart = sums.add(&[1.0, 3.0], &[1.5, 2.5]);
+        assert_eq!((apart, sums.finish()), (Apart { mean: 0.0, rms: 0.5 }, (0.5, 1.0)));
+        // What all have in common is no difference.
+        assert_eq!(sums.add(&[1.0, 3.0], &[3.0, 5.0]), Apart { mean: 2.0, rms: 0.0 });
+        assert_eq!(sums.finish(), (0.125f64.sqrt(), 1.0));
     }
 }
