@@ -30,24 +30,17 @@ layout(push_constant, scalar) uniform Push {
     float soft_cap;     // 0 for none
 } p;
 
-const uint DP = (HEAD_DIM + T - 1) / T * T;
+#include "lib/flash_keys.glsl"
 const uint SUBGROUPS = THREADS / LANES, BM = SUBGROUPS * T;
-const uint CHUNKS = DP / 8;             // 16-byte words of a key
-const uint PITCH = CHUNKS + 1;          // one word more, against bank conflicts
 const uint SCORE_PITCH = BC / 4 + 1, CHANCE_PITCH = BC / 8 + 1;
 const uint SHARE = LANES > T ? LANES / T : 1;   // lanes that share a row
 const uint STEP = LANES / SHARE, HELD = T / STEP;   // a lane holds the rows lane / SHARE + STEP i, i < HELD
 const uint UNITS = BC / 8 / SHARE;      // groups of eight keys of a row that a lane holds
-const uint WORDS = (BC * CHUNKS + THREADS - 1) / THREADS;
-const uint TURNED_PITCH = BC / 8 + 1;
-const uint PAIRS = (BC / 2 * CHUNKS + THREADS - 1) / THREADS;   // pairs of words of two adjacent keys, where values are turned
 const float NONE = -1.0e30;
 const float LOG2_E = 1.4426950408889634;
 // A maximum is raised only when scores outgrow it by this many powers of two, which f16 weights can hold: most steps need no rescaling.
 const float SLACK = 6.0;
 
-shared uvec4 shared_keys[BC * PITCH];
-shared uvec4 shared_values[TURNED != 0 ? DP * TURNED_PITCH : BC * PITCH];
 shared vec4 scores[SUBGROUPS * T * SCORE_PITCH];
 shared uvec4 chances[SUBGROUPS * T * CHANCE_PITCH];
 
@@ -55,54 +48,7 @@ shared uvec4 chances[SUBGROUPS * T * CHANCE_PITCH];
 #define Left coopmat<float16_t, gl_ScopeSubgroup, T, T, gl_MatrixUseA>
 #define Right coopmat<float16_t, gl_ScopeSubgroup, T, T, gl_MatrixUseB>
 
-uint thread = gl_LocalInvocationID.x, lane = gl_SubgroupInvocationID;
-uint kv_head = gl_WorkGroupID.y;
-Eight key_words[WORDS], value_words[TURNED != 0 ? 2 * PAIRS : WORDS];
-
-// Eight elements of a key, zeros where it lies outside begin .. end, whatever the cache holds there.
-Eight fetch_eight(uint64_t cache, uint list, uint uniform_page, uint wanted, uint chunk, uint begin, uint end) {
-    bool live = wanted >= begin && wanted < end && chunk < HEAD_DIM / 8;
-    uint key = clamp(wanted, begin, end - 1);
-    uint page = PAGE_TOKENS % BC == 0 ? uniform_page : U32(p.pages).v[list + key / PAGE_TOKENS];
-    return eight(kv_page(cache, page, kv_head), key % PAGE_TOKENS, min(chunk, HEAD_DIM / 8 - 1), live);
-}
-
-// Starts the loads of keys and values `base` .. base + BC - 1.
-void fetch(uint list, uint base, uint begin, uint end) {
-    uint uniform_page = 0;
-    if (PAGE_TOKENS % BC == 0) uniform_page = U32(p.pages).v[list + base / PAGE_TOKENS];
-    [[unroll]] for (uint i = 0; i < WORDS; i++) {
-        uint at = i * THREADS + thread;
-        key_words[i] = fetch_eight(p.keys, list, uniform_page, base + at / CHUNKS, at % CHUNKS, begin, end);
-        if (TURNED == 0)
-            value_words[i] = fetch_eight(p.values, list, uniform_page, base + at / CHUNKS, at % CHUNKS, begin, end);
-    }
-    if (TURNED == 0) return;
-    [[unroll]] for (uint i = 0; i < 2 * PAIRS; i++) {
-        uint at = i / 2 * THREADS + thread, key = base + 2 * (at % (BC / 2)) + i % 2;
-        value_words[i] = fetch_eight(p.values, list, uniform_page, key, at / (BC / 2), begin, end);
-    }
-}
-
-void share() {
-    [[unroll]] for (uint i = 0; i < WORDS; i++) {
-        uint at = i * THREADS + thread, to = at / CHUNKS * PITCH + at % CHUNKS;
-        if (BC * CHUNKS % THREADS != 0 && at >= BC * CHUNKS) continue;
-        shared_keys[to] = eight_halves(key_words[i]);
-        if (TURNED == 0) shared_values[to] = eight_halves(value_words[i]);
-    }
-    if (TURNED == 0) return;
-    [[unroll]] for (uint i = 0; i < PAIRS; i++) {
-        uint at = i * THREADS + thread, pair = at % (BC / 2), row = at / (BC / 2) * 8;
-        if (BC / 2 * CHUNKS % THREADS != 0 && at >= BC / 2 * CHUNKS) continue;
-        uvec4 a = eight_halves(value_words[2 * i]), b = eight_halves(value_words[2 * i + 1]);
-        [[unroll]] for (uint e = 0; e < 8; e++) {
-            uint word = (e & 1) == 0 ? (a[e / 2] & 0xFFFFu) | (b[e / 2] << 16) : (a[e / 2] >> 16) | (b[e / 2] & 0xFFFF0000u);
-            shared_values[(row + e) * TURNED_PITCH + pair / 4][pair % 4] = word;
-        }
-    }
-}
-
+uint lane = gl_SubgroupInvocationID;
 void sync() {
     subgroupMemoryBarrierShared();
     subgroupBarrier();
@@ -139,23 +85,10 @@ void write(Tile tile, uint split, bool partial, uint own, uint row, uint column,
 }
 
 void main() {
-    uint tiles = gl_NumWorkGroups.z / SPLITS;
-    // Later rows see more keys: they start first.
-    Tile tile = Tiles(p.tiles).v[tiles - 1 - gl_WorkGroupID.z / SPLITS];
-    uint split = gl_WorkGroupID.z % SPLITS;
-    uint count = tile.rows * GROUP, first = gl_WorkGroupID.x * BM;
-    if (first >= count) return;
-    uint begin = 0, end = tile.start + (min(first + BM, count) - 1) / GROUP + 1;
-    uint low = tile.start + first / GROUP;
-    if (p.window != 0 && low + 1 > p.window) begin = low + 1 - p.window;
-    if (SPLITS > 1) {
-        if (tile.span == 0 && split != 0) return;
-        if (tile.span != 0) {
-            begin = max(begin, split * tile.span);
-            end = min(end, (split + 1) * tile.span);
-        }
-    }
-    if (begin >= end) return;
+    Piece w;
+    if (!find_piece(BM, w)) return;
+    Tile tile = w.tile;
+    uint split = w.split, count = w.count, first = w.first, begin = w.begin, end = w.end;
 
     // This subgroup's rows and the positions that they reach.
     uint own = first + gl_SubgroupID * T;
