@@ -58,7 +58,6 @@ float power(const in uint32_t row, const in uint32_t col, const in float x) { re
 // Copies a row's value to all columns: all are the same.
 float any_of(const in float a, const in float b) { return a; }
 
-struct Place { Tile tile; uint split, own, count; };
 float store(const in uint32_t row, const in uint32_t col, const in float x, const in uint32_t column, const in uint32_t own,
             const in uint32_t count, const in uint32_t first_row, const in uint32_t record, const in uint32_t splits) {
     uint c = column + col;

@@ -8,8 +8,10 @@
 //! memory and through a ring elsewhere), `pipeline` and `pipeline_file` (compiled kernels, kept on disk), `cut` and `replay` (submissions
 //! of bounded time on integrated GPUs). Everything that grows is bounded: recordings (`lru`), the ring, the files.
 //!
-//! Absent so far: more than one queue; kernels for NV cooperative matrices of workgroup scope, which measured slower than those of
-//! subgroup scope.
+//! NV cooperative matrices 2 serve attention, whose scores then stay in registers. Products do not use them: with tensor loads they reached
+//! 308 TFLOP/s on an H100 where the KHR kernel reaches 336 (F16, 4096 x 16384, 2048 tokens), and 158 against 203 with Q4_K weights.
+//!
+//! Absent so far: more than one queue.
 
 mod arena;
 mod blocks;

@@ -147,7 +147,10 @@ impl Library {
         let missing = needs.iter().filter(|n| !n.0).map(|n| n.1).collect();
         let matrices =
             if has_matrix && matrix.cooperative_matrix != 0 { self.matrix_shapes(physical)? } else { vec![] };
-        let profile = self.profile(physical, &extensions, &f13, matrices, has_matrix2 && matrix2.complete());
+        let matrix2 = has_matrix2
+            && !matrices.is_empty()
+            && matrix2::usable(&self.entry, &self.instance, physical, &matrix2)?;
+        let profile = self.profile(physical, &extensions, &f13, matrices, matrix2);
         let executable_info = has_executable && executable.pipeline_executable_info != 0;
         Ok(Candidate { physical, extensions, executable_info, missing, profile })
     }

@@ -71,7 +71,7 @@ pub struct GpuProfile {
     pub integer_dot: bool,
     /// KHR cooperative matrix shapes at subgroup scope.
     pub matrices: Vec<MatrixShape>,
-    /// NV cooperative matrix 2 with workgroup scope, tensor addressing and conversions.
+    /// NV cooperative matrix 2 at subgroup scope: any multiples of 16 as dimensions, reductions, conversions, operations by element.
     pub matrix2: bool,
     /// Memory heaps.
     pub heaps: Vec<Heap>,

@@ -145,13 +145,44 @@ pub struct FlashKernel {
 pub fn flash_kernel(p: &FlashProblem, gpu: &GpuProfile) -> FlashKernel {
     // A driver on the processor compiles the long straight code of large tiles for a minute and gains nothing by it.
     let slow = gpu.software && (p.head_dim > 64 || p.kv != KvType::F16);
+    let usable = |f: &FlashKernel| !gpu.avoids(&f.kernel.shader);
+    let matrix2 = || flash_matrix2(p, gpu).filter(usable);
     let matrices = match cooperative(gpu) {
         Some(shape) if !slow => {
-            flash_cooperative(p, shape.m as usize, gpu).filter(|f| !gpu.avoids(&f.kernel.shader))
+            matrix2().or_else(|| flash_cooperative(p, shape.m as usize, gpu).filter(usable))
         }
         _ => None,
     };
     matrices.unwrap_or_else(|| flash_plain(p, gpu))
+}
+
+/// On NV cooperative matrices 2; `None` where the device has none or no tile fits the shared memory.
+fn flash_matrix2(p: &FlashProblem, gpu: &GpuProfile) -> Option<FlashKernel> {
+    const ROWS: u32 = 16;
+    // On the processor as in `flash_cooperative`.
+    let (subgroups, most) = if gpu.software { (1, 16) } else { (4, 64) };
+    let (lanes, pitch) = (subgroup(gpu), p.head_dim.next_multiple_of(16));
+    let shared = |keys: usize| 2 * 16 * keys * (pitch / 8 + 1);
+    let fits = |keys: &usize| shared(*keys) <= gpu.shared_bytes as usize;
+    // Accumulators of longer heads would not stay in registers.
+    if !gpu.matrix2 || p.head_dim > 256 {
+        return None;
+    }
+    let keys = [64, 32, 16].into_iter().find(|keys| *keys <= most && fits(keys))?;
+    let mut constants = vec![
+        subgroups * lanes,
+        ROWS,
+        lanes,
+        p.group as u32,
+        keys as u32,
+        p.splits as u32,
+        (p.head_dim <= 128) as u32,
+    ];
+    constants.resize(10, 0);
+    constants.extend(p.cache_constants());
+    let shader = format!("flash_matrix2_{}", kv_suffix(p.kv));
+    let kernel = Kernel { shader, constants, subgroup: lanes };
+    Some(FlashKernel { kernel, rows: (subgroups * ROWS) as usize, query_pitch: pitch })
 }
 
 /// On matrices of this edge; `None` where no tile fits the shared memory.
@@ -277,6 +308,36 @@ mod tests {
         assert_eq!(flash_plan(&[slice(100, 8)], 32, &h100()), None);
         assert_eq!(flash_plan(&[slice(100, 1); 64], 32, &h100()), None);
         assert!(flash_plan(&[slice(100, 9)], 32, &h100()).is_some());
+    }
+
+    #[test]
+    fn the_best_tier_of_attention_is_taken_unless_it_is_to_be_avoided() {
+        let mut gpu = h100();
+        let shape = MatrixShape { m: 16, n: 16, k: 16, types: MatrixTypes::F16F32 };
+        gpu.matrices.push(shape);
+        gpu.matrix2 = true;
+        gpu.shared_bytes = 48 << 10;
+        let problem = |head_dim| FlashProblem {
+            head_dim,
+            kv_heads: 8,
+            group: 4,
+            kv: KvType::F16,
+            page_tokens: 64,
+            splits: 1,
+        };
+        for (head_dim, keys) in [(64, 64), (128, 64), (256, 32)] {
+            let flash = flash_kernel(&problem(head_dim), &gpu);
+            assert_eq!(
+                (flash.kernel.shader.as_str(), flash.kernel.constants[4]),
+                ("flash_matrix2_f16", keys)
+            );
+            assert_eq!((flash.rows, flash.query_pitch), (64, head_dim));
+        }
+        gpu.avoid = vec!["flash_matrix2_f16".into()];
+        assert_eq!(flash_kernel(&problem(128), &gpu).kernel.shader, "flash_cooperative_f16");
+        gpu.avoid = Vec::new();
+        gpu.matrix2 = false;
+        assert_eq!(flash_kernel(&problem(128), &gpu).kernel.shader, "flash_cooperative_f16");
     }
 
     #[test]
