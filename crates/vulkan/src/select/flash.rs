@@ -159,18 +159,17 @@ pub fn flash_kernel(p: &FlashProblem, gpu: &GpuProfile) -> FlashKernel {
 /// On NV cooperative matrices 2; `None` where the device has none or no tile fits the shared memory.
 fn flash_matrix2(p: &FlashProblem, gpu: &GpuProfile) -> Option<FlashKernel> {
     const ROWS: u32 = 16;
-    // On the processor as in `flash_cooperative`.
-    let (subgroups, most) = if gpu.software { (1, 16) } else { (4, 64) };
+    const SUBGROUPS: u32 = 4;
     let (lanes, pitch) = (subgroup(gpu), p.head_dim.next_multiple_of(16));
     let shared = |keys: usize| 2 * 16 * keys * (pitch / 8 + 1);
     let fits = |keys: &usize| shared(*keys) <= gpu.shared_bytes as usize;
-    // Accumulators of longer heads would not stay in registers.
-    if !gpu.matrix2 || p.head_dim > 256 {
+    // Accumulators of longer heads would not stay in registers. Lavapipe 26.1 has the extension and computes garbage with it.
+    if !gpu.matrix2 || gpu.software || p.head_dim > 256 {
         return None;
     }
-    let keys = [64, 32, 16].into_iter().find(|keys| *keys <= most && fits(keys))?;
+    let keys = [64, 32, 16].into_iter().find(fits)?;
     let mut constants = vec![
-        subgroups * lanes,
+        SUBGROUPS * lanes,
         ROWS,
         lanes,
         p.group as u32,
@@ -182,7 +181,7 @@ fn flash_matrix2(p: &FlashProblem, gpu: &GpuProfile) -> Option<FlashKernel> {
     constants.extend(p.cache_constants());
     let shader = format!("flash_matrix2_{}", kv_suffix(p.kv));
     let kernel = Kernel { shader, constants, subgroup: lanes };
-    Some(FlashKernel { kernel, rows: (subgroups * ROWS) as usize, query_pitch: pitch })
+    Some(FlashKernel { kernel, rows: (SUBGROUPS * ROWS) as usize, query_pitch: pitch })
 }
 
 /// On matrices of this edge; `None` where no tile fits the shared memory.
