@@ -423,7 +423,9 @@ pub struct SelftestArgs {
     #[arg(long, value_name = "N", default_value = "8", value_parser = parse::positive, help_heading = "Whole model")]
     pub chunks: usize,
     /// Largest margin, in logits, that rounding may explain where two answers part
-    #[arg(long, value_name = "LOGITS", default_value = "1.0", value_parser = parse::non_negative, help_heading = "Whole model")]
+    ///
+    /// Less where the logits of the two devices differ little: what is explained follows from that difference.
+    #[arg(long, value_name = "LOGITS", default_value = "0.75", value_parser = parse::non_negative, help_heading = "Whole model")]
     pub margin: f32,
 }
 

@@ -1,7 +1,7 @@
 //! Tiny random models of every architecture against the logits that `transformers` computes in float64, opened from GGUF and
 //! from safetensors.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use unicorn_cases::golden::{Chunks, GOLDEN_MODELS, Golden, logits, relative_error};
 use unicorn_core::{Device, KvType};
@@ -18,7 +18,7 @@ fn golden(name: &'static str) -> Golden {
 }
 
 /// Logits of every token, for each sequence.
-fn run(device: &dyn Device, path: &PathBuf, tokens: &[u32], chunks: Chunks<'_>) -> Vec<Vec<f32>> {
+fn run(device: &dyn Device, path: &Path, tokens: &[u32], chunks: Chunks<'_>) -> Vec<Vec<f32>> {
     let model = unicorn_model::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     logits(device, &model.spec.blocks, model.source.as_ref(), tokens, chunks, KvType::F32).unwrap()
 }

@@ -3,7 +3,8 @@
 use unicorn_cases::{Case, CaseError, run as run_case};
 use unicorn_core::{Device, DeviceError};
 
-use super::blame::{Ran, blame};
+use super::blame::{Ran, blame, unsettled};
+use super::further::further;
 use crate::devices::cache::Wrong;
 
 /// Failures of the device itself after which it is taken for lost.
@@ -30,11 +31,13 @@ enum Fate {
     Unsupported,
 }
 
-/// Runs every case. `tell` gets one line for each, and whether a person wants to see it at once.
+/// Runs every case. `tell` gets one line for each, and whether a person wants to see it at once. Where some are wrong, a few of the whole
+/// `table` may run as well, which tell which of their kernels are to blame.
 ///
 /// Errors when the device seems to be lost, or when `tell` does.
 pub fn check(
     cases: &[Case],
+    table: &[Case],
     device: &dyn Device,
     oracle: &dyn Device,
     seed: u64,
@@ -61,15 +64,16 @@ pub fn check(
         }
     }
     if !faults.is_empty() {
-        checked.wrong = find(cases, &faults, device, oracle, seed, tell)?;
+        checked.wrong = find(cases, table, &faults, device, oracle, seed, tell)?;
     }
     Ok(checked)
 }
 
-/// Runs the wrong cases again, and the right ones of the same kinds of block, with every kernel named. That serializes the kernels, so it
-/// tells nothing about the result and is no part of the test itself.
+/// Runs the wrong cases again, and the right ones of the same kinds of block, with every kernel named. Then cases of the table that did not
+/// run, for as long as a kernel is known from wrong cases alone.
 fn find(
     cases: &[Case],
+    table: &[Case],
     faults: &[&Case],
     device: &dyn Device,
     oracle: &dyn Device,
@@ -77,22 +81,45 @@ fn find(
     tell: &mut dyn FnMut(&str, bool) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Wrong>> {
     let kind = |case: &Case| case.block.kind();
+    let is_fault = |case: &Case| faults.iter().any(|f| f.name == case.name);
     let mut runs = Vec::new();
-    for case in cases.iter().filter(|c| faults.iter().any(|f| kind(f) == kind(c))) {
-        device.set_profiling(true);
-        let (fate, ..) = one(case, device, oracle, seed);
-        let kernels: Vec<String> = device.kernel_times().into_iter().map(|k| k.kernel).collect();
-        let fault = faults.iter().any(|f| f.name == case.name);
+    let (again, others): (Vec<&Case>, Vec<&Case>) =
+        cases.iter().partition(|c| faults.iter().any(|f| kind(f) == kind(c)));
+    for case in again {
+        let (fate, kernels) = named(case, device, oracle, seed);
+        let fault = is_fault(case);
         if fault && fate == Fate::Right {
             let line = format!("{}: right when its kernels run one by one: a hazard between them", case.name);
             tell(&line, true)?;
         }
         if fate != Fate::Unsupported {
-            runs.push(Ran { case: case.name.clone(), right: !fault, kernels });
+            runs.push(Ran { case: case.name.clone(), right: !fault, kernels, further: false });
         }
     }
-    device.set_profiling(false);
+    let ran = |case: &Case| runs.iter().any(|r: &Ran| r.case == case.name);
+    let candidates: Vec<&Case> =
+        table.iter().filter(|c| !ran(c) && !cases.iter().any(|d| d.name == c.name)).chain(others).collect();
+    for case in further(candidates, faults) {
+        if !unsettled(&runs) {
+            break;
+        }
+        let (fate, line, _) = one(case, device, oracle, seed);
+        tell(&format!("to find the kernel: {line}"), fate == Fate::Wrong)?;
+        if fate != Fate::Unsupported {
+            let (_, kernels) = named(case, device, oracle, seed);
+            runs.push(Ran { case: case.name.clone(), right: fate == Fate::Right, kernels, further: true });
+        }
+    }
     Ok(blame(&runs))
+}
+
+/// Runs a case with its kernels named. That serializes them, so what comes out tells nothing about the result and is no part of the test.
+fn named(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> (Fate, Vec<String>) {
+    device.set_profiling(true);
+    let (fate, ..) = one(case, device, oracle, seed);
+    let kernels = device.kernel_times().into_iter().map(|k| k.kernel).collect();
+    device.set_profiling(false);
+    (fate, kernels)
 }
 
 /// One case: its fate, the line about it, and whether the device failed rather than miscomputed.

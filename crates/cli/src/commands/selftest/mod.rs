@@ -2,13 +2,15 @@
 
 mod blame;
 mod check;
+mod explain;
+mod further;
 mod whole;
 
 use std::fs::File;
 use std::io::Write;
 
 use anyhow::Context;
-use unicorn_cases::{Case, select};
+use unicorn_cases::{Case, select, table};
 use unicorn_core::Device;
 use unicorn_cpu::ReferenceDevice;
 
@@ -64,12 +66,13 @@ fn cases(
     let profile = device.profile();
     say!("{}: {} cases, seed {seed}", profile.description, cases.len());
     report.line(&format!("{} ({}), seed {seed}", profile.description, profile.features.join(", ")))?;
-    let checked = check::check(&cases, device, &ReferenceDevice::new(), seed, &mut |line, important| {
-        if important {
-            say!("{line}");
-        }
-        report.line(line)
-    })?;
+    let checked =
+        check::check(&cases, &table(), device, &ReferenceDevice::new(), seed, &mut |line, important| {
+            if important {
+                say!("{line}");
+            }
+            report.line(line)
+        })?;
     let mut out = Out::stdout();
     for wrong in &checked.wrong {
         let line = format!("wrong: {} (in {})", wrong.kernel, wrong.cases.join(", "));

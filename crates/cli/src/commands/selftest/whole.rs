@@ -9,6 +9,7 @@ use unicorn_engine::perplexity::{PerplexityOptions, perplexity};
 use unicorn_text::{EncodeOptions, Tokenizer};
 
 use super::Report;
+use super::explain::{Rounding, Unexplained};
 use crate::args::{DeviceArgs, SelftestArgs};
 use crate::config::Config;
 use crate::devices::DeviceChoice;
@@ -69,33 +70,23 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
         out.flush()?;
         report.line(line)
     };
-    let mut judged = Judged::default();
+    let mut answers = Vec::new();
     let mut text = String::new();
     let catch = Catch::new();
     for (i, prompt) in PROMPTS.iter().take(args.prompts).enumerate() {
         let tokens = encode(&base.text.tokenizer, prompt)?;
         let got = agree(&mut base.engine, &mut engine, &tokens, args.tokens)?;
-        let explained = judged.add(&got, args.margin);
-        say_all(&format!("prompt {:2}: {}", i + 1, line(&got, &base.text.tokenizer, explained)))?;
+        say_all(&format!("prompt {:2}: {}", i + 1, line(&got, &base.text.tokenizer)))?;
         text.push_str(prompt);
         text.push_str(&base.text.tokenizer.decode(&got.tokens, true));
         text.push_str("\n\n");
+        answers.push(got);
         if catch.pressed() {
             return Ok(Exit::Interrupted);
         }
     }
-    let same = judged.same;
-    say_all(&format!(
-        "answers: {same} of {} the same over {} tokens, {} part where rounding explains it (margin up to {}), {} do not; \
-         logits differ by {:.4} (rms) where they spread over {:.2}",
-        judged.all(),
-        args.tokens,
-        judged.explained,
-        args.margin,
-        judged.unexplained,
-        judged.rms(),
-        judged.spread()
-    ))?;
+    let judged = Judged::of(&answers, args.margin);
+    judged.lines(args.tokens).iter().try_for_each(|line| say_all(line))?;
     let far = match compare_perplexity(args, &mut base, &mut engine, text)? {
         None => {
             say_all("perplexity: too little text for two contexts; --text names a longer one")?;
@@ -107,7 +98,7 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
             difference.is_nan() || difference.abs() > PERPLEXITY_TOLERANCE
         }
     };
-    let agrees = judged.unexplained == 0 && !far;
+    let agrees = judged.agrees() && !far;
     let verdict = if agrees { "agrees with" } else { "DIFFERS from" };
     say_all(&format!("{name} {verdict} the cpu device on {}", opened.spec.name))?;
     Ok(if agrees { Exit::Done } else { Exit::Failed })
@@ -150,60 +141,88 @@ fn compare_perplexity(
     Ok(Some((of(&mut base.engine, "cpu")?, of(engine, "the device")?)))
 }
 
-/// Sums over all prompts.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+/// All answers together.
+#[derive(Clone, PartialEq, Debug)]
 struct Judged {
-    same: usize,
+    all: usize,
+    rounding: Rounding,
+    /// Answers that part where rounding explains it.
     explained: usize,
-    unexplained: usize,
-    rms_squared: f64,
-    spread_squared: f64,
+    /// The other answers that part: prompts from 1, and why.
+    unexplained: Vec<(usize, Unexplained)>,
+    /// Where the margin comes closest to what rounding explains, or is furthest above it: the prompt from 1, the margin, what is explained.
+    largest: Option<(usize, f32, f32)>,
 }
 
 impl Judged {
-    /// Counts an answer; whether its difference, if any, is one that rounding explains.
-    fn add(&mut self, got: &Agreement, margin_max: f32) -> bool {
-        self.rms_squared += got.logit_rms * got.logit_rms;
-        self.spread_squared += got.logit_spread * got.logit_spread;
-        match got.difference {
-            None => self.same += 1,
-            Some(d) if d.margin() <= margin_max => self.explained += 1,
-            Some(_) => {
-                self.unexplained += 1;
-                return false;
+    /// `margin_max`: largest margin that is explained at all, in logits.
+    fn of(answers: &[Agreement], margin_max: f32) -> Judged {
+        let rounding = Rounding::of(answers, margin_max);
+        let mut judged =
+            Judged { all: answers.len(), rounding, explained: 0, unexplained: Vec::new(), largest: None };
+        let parted = answers.iter().enumerate().filter_map(|(i, a)| Some((i + 1, a.difference.as_ref()?)));
+        for (prompt, d) in parted {
+            match rounding.objection(d) {
+                None => judged.explained += 1,
+                Some(why) => judged.unexplained.push((prompt, why)),
+            }
+            let (margin, allowed) = (d.margin(), rounding.margin_allowed(d));
+            if judged.largest.is_none_or(|(_, m, a)| margin * a > m * allowed) {
+                judged.largest = Some((prompt, margin, allowed));
             }
         }
-        true
+        judged
     }
 
-    fn all(&self) -> usize {
-        self.same + self.explained + self.unexplained
+    fn agrees(&self) -> bool {
+        self.unexplained.is_empty() && self.rounding.is_small()
     }
 
-    fn rms(&self) -> f64 {
-        (self.rms_squared / self.all().max(1) as f64).sqrt()
-    }
-
-    fn spread(&self) -> f64 {
-        (self.spread_squared / self.all().max(1) as f64).sqrt()
+    /// What is said about all of them, `tokens` each.
+    fn lines(&self, tokens: usize) -> Vec<String> {
+        let Judged { all, rounding, explained, unexplained, largest } = self;
+        let mut lines: Vec<String> = unexplained
+            .iter()
+            .map(|(prompt, why)| format!("prompt {prompt:2} is NOT explained: {why}"))
+            .collect();
+        let (others, same) = (unexplained.len(), all - explained - unexplained.len());
+        lines.push(format!(
+            "answers: {same} of {all} the same over {tokens} tokens, {explained} part where rounding explains it, {others} do not"
+        ));
+        if let Some((prompt, margin, allowed)) = largest {
+            lines.push(format!(
+                "largest margin: {margin:.4} logits at prompt {prompt}, where rounding explains {allowed:.4} (never above {})",
+                rounding.margin_max
+            ));
+        }
+        lines.push(format!(
+            "logits differ by {:.4} (rms, median of the prompts); by {:.2} % of their spread over all, {}",
+            rounding.rms,
+            rounding.share_of_spread * 100.0,
+            if rounding.is_small() { "as rounding does" } else { "which is NOT rounding" }
+        ));
+        lines
     }
 }
 
 /// What is said about one prompt.
-fn line(got: &Agreement, tokenizer: &Tokenizer, explained: bool) -> String {
+fn line(got: &Agreement, tokenizer: &Tokenizer) -> String {
     let rms = got.logit_rms;
     let Some(d) = got.difference else {
         return format!("same, {} tokens; logits differ by {rms:.4} (rms)", got.tokens.len());
     };
     let text = |token: u32| tokenizer.token_text(token).unwrap_or_default();
     format!(
-        "same for {} tokens, then {:?} on the cpu (by {:.4}) and {:?} on the device (by {:.4}); logits differ by {rms:.4} (rms): {}",
+        "same for {} tokens, then {:?} on the cpu (by {:.4}) and {:?} on the device (by {:.4}), whose logits moved by {:+.4} and {:+.4}; \
+         logits differ by {:.4} (rms) there, {rms:.4} in all",
         d.after,
         text(d.first),
         d.margin_first,
         text(d.second),
         d.margin_second,
-        if explained { "near enough" } else { "NOT explained" }
+        d.moved_first,
+        d.moved_second,
+        d.logit_rms
     )
 }
 
@@ -213,26 +232,41 @@ mod tests {
 
     use super::*;
 
+    fn answer(margin: Option<f32>) -> Agreement {
+        let difference = margin.map(|m| Difference {
+            after: 1,
+            first: 1,
+            second: 2,
+            margin_first: m,
+            margin_second: 0.0,
+            moved_first: 0.0,
+            moved_second: m,
+            logit_rms: 0.1,
+        });
+        Agreement { tokens: vec![1], difference, logit_rms: 0.1, logit_spread: 3.0 }
+    }
+
     #[test]
     fn margins_decide() {
-        let answer = |margin: Option<f32>| Agreement {
-            tokens: vec![1],
-            difference: margin.map(|m| Difference {
-                after: 1,
-                first: 1,
-                second: 2,
-                margin_first: m,
-                margin_second: 0.0,
-            }),
-            logit_rms: 0.1,
-            logit_spread: 3.0,
-        };
-        let mut judged = Judged::default();
-        assert!(judged.add(&answer(None), 0.5));
-        assert!(judged.add(&answer(Some(0.25)), 0.5));
-        assert!(!judged.add(&answer(Some(0.75)), 0.5));
-        assert!(!judged.add(&answer(Some(f32::NAN)), 0.5));
-        assert_eq!((judged.same, judged.explained, judged.unexplained, judged.all()), (1, 1, 2, 4));
-        assert!((judged.rms() - 0.1).abs() < 1e-9 && (judged.spread() - 3.0).abs() < 1e-9);
+        let good = Judged::of(&[answer(None), answer(Some(0.25)), answer(Some(0.125))], 0.75);
+        assert!(good.agrees());
+        assert_eq!((good.all, good.explained), (3, 2));
+        let said = good.lines(64);
+        assert!(said[0].contains("1 of 3 the same over 64 tokens, 2 part"), "{said:?}");
+        assert!(said[1].contains("0.2500 logits at prompt 2, where rounding explains 0.5657"), "{said:?}");
+
+        let bad = Judged::of(&[answer(Some(0.25)), answer(Some(0.6)), answer(Some(f32::NAN))], 0.75);
+        assert!(!bad.agrees());
+        assert_eq!(bad.unexplained.iter().map(|u| u.0).collect::<Vec<_>>(), [2, 3]);
+        assert!(bad.lines(64)[0].starts_with("prompt  2 is NOT explained"), "{bad:?}");
+        assert_eq!(bad.largest.map(|l| l.0), Some(3));
+    }
+
+    #[test]
+    fn logits_that_are_far_apart_disagree_though_the_text_is_the_same() {
+        let far = Agreement { logit_rms: 0.5, ..answer(None) };
+        let judged = Judged::of(&[far], 0.75);
+        assert!(judged.unexplained.is_empty() && !judged.agrees());
+        assert!(judged.lines(1)[1].contains("NOT rounding"));
     }
 }

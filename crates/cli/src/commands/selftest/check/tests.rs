@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use unicorn_cases::select;
+use unicorn_cases::{select, table};
 use unicorn_core::{
     Activation, Block, BlockId, DeviceProfile, HeadOutput, KernelTime, KvLayout, MemoryUse, RateKind,
     Roofline, StreamId, TensorType, Ticket, WeightSource, Work,
@@ -11,24 +11,53 @@ use unicorn_cpu::ReferenceDevice;
 
 use super::*;
 
-/// Computes feed-forward blocks with a gate in Q4_0 with the wrong activation, and says which kernels it would have used.
+/// What a device is wrong in.
+#[derive(Clone, Copy, PartialEq)]
+enum Flaw {
+    /// Feed-forward blocks with a gate in Q4_0 get the wrong activation.
+    GateQ4_0,
+    /// All feed-forward blocks do.
+    EveryGate,
+    /// Norms, of feed-forward blocks and heads.
+    Norm,
+}
+
+/// Is wrong in one way, and says which kernels it would have used.
 struct Flawed {
     inner: ReferenceDevice,
+    flaw: Flaw,
     ran: Mutex<Option<Vec<String>>>,
+}
+
+impl Flawed {
+    fn new(flaw: Flaw) -> Flawed {
+        Flawed { inner: ReferenceDevice::new(), flaw, ran: Mutex::new(None) }
+    }
 }
 
 impl Device for Flawed {
     fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
         let mut block = block.clone();
-        let mut kernels = vec!["norm norm".to_owned()];
+        let mut kernels = Vec::new();
+        if matches!(block, Block::Ffn { .. } | Block::Head { .. }) {
+            kernels.push("norm norm".to_owned());
+        }
         if let Block::Ffn { spec, weights } = &mut block {
             kernels.push(format!("ffn_gate_up {}", weights.gate.ty));
             kernels.push(format!("ffn_down {}", weights.down.ty));
-            if weights.gate.ty == TensorType::Q4_0 {
+            let gate_q4_0 = self.flaw == Flaw::GateQ4_0 && weights.gate.ty == TensorType::Q4_0;
+            if gate_q4_0 || self.flaw == Flaw::EveryGate {
                 spec.activation = match spec.activation {
                     Activation::Silu => Activation::GeluTanh,
                     Activation::GeluTanh => Activation::Silu,
                 };
+            }
+        }
+        if self.flaw == Flaw::Norm {
+            match &mut block {
+                Block::Ffn { spec, .. } => spec.norm.eps += 1.0,
+                Block::Head { spec, .. } => spec.norm.eps += 1.0,
+                Block::Embedding { .. } | Block::Attention { .. } => {}
             }
         }
         if let Some(ran) = self.ran.lock().unwrap().as_mut() {
@@ -83,21 +112,54 @@ impl Device for Flawed {
     }
 }
 
-#[test]
-fn a_wrong_kernel_is_named_and_no_other() {
-    let device = Flawed { inner: ReferenceDevice::new(), ran: Mutex::new(None) };
-    let cases: Vec<Case> =
-        ["ffn/q4_0", "ffn/q8_0", "linear/q4_0 t1"].iter().flat_map(|f| select(f)).collect();
+/// Names of the kernels that are blamed, what was checked, and the lines that were told.
+fn outcome(flaw: Flaw, only: &[&str]) -> (Vec<String>, Checked, Vec<(String, bool)>) {
+    let cases: Vec<Case> = only.iter().flat_map(|f| select(f)).collect();
+    assert!(!cases.is_empty());
     let mut lines = Vec::new();
     let mut tell = |line: &str, important: bool| {
         lines.push((line.to_owned(), important));
         Ok(())
     };
-    let checked = check(&cases, &device, &ReferenceDevice::new(), 1, &mut tell).unwrap();
-    let names: Vec<&str> = checked.wrong.iter().map(|w| w.kernel.as_str()).collect();
-    assert!(names.contains(&"ffn_gate_up Q4_0"), "{names:?}");
-    assert!(!names.iter().any(|n| n.contains("Q8_0") || n.contains("norm")), "{names:?}");
-    assert!(checked.faults > 0 && checked.right > 0 && checked.wrong[0].cases[0].starts_with("ffn/q4_0"));
+    let checked = check(&cases, &table(), &Flawed::new(flaw), &ReferenceDevice::new(), 1, &mut tell).unwrap();
     assert_eq!(checked.right + checked.faults + checked.unsupported, cases.len());
+    (checked.wrong.iter().map(|w| w.kernel.clone()).collect(), checked, lines)
+}
+
+#[test]
+fn a_wrong_kernel_is_named_and_no_other() {
+    let (names, checked, lines) = outcome(Flaw::GateQ4_0, &["ffn/q4_0", "ffn/q8_0", "linear/q4_0 t1"]);
+    assert_eq!(names, ["ffn_gate_up Q4_0"]);
+    assert!(checked.faults > 0 && checked.right > 0 && checked.wrong[0].cases[0].starts_with("ffn/q4_0"));
     assert!(lines.iter().any(|(line, important)| *important && line.contains("FAILED")));
+}
+
+#[test]
+fn where_all_of_a_narrow_choice_is_wrong_helpers_are_not_blamed() {
+    let one = "ffn/q4_0/192x576/t1/silu";
+    let (names, checked, lines) = outcome(Flaw::GateQ4_0, &[one]);
+    assert_eq!(names, ["ffn_gate_up Q4_0"]);
+    assert_eq!((checked.right, checked.faults), (0, 1), "further cases are no part of the test");
+    assert_eq!(checked.wrong[0].cases, [one]);
+    let further = lines.iter().filter(|(line, _)| line.starts_with("to find the kernel")).count();
+    assert!((1..=32).contains(&further), "{further}");
+
+    // Other kinds of block clear the norm where every block of the kind is wrong.
+    let (names, ..) = outcome(Flaw::EveryGate, &["ffn/q4_0"]);
+    assert!(names.contains(&"ffn_gate_up Q4_0".to_owned()), "{names:?}");
+    assert!(!names.iter().any(|n| n.contains("norm")), "{names:?}");
+}
+
+#[test]
+fn a_helper_that_is_wrong_is_blamed() {
+    let (names, checked, _) = outcome(Flaw::Norm, &["ffn/q4_0/192x576/t1/silu"]);
+    assert_eq!(checked.faults, 1);
+    assert!(names.contains(&"norm norm".to_owned()), "{names:?}");
+}
+
+#[test]
+fn what_is_right_needs_no_further_cases() {
+    let (names, checked, lines) = outcome(Flaw::GateQ4_0, &["ffn/q8_0"]);
+    assert!(names.is_empty() && checked.faults == 0);
+    assert!(!lines.iter().any(|(line, _)| line.starts_with("to find the kernel")));
 }
