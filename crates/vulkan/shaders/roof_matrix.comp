@@ -22,8 +22,9 @@ void main() {
         for (uint e = 0; e < b[i].length(); e++) b[i][e] = value(i + 4, e);
     [[unroll]] for (uint i = 0; i < 16; i++)
         sum[i] = coopmat<float, gl_ScopeSubgroup, T, T, gl_MatrixUseAccumulator>(float(i));
-    for (uint r = 0; r < p.rounds; r++)
-        [[unroll]] for (uint i = 0; i < 16; i++) sum[i] = coopMatMulAdd(a[i % 4], b[i / 4], sum[i]);
+    // `rounds` is a multiple of 4, so that the loop itself costs nothing.
+    for (uint r = 0; r < p.rounds; r += 4)
+        [[unroll]] for (uint i = 0; i < 64; i++) sum[i % 16] = coopMatMulAdd(a[i % 4], b[(i / 4) % 4], sum[i % 16]);
     float all = 0.0;
     [[unroll]] for (uint i = 0; i < 16; i++)
         for (uint e = 0; e < sum[i].length(); e++) all += sum[i][e];

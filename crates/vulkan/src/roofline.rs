@@ -24,7 +24,7 @@ const INTEGER_OPS: u64 = 64;
 const MATRIX_CHAINS: u64 = 16;
 /// A round of `roof_matrix` is so much more work than one of `roof_math`: for matrix units, and for software that has none.
 const MATRIX_ROUND: usize = 16;
-const MATRIX_ROUND_SOFTWARE: usize = 128;
+const MATRIX_ROUND_SOFTWARE: usize = 64;
 
 /// Takes well under a second on a GPU; a software driver gets smaller work.
 pub(crate) fn measure(context: &Arc<Context>, pipelines: &Pipelines) -> Result<Roofline, VulkanError> {
