@@ -13,6 +13,12 @@ const MOVED_DEVIATIONS: f64 = 6.0;
 /// Where the devices are further apart than elsewhere in the run by more than this factor, only so much counts: a fault shall not explain
 /// itself.
 const POSITION_FACTOR: f64 = 2.0;
+/// Difference of perplexity that is explained whatever was measured, relative.
+const PERPLEXITY_TOLERANCE: f64 = 0.005;
+/// The largest that is ever explained: little text says little.
+const PERPLEXITY_TOLERANCE_MAX: f64 = 0.02;
+/// A mean over tokens may be off by this many of its deviations.
+const MEAN_DEVIATIONS: f64 = 3.0;
 /// Largest rms difference of the logits relative to their spread. Activations of 8 bits on one side make 2.5 %.
 const SHARE_OF_SPREAD_MAX: f64 = 0.1;
 
@@ -77,6 +83,18 @@ impl Rounding {
         (measured as f32).min(self.margin_max)
     }
 
+    /// The largest relative difference of perplexities over this many scored tokens that is explained. The logarithm of a perplexity is the
+    /// mean over tokens of what is off by about the deviation of a logit, so over few tokens its own deviation counts. NaN explains no more
+    /// than a long text does.
+    pub fn perplexity_allowed(&self, tokens: usize) -> f64 {
+        let mean = MEAN_DEVIATIONS * self.rms / (tokens.max(1) as f64).sqrt();
+        if mean.is_nan() {
+            PERPLEXITY_TOLERANCE
+        } else {
+            mean.clamp(PERPLEXITY_TOLERANCE, PERPLEXITY_TOLERANCE_MAX)
+        }
+    }
+
     /// Nothing where rounding explains the difference.
     pub fn objection(&self, d: &Difference) -> Option<Unexplained> {
         let (found, allowed) = (d.margin(), self.margin_allowed(d));
@@ -137,6 +155,16 @@ mod tests {
         assert!(rounding(0.001).objection(&flip(-0.05, 0.05, 0.001)).is_some());
         // Closer here than elsewhere: what counts is here.
         assert!(rounding(0.1).objection(&flip(-0.28, 0.28, 0.05)).is_some());
+    }
+
+    #[test]
+    fn little_text_explains_more_of_a_perplexity() {
+        // 3 * 0.1266 / sqrt(381)
+        assert!((rounding(0.1266).perplexity_allowed(381) - 0.019_458).abs() < 1e-5);
+        assert_eq!(rounding(0.1266).perplexity_allowed(10_000), 0.005);
+        assert_eq!(rounding(0.001).perplexity_allowed(381), 0.005);
+        assert_eq!(rounding(1.0).perplexity_allowed(0), 0.02);
+        assert_eq!(rounding(f64::NAN).perplexity_allowed(381), 0.005);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 use unicorn_engine::Engine;
 use unicorn_engine::agree::{Agreement, agree};
-use unicorn_engine::perplexity::{PerplexityOptions, perplexity};
+use unicorn_engine::perplexity::{Estimate, PerplexityOptions, perplexity};
 use unicorn_text::{EncodeOptions, Tokenizer};
 
 use super::Report;
@@ -20,8 +20,6 @@ use crate::session::{ContextChoice, EngineChoice, Session, engine_on};
 
 /// Tokens of a context whose second half is scored.
 const PERPLEXITY_CONTEXT: usize = 256;
-/// Largest difference of perplexity, relative to the CPU's.
-const PERPLEXITY_TOLERANCE: f64 = 0.005;
 /// Largest text read, in bytes.
 const TEXT_BYTES_MAX: u64 = 64 << 20;
 
@@ -93,9 +91,17 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
             false
         }
         Some((cpu, other)) => {
-            let difference = other / cpu - 1.0;
-            say_all(&format!("perplexity: cpu {cpu:.4}, {name} {other:.4}: {:+.3} %", difference * 100.0))?;
-            difference.is_nan() || difference.abs() > PERPLEXITY_TOLERANCE
+            let difference = other.perplexity / cpu.perplexity - 1.0;
+            let allowed = judged.rounding.perplexity_allowed(other.tokens);
+            say_all(&format!(
+                "perplexity: cpu {:.4}, {name} {:.4}: {:+.3} %; over {} tokens rounding explains {:.3} %",
+                cpu.perplexity,
+                other.perplexity,
+                difference * 100.0,
+                other.tokens,
+                allowed * 100.0
+            ))?;
+            difference.is_nan() || difference.abs() > allowed
         }
     };
     let agrees = judged.agrees() && !far;
@@ -114,7 +120,7 @@ fn compare_perplexity(
     base: &mut Session,
     engine: &mut Engine,
     continued: String,
-) -> anyhow::Result<Option<(f64, f64)>> {
+) -> anyhow::Result<Option<(Estimate, Estimate)>> {
     let text = match &args.text {
         None => continued,
         Some(path) => {
@@ -132,11 +138,11 @@ fn compare_perplexity(
     }
     let bos = base.text.tokenizer.bos().filter(|_| base.text.tokenizer.adds_bos());
     let options = PerplexityOptions { context: PERPLEXITY_CONTEXT, chunks: Some(args.chunks), bos };
-    let of = |engine: &mut Engine, name: &str| -> anyhow::Result<f64> {
-        let mut each = |e: unicorn_engine::perplexity::Estimate| {
+    let of = |engine: &mut Engine, name: &str| -> anyhow::Result<Estimate> {
+        let mut each = |e: Estimate| {
             say!("perplexity on {name}: [{}/{}] {:.4}", e.chunks, e.chunks_total, e.perplexity);
         };
-        Ok(perplexity(engine, &tokens, options, &mut each)?.perplexity)
+        Ok(perplexity(engine, &tokens, options, &mut each)?)
     };
     Ok(Some((of(&mut base.engine, "cpu")?, of(engine, "the device")?)))
 }
