@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,7 +76,7 @@ impl RepoCache {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
                 // A file system without locks: the worst that two pulls can do is fetch twice and fail the hash check.
-                Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {
+                Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => {
                     return Ok(file);
                 }
                 Err(TryLockError::Error(e)) => return Err(HubError::Io { path, source: e }),
@@ -106,11 +107,7 @@ impl RepoCache {
         if fs::read_link(&link).is_ok_and(|current| current == target) {
             return Ok(link);
         }
-        // A new name and a rename: whoever opens the link meanwhile sees the old file or the new one.
-        let fresh = parent.join(format!(".{}-{id}.link", std::process::id()));
-        let _ = fs::remove_file(&fresh);
-        symlink(&target, &blob, &fresh).map_err(HubError::io(&fresh))?;
-        fs::rename(&fresh, &link).map_err(HubError::io(&link))?;
+        put_in_place(&link, |fresh| symlink(&target, &blob, fresh)).map_err(HubError::io(&link))?;
         Ok(link)
     }
 
@@ -118,9 +115,9 @@ impl RepoCache {
     pub fn set_main(&self, commit: &str) -> Result<(), HubError> {
         let refs = self.root.join("refs");
         fs::create_dir_all(&refs).map_err(HubError::io(&refs))?;
-        let fresh = refs.join(format!(".main-{}", std::process::id()));
-        fs::write(&fresh, commit).map_err(|e| HubError::write(&fresh, 0, Some(commit.len() as u64), e))?;
-        fs::rename(&fresh, refs.join("main")).map_err(HubError::io(refs.join("main")))
+        let main = refs.join("main");
+        put_in_place(&main, |fresh| File::create_new(fresh)?.write_all(commit.as_bytes()))
+            .map_err(|e| HubError::write(&main, 0, Some(commit.len() as u64), e))
     }
 
     /// Snapshot folders: the one of `refs/main` first, then the others, newest first.
@@ -152,14 +149,30 @@ impl RepoCache {
     }
 }
 
+/// Makes `path` with `make`, under a name nobody else has, and renames it: whoever opens `path` meanwhile sees the old
+/// file or the new one, and any number of threads and processes may do this at once.
+fn put_in_place(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let made = |fresh: &Path| {
+        make(fresh).inspect_err(|error| {
+            // A name that somebody else has is tried anew; anything else leaves nothing behind.
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                let _ = fs::remove_file(fresh);
+            }
+        })
+    };
+    let fresh = tempfile::Builder::new().prefix(".fresh-").make_in(folder, made)?;
+    fresh.into_temp_path().persist(path).map_err(|failed| failed.error)
+}
+
 #[cfg(unix)]
-fn symlink(target: &Path, _blob: &Path, link: &Path) -> std::io::Result<()> {
+fn symlink(target: &Path, _blob: &Path, link: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, link)
 }
 
 /// Links need a privilege on Windows: without it the blob gets a second name, or is copied.
 #[cfg(not(unix))]
-fn symlink(_target: &Path, blob: &Path, link: &Path) -> std::io::Result<()> {
+fn symlink(_target: &Path, blob: &Path, link: &Path) -> io::Result<()> {
     fs::hard_link(blob, link).or_else(|_| fs::copy(blob, link).map(|_| ()))
 }
 
@@ -210,7 +223,7 @@ fn complete_safetensors(snapshot: &Path) -> bool {
 pub fn list(config: &HubConfig) -> Result<Vec<CachedModel>, HubError> {
     let entries = match fs::read_dir(&config.cache_dir) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(HubError::Io { path: config.cache_dir.clone(), source: e }),
     };
     let mut models = Vec::new();
@@ -263,4 +276,44 @@ fn known_name(folder_name: &str, quant: &str) -> Option<&'static str> {
         (on_hub && model.hub.quant == quant) || model.packages.is_some_and(|p| p.folder == folder_name)
     };
     known::KNOWN.iter().find(matches).map(|model| model.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_and_refs_may_be_set_by_many_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = RepoCache::new(folder.path(), "models--owner--repo");
+        let ids = ["a".repeat(40), "b".repeat(40)];
+        for id in &ids {
+            let blob = cache.blob(id).unwrap();
+            fs::create_dir_all(blob.parent().unwrap()).unwrap();
+            fs::write(blob, id).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for start in 0..8 {
+                let (cache, ids) = (&cache, &ids);
+                scope.spawn(move || {
+                    for id in ids.iter().cycle().skip(start).take(100) {
+                        cache.link("c0ffee", "model.gguf", id).unwrap();
+                        cache.set_main(id).unwrap();
+                        let main = fs::read_to_string(cache.root.join("refs/main")).unwrap();
+                        assert!(ids.contains(&main), "{main:?}");
+                        let linked =
+                            fs::read_to_string(cache.root.join("snapshots/c0ffee/model.gguf")).unwrap();
+                        assert!(ids.contains(&linked), "{linked:?}");
+                    }
+                });
+            }
+        });
+        for below in ["refs", "snapshots/c0ffee"] {
+            assert_eq!(
+                fs::read_dir(cache.root.join(below)).unwrap().count(),
+                1,
+                "nothing is left behind in {below}"
+            );
+        }
+    }
 }

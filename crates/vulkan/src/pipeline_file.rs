@@ -62,18 +62,10 @@ impl PipelineFile {
         }
         let folder = self.path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder)?;
-        let temporary = self.path.with_extension(format!("{}.tmp", std::process::id()));
-        let written = (|| {
-            let mut file = std::fs::File::create(&temporary)?;
-            file.write_all(&self.header(payload))?;
-            file.write_all(payload)?;
-            drop(file);
-            std::fs::rename(&temporary, &self.path)
-        })();
-        if written.is_err() {
-            let _ = std::fs::remove_file(&temporary);
-        }
-        written?;
+        let mut file = tempfile::Builder::new().prefix(".pipelines-").tempfile_in(folder)?;
+        file.write_all(&self.header(payload))?;
+        file.write_all(payload)?;
+        file.persist(&self.path)?;
         self.prune(folder)
     }
 

@@ -1,6 +1,7 @@
 //! What was found out about a device and is worth keeping: its measured limits and the outcome of its selftest. One small JSON file each, in
 //! the cache folder, for one device, driver and build of the kernels; anything unreadable counts as absent.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -160,11 +161,11 @@ impl DeviceCache {
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let kept = Kept { identity: key.identity.clone(), unix_seconds, finding };
         let path = folder.join(key.file(what));
-        let partial = folder.join(format!("{}.{}", key.file(what), std::process::id()));
         let text = serde_json::to_vec_pretty(&kept)?;
         let written = std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::write(&partial, text))
-            .and_then(|()| std::fs::rename(&partial, &path));
+            .and_then(|()| tempfile::NamedTempFile::new_in(folder))
+            .and_then(|mut file| file.write_all(&text).map(|()| file))
+            .and_then(|file| file.persist(&path).map(drop).map_err(|failed| failed.error));
         written.with_context(|| format!("cannot write {}", path.display()))
     }
 }
