@@ -40,9 +40,10 @@ impl Case {
         self.batch.iter().map(|s| s.tokens).sum()
     }
 
-    /// Whether the block multiplies more rows at once than GPUs do with activations in full: in the batch or while the past is filled in.
+    /// Whether the block multiplies more rows at once than every GPU does with activations in full: in the batch or while the past is
+    /// filled in.
     pub(crate) fn takes_many_rows(&self) -> bool {
-        const FEW: usize = 8;
+        const FEW: usize = 4;
         let past: usize = self.batch.iter().map(|s| s.past).sum();
         !matches!(self.block, Block::Embedding { .. }) && (self.rows() > FEW || past > FEW)
     }

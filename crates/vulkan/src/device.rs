@@ -21,6 +21,7 @@ use crate::pipeline::Pipelines;
 use crate::profile::GpuProfile;
 use crate::recording::Recording;
 use crate::replay::{Bound, Recorded};
+use crate::route::Router;
 use crate::scratch::{Capacity, Scratch, Sizes};
 use crate::select::{self, FlashPlan, FlashTile, Path, SliceShape};
 use crate::timing::Timings;
@@ -52,18 +53,24 @@ struct State {
 }
 
 impl State {
-    fn describe(&self, block: &GpuBlock) -> Vec<String> {
+    fn router(&self) -> Router<'_> {
         let kv = self.kv.map(|k| k.ty).unwrap_or_default();
-        crate::describe::describe(block, &self.gpu, kv, self.options.fused_ffn)
+        Router { gpu: &self.gpu, kv, fused_ffn: self.options.fused_ffn }
     }
 
-    /// A kernel that a block cannot do without although it is to be avoided, as `op: shader`.
-    fn indispensable(&self, block: &GpuBlock) -> Option<String> {
-        let kv = self.kv.map(|k| k.ty).unwrap_or_default();
-        let fused = self.options.fused_ffn;
-        let of = |path| crate::describe::selected(block, &self.gpu, kv, fused, path);
-        let mut all = of(Path::Vector).into_iter().chain(of(Path::Matrix));
-        all.find(|s| self.gpu.avoids(&s.shader)).map(|s| format!("{}: {}", s.op, s.shader))
+    /// How attention of a batch is cut into tiles; `None` where it runs row by row.
+    fn flash_plan(&self, blocks: &[BlockId], batch: &Batch) -> Option<FlashPlan> {
+        let slices = slice_shapes(batch);
+        let suits = select::flash_suits(&slices);
+        let router = self.router();
+        let attention = blocks.iter().filter_map(|id| self.blocks.get(id));
+        let mut flash = attention.filter_map(|block| match block {
+            GpuBlock::Attention(a) => Some(router.flash(a, router.path(block, batch.rows()), suits)),
+            _ => None,
+        });
+        // Blocks of one batch are cut alike: where kernels are to be avoided they may have to go row by row for one of them.
+        let flash = if self.gpu.avoid.is_empty() { suits } else { flash.all(|f| f) };
+        flash.then(|| select::flash_plan(&slices, self.sizes.heads, &self.gpu))
     }
 }
 
@@ -308,7 +315,7 @@ impl Device for VulkanDevice {
     fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
         let mut state = self.lock();
         let loaded = state.loader.load(block, source)?;
-        if let Some(wrong) = state.indispensable(&loaded) {
+        if let Some(wrong) = state.router().indispensable(&loaded) {
             return Err(self.no_other(&wrong));
         }
         state.sizes = state.sizes.max(load::sizes(&loaded));
@@ -382,7 +389,7 @@ impl Device for VulkanDevice {
         let rows = batch.rows();
         let longest = batch.slices.iter().map(|s| s.start as usize + s.tokens.len()).max().unwrap_or(1);
         let positions = select::served_positions(longest);
-        let plan = select::flash_plan(&slice_shapes(batch), state.sizes.heads, &state.gpu);
+        let plan = state.flash_plan(&work.blocks, batch);
         let row_splits = plan.as_ref().map_or_else(|| select::decode_records(rows, positions), |p| p.records);
         let alone = rows_are_alone(batch, state.kv.map_or(1, |kv| kv.page_tokens));
         let pages: usize = batch.slices.iter().map(|s| s.pages.len()).sum();
@@ -544,7 +551,7 @@ impl Device for VulkanDevice {
 
     fn describe(&self, block: BlockId) -> Vec<String> {
         let state = self.lock();
-        state.blocks.get(&block).map(|b| state.describe(b)).unwrap_or_default()
+        state.blocks.get(&block).map(|b| state.router().describe(b)).unwrap_or_default()
     }
 
     fn set_profiling(&self, on: bool) {
@@ -565,7 +572,7 @@ impl VulkanDevice {
             fused_ffn: state.options.fused_ffn,
             scratch: &stream.scratch,
             recording: Recording::default(),
-            path: select::path(shape.rows),
+            path: Path::Vector,
             rows: shape.rows,
             outputs: shape.outputs,
             positions: shape.positions,
@@ -578,15 +585,22 @@ impl VulkanDevice {
         let find = |id: &BlockId| {
             state.blocks.get(id).ok_or_else(|| self.invalid(format!("block {} is not loaded", id.0)))
         };
+        let router = state.router();
+        let path = |block: &GpuBlock| {
+            router.path(block, if let GpuBlock::Head(_) = block { shape.outputs } else { shape.rows })
+        };
         for (i, id) in work.blocks.iter().enumerate() {
             let next = match work.blocks.get(i + 1) {
                 Some(id) => match find(id)? {
                     GpuBlock::Head(_) if !shape.all_outputs => None,
+                    block if path(block) == Path::Matrix => None,
                     block => block.input(),
                 },
                 None => None,
             };
-            match find(id)? {
+            let block = find(id)?;
+            builder.path = path(block);
+            match block {
                 GpuBlock::Embedding(e) => e.record(&mut builder, next),
                 GpuBlock::Ffn(f) => f.record(&mut builder, next),
                 GpuBlock::Head(h) => h.record(&mut builder, work.batch.select),

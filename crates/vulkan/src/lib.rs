@@ -17,7 +17,6 @@ mod arena;
 mod blocks;
 mod context;
 mod cut;
-mod describe;
 mod device;
 #[cfg(test)]
 mod driver_tests;
@@ -39,6 +38,7 @@ mod push;
 mod recording;
 mod replay;
 mod roofline;
+mod route;
 mod scratch;
 mod select;
 pub mod shaders;

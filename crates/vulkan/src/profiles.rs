@@ -96,6 +96,16 @@ mod tests {
         let vectors = ["linear_glu_q4_k", "linear_glu_f16", "matmul_dot_glu_q8_0"];
         everything_is_recorded_without("h100", &[matrices, vectors].concat());
         everything_is_recorded_without("7900-xtx", &["matmul_cooperative_q4_k", "matmul_dot_q4_k"]);
+        // Either way from rows to sums serves any number of rows.
+        let few = ["linear_q4_k", "linear_glu_q4_k", "linear_f16", "linear_glu_f16", "attention_decode_f16"];
+        let tiers = ["matmul_cooperative", "matmul_dot", "matmul_plain", "flash_cooperative", "flash_plain"];
+        let tiles = |ty: &str| tiers.map(|tier| format!("{tier}_{ty}")).into_iter();
+        let many: Vec<String> = ["q4_k", "glu_q4_k", "f16", "glu_f16"].into_iter().flat_map(tiles).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).chain(["flash_matrix2_f16"]).collect();
+        for device in ["h100", "780m", "lavapipe-22.3"] {
+            everything_is_recorded_without(device, &few);
+            everything_is_recorded_without(device, &many);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::context::Context;
 use crate::error::VulkanError;
 use crate::memory::{Buffer, Place};
-use crate::select::{FlashTile, Path, TILE_PADDING, TILE_ROWS, path, split_floats, top_pairs_most};
+use crate::select::{FlashTile, TILE_PADDING, TILE_ROWS, split_floats, top_pairs_most};
 
 /// Quantized activations: packed bytes `[rows, cols]` and scale with sums `[rows, cols / 32]`.
 pub(crate) struct Activations {
@@ -139,7 +139,6 @@ impl Scratch {
         };
         // Tiled products load whole tiles of rows.
         let padded = c.rows.next_multiple_of(TILE_PADDING);
-        let split_floats = if path(c.rows) == Path::Matrix { split_floats(context.profile()) } else { 0 };
         let wide = sizes.attended.max(sizes.hidden);
         Ok(Scratch {
             sizes,
@@ -157,7 +156,7 @@ impl Scratch {
             float: device(c.rows * sizes.width * 4, "normed activations")?,
             half: device(padded * sizes.width * 2, "normed activations")?,
             half_wide: device(padded * wide * 2, "inner activations")?,
-            splits: device(4 * split_floats, "sums of splits")?,
+            splits: device(4 * split_floats(context.profile()), "sums of splits")?,
             qkv: device(c.rows * sizes.qkv * 4, "queries, keys and values")?,
             queries: device((c.rows + TILE_ROWS) * sizes.queries * 2, "queries")?,
             wide: device(c.rows * wide * 4, "inner activations")?,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Builder, NextInput};
 use crate::pipeline::Kernel;
 use crate::push::Push;
-use crate::select::{self, Path};
+use crate::select;
 use crate::weights::Matrix;
 
 pub(crate) struct EmbeddingBlock {
@@ -17,7 +17,6 @@ impl EmbeddingBlock {
     /// `next` is the input of the block after this one, where it may be prepared here.
     pub(crate) fn record(&self, b: &mut Builder<'_>, next: Option<NextInput<'_>>) {
         let s = b.scratch;
-        let next = next.filter(|_| b.path == Path::Vector);
         let (quantize, weight, prepared) = match next {
             None => (0, 0, [0, 0]),
             Some(n) if n.float => (3, n.norm.weight.address(), [s.float.address(), 0]),

@@ -69,7 +69,7 @@ impl HeadBlock {
             return Input::Prepared { eps: self.norm.eps, float: self.weight.is_float() };
         }
         let listed = NormRows::Listed(s.outputs_address());
-        let (to, input) = match Form::of(&self.weight, select::path(b.outputs), b.gpu) {
+        let (to, input) = match b.form(&self.weight) {
             Form::Half => (NormTo::Half(&s.half), Input::Half(&s.half)),
             Form::Float => (NormTo::Float(&s.float), Input::Float(&s.float)),
             Form::Quantized => (NormTo::Quantized, Input::Normed),

@@ -6,7 +6,7 @@ use crate::pipeline::Kernel;
 use crate::push::Push;
 use crate::recording::Dispatch;
 use crate::scratch::Activations;
-use crate::select::{self, Fold, Problem, Tier, TiledOutput, VECTOR_ROWS, VECTOR_TOKENS};
+use crate::select::{self, Fold, Path, Problem, Tier, TiledOutput, VECTOR_ROWS, VECTOR_TOKENS};
 use crate::weights::Matrix;
 
 /// The input of a product.
@@ -89,7 +89,7 @@ impl Builder<'_> {
         match (input, select::tier(p.matrix.ty, self.gpu)) {
             (Input::Half(a), Tier::Cooperative(_)) => return self.tiled(p, a, out, rows),
             (Input::Half(_), _) => return self.tiled_fallback(p, input, out, rows),
-            (Input::Normed | Input::Inner, Tier::Dot) if rows > VECTOR_TOKENS => {
+            (Input::Normed | Input::Inner, Tier::Dot) if self.path == Path::Matrix => {
                 return self.tiled_fallback(p, input, out, rows);
             }
             _ => {}

@@ -50,6 +50,18 @@ pub(crate) struct Norm {
 }
 
 impl GpuBlock {
+    /// The matrices of the block's products.
+    pub(crate) fn matrices(&self) -> Vec<&Matrix> {
+        match self {
+            GpuBlock::Embedding(_) => Vec::new(),
+            GpuBlock::Attention(a) => {
+                a.inputs.iter().map(|p| &p.matrix).chain([&a.o]).map(|m| &**m).collect()
+            }
+            GpuBlock::Ffn(f) => vec![&f.gate, &f.up, &f.down],
+            GpuBlock::Head(h) => vec![&h.weight],
+        }
+    }
+
     /// The block's own pre-norm and the form that its first products take, so that the block before can prepare it; `None` where it
     /// needs both forms.
     pub(crate) fn input(&self) -> Option<NextInput<'_>> {
@@ -76,6 +88,7 @@ pub(crate) struct Builder<'a> {
     pub(crate) fused_ffn: bool,
     pub(crate) scratch: &'a Scratch,
     pub(crate) recording: Recording,
+    /// The path of the block at hand.
     pub(crate) path: Path,
     pub(crate) rows: usize,
     pub(crate) outputs: usize,

@@ -70,14 +70,16 @@ pub struct FlashPlan {
     pub records: usize,
 }
 
-/// Cuts a batch for flash attention; `None` where the decode kernels run. `heads` are the query heads of a block.
+/// Whether flash attention suits a batch better than the decode kernels.
+pub fn flash_suits(slices: &[SliceShape]) -> bool {
+    let rows: usize = slices.iter().map(|s| s.rows).sum();
+    rows > VECTOR_TOKENS && slices.iter().any(|s| s.rows > DECODE_ROWS)
+}
+
+/// Cuts a batch for flash attention. `heads` are the query heads of a block.
 ///
 /// How a sequence's keys are split follows from its own rows and positions, never from the rest of the batch.
-pub fn flash_plan(slices: &[SliceShape], heads: usize, gpu: &GpuProfile) -> Option<FlashPlan> {
-    let rows: usize = slices.iter().map(|s| s.rows).sum();
-    if rows <= VECTOR_TOKENS || slices.iter().all(|s| s.rows <= DECODE_ROWS) {
-        return None;
-    }
+pub fn flash_plan(slices: &[SliceShape], heads: usize, gpu: &GpuProfile) -> FlashPlan {
     let mut plan = FlashPlan { tiles: Vec::new(), splits: 1, records: 0 };
     let (mut row, mut pages) = (0, 0);
     for s in slices {
@@ -102,7 +104,7 @@ pub fn flash_plan(slices: &[SliceShape], heads: usize, gpu: &GpuProfile) -> Opti
         row += s.rows;
         pages += s.pages;
     }
-    Some(plan)
+    plan
 }
 
 /// Positions of a split, where the pieces of a sequence's rows cannot keep the cores busy and its keys are many.
@@ -277,7 +279,7 @@ mod tests {
     #[test]
     fn tiles_hold_every_row_once_and_never_two_sequences() {
         let slices = [slice(20, 33), slice(0, 130), slice(8000, 9), slice(77, 1)];
-        let plan = flash_plan(&slices, 32, &h100()).unwrap();
+        let plan = flash_plan(&slices, 32, &h100());
         let rows: Vec<_> = plan.tiles.iter().map(|t| (t.row, t.rows, t.start, t.pages)).collect();
         let want = [(0, 33, 20, 0), (33, 64, 0, 1), (97, 64, 64, 1), (161, 2, 128, 1)];
         assert_eq!(rows[..4], want);
@@ -286,8 +288,8 @@ mod tests {
 
     #[test]
     fn keys_are_split_by_the_sequence_alone_and_records_do_not_overlap() {
-        let alone = flash_plan(&[slice(8000, 40)], 32, &h100()).unwrap();
-        let among = flash_plan(&[slice(0, 512), slice(8000, 40), slice(4000, 9)], 32, &h100()).unwrap();
+        let alone = flash_plan(&[slice(8000, 40)], 32, &h100());
+        let among = flash_plan(&[slice(0, 512), slice(8000, 40), slice(4000, 9)], 32, &h100());
         let find = |plan: &FlashPlan, start| *plan.tiles.iter().find(|t| t.start == start).unwrap();
         assert!(alone.splits > 1);
         assert_eq!(find(&alone, 8000).span, find(&among, 8000).span);
@@ -304,9 +306,9 @@ mod tests {
 
     #[test]
     fn decode_steps_keep_their_kernels() {
-        assert_eq!(flash_plan(&[slice(100, 8)], 32, &h100()), None);
-        assert_eq!(flash_plan(&[slice(100, 1); 64], 32, &h100()), None);
-        assert!(flash_plan(&[slice(100, 9)], 32, &h100()).is_some());
+        assert!(!flash_suits(&[slice(100, 8)]));
+        assert!(!flash_suits(&[slice(100, 1); 64]));
+        assert!(flash_suits(&[slice(100, 9)]));
     }
 
     #[test]
