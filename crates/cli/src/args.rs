@@ -127,7 +127,7 @@ pub struct RunArgs {
 #[command(next_help_heading = "Sampling (unset: the model's own settings, else the default)")]
 pub struct SamplingArgs {
     /// Temperature; 0 always takes the likeliest token [default: 0.8]
-    #[arg(long, value_name = "T", value_parser = parse::non_negative)]
+    #[arg(long, visible_alias = "temperature", value_name = "T", value_parser = parse::non_negative)]
     pub temp: Option<f32>,
     /// Keep the K likeliest tokens; 0 keeps all [default: 40]
     #[arg(long, value_name = "K")]
