@@ -34,14 +34,15 @@ struct Feed {
 }
 
 /// All of them for one file format; the first two for the other, which holds the same weights.
-const FEEDS: [Feed; 7] = [
+const FEEDS: [Feed; 8] = [
     Feed { name: "whole", chunks: &[&[40]], many_rows: true },
     Feed { name: "one by one", chunks: &[&[1]], many_rows: false },
     Feed { name: "by fours", chunks: &[&[4]], many_rows: false },
     Feed { name: "by sevens", chunks: &[&[7]], many_rows: true },
     Feed { name: "13, then one by one", chunks: &[&[13, 1]], many_rows: true },
     Feed { name: "whole beside one by one", chunks: &[&[40], &[1]], many_rows: true },
-    Feed { name: "three one by one", chunks: &[&[1], &[2, 1], &[3, 1]], many_rows: false },
+    Feed { name: "two one by one", chunks: &[&[1], &[2, 1]], many_rows: false },
+    Feed { name: "three one by one", chunks: &[&[1], &[2, 1], &[3, 1]], many_rows: true },
 ];
 const CACHES: [KvType; 2] = [KvType::F32, KvType::F16];
 
