@@ -18,6 +18,8 @@ pub(crate) const PIECE_BYTES: u64 = 2 << 20;
 const SLOTS_SPARE: usize = 4;
 /// Reading and splitting saturates memory long before it has every core of a large machine.
 const THREADS_MAX: usize = 16;
+/// Threads beyond one per core: they wait for the disk while all cores split.
+const THREADS_WAITING: usize = 2;
 
 struct Slot {
     context: Arc<Context>,
@@ -49,7 +51,7 @@ impl Uploader {
             context: context.clone(),
             ring: Mutex::default(),
             spare: Mutex::default(),
-            threads: std::thread::available_parallelism().map_or(1, |n| n.get()).min(THREADS_MAX),
+            threads: (std::thread::available_parallelism().map_or(1, |n| n.get()) + THREADS_WAITING).min(THREADS_MAX),
             in_place: true,
             copied: AtomicU64::new(0),
         }
