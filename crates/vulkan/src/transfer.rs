@@ -51,7 +51,8 @@ impl Uploader {
             context: context.clone(),
             ring: Mutex::default(),
             spare: Mutex::default(),
-            threads: (std::thread::available_parallelism().map_or(1, |n| n.get()) + THREADS_WAITING).min(THREADS_MAX),
+            threads: (std::thread::available_parallelism().map_or(1, |n| n.get()) + THREADS_WAITING)
+                .min(THREADS_MAX),
             in_place: true,
             copied: AtomicU64::new(0),
         }
