@@ -31,14 +31,16 @@ impl Home {
         paths.find(|p| p.to_string_lossy().ends_with(".selftest.json")).expect("a remembered selftest")
     }
 
-    /// Writes into the remembered selftest that this kernel was wrong.
-    fn accuse(&self, kernel: &str) {
+    /// Writes into the remembered selftest that these kernels were wrong.
+    fn accuse(&self, kernels: &[&str]) {
         let path = self.verdict();
         let text = std::fs::read(&path).expect("the verdict");
         let mut value: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
         let cases = value["finding"]["cases"].as_u64();
         assert!(cases > Some(0), "{value}");
-        value["finding"]["wrong"] = serde_json::json!([{ "kernel": kernel, "cases": [a_case()] }]);
+        let case = a_case();
+        let wrong = kernels.iter().map(|kernel| serde_json::json!({ "kernel": kernel, "cases": [case] }));
+        value["finding"]["wrong"] = wrong.collect();
         std::fs::write(&path, value.to_string()).expect("the verdict can be written");
     }
 
@@ -68,7 +70,7 @@ fn a_device_that_cannot_avoid_a_wrong_kernel_refuses() {
     let ask = || home.run(&["run", "-m", model, "--device", "cpu", "-n", "2", "--raw", "hello"]);
     assert_eq!(home.selftest("cpu").status.code(), Some(0));
     assert_eq!(ask().status.code(), Some(0));
-    home.accuse("ffn_down f16 fast");
+    home.accuse(&["ffn_down f16 fast"]);
     let refused = ask();
     assert_eq!(refused.status.code(), Some(1));
     for part in ["ffn_down f16 fast", "selftest"] {
@@ -97,10 +99,10 @@ fn a_gpu_avoids_a_wrong_kernel_where_it_has_another() {
         (format!("{op} {few}"), format!("{op} {many}"))
     };
     let (fused, fused_many) = kernels("ffn_gate_up");
-    let (down, _) = kernels("ffn_down");
+    let (down, down_many) = kernels("ffn_down");
 
     for (accused, left) in [(&fused, &fused_many), (&fused_many, &fused)] {
-        home.accuse(accused);
+        home.accuse(&[accused.as_str()]);
         let avoided = home.ffn("vulkan:0");
         let said = stderr(&avoided);
         assert_eq!(avoided.status.code(), Some(0), "{said}");
@@ -110,7 +112,15 @@ fn a_gpu_avoids_a_wrong_kernel_where_it_has_another() {
         assert!(said.contains("ffn_glu: glu"), "{said}");
     }
 
-    home.accuse(&down);
+    // Few tokens take the kernel of many.
+    home.accuse(&[down.as_str()]);
+    let avoided = home.ffn("vulkan:0");
+    assert_eq!(avoided.status.code(), Some(0), "{}", stderr(&avoided));
+    let many = down_many.replacen(' ', ": ", 1);
+    assert!(stderr(&avoided).lines().any(|l| l == many), "{many} missing in\n{}", stderr(&avoided));
+
+    // Nothing is left once every kernel of f16 products is wrong.
+    home.accuse(&[down.as_str(), "ffn_down matmul_cooperative_f16", "ffn_down matmul_plain_f16"]);
     let refused = home.ffn("vulkan:0");
     assert_eq!(refused.status.code(), Some(1), "{}", stdout(&refused));
     for part in [down.split(' ').next_back().expect("a shader"), "selftest", "not supported"] {
