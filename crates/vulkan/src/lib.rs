@@ -27,6 +27,7 @@ mod load;
 mod lru;
 mod matrix2;
 mod memory;
+mod nodes;
 #[cfg(test)]
 mod null_driver;
 mod pipeline;
@@ -53,6 +54,7 @@ pub use context::Context;
 pub use device::{VulkanDevice, VulkanOptions};
 pub use error::VulkanError;
 pub use library::{Candidate, Extensions, Library, LibraryOptions};
+pub use nodes::gpu_possible;
 pub use profile::{GpuProfile, Heap, MatrixShape, MatrixTypes};
 pub use statistics::{KernelStatistics, SharedStatistics};
 pub use tiers::Limit;

@@ -40,6 +40,9 @@ fn present() -> Vec<Option<String>> {
 
 /// The fastest real GPU, if there is one that has what the kernels need.
 fn preferred() -> Preference {
+    if !unicorn_vulkan::gpu_possible() {
+        return Preference { variant: None, why: "no device node of a GPU below /dev".to_owned() };
+    }
     let candidates = match candidates(LibraryOptions::default()) {
         Ok((_, candidates)) => candidates,
         Err(error) => return Preference { variant: None, why: format!("Vulkan cannot be used: {error}") },
