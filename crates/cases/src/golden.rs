@@ -73,7 +73,8 @@ pub fn logits(
     }
     let each = tokens.len().div_ceil(PAGE_TOKENS);
     let pages = each * chunks.len();
-    device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages: 2 * pages, ty: kv })?;
+    let positions = each * PAGE_TOKENS;
+    device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages: 2 * pages, positions, ty: kv })?;
     // Odd pages from the last down: no sequence has neighbours, nor begins with page 0.
     let pages_of = |s: usize| (0..each).map(|i| (2 * (pages - s - i * chunks.len()) - 1) as u32).collect();
     let mut sequences: Vec<Sequence<'_>> =

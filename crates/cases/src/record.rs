@@ -85,7 +85,8 @@ pub fn record(plan: &Plan, device: &dyn Device) -> Result<(), DeviceError> {
     if plan.blocks.iter().any(|b| matches!(b, Block::Attention { .. })) {
         let needed = |spans: &Vec<Span>| spans.len() + spans.iter().map(pages_of).max().unwrap_or(0);
         let pages = plan.batches.iter().map(needed).max().unwrap_or(1);
-        device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages, ty: plan.kv })?;
+        let positions = pages * PAGE_TOKENS;
+        device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages, positions, ty: plan.kv })?;
     }
     for spans in &plan.batches {
         loaded.submit_all(plan, spans)?;

@@ -122,7 +122,8 @@ impl<'a> Loaded<'a> {
         if matches!(case.block, Block::Attention { .. }) {
             // Twice the pages needed, so that wrong page numbers have somewhere wrong to point.
             let pages = 2 * case.batch.iter().map(pages_of).sum::<usize>();
-            device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages, ty: case.kv })?;
+            let positions = pages * PAGE_TOKENS;
+            device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages, positions, ty: case.kv })?;
         }
         Ok(loaded)
     }

@@ -146,6 +146,8 @@ pub struct KvLayout {
     pub page_tokens: usize,
     /// Pages in the pool.
     pub pages: usize,
+    /// Positions of one sequence, at most.
+    pub positions: usize,
     /// Element type.
     pub ty: KvType,
 }

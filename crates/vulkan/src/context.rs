@@ -28,6 +28,10 @@ pub struct Context {
     queue: Mutex<vk::Queue>,
     timeline: vk::Semaphore,
     submitted: AtomicU64,
+    /// The timeline value of the last copy into a buffer.
+    uploaded: AtomicU64,
+    /// Bits of a timestamp that count, as a mask.
+    pub(crate) timestamp_mask: u64,
     profile: GpuProfile,
     pub(crate) memory_types: vk::PhysicalDeviceMemoryProperties,
     budget: bool,
@@ -75,7 +79,10 @@ impl Context {
             .initial_value(0);
         let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
         // SAFETY: timeline semaphores are enabled.
-        let timeline = unsafe { device.create_semaphore(&info, None) }?;
+        let timeline = unsafe { device.create_semaphore(&info, None) }.inspect_err(|_| {
+            // SAFETY: nothing was made from the device.
+            unsafe { device.destroy_device(None) }
+        })?;
         // SAFETY: the physical device belongs to the instance.
         let memory_types = unsafe { instance.get_physical_device_memory_properties(physical) };
         let budget = candidate.extensions.has(ash::ext::memory_budget::NAME);
@@ -104,6 +111,8 @@ impl Context {
             queue: Mutex::new(queue),
             timeline,
             submitted: AtomicU64::new(0),
+            uploaded: AtomicU64::new(0),
+            timestamp_mask: timestamp_mask(instance, physical, queue_family),
             profile: candidate.profile.clone(),
             memory_types,
             budget,
@@ -117,13 +126,15 @@ impl Context {
         let (entry, instance, device) = crate::null_driver::load();
         let options = crate::library::LibraryOptions { compile_only: true, ..Default::default() };
         Context {
-            library: Library { entry, instance, options, labels: false, validation: None },
+            library: Library::null(entry, instance, options),
             physical: vk::PhysicalDevice::null(),
             device,
             queue_family: 0,
             queue: Mutex::new(vk::Queue::null()),
             timeline: vk::Semaphore::null(),
             submitted: AtomicU64::new(0),
+            uploaded: AtomicU64::new(0),
+            timestamp_mask: u64::MAX,
             profile,
             memory_types: Default::default(),
             budget: false,
@@ -240,6 +251,18 @@ impl Context {
         }
     }
 
+    /// Submits a copy into a buffer, which nobody may free before it is done: see [`Context::wait_uploads`].
+    pub(crate) fn submit_upload(&self, commands: vk::CommandBuffer) -> Result<u64, VulkanError> {
+        let value = self.submit_for(commands, "an upload")?;
+        self.uploaded.fetch_max(value, Ordering::Relaxed);
+        Ok(value)
+    }
+
+    /// Waits for every copy into a buffer that was submitted so far.
+    pub(crate) fn wait_uploads(&self) -> Result<(), VulkanError> {
+        self.wait(self.uploaded.load(Ordering::Relaxed), "an upload")
+    }
+
     /// The timeline value of the last submission.
     pub(crate) fn last_submitted(&self) -> u64 {
         self.submitted.load(Ordering::Relaxed)
@@ -308,17 +331,14 @@ impl Drop for Context {
     fn drop(&mut self) {
         // Waiting for a GPU that no longer answers would never end, and what it uses must stay.
         if self.is_hung() {
+            self.library.keep();
             return;
         }
-        // SAFETY: everything made from the device is gone, since each holds the context.
+        // SAFETY: everything made from the device is gone, since each holds the context; the library goes after it.
         unsafe {
             let _ = self.device.device_wait_idle();
             self.device.destroy_semaphore(self.timeline, None);
             self.device.destroy_device(None);
-            if let Some(validation) = &self.library.validation {
-                validation.stop();
-            }
-            self.library.instance.destroy_instance(None);
         }
     }
 }
@@ -341,6 +361,14 @@ fn pick_queue_family(instance: &ash::Instance, physical: vk::PhysicalDevice) -> 
     let graphics = |f: &vk::QueueFamilyProperties| f.queue_flags.contains(vk::QueueFlags::GRAPHICS);
     let only = families.iter().position(|f| compute(f) && !graphics(f));
     only.or_else(|| families.iter().position(compute)).map(|i| i as u32)
+}
+
+/// Timestamps of a queue family may have fewer than 64 bits; they wrap around.
+fn timestamp_mask(instance: &ash::Instance, physical: vk::PhysicalDevice, family: u32) -> u64 {
+    // SAFETY: the physical device belongs to the instance.
+    let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
+    let bits = families.get(family as usize).map_or(0, |f| f.timestamp_valid_bits);
+    u64::MAX.checked_shr(64 - bits.min(64)).unwrap_or(0)
 }
 
 fn require_features(candidate: &Candidate) -> Result<(), VulkanError> {
@@ -376,16 +404,13 @@ fn create_device(
     if candidate.executable_info {
         names.push(ash::khr::pipeline_executable_properties::NAME.as_ptr());
     }
-    let mut f11 = vk::PhysicalDeviceVulkan11Features::default()
-        .storage_buffer16_bit_access(true)
-        .uniform_and_storage_buffer16_bit_access(true);
+    let mut f11 = vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(true);
     let mut f12 = vk::PhysicalDeviceVulkan12Features::default()
         .buffer_device_address(true)
         .timeline_semaphore(true)
         .shader_float16(true)
         .shader_int8(true)
         .storage_buffer8_bit_access(true)
-        .uniform_and_storage_buffer8_bit_access(true)
         .host_query_reset(true)
         .vulkan_memory_model(true)
         .vulkan_memory_model_device_scope(true);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use unicorn_core::{
     Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceOptions, DeviceProfile, HeadOutput,
-    KernelTime, KvLayout, MemoryUse, RateKind, Roofline, Select, Slice, StreamId, TensorType, Ticket,
+    KernelTime, KvLayout, KvType, MemoryUse, RateKind, Roofline, Select, Slice, StreamId, TensorType, Ticket,
     TopEntry, WeightSource, Work,
 };
 
@@ -211,6 +211,9 @@ impl VulkanDevice {
         let Some(kv) = kv else { return Ok(()) };
         for s in &batch.slices {
             let end = s.start as usize + s.tokens.len();
+            if end > kv.positions {
+                return Err(self.invalid(format!("position {end} of at most {}", kv.positions)));
+            }
             if end > s.pages.len() * kv.page_tokens {
                 return Err(self.invalid(format!("{} pages cannot hold {end} positions", s.pages.len())));
             }
@@ -259,18 +262,14 @@ impl VulkanDevice {
         state.streams.get_mut(&id).ok_or_else(|| self.invalid("the stream vanished"))
     }
 
-    fn reserve_block(
-        &self,
-        a: &AttentionBlock,
-        kv: KvLayout,
-        turns: Arc<Buffer>,
-    ) -> Result<Cache, DeviceError> {
+    /// The keys' and the values' cache of a block.
+    fn reserve_block(&self, a: &AttentionBlock, kv: KvLayout) -> Result<[Buffer; 2], DeviceError> {
         let element_bytes =
             a.spec.head_dim / kv.ty.tensor_type().block_len() * kv.ty.tensor_type().block_bytes();
         let bytes = (kv.pages * kv.page_tokens * a.spec.kv_heads * element_bytes) as u64;
         let new =
             || Buffer::new(&self.context, Place::Device, bytes, "the KV cache").map_err(|e| self.fail(e));
-        Ok(Cache { keys: new()?, values: new()?, turns })
+        Ok([new()?, new()?])
     }
 }
 
@@ -358,10 +357,17 @@ impl Device for VulkanDevice {
                 let what = format!("a {} KV cache for heads of {}", layout.ty.tensor_type(), a.spec.head_dim);
                 return Err(DeviceError::Unsupported { device: self.profile.name.clone(), what });
             }
+            if layout.ty == KvType::Q8_0 && select::subgroup(&state.gpu) < 8 {
+                // Eight lanes find the largest of 32 values together.
+                let what = format!("a Q8_0 KV cache with subgroups of {}", select::subgroup(&state.gpu));
+                return Err(DeviceError::Unsupported { device: self.profile.name.clone(), what });
+            }
+            // The caches first: where they find no room, nothing else has been made.
+            let [keys, values] = self.reserve_block(a, layout)?;
             let turns = match state.turns.iter().find(|t| t.0 == a.spec.rope) {
                 Some(t) => t.1.clone(),
                 None => {
-                    let table = turn_table(&a.spec.rope, layout.pages * layout.page_tokens);
+                    let table = turn_table(&a.spec.rope, layout.positions);
                     let up = &state.loader.uploader;
                     let buffer =
                         Arc::new(crate::weights::upload_f32(&self.context, up, &table, "RoPE turns")?);
@@ -369,8 +375,8 @@ impl Device for VulkanDevice {
                     buffer
                 }
             };
-            let cache = self.reserve_block(a, layout, turns)?;
-            state.kv_bytes += cache.keys.bytes() + cache.values.bytes();
+            state.kv_bytes += keys.bytes() + values.bytes();
+            let cache = Cache { keys, values, turns };
             if let Some(GpuBlock::Attention(a)) = state.blocks.get_mut(&id) {
                 a.cache = Some(cache);
             }
@@ -413,7 +419,8 @@ impl Device for VulkanDevice {
             rows,
             outputs: batch.outputs.len(),
             top,
-            positions: if plan.is_some() { 0 } else { positions },
+            // Tiles come from a buffer, so one recording serves every depth; but where submissions are bounded it is cut by what they cost.
+            positions: if plan.is_some() && state.bound.seconds_max.is_none() { 0 } else { positions },
             flash: plan.as_ref().map(|p| (p.tiles.len(), p.splits)),
             all_outputs,
             alone,
@@ -497,7 +504,12 @@ impl Device for VulkanDevice {
         }
         let count = rows.len() / width;
         let needs = Capacity { rows: count, outputs: 1, row_splits: count, pages: 1, top: 1 };
+        // What is there is replaced: none of it is kept, and no upload of it may end after the one below.
+        if let Some(s) = state.streams.get_mut(&stream) {
+            s.rows = 0;
+        }
         self.stream(&mut state, stream, needs)?;
+        self.context.wait_uploads().map_err(|e| self.fail(e))?;
         let state = &mut *state;
         let s = state.streams.get_mut(&stream).ok_or_else(|| self.invalid("unknown stream"))?;
         if !self.context.compile_only() {
@@ -566,7 +578,8 @@ impl Device for VulkanDevice {
 impl VulkanDevice {
     fn record(&self, state: &State, work: &Work, shape: &Shape) -> Result<Recorded, DeviceError> {
         let stream = state.streams.get(&work.stream).ok_or_else(|| self.invalid("unknown stream"))?;
-        let kv = state.kv.unwrap_or(KvLayout { page_tokens: 32, pages: 0, ty: Default::default() });
+        let kv =
+            state.kv.unwrap_or(KvLayout { page_tokens: 32, pages: 0, positions: 0, ty: Default::default() });
         let mut builder = Builder {
             gpu: &state.gpu,
             fused_ffn: state.options.fused_ffn,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use unicorn_core::{DeviceError, TensorType, Weight, WeightError, WeightSource, WeightSpan, quant};
 
+use crate::blocks::flat_groups;
 use crate::context::Context;
 use crate::cut::Pace;
 use crate::error::VulkanError;
@@ -303,4 +304,35 @@ fn pipelines_come_back_from_disk_and_damage_is_passed_over() {
     let error = third.prepare([&missing].into_iter()).err().unwrap();
     assert!(error.to_string().contains("no_such_shader"));
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn more_elements_than_a_row_of_workgroups_has() {
+    let Some(context) = open() else { return };
+    let pipelines = Pipelines::new(&context, None).unwrap();
+    let count = (256 << 15) + 1000;
+    let x = Buffer::new(&context, Place::Readback, 4 * count as u64, "logits").unwrap();
+    let values: Vec<u8> = (0..count).flat_map(|i| ((i % 999) as f32 * 0.1 - 50.0).to_le_bytes()).collect();
+    x.write(0, &values);
+    let groups = flat_groups(count, 256);
+    assert!(groups.iter().all(|g| *g <= 65535) && groups[1] == 2);
+    let range = Range { address: x.address(), bytes: x.bytes() };
+    let mut recording = Recording::default();
+    recording.push(Dispatch {
+        op: "soft_cap",
+        kernel: Kernel { shader: "soft_cap".into(), constants: vec![256], subgroup: 0 },
+        push: Push::new().address(x.address()).u32(count).f32(30.0).bytes(),
+        groups: Groups::Fixed(groups.map(|g| g as u32)),
+        reads: vec![range],
+        writes: vec![range],
+        bytes: 0,
+        flops: 0,
+    });
+    Commands::encode(&context, &pipelines, &recording, false).unwrap().run("soft_cap").unwrap();
+    for i in [0, 1, 255, 256, (256 << 15) - 1, 256 << 15, (256 << 15) + 1, count - 1] {
+        let mut word = [0; 4];
+        x.read(4 * i as u64, &mut word);
+        let want = 30.0 * (((i % 999) as f64 * 0.1 - 50.0) / 30.0).tanh();
+        assert!((f32::from_le_bytes(word) as f64 - want).abs() < 1e-3, "{i}");
+    }
 }

@@ -11,7 +11,7 @@ use crate::validation::Validation;
 
 const VALIDATION_LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
 
-/// The loaded Vulkan library with an instance. [`crate::Context`] destroys the instance.
+/// The loaded Vulkan library with an instance.
 pub struct Library {
     pub(crate) entry: ash::Entry,
     pub(crate) instance: ash::Instance,
@@ -19,10 +19,27 @@ pub struct Library {
     /// Objects and commands get names.
     pub(crate) labels: bool,
     pub(crate) validation: Option<Validation>,
+    /// Never destroyed: a device that no longer answers is alive.
+    kept: bool,
+}
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        // SAFETY: the device made from the instance is gone, since a context drops its library last.
+        unsafe {
+            if let Some(validation) = &self.validation {
+                validation.stop();
+            }
+            self.instance.destroy_instance(None);
+        }
+    }
 }
 
 /// Options of [`Library::load`].
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LibraryOptions {
     /// Ask for the Khronos validation layer with synchronization validation; fails where it is not installed.
     pub validation: bool,
@@ -94,8 +111,23 @@ impl Library {
         }
         // SAFETY: all pointers in `info` outlive the call.
         let instance = unsafe { entry.create_instance(&info, None) }?;
-        let validation = options.validation.then(|| Validation::listen(&entry, &instance)).transpose()?;
-        Ok(Library { entry, instance, options, labels, validation })
+        let validation = options.validation.then(|| Validation::listen(&entry, &instance)).transpose();
+        let validation = validation.inspect_err(|_| {
+            // SAFETY: nothing was made from the instance.
+            unsafe { instance.destroy_instance(None) }
+        })?;
+        Ok(Library { entry, instance, options, labels, validation, kept: false })
+    }
+
+    /// On a driver that does nothing.
+    #[cfg(test)]
+    pub(crate) fn null(entry: ash::Entry, instance: ash::Instance, options: LibraryOptions) -> Library {
+        Library { entry, instance, options, labels: false, validation: None, kept: false }
+    }
+
+    /// Keeps the instance for good.
+    pub(crate) fn keep(&mut self) {
+        self.kept = true;
     }
 
     /// All physical devices with their profiles, in the driver's order.

@@ -175,10 +175,15 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // Where nothing executes there is no memory.
-        if self.context.is_hung() || self.handle == vk::Buffer::null() {
+        if self.handle == vk::Buffer::null() {
             return;
         }
-        // SAFETY: callers wait for GPU work before dropping.
+        // An upload that failed half way leaves copies under way. On a lost device nothing runs any more.
+        let _ = self.context.wait_uploads();
+        if self.context.is_hung() {
+            return;
+        }
+        // SAFETY: no copy into it is under way, and callers wait for other GPU work before dropping.
         unsafe { self.context.device.destroy_buffer(self.handle, None) };
         if self.shared {
             let mut arena = self.context.arena.lock().unwrap_or_else(|e| e.into_inner());

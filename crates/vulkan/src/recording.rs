@@ -311,7 +311,8 @@ impl Commands {
             .map_err(|e| self.context.named(e, "reading timestamps"))?;
         let tick = self.context.profile().timestamp_ns as f64 * 1e-9;
         let first = ticks.first().copied().unwrap_or(0);
-        Ok(Some(ticks.iter().map(|t| t.wrapping_sub(first) as f64 * tick).collect()))
+        let since = |t: &u64| t.wrapping_sub(first) & self.context.timestamp_mask;
+        Ok(Some(ticks.iter().map(|t| since(t) as f64 * tick).collect()))
     }
 }
 

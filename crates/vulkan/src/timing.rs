@@ -9,7 +9,7 @@ use crate::recording::Recording;
 /// The rate that bounds a shader, by the family that its name tells.
 fn rate(shader: &str) -> RateKind {
     let float = shader.ends_with("_f32") || shader.ends_with("_f16") || shader.ends_with("_bf16");
-    if shader.contains("cooperative") {
+    if shader.contains("cooperative") || shader.starts_with("flash_matrix2") {
         RateKind::Matrix
     } else if shader.starts_with("matmul_dot") || (shader.starts_with("linear") && !float) {
         RateKind::Integer
@@ -58,6 +58,8 @@ mod tests {
         assert_eq!(rate("linear_f16"), RateKind::Float);
         assert_eq!(rate("attention_decode_q8_0"), RateKind::Float);
         assert_eq!(rate("matmul_cooperative_q4_k"), RateKind::Matrix);
+        assert_eq!(rate("flash_matrix2_q8_0"), RateKind::Matrix);
+        assert_eq!(rate("flash_cooperative_f16"), RateKind::Matrix);
         assert_eq!(rate("matmul_dot_glu_q6_k"), RateKind::Integer);
         assert_eq!(rate("matmul_plain_q4_k"), RateKind::Float);
     }

@@ -225,7 +225,7 @@ impl Slot {
     /// Submits a copy out of the slot.
     fn copy(&self, buffer: &Buffer, regions: &[vk::BufferCopy]) -> Result<u64, VulkanError> {
         let (device, commands) = (&self.context.device, self.commands);
-        // SAFETY: the slot's last submission is done; both buffers outlive the copy (callers wait before dropping).
+        // SAFETY: the slot's last submission is done; both buffers outlive the copy (dropping one waits for it).
         unsafe {
             let begin =
                 vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
@@ -233,7 +233,7 @@ impl Slot {
             device.cmd_copy_buffer(commands, self.staging.handle, buffer.handle, regions);
             device.end_command_buffer(commands)?;
         }
-        self.context.submit_for(commands, "an upload")
+        self.context.submit_upload(commands)
     }
 }
 

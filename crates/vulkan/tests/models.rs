@@ -47,12 +47,13 @@ const FEEDS: [Feed; 8] = [
 const CACHES: [KvType; 2] = [KvType::F32, KvType::F16];
 
 /// Kernels of these models that a device is told to do without, and which others then do all the work.
-const AVOIDED: [(&str, &[&str]); 3] = [
+const AVOIDED: [(&str, &[&str]); 4] = [
     ("as it is", &[]),
     (
         "without kernels of few rows",
         &["linear_f32", "linear_glu_f32", "attention_decode_f32", "attention_decode_f16"],
     ),
+    ("without attention of few rows", &["attention_decode_f32", "attention_decode_f16"]),
     (
         "without kernels of many rows",
         &[

@@ -1,7 +1,7 @@
 //! `vulkan`: the fastest real GPU; or one by its number in the driver's order or by a part of its name, which may be a software driver.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use unicorn_core::{Device, DeviceError};
 use unicorn_vulkan::{
@@ -26,14 +26,26 @@ pub(super) const BACKEND: Backend = Backend {
     watch: Some(watch),
 };
 
+/// What was found when the device to take was chosen: loading the drivers a second time would cost a start some tens of milliseconds.
+static FOUND: Mutex<Option<(Library, Vec<Candidate>)>> = Mutex::new(None);
+
+/// How devices are opened where nobody asks for more: with names for a debugger that may be listening.
+const OPTIONS: LibraryOptions =
+    LibraryOptions { labels: true, validation: false, statistics: false, compile_only: false };
+
 fn candidates(options: LibraryOptions) -> Result<(Library, Vec<Candidate>), VulkanError> {
+    if options == OPTIONS
+        && let Some(found) = FOUND.lock().unwrap_or_else(|e| e.into_inner()).take()
+    {
+        return Ok(found);
+    }
     let library = Library::load(options)?;
     let candidates = library.candidates()?;
     Ok((library, candidates))
 }
 
 fn present() -> Vec<Option<String>> {
-    let count = candidates(LibraryOptions::default()).map_or(0, |(_, c)| c.len());
+    let count = candidates(OPTIONS).map_or(0, |(_, c)| c.len());
     // Without any, opening says what is missing.
     if count == 0 { vec![None] } else { (0..count).map(|i| Some(i.to_string())).collect() }
 }
@@ -43,13 +55,14 @@ fn preferred() -> Preference {
     if !unicorn_vulkan::gpu_possible() {
         return Preference { variant: None, why: "no device node of a GPU below /dev".to_owned() };
     }
-    let candidates = match candidates(LibraryOptions::default()) {
-        Ok((_, candidates)) => candidates,
+    let (library, candidates) = match candidates(OPTIONS) {
+        Ok(found) => found,
         Err(error) => return Preference { variant: None, why: format!("Vulkan cannot be used: {error}") },
     };
     let profiles: Vec<&GpuProfile> = candidates.iter().map(|c| &c.profile).collect();
     let usable = |i: usize| candidates[i].missing().is_empty();
     if let Some(i) = fastest(&profiles, usable) {
+        *FOUND.lock().unwrap_or_else(|e| e.into_inner()) = Some((library, candidates));
         return Preference { variant: Some(Some(i.to_string())), why: "the fastest GPU here".to_owned() };
     }
     let software = candidates.iter().position(|c| c.profile.software);
@@ -63,17 +76,12 @@ fn preferred() -> Preference {
 }
 
 fn open(options: &OpenOptions) -> Result<Arc<dyn Device>, DeviceError> {
-    open_as(options, LibraryOptions::default()).map(|device| device as Arc<dyn Device>)
+    open_as(options, OPTIONS).map(|device| device as Arc<dyn Device>)
 }
 
 fn watch(options: &OpenOptions, watch: Watch) -> Result<WatchedDevice, DeviceError> {
     let Watch { kernels, validate, compile_only } = watch;
-    let library = LibraryOptions {
-        validation: validate,
-        statistics: kernels,
-        compile_only,
-        ..LibraryOptions::default()
-    };
+    let library = LibraryOptions { validation: validate, statistics: kernels, compile_only, ..OPTIONS };
     let device = open_as(options, library)?;
     if validate {
         device.prove_validation().map_err(|e| e.into_device_error(&device.profile().name))?;

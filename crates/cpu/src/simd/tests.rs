@@ -16,7 +16,7 @@ use crate::ReferenceDevice;
 
 const VOCAB: usize = 517;
 const WIDTH: usize = 192;
-const LAYOUT: KvLayout = KvLayout { page_tokens: 32, pages: 64, ty: KvType::F16 };
+const LAYOUT: KvLayout = KvLayout { page_tokens: 32, pages: 64, positions: 2048, ty: KvType::F16 };
 
 /// Types of query, key, value, output, gate, up, down, head.
 type Types = [TensorType; 8];

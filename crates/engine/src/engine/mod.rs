@@ -73,8 +73,12 @@ impl Engine {
             return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
         }
         let executor = load(Arc::new(spec.clone()), source, devices, placement, progress)?;
-        let layout =
-            KvLayout { page_tokens: options.page_tokens, pages: options.pages(), ty: options.kv_type };
+        let layout = KvLayout {
+            page_tokens: options.page_tokens,
+            pages: options.pages(),
+            positions: options.context,
+            ty: options.kv_type,
+        };
         executor.reserve_kv(layout)?;
         let pool = PagePool::new(layout.pages, layout.page_tokens);
         Ok(Engine {

@@ -11,7 +11,7 @@ fn executor(placement: Placement, devices: Vec<Arc<FakeDevice>>) -> Executor {
     let devices = devices.into_iter().map(|d| d as Arc<dyn Device>).collect();
     let executor = Executor::new(Arc::new(spec), placement, devices, blocks);
     let ty = unicorn_core::KvType::F16;
-    executor.reserve_kv(unicorn_core::KvLayout { page_tokens: 32, pages: 16, ty }).unwrap();
+    executor.reserve_kv(unicorn_core::KvLayout { page_tokens: 32, pages: 16, positions: 512, ty }).unwrap();
     executor
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::linear::{Input, Output, Product, Quantize};
 use super::tiled::Form;
-use super::{Builder, NextInput, Norm, NormRows, NormTo};
+use super::{Builder, NextInput, Norm, NormRows, NormTo, flat_groups};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::profile::GpuProfile;
@@ -97,7 +97,7 @@ impl FfnBlock {
             Kernel { shader: "glu".into(), constants: vec![256, self.activation, half as u32], subgroup: 0 };
         let push =
             Push::new().addresses([s.wide.address(), s.up.address(), s.half_wide.address()]).u32(count);
-        b.dispatch("ffn_glu", kernel, push, [count.div_ceil(256), 1, 1], &[&s.wide, &s.up], &[y]);
+        b.dispatch("ffn_glu", kernel, push, flat_groups(count, 256), &[&s.wide, &s.up], &[y]);
         if form == Form::Quantized {
             b.norm("quantize", &s.wide, None, hidden, NormTo::Inner, NormRows::All);
         }
@@ -161,7 +161,8 @@ impl<'a> Builder<'a> {
             if let Some(bias) = bias {
                 self.add_bias(&s.residual, bias, width);
             }
-            let next = next.filter(|_| self.path == Path::Vector);
+            // Tiles do not prepare it, and f16 input takes them on any path.
+            let next = next.filter(|_| self.path == Path::Vector && !matches!(input, Input::Half(_)));
             let quantize = next.map_or(Quantize::No, Quantize::Next);
             let out = Output { y: Some(&s.residual), column: 0, stride: width, accumulate: true, quantize };
             self.product(Product { op, matrix, gated: None }, input, out, rows);

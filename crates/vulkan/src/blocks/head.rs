@@ -6,7 +6,7 @@ use unicorn_core::Select;
 
 use super::linear::{Input, Output, Product, Quantize};
 use super::tiled::Form;
-use super::{Builder, Norm, NormRows, NormTo};
+use super::{Builder, Norm, NormRows, NormTo, flat_groups};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
@@ -39,7 +39,7 @@ impl HeadBlock {
                     let count = outputs * vocab;
                     let kernel = Kernel { shader: "soft_cap".into(), constants: vec![256], subgroup: 0 };
                     let push = Push::new().address(logits.address()).u32(count).f32(cap);
-                    b.dispatch("soft_cap", kernel, push, [count.div_ceil(256), 1, 1], &[logits], &[logits]);
+                    b.dispatch("soft_cap", kernel, push, flat_groups(count, 256), &[logits], &[logits]);
                 }
             }
         }

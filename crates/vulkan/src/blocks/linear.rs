@@ -4,7 +4,7 @@ use super::{Builder, NextInput};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::push::Push;
-use crate::recording::Dispatch;
+use crate::recording::{Dispatch, Range};
 use crate::scratch::Activations;
 use crate::select::{self, Fold, Path, Problem, Tier, TiledOutput, VECTOR_ROWS, VECTOR_TOKENS};
 use crate::weights::Matrix;
@@ -168,6 +168,13 @@ impl Builder<'_> {
             }
             let d = self.dispatch(p.op, kernel, push, [groups_out, 1, 1], &reads, &writes);
             p.count(d, tokens);
+            if let Some(y) = out.y.filter(|_| out.stride != m.rows && !out.accumulate) {
+                // The columns beside these are other products', which need not wait for this one.
+                let at = |row: usize| y.address() + ((row * out.stride + out.column) * 4) as u64;
+                d.writes.retain(|w| w.address != y.address());
+                let row = |row: usize| Range { address: at(row), bytes: (m.rows * 4) as u64 };
+                d.writes.extend((first..first + tokens).map(row));
+            }
         }
     }
 

@@ -191,6 +191,14 @@ impl Builder<'_> {
     }
 }
 
+/// Workgroups of `threads` for `count` elements in a row, as a grid: some drivers take no more than 65535 in a dimension. Shaders find their
+/// place with `flat_group`.
+pub(crate) fn flat_groups(count: usize, threads: usize) -> [usize; 3] {
+    const WIDE: usize = 1 << 15;
+    let groups = count.div_ceil(threads);
+    [groups.min(WIDE), groups.div_ceil(WIDE), 1]
+}
+
 /// Where a norm's result goes.
 pub(crate) enum NormTo<'a> {
     /// f32.

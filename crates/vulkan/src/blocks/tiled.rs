@@ -1,7 +1,7 @@
 //! Tiled products on GPUs without matrix units, and the forms of activations that products take.
 
-use super::Builder;
 use super::linear::{Input, Output, Product, Quantize};
+use super::{Builder, flat_groups};
 use crate::memory::Buffer;
 use crate::pipeline::Kernel;
 use crate::profile::GpuProfile;
@@ -50,7 +50,7 @@ impl<'a> Builder<'a> {
         let push = Push::new()
             .addresses([s.half_wide.address(), s.inner.q.address(), s.inner.meta.address()])
             .u32(groups);
-        let count = [(groups * 32).div_ceil(THREADS), 1, 1];
+        let count = flat_groups(groups * 32, THREADS);
         self.dispatch("quantize", kernel, push, count, &[&s.half_wide], &[&s.inner.q, &s.inner.meta]);
     }
 

@@ -255,8 +255,13 @@ impl FlashProblem {
 
 /// Threads of a workgroup of `rope_kv`, and lanes that share a head: four elements each where a subgroup is that large.
 pub fn rope_threads(head_dim: usize, gpu: &GpuProfile) -> (u32, u32) {
-    let lanes = (head_dim / 4).next_power_of_two().max(8) as u32;
-    (workgroup(256, gpu), lanes.min(subgroup(gpu)))
+    let lanes = ((head_dim / 4).next_power_of_two().max(8) as u32).min(subgroup(gpu));
+    let shared = |threads: u32| threads / lanes * (head_dim as u32 / 4 + 1) * 16;
+    let mut threads = workgroup(256, gpu);
+    while shared(threads) > gpu.shared_bytes && threads / 2 >= subgroup(gpu) {
+        threads /= 2;
+    }
+    (threads, lanes)
 }
 
 #[cfg(test)]
@@ -274,6 +279,18 @@ mod tests {
         gpu.cores = Some(132);
         gpu.vendor = NVIDIA;
         gpu
+    }
+
+    #[test]
+    fn heads_being_turned_fit_shared_memory() {
+        for (min, max) in [(8, 8), (32, 32), (32, 64)] {
+            let gpu = gpu("any", min, max, max, 1024, 32, false);
+            for head_dim in (8..=256).step_by(8) {
+                let (threads, lanes) = rope_threads(head_dim, &gpu);
+                assert!(threads.is_multiple_of(subgroup(&gpu)) && subgroup(&gpu).is_multiple_of(lanes));
+                assert!(threads / lanes * (head_dim as u32 / 4 + 1) * 16 <= gpu.shared_bytes, "{head_dim}");
+            }
+        }
     }
 
     #[test]

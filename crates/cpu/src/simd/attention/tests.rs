@@ -142,7 +142,8 @@ fn run(
     let shape = &sequences[0].shape;
     let pages_each = sequences.iter().map(|s| s.len).max().unwrap().div_ceil(shape.page_tokens);
     let pages = pages_each * sequences.len() + 3;
-    let layout = KvLayout { page_tokens: shape.page_tokens, pages, ty: shape.ty };
+    let positions = pages_each * shape.page_tokens;
+    let layout = KvLayout { page_tokens: shape.page_tokens, pages, positions, ty: shape.ty };
     let geometry = KvGeometry::new(layout, shape.kv_heads, shape.dim).unwrap();
     let cache = KvCache::new(geometry).unwrap();
     let mut free: Vec<PageId> = (0..pages as u32).collect();
