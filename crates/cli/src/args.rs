@@ -212,11 +212,17 @@ pub enum BenchCommand {
 pub struct BenchModelArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Random weights in place of a model, SIZE[:TYPE]: 135m, 1b, 3b or llama-8b; q4_0, q4_k, q8_0, f16, ...
+    /// Random weights in place of a model, SIZE:TYPE, or SIZE with --type: 135m, 1b, 3b or llama-8b; q4_0, q4_k, q8_0, f16, ...
     #[arg(long, value_name = "SHAPE", conflicts_with = "model", help_heading = "Model")]
     pub shape: Option<ShapeChoice>,
     /// Type of the matrices of --shape
-    #[arg(long = "type", value_name = "TYPE", requires = "shape", help_heading = "Model")]
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        requires = "shape",
+        conflicts_with = "model",
+        help_heading = "Model"
+    )]
     pub ty: Option<WeightType>,
     /// Prompt lengths in tokens; 0 for none
     #[arg(
@@ -390,10 +396,10 @@ pub struct SelftestArgs {
     #[arg(long, value_name = "TIER")]
     pub tier: Option<Tier>,
     /// Cases whose names contain all of these words
-    #[arg(long, value_name = "WORDS", default_value = "")]
+    #[arg(long, value_name = "WORDS", default_value = "", conflicts_with = "model")]
     pub only: String,
     /// Seed of the random weights and inputs [default: fresh, and printed]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "model")]
     pub seed: Option<u64>,
     /// Write one line per case, or per prompt, to this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -411,7 +417,7 @@ pub struct SelftestArgs {
     #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath, help_heading = "Whole model")]
     pub model: Option<String>,
     /// Prompts to continue, 20 at most
-    #[arg(long, value_name = "N", default_value = "20", value_parser = parse::positive, help_heading = "Whole model")]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = parse::prompts, help_heading = "Whole model")]
     pub prompts: usize,
     /// Tokens of each continuation
     #[arg(long, value_name = "N", default_value = "64", value_parser = parse::positive, help_heading = "Whole model")]

@@ -15,6 +15,14 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of the prompts that `selftest --model` has.
+pub fn prompts(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        n if n > 20 => Err("there are 20".into()),
+        n => Ok(n),
+    }
+}
+
 /// A number of threads.
 pub fn threads(text: &str) -> Result<usize, String> {
     match positive(text)? {

@@ -1,4 +1,4 @@
-//! The loop of the selftest: what it found wrong is remembered, and the device avoids it or refuses.
+//! The loop of the selftest: what it found wrong is remembered, and the device avoids it, another runs in its place, or it refuses.
 
 mod support;
 
@@ -63,22 +63,27 @@ fn a_case() -> String {
 }
 
 #[test]
-fn a_device_that_cannot_avoid_a_wrong_kernel_refuses() {
-    let home = Home::new();
-    let model = tiny_model(home.0.path(), None);
-    let model = model.to_str().expect("a path");
-    let ask = || home.run(&["run", "-m", model, "--device", "cpu", "-n", "2", "--raw", "hello"]);
-    assert_eq!(home.selftest("cpu").status.code(), Some(0));
-    assert_eq!(ask().status.code(), Some(0));
-    home.accuse(&["ffn_down f16 fast"]);
-    let refused = ask();
-    assert_eq!(refused.status.code(), Some(1));
-    for part in ["ffn_down f16 fast", "selftest"] {
-        assert!(stderr(&refused).contains(part), "{part} missing in\n{}", stderr(&refused));
+fn a_processor_with_a_wrong_kernel_runs_plain_code_and_refuses_where_that_is_wrong() {
+    for (device, code) in [("cpu", 0), ("cpu:scalar", 1)] {
+        let home = Home::new();
+        let model = tiny_model(home.0.path(), None);
+        let model = model.to_str().expect("a path");
+        let ask = || home.run(&["run", "-m", model, "--device", device, "-n", "2", "--raw", "hello"]);
+        assert_eq!(home.selftest(device).status.code(), Some(0));
+        assert_eq!(ask().status.code(), Some(0));
+        home.accuse(&["ffn_down f16 fast"]);
+        let heeded = ask();
+        let said = stderr(&heeded);
+        assert_eq!(heeded.status.code(), Some(code), "{said}");
+        for part in ["ffn_down f16 fast", "selftest"] {
+            assert!(said.contains(part), "{part} missing in\n{said}");
+        }
+        assert_eq!(said.contains("cpu:scalar runs in its place"), code == 0, "{said}");
+        // The selftest itself still opens the device, and clears it.
+        assert_eq!(home.selftest(device).status.code(), Some(0));
+        let cleared = ask();
+        assert!(cleared.status.code() == Some(0) && !stderr(&cleared).contains("selftest"));
     }
-    // The selftest itself still opens the device, and clears it.
-    assert_eq!(home.selftest("cpu").status.code(), Some(0));
-    assert_eq!(ask().status.code(), Some(0));
 }
 
 #[test]

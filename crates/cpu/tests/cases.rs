@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use unicorn_cases::{CaseError, run, select};
+use unicorn_cases::{CaseError, judge, run, select};
 use unicorn_core::{
     Activation, Batch, Block, BlockId, Device, DeviceError, DeviceProfile, HeadOutput, KernelTime, KvLayout,
     MemoryUse, RateKind, Roofline, RopeStyle, StreamId, TensorType, Ticket, WeightSource, Work,
@@ -22,7 +22,7 @@ fn check(device: &dyn Device, filter: &str) {
     assert!(!cases.is_empty(), "no case matches {filter:?}");
     let mut failures = Vec::new();
     for case in &cases {
-        match run(case, device, &oracle, seed) {
+        match judge(case, device, &oracle, seed) {
             Ok(outcome) if outcome.passed() => {}
             Ok(outcome) => failures.push(outcome.to_string()),
             Err(error) => failures.push(error.to_string()),

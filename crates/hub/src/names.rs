@@ -61,8 +61,8 @@ pub fn resolve(name: &str) -> Result<Reference, HubError> {
     let is_path =
         path.is_absolute() || name.starts_with("./") || name.starts_with("../") || name.starts_with('~');
     if is_path || name.to_ascii_lowercase().ends_with(".gguf") {
-        let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-        return Err(HubError::Io { path, source });
+        let what = if path.exists() { "neither a file nor a folder" } else { "no such file or folder" };
+        return Err(HubError::Io { path, source: std::io::Error::new(std::io::ErrorKind::NotFound, what) });
     }
     let (repository, quant) = match name.split_once(':') {
         Some((repository, quant)) => (repository, Some(quant)),

@@ -312,10 +312,10 @@ impl Context {
         }
     }
 
-    /// Bytes free in a heap, by the driver's budget where it tells, else the heap's size.
+    /// Bytes free in a heap, by the driver's budget where it tells, else its size less all that was allocated here.
     pub fn heap_free(&self, heap: usize) -> u64 {
         if !self.budget {
-            return self.memory_types.memory_heaps[heap].size;
+            return self.memory_types.memory_heaps[heap].size.saturating_sub(self.resident());
         }
         let mut budget = vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
         let mut properties = vk::PhysicalDeviceMemoryProperties2::default().push_next(&mut budget);

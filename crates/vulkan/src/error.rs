@@ -13,7 +13,7 @@ pub enum VulkanError {
         reason: String,
     },
     /// No device matches what was asked.
-    #[error("no Vulkan device matches '{asked}'; found: {found}")]
+    #[error("no Vulkan device matches '{asked}'; found: {found}; `unicorn devices` lists what can be named")]
     NoDevice {
         /// What was asked for.
         asked: String,
@@ -21,7 +21,7 @@ pub enum VulkanError {
         found: String,
     },
     /// The device lacks something every kernel needs.
-    #[error("{device}: {missing} is missing")]
+    #[error("{device} lacks {missing}")]
     Missing {
         /// Device name.
         device: String,
@@ -53,8 +53,19 @@ pub enum VulkanError {
         /// The limit.
         most: u64,
     },
+    /// The validation layer was asked for.
+    #[error(
+        "the validation layer {layer} is not installed; it comes with the Vulkan SDK or the package vulkan-validationlayers"
+    )]
+    NoLayer {
+        /// Its name.
+        layer: String,
+    },
+    /// The loader knows no driver.
+    #[error("no Vulkan driver is installed; install one of your GPU's vendor, or use `--device cpu`")]
+    NoDriver,
     /// Any other failed call.
-    #[error("Vulkan call failed: {0}")]
+    #[error("a Vulkan call failed: {0}")]
     Call(#[from] vk::Result),
 }
 
@@ -74,9 +85,10 @@ impl VulkanError {
             VulkanError::Call(vk::Result::ERROR_DEVICE_LOST) => {
                 DeviceError::Lost { device: name, what: "a driver call".into() }
             }
-            other => {
-                DeviceError::Failed { device: name, what: "a driver call".into(), reason: other.to_string() }
+            VulkanError::Call(result) => {
+                DeviceError::Failed { device: name, what: "a driver call".into(), reason: result.to_string() }
             }
+            other => DeviceError::Failed { device: name, what: "opening".into(), reason: other.to_string() },
         }
     }
 }

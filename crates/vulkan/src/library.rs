@@ -110,7 +110,13 @@ impl Library {
             info = info.push_next(&mut features);
         }
         // SAFETY: all pointers in `info` outlive the call.
-        let instance = unsafe { entry.create_instance(&info, None) }?;
+        let instance = unsafe { entry.create_instance(&info, None) }.map_err(|e| match e {
+            vk::Result::ERROR_LAYER_NOT_PRESENT => {
+                VulkanError::NoLayer { layer: VALIDATION_LAYER.to_string_lossy().into_owned() }
+            }
+            vk::Result::ERROR_INCOMPATIBLE_DRIVER => VulkanError::NoDriver,
+            other => other.into(),
+        })?;
         let validation = options.validation.then(|| Validation::listen(&entry, &instance)).transpose();
         let validation = validation.inspect_err(|_| {
             // SAFETY: nothing was made from the instance.

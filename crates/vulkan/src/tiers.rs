@@ -22,7 +22,7 @@ impl Limit {
         match self {
             Limit::Cooperative if gpu.matrices.is_empty() => Err(VulkanError::Missing {
                 device: gpu.name.clone(),
-                missing: "a cooperative matrix shape".into(),
+                missing: "cooperative matrices, the tier that was asked for".into(),
             }),
             Limit::Cooperative => Ok(GpuProfile { matrix2: false, ..gpu.clone() }),
             Limit::Dot | Limit::Plain => Ok(GpuProfile {

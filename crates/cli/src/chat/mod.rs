@@ -127,7 +127,10 @@ impl Chat<'_> {
             },
             Command::System(Some(text)) => {
                 self.conversation.set_system(Some(&text));
-                self.note("the system prompt is set; it counts from the next answer on");
+                self.note(match self.templated()? {
+                    true => "the system prompt is set; it counts from the next answer on",
+                    false => "kept, but not used: messages go to this model as they are, one by one",
+                });
             }
             Command::Set(None) => self.show_settings(),
             Command::Set(Some((name, value))) => {
@@ -176,7 +179,8 @@ impl Chat<'_> {
         if let Some(answer) = &self.last {
             say!("last answer   {}", figures(answer));
             let t = &answer.timings;
-            let used = t.prompt_tokens + t.generated_tokens;
+            // The last token written has not been fed.
+            let used = (t.prompt_tokens + t.generated_tokens).min(engine.options().context);
             say!("context       {used} of {} tokens", engine.options().context);
         }
         let t = &self.totals;
@@ -231,6 +235,11 @@ impl Chat<'_> {
             self.note(&figures(&answer));
         }
         Ok(answer)
+    }
+
+    /// Whether messages go to the model as a conversation.
+    fn templated(&self) -> anyhow::Result<bool> {
+        Ok(!self.raw && self.session.text.template()?.is_some())
     }
 
     fn tokens(&self) -> anyhow::Result<Tokens> {

@@ -37,7 +37,9 @@ fn find(name: &str, config: &Config) -> anyhow::Result<PathBuf> {
     let reference = match unicorn_hub::resolve(name) {
         // For a name that is no model's, what matters here is that there is no such file.
         Err(HubError::UnknownModel { .. }) => {
-            return Err(std::io::Error::from(std::io::ErrorKind::NotFound)).with_context(|| name.to_owned());
+            anyhow::bail!(
+                "{name}: no such file, folder or known model; `unicorn models` lists the known ones"
+            );
         }
         other => other?,
     };

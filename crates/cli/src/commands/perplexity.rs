@@ -31,6 +31,10 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
         }
     };
     let estimate = perplexity(&mut session.engine, &tokens, options, &mut each)?;
+    anyhow::ensure!(
+        estimate.perplexity.is_finite(),
+        "the model's output is not finite: its file may be damaged"
+    );
     let mut out = Out::stdout();
     writeln!(out, "perplexity: {:.4} +/- {:.5}", estimate.perplexity, estimate.error)?;
     out.flush()?;

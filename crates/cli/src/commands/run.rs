@@ -32,6 +32,11 @@ enum Input {
 pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
     let piped = if stdin::is_terminal() { None } else { Some(stdin::read_to_end()?) };
     let input = input(args.prompt.as_deref(), piped)?;
+    if input == Input::Chat && !std::io::stdout().is_terminal() {
+        return Err(usage(
+            "a chat writes to the terminal: give PROMPT, or text on stdin, to write an answer elsewhere",
+        ));
+    }
     let choice = EngineChoice {
         device: &args.device,
         kv: args.kv.kv,

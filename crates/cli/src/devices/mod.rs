@@ -63,6 +63,8 @@ pub struct Backend {
     accepts: fn(&str) -> bool,
     /// What to take where no device was named.
     preferred: fn() -> Preference,
+    /// The variant to run on where the device cannot do without a kernel that its selftest found wrong.
+    instead: Option<&'static str>,
     /// A number that changes when the kernels do, as far as the program's version does not tell.
     kernels: fn() -> u64,
     /// Opens a device.
@@ -105,6 +107,12 @@ impl DeviceChoice {
         (self.backend.open)(&options).with_context(|| format!("cannot open device {self}"))
     }
 
+    /// The device to run on in place of this one, where it has kernels that it cannot do without and that are wrong.
+    fn instead(&self) -> Option<DeviceChoice> {
+        let other = DeviceChoice { backend: self.backend, variant: Some(self.backend.instead?.to_owned()) };
+        (other.variant != self.variant).then_some(other)
+    }
+
     /// What the backend is, for people.
     pub fn about(&self) -> &'static str {
         self.backend.about
@@ -128,7 +136,10 @@ impl FromStr for DeviceChoice {
             (Some(backend), Some(v)) if (backend.accepts)(v) => {
                 Ok(DeviceChoice { backend, variant: Some(v.to_owned()) })
             }
-            _ => Err(format!("no device `{text}`; known: {}", names().join(", "))),
+            _ => Err(format!(
+                "no device `{text}`; there are {}, and vulkan:NAME by a part of a GPU's name; `unicorn devices` lists this machine's",
+                names().join(", ")
+            )),
         }
     }
 }

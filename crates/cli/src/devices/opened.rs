@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, DeviceOptions, Roofline};
 
-use super::cache::{DeviceCache, Key, Verdict, ago};
+use super::cache::{DeviceCache, Key, ago};
 use super::{DeviceChoice, PREFERRED, Tier, Watch, WatchedDevice};
 use crate::args::DeviceArgs;
 use crate::config::Config;
@@ -56,12 +56,17 @@ pub fn open(args: &DeviceArgs, config: &Config) -> anyhow::Result<Opened> {
 /// The same with kernels of one tier at most. What lacks some of its features counts as another device: findings are kept apart.
 pub fn open_limited(args: &DeviceArgs, tier: Option<Tier>, config: &Config) -> anyhow::Result<Opened> {
     let (choice, device) = open_as_is(args, tier, config)?;
-    let key = choice.key(&*device);
-    let verdict = DeviceCache::new(config).verdict(&key);
-    let options = match verdict {
-        Some(found) => heed(&*device, &choice, &found.finding, &ago(found.at), config)?,
-        None => DeviceOptions::default(),
+    let found = match heed(&*device, &choice, config) {
+        Ok(found) => found,
+        Err(refused) => {
+            let Some(other) = choice.instead() else { return Err(refused) };
+            say!("{}; {other} runs in its place", describe(&refused));
+            let device = other.open_limited(args.threads, tier)?;
+            let (key, options) = heed(&*device, &other, config)?;
+            return Ok(Opened { device, key, options });
+        }
     };
+    let (key, options) = found;
     Ok(Opened { device, key, options })
 }
 
@@ -122,18 +127,19 @@ fn open_by<T>(
     Err(anyhow!("no device can be opened: {}", reasons.join("; ")))
 }
 
-/// Makes the device avoid what the selftest found wrong.
-fn heed(
-    device: &dyn Device,
-    choice: &DeviceChoice,
-    verdict: &Verdict,
-    when: &str,
-    config: &Config,
-) -> anyhow::Result<DeviceOptions> {
+/// Makes the device avoid what its selftest found wrong. Returns under which key that was kept, and the options.
+///
+/// Errors when it cannot.
+fn heed(device: &dyn Device, choice: &DeviceChoice, config: &Config) -> anyhow::Result<(Key, DeviceOptions)> {
+    let key = choice.key(device);
+    let Some(found) = DeviceCache::new(config).verdict(&key) else {
+        return Ok((key, DeviceOptions::default()));
+    };
+    let (verdict, when) = (&found.finding, ago(found.at));
     let avoid: Vec<String> = verdict.wrong.iter().map(|w| w.kernel.clone()).collect();
     let options = DeviceOptions { avoid, ..DeviceOptions::default() };
     if options.avoid.is_empty() {
-        return Ok(options);
+        return Ok((key, options));
     }
     let list = options.avoid.join(", ");
     device.configure(&options).with_context(|| {
@@ -148,5 +154,5 @@ fn heed(
             );
         }
     }
-    Ok(options)
+    Ok((key, options))
 }

@@ -15,6 +15,7 @@ pub(super) const BACKEND: Backend = Backend {
     tiers: false,
     accepts: |_| false,
     preferred: Preference::default,
+    instead: None,
     kernels: || 0,
     open: |_| Ok(Arc::new(ReferenceDevice::new())),
     watch: None,

@@ -17,9 +17,10 @@ pub(super) const BACKEND: Backend = Backend {
     name: "vulkan",
     about: "GPU through Vulkan",
     present,
-    variants: || (0..4).map(|i| i.to_string()).collect(),
+    variants: || vec!["0".to_owned(), "1".to_owned()],
     accepts: |variant| !variant.trim().is_empty(),
     preferred,
+    instead: None,
     kernels: unicorn_vulkan::shaders::fingerprint,
     tiers: true,
     open,
@@ -130,7 +131,10 @@ fn open_named(
     let profiles: Vec<&GpuProfile> = candidates.iter().map(|c| &c.profile).collect();
     let usable = |i: usize| candidates[i].missing().is_empty();
     let number = choose(&profiles, usable, options.variant.as_deref()).ok_or_else(|| {
-        let found = profiles.iter().enumerate().map(|(i, p)| format!("vulkan:{i} is {}", p.name));
+        let software =
+            |p: &GpuProfile| if p.software { ", a software driver that is used only when named" } else { "" };
+        let found = profiles.iter().enumerate();
+        let found = found.map(|(i, p)| format!("vulkan:{i} is {}{}", p.name, software(p)));
         let found = found.collect::<Vec<_>>().join(", ");
         let found = if found.is_empty() { "none".into() } else { found };
         VulkanError::NoDevice { asked: name.to_owned(), found }

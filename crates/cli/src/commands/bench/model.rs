@@ -43,14 +43,17 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
         SelectArg::Top40 => Select::Top(40),
         SelectArg::Logits => Select::Logits,
     };
-    let catch = Catch::new();
+    // Ctrl-C ends the program at once while there is nothing to show; later, after the repetition at hand, or at once when pressed again.
+    let mut catch: Option<Catch> = None;
+    let pressed = |catch: &Option<Catch>| catch.as_ref().is_some_and(Catch::pressed);
     let mut rows = Vec::new();
     for (test, depth) in plan {
-        let mut each = |_| !catch.pressed();
+        let mut each = |_| !pressed(&catch);
         let result = bench(&mut engine, test, depth, args.repetitions, select, &mut each)?;
-        if catch.pressed() {
+        if pressed(&catch) {
             break;
         }
+        catch.get_or_insert_with(Catch::new);
         rows.push(row(&engine, &result, &*device, &roof, load_seconds));
         if config.talks() && args.output == OutputFormat::Table {
             let (median, ..) = result.median_min_max();
@@ -69,7 +72,7 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
     let mut out = Out::stdout();
     out.write_all(render(&rows, args.output)?.as_bytes())?;
     out.flush()?;
-    Ok(if catch.pressed() { Exit::Interrupted } else { Exit::Done })
+    Ok(if pressed(&catch) { Exit::Interrupted } else { Exit::Done })
 }
 
 /// All tests, depth by depth, prompts first. Zero tokens are no test.

@@ -1,6 +1,6 @@
 //! Running the case table, and running it again with every kernel named where something came out wrong.
 
-use unicorn_cases::{Case, CaseError, run as run_case};
+use unicorn_cases::{Case, CaseError, judge};
 use unicorn_core::{Device, DeviceError};
 
 use super::blame::{Ran, blame, unsettled};
@@ -124,7 +124,7 @@ fn named(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> (F
 
 /// One case: its fate, the line about it, and whether the device failed rather than miscomputed.
 fn one(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> (Fate, String, bool) {
-    match run_case(case, device, oracle, seed) {
+    match judge(case, device, oracle, seed) {
         Ok(outcome) if outcome.passed() => (Fate::Right, outcome.to_string(), false),
         Ok(outcome) => (Fate::Wrong, outcome.to_string(), false),
         Err(error) if error.is_unsupported() => (Fate::Unsupported, error.to_string(), false),

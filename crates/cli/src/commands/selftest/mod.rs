@@ -119,6 +119,11 @@ fn list(verdict: &Verdict) -> String {
 /// What is known after a test of some cases: what it found, and what an earlier one found in cases that it did not run.
 fn merge(before: Option<Verdict>, mut found: Verdict, ran: &[&str]) -> Verdict {
     let Some(before) = before else { return found };
+    // The figures stay those of the whole table; what the part adds is in the list.
+    if before.cases > found.cases {
+        found.cases = before.cases;
+        found.cases_wrong = before.cases_wrong.max(found.cases_wrong);
+    }
     for mut wrong in before.wrong {
         wrong.cases.retain(|case| !ran.contains(&case.as_str()));
         if wrong.cases.is_empty() {

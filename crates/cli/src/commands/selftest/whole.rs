@@ -49,6 +49,10 @@ const PROMPTS: [&str; 20] = [
 
 /// Compares and judges. Fails where a difference is not explained by rounding.
 pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Report) -> anyhow::Result<Exit> {
+    // Before minutes of answers.
+    if let Some(text) = &args.text {
+        std::fs::File::open(text).with_context(|| text.display().to_string())?;
+    }
     let longest = PROMPTS.iter().map(|p| p.len()).max().unwrap_or(0) + args.tokens;
     let context = ContextChoice::Exactly(longest.max(PERPLEXITY_CONTEXT));
     let kv = unicorn_core::KvType::F16;
@@ -134,6 +138,13 @@ fn compare_perplexity(
     };
     let tokens = encode(&base.text.tokenizer, &text)?;
     if tokens.len() < 2 * PERPLEXITY_CONTEXT {
+        if let Some(path) = &args.text {
+            let (has, needs) = (tokens.len(), 2 * PERPLEXITY_CONTEXT);
+            return Err(usage(format!(
+                "--text {}: {has} tokens, at least {needs} are needed",
+                path.display()
+            )));
+        }
         return Ok(None);
     }
     let bos = base.text.tokenizer.bos().filter(|_| base.text.tokenizer.adds_bos());

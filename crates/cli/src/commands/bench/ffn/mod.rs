@@ -22,6 +22,8 @@ use report::{FfnReport, Shape, render};
 
 /// Most elements of one matrix: 64 GB in F32.
 const ELEMENTS_MAX: usize = 1 << 34;
+/// Most activations of one kind: 4 GB in f32.
+const ACTIVATIONS_MAX: usize = 1 << 30;
 /// Weights in turn are at least this many bytes, more than the last cache of any GPU: or they would be read from it.
 const WEIGHT_BYTES_MIN: u64 = 256 << 20;
 /// Most blocks in turn.
@@ -39,6 +41,15 @@ pub fn run(args: &BenchFfnArgs, config: &Config) -> anyhow::Result<Exit> {
     let roof = opened.limits(config)?;
     let device = opened.device;
     let source = SyntheticSource::new(0);
+    if let Some(tokens) =
+        args.tokens.iter().find(|n| n.saturating_mul(args.width.max(args.hidden)) > ACTIVATIONS_MAX)
+    {
+        return Err(usage(format!(
+            "--tokens {tokens}: at a width of {} at most {}",
+            args.width.max(args.hidden),
+            ACTIVATIONS_MAX / args.width.max(args.hidden)
+        )));
+    }
     let mut ids = vec![device.load(&first, &source)?];
     for _ in 1..copies {
         ids.push(device.load(&block(&mut layout, args.width, args.hidden, ty)?, &source)?);
