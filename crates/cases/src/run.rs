@@ -147,9 +147,11 @@ struct Loaded<'a> {
 
 impl<'a> Loaded<'a> {
     fn new(device: &'a dyn Device, case: &Case, source: &SyntheticSource) -> Result<Loaded<'a>, DeviceError> {
-        // A device holds what it loads against the cache that is reserved: that of an earlier case may not fit these heads.
-        let (page_tokens, ty) = (PAGE_TOKENS, KvType::F16);
-        device.reserve_kv(KvLayout { page_tokens, pages: 1, positions: PAGE_TOKENS, ty })?;
+        if matches!(case.block, Block::Attention { .. }) {
+            // A device holds what it loads against the cache that is reserved: that of an earlier case may not fit these heads.
+            let (page_tokens, ty) = (PAGE_TOKENS, KvType::F16);
+            device.reserve_kv(KvLayout { page_tokens, pages: 1, positions: PAGE_TOKENS, ty })?;
+        }
         let loaded = Loaded { device, block: device.load(&case.block, source)? };
         if matches!(case.block, Block::Attention { .. }) {
             // Twice the pages needed, so that wrong page numbers have somewhere wrong to point.

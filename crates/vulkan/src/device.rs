@@ -390,7 +390,9 @@ impl Device for VulkanDevice {
     fn submit(&self, work: &Work) -> Result<Ticket, DeviceError> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        self.check(&work.batch, state.kv)?;
+        // Other blocks need no pages.
+        let attends = |id: &BlockId| matches!(state.blocks.get(id), Some(GpuBlock::Attention(_)));
+        self.check(&work.batch, state.kv.filter(|_| work.blocks.iter().any(attends)))?;
         let batch = &work.batch;
         let rows = batch.rows();
         let longest = batch.slices.iter().map(|s| s.start as usize + s.tokens.len()).max().unwrap_or(1);
