@@ -1,10 +1,15 @@
-//! Ragged batches: slices of several sequences that run through the blocks together.
+//! Ragged batches: slices of several sequences that run through the blocks together. A batch is checked when it is made, so that
+//! devices can trust it.
+
+use std::sync::Arc;
+
+use crate::{Span, StateLayout};
 
 /// A sequence known to the engine.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct SequenceId(pub u64);
 
-/// A KV page: the same index names one page in the KV cache of every mixer.
+/// A page of state: the same number names one page of every mixer of a state group.
 pub type PageId = u32;
 
 /// Consecutive tokens of one sequence. A prefill chunk has many tokens, a decode step one.
@@ -14,15 +19,22 @@ pub struct Slice {
     pub sequence: SequenceId,
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// Position of the first token; earlier positions of the sequence are already in the KV cache.
+    /// Position of the first token; the state of earlier positions is there already.
     pub start: u32,
-    /// Pages that hold positions `0 .. start + tokens.len()`, in order; page `i` holds positions
-    /// `i * page_tokens ..`.
-    pub pages: Vec<PageId>,
+    /// For every state group the pages of positions `0 .. start + tokens.len()`, in order: entry `i` holds positions
+    /// `i * page_tokens ..`. Entries of positions that a sliding window no longer sees may name any page of the pool.
+    pub tables: Vec<Vec<PageId>>,
 }
 
-/// What the head returns for each output row.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+impl Slice {
+    /// One past the last position.
+    pub fn end(&self) -> usize {
+        self.start as usize + self.tokens.len()
+    }
+}
+
+/// What the head returns for an output row.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Select {
     /// All logits.
     Logits,
@@ -30,22 +42,253 @@ pub enum Select {
     Top(usize),
 }
 
-/// A ragged batch. Rows are the tokens of all slices, concatenated in order.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Batch {
-    /// The parts.
-    pub slices: Vec<Slice>,
-    /// Rows, ascending, for which the head computes logits.
-    pub outputs: Vec<u32>,
-    /// What the head returns for them.
+/// A row for which the head computes logits. A sequence may have several.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct OutputRow {
+    /// Row of the batch.
+    pub row: u32,
+    /// What is returned.
     pub select: Select,
 }
 
+/// What batches for one model on one engine are held against.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BatchLimits {
+    /// Token ids lie below this.
+    pub vocab: usize,
+    /// State that the devices reserved; `None` for blocks without state, whose slices have no tables.
+    pub state: Option<StateLayout>,
+}
+
+/// A ragged batch. Rows are the tokens of all slices, concatenated in order.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Batch {
+    slices: Vec<Slice>,
+    outputs: Vec<OutputRow>,
+    rows: usize,
+    limits: Arc<BatchLimits>,
+}
+
+/// Why a batch is none.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+pub enum BatchError {
+    /// No slice, or a slice without tokens.
+    #[error("a batch without tokens{}", .0.map_or(String::new(), |s| format!(" of sequence {}", s.0)))]
+    Empty(Option<SequenceId>),
+    /// A token id is outside the vocabulary.
+    #[error("token {token} in a vocabulary of {vocab}")]
+    Token {
+        /// Token id.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// A slice ends behind the last position.
+    #[error("sequence {}: position {end} of at most {positions}", .sequence.0)]
+    Position {
+        /// Whose slice.
+        sequence: SequenceId,
+        /// One past its last position.
+        end: usize,
+        /// Positions that a sequence may have.
+        positions: usize,
+    },
+    /// A slice has not one page table for each state group.
+    #[error("sequence {}: {tables} page tables for {groups} state groups", .sequence.0)]
+    Tables {
+        /// Whose slice.
+        sequence: SequenceId,
+        /// Tables given.
+        tables: usize,
+        /// Groups of the layout.
+        groups: usize,
+    },
+    /// A page table is too short or too long.
+    #[error("sequence {}: {pages} pages of {page_tokens} positions for {end} positions", .sequence.0)]
+    Pages {
+        /// Whose slice.
+        sequence: SequenceId,
+        /// Pages given.
+        pages: usize,
+        /// Positions per page.
+        page_tokens: usize,
+        /// One past the slice's last position.
+        end: usize,
+    },
+    /// A page lies outside the pool.
+    #[error("sequence {}: page {page} of {pages}", .sequence.0)]
+    Page {
+        /// Whose slice.
+        sequence: SequenceId,
+        /// The page.
+        page: PageId,
+        /// Pages of the pool.
+        pages: usize,
+    },
+    /// A page that a slice writes is used a second time: threads would race on it.
+    #[error("sequence {}: page {page} is written and used twice in one batch", .sequence.0)]
+    Shared {
+        /// Whose slice.
+        sequence: SequenceId,
+        /// The page.
+        page: PageId,
+    },
+    /// Output rows do not ascend or lie outside the batch.
+    #[error("output row {row} of {rows}{}", if .row < .rows { ": rows must ascend" } else { "" })]
+    Output {
+        /// The row.
+        row: usize,
+        /// Rows of the batch.
+        rows: usize,
+    },
+    /// A selection asks for no token or for more than there are.
+    #[error("the best {k} of {vocab} tokens")]
+    Top {
+        /// Tokens asked for.
+        k: usize,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+}
+
 impl Batch {
-    /// Total number of tokens (rows of the residual stream).
-    pub fn rows(&self) -> usize {
-        self.slices.iter().map(|s| s.tokens.len()).sum()
+    /// Checks everything that a device would have to: tokens, positions, pages and their owners, output rows.
+    ///
+    /// Errors name the first thing that is wrong.
+    pub fn new(
+        slices: Vec<Slice>,
+        outputs: Vec<OutputRow>,
+        limits: &Arc<BatchLimits>,
+    ) -> Result<Batch, BatchError> {
+        let vocab = limits.vocab;
+        if slices.is_empty() {
+            return Err(BatchError::Empty(None));
+        }
+        for slice in &slices {
+            if slice.tokens.is_empty() {
+                return Err(BatchError::Empty(Some(slice.sequence)));
+            }
+            if let Some(&token) = slice.tokens.iter().find(|t| **t as usize >= vocab) {
+                return Err(BatchError::Token { token, vocab });
+            }
+        }
+        check_state(&slices, limits.state.as_ref())?;
+        let rows = slices.iter().map(|s| s.tokens.len()).sum();
+        check_outputs(&outputs, rows, vocab)?;
+        Ok(Batch { slices, outputs, rows, limits: limits.clone() })
     }
+
+    /// The parts; each has at least one token.
+    pub fn slices(&self) -> &[Slice] {
+        &self.slices
+    }
+
+    /// Rows, ascending, for which the head computes logits.
+    pub fn outputs(&self) -> &[OutputRow] {
+        &self.outputs
+    }
+
+    /// Number of tokens (rows of the residual stream); at least one.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// What the batch was held against.
+    pub fn limits(&self) -> &Arc<BatchLimits> {
+        &self.limits
+    }
+
+    /// The sequence of every row.
+    pub fn owners(&self) -> impl Iterator<Item = SequenceId> + '_ {
+        self.slices.iter().flat_map(|s| std::iter::repeat_n(s.sequence, s.tokens.len()))
+    }
+
+    /// Positions before and rows of every slice: what the cost of a batch depends on.
+    pub fn spans(&self) -> Vec<Span> {
+        self.slices.iter().map(|s| Span { past: s.start as usize, tokens: s.tokens.len() }).collect()
+    }
+
+    /// The most tokens that a row's selection asks for; `None` where no row asks for the best ones.
+    pub fn top(&self) -> Option<usize> {
+        let top = |o: &OutputRow| if let Select::Top(k) = o.select { Some(k) } else { None };
+        self.outputs.iter().filter_map(top).max()
+    }
+
+    /// Output rows that ask for all logits.
+    pub fn logit_rows(&self) -> usize {
+        self.outputs.iter().filter(|o| o.select == Select::Logits).count()
+    }
+
+    /// True where both batches have tokens of one sequence: the later one then reads state that the earlier one writes.
+    pub fn shares_sequence(&self, other: &Batch) -> bool {
+        self.slices.iter().any(|a| other.slices.iter().any(|b| a.sequence == b.sequence))
+    }
+}
+
+fn check_outputs(outputs: &[OutputRow], rows: usize, vocab: usize) -> Result<(), BatchError> {
+    for (i, output) in outputs.iter().enumerate() {
+        let row = output.row as usize;
+        if row >= rows || (i > 0 && outputs[i - 1].row >= output.row) {
+            return Err(BatchError::Output { row, rows });
+        }
+        if let Select::Top(k) = output.select
+            && (k == 0 || k > vocab)
+        {
+            return Err(BatchError::Top { k, vocab });
+        }
+    }
+    Ok(())
+}
+
+fn check_state(slices: &[Slice], layout: Option<&StateLayout>) -> Result<(), BatchError> {
+    let groups = layout.map_or(0, |l| l.groups.len());
+    for slice in slices {
+        let (sequence, tables) = (slice.sequence, slice.tables.len());
+        if tables != groups {
+            return Err(BatchError::Tables { sequence, tables, groups });
+        }
+        let positions = layout.map_or(u32::MAX as usize, |l| l.positions);
+        if slice.end() > positions {
+            return Err(BatchError::Position { sequence, end: slice.end(), positions });
+        }
+    }
+    let Some(layout) = layout else { return Ok(()) };
+    for group in 0..groups {
+        check_group(slices, layout, group)?;
+    }
+    Ok(())
+}
+
+/// Errors when pages are missing or outside the pool, or one that a slice writes is used by another, or twice by itself.
+fn check_group(slices: &[Slice], layout: &StateLayout, group: usize) -> Result<(), BatchError> {
+    let (page_tokens, pool) = (layout.page_tokens, layout.groups[group].pages);
+    let mut written: Vec<(PageId, usize, usize)> = Vec::new();
+    for (index, slice) in slices.iter().enumerate() {
+        let (sequence, pages, end) = (slice.sequence, &slice.tables[group], slice.end());
+        if pages.len() != end.div_ceil(page_tokens) {
+            return Err(BatchError::Pages { sequence, pages: pages.len(), page_tokens, end });
+        }
+        if let Some(&page) = pages.iter().find(|p| **p as usize >= pool) {
+            return Err(BatchError::Page { sequence, page, pages: pool });
+        }
+        let first = slice.start as usize / page_tokens;
+        written.extend((first..pages.len()).map(|at| (pages[at], index, at)));
+    }
+    written.sort_unstable();
+    if let Some(twice) = written.windows(2).find(|w| w[0].0 == w[1].0) {
+        return Err(BatchError::Shared { sequence: slices[twice[1].1].sequence, page: twice[1].0 });
+    }
+    for (index, slice) in slices.iter().enumerate() {
+        // Entries that no row of the slice sees may name pages of others.
+        let seen = layout.groups[group].spec.first_seen(slice.start as usize) / page_tokens;
+        for (at, page) in slice.tables[group].iter().enumerate().skip(seen) {
+            let found = written.binary_search_by_key(page, |w| w.0).map(|i| written[i]);
+            if found.is_ok_and(|(_, owner, there)| (owner, there) != (index, at)) {
+                return Err(BatchError::Shared { sequence: slice.sequence, page: *page });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// One selected token.
@@ -58,10 +301,155 @@ pub struct TopEntry {
 }
 
 /// What a head block produced, in the order of [`Batch::outputs`].
-#[derive(Clone, PartialEq, Debug)]
-pub enum HeadOutput {
-    /// `[outputs, vocab]`, row-major.
-    Logits(Vec<f32>),
-    /// One list per output row.
-    Top(Vec<Vec<TopEntry>>),
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct HeadOutput {
+    /// `[rows that ask for all logits, vocab]`, row-major.
+    pub logits: Vec<f32>,
+    /// One list per row that asks for the best ones.
+    pub top: Vec<Vec<TopEntry>>,
+}
+
+/// What one output row asked for.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum RowOutput<'a> {
+    /// `[vocab]`.
+    Logits(&'a [f32]),
+    /// The best ones, the best first.
+    Top(&'a [TopEntry]),
+}
+
+impl HeadOutput {
+    /// The rows in order; `None` where this is not what the batch asked for.
+    pub fn rows<'a>(&'a self, batch: &Batch) -> Option<Vec<RowOutput<'a>>> {
+        let vocab = batch.limits.vocab;
+        if self.logits.len() != batch.logit_rows() * vocab {
+            return None;
+        }
+        let (mut logits, mut top) = (self.logits.chunks_exact(vocab.max(1)), self.top.iter());
+        let row = |output: &OutputRow| match output.select {
+            Select::Logits => logits.next().map(RowOutput::Logits),
+            Select::Top(k) => top.next().filter(|t| t.len() == k).map(|t| RowOutput::Top(t)),
+        };
+        let rows: Option<Vec<RowOutput>> = batch.outputs.iter().map(row).collect();
+        rows.filter(|_| top.next().is_none())
+    }
+
+    /// Appends the rows of a later batch.
+    pub fn append(&mut self, mut later: HeadOutput) {
+        self.logits.append(&mut later.logits);
+        self.top.append(&mut later.top);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{KvType, StateGroup, StateSpec};
+
+    fn limits(groups: &[StateSpec]) -> Arc<BatchLimits> {
+        let groups = groups.iter().map(|spec| StateGroup { spec: *spec, pages: 8 }).collect();
+        let state = StateLayout { page_tokens: 32, positions: 512, ty: KvType::F16, groups };
+        Arc::new(BatchLimits { vocab: 100, state: Some(state) })
+    }
+
+    fn slice(id: u64, start: u32, tokens: usize, pages: &[u32]) -> Slice {
+        let (sequence, tokens) = (SequenceId(id), vec![7; tokens]);
+        Slice { sequence, tokens, start, tables: vec![pages.to_vec()] }
+    }
+
+    fn make(slices: Vec<Slice>) -> Result<Batch, BatchError> {
+        Batch::new(slices, vec![], &limits(&[StateSpec::Paged]))
+    }
+
+    #[test]
+    fn good_batches_are_made() {
+        let shared_prefix = vec![slice(1, 40, 2, &[0, 1]), slice(2, 33, 1, &[0, 2]), slice(3, 0, 32, &[3])];
+        let batch = make(shared_prefix).unwrap();
+        assert_eq!(batch.rows(), 35);
+        assert_eq!(batch.owners().map(|s| s.0).filter(|s| *s != 3).collect::<Vec<_>>(), [1, 1, 2]);
+        assert_eq!(batch.spans()[1], Span { past: 33, tokens: 1 });
+        let none = Arc::new(BatchLimits { vocab: 10, state: None });
+        let bare = Slice { tables: vec![], ..slice(1, 0, 4, &[]) };
+        assert!(Batch::new(vec![bare], vec![], &none).is_ok());
+    }
+
+    #[test]
+    fn what_a_device_would_have_to_check_is_refused_by_name() {
+        let one = |s: Slice| make(vec![s]).unwrap_err();
+        assert_eq!(make(vec![]), Err(BatchError::Empty(None)));
+        assert_eq!(one(slice(4, 0, 0, &[])), BatchError::Empty(Some(SequenceId(4))));
+        let bad = Slice { tokens: vec![3, 100], ..slice(1, 0, 2, &[0]) };
+        assert_eq!(one(bad), BatchError::Token { token: 100, vocab: 100 });
+        assert!(matches!(one(slice(1, 512, 1, &[0; 17])), BatchError::Position { end: 513, .. }));
+        assert!(matches!(one(slice(1, u32::MAX, 1, &[0])), BatchError::Position { .. }));
+        assert!(matches!(one(slice(1, 30, 3, &[0])), BatchError::Pages { pages: 1, end: 33, .. }));
+        assert!(matches!(one(slice(1, 0, 3, &[0, 1])), BatchError::Pages { pages: 2, .. }));
+        assert!(matches!(one(slice(1, 0, 3, &[8])), BatchError::Page { page: 8, pages: 8, .. }));
+        let two = Slice { tables: vec![vec![0], vec![0]], ..slice(1, 0, 1, &[]) };
+        assert!(matches!(one(two), BatchError::Tables { tables: 2, groups: 1, .. }));
+    }
+
+    #[test]
+    fn a_page_that_is_written_has_one_user() {
+        let shared = |slices: Vec<Slice>| matches!(make(slices), Err(BatchError::Shared { .. }));
+        assert!(shared(vec![slice(1, 0, 3, &[0]), slice(2, 0, 3, &[0])]));
+        assert!(shared(vec![slice(1, 0, 3, &[0]), slice(2, 40, 3, &[0, 1])]));
+        assert!(shared(vec![slice(2, 40, 3, &[0, 1]), slice(1, 0, 3, &[0])]));
+        assert!(shared(vec![slice(1, 0, 40, &[5, 5])]));
+        assert!(shared(vec![slice(1, 33, 1, &[5, 5])]));
+        assert!(!shared(vec![slice(1, 32, 1, &[0, 1]), slice(2, 32, 1, &[0, 2])]));
+    }
+
+    #[test]
+    fn a_window_may_name_any_page_for_what_it_no_longer_sees() {
+        let limits = limits(&[StateSpec::Paged, StateSpec::Window(40)]);
+        let with = |window: &[u32]| {
+            let tables = vec![vec![0, 1, 2, 3], window.to_vec()];
+            let other = Slice { tables: vec![vec![7], vec![6]], ..slice(2, 0, 1, &[]) };
+            Batch::new(vec![Slice { tables, ..slice(1, 100, 4, &[]) }, other], vec![], &limits)
+        };
+        // Position 100 sees 61 on: the first page is out of sight.
+        assert!(with(&[3, 1, 2, 3]).is_ok());
+        assert!(with(&[6, 1, 2, 3]).is_ok());
+        assert!(matches!(with(&[0, 3, 2, 3]), Err(BatchError::Shared { page: 3, .. })));
+        assert!(matches!(with(&[9, 1, 2, 3]), Err(BatchError::Page { page: 9, .. })));
+    }
+
+    #[test]
+    fn outputs_ascend_within_the_batch_and_ask_for_what_there_is() {
+        let ask = |outputs: &[(u32, Select)]| {
+            let outputs = outputs.iter().map(|(row, select)| OutputRow { row: *row, select: *select });
+            Batch::new(vec![slice(1, 0, 4, &[0])], outputs.collect(), &limits(&[StateSpec::Paged]))
+        };
+        let batch = ask(&[(0, Select::Top(3)), (2, Select::Logits), (3, Select::Top(1))]).unwrap();
+        assert_eq!((batch.top(), batch.logit_rows()), (Some(3), 1));
+        assert!(matches!(ask(&[(4, Select::Logits)]), Err(BatchError::Output { row: 4, rows: 4 })));
+        let twice = ask(&[(1, Select::Logits), (1, Select::Logits)]).unwrap_err();
+        assert!(twice.to_string().contains("must ascend"), "{twice}");
+        assert!(matches!(ask(&[(1, Select::Top(0))]), Err(BatchError::Top { k: 0, .. })));
+        assert!(matches!(ask(&[(1, Select::Top(101))]), Err(BatchError::Top { k: 101, .. })));
+    }
+
+    #[test]
+    fn output_rows_are_found_again_or_refused() {
+        let outputs = vec![
+            OutputRow { row: 0, select: Select::Top(1) },
+            OutputRow { row: 1, select: Select::Logits },
+            OutputRow { row: 2, select: Select::Top(2) },
+        ];
+        let batch = Batch::new(vec![slice(1, 0, 4, &[0])], outputs, &limits(&[StateSpec::Paged])).unwrap();
+        let entry = |token| TopEntry { token, logit: 1.0 };
+        let mut output =
+            HeadOutput { logits: vec![0.5; 100], top: vec![vec![entry(4)], vec![entry(5), entry(6)]] };
+        let rows = output.rows(&batch).unwrap();
+        assert_eq!(rows[0], RowOutput::Top(&[entry(4)]));
+        assert!(matches!(rows[1], RowOutput::Logits(l) if l.len() == 100));
+        assert_eq!(rows[2], RowOutput::Top(&[entry(5), entry(6)]));
+        output.top[1].pop();
+        assert_eq!(output.rows(&batch), None);
+        output.top.pop();
+        assert_eq!(output.rows(&batch), None);
+        let short = HeadOutput { logits: vec![0.5; 99], ..HeadOutput::default() };
+        assert_eq!(short.rows(&batch), None);
+    }
 }

@@ -3,7 +3,7 @@
 //! A block maps the residual stream in place, `x[rows, width] += f(norm(x))`: the pre-norm and the residual add belong
 //! to the block, so the residual stream is the only tensor that ever crosses devices.
 
-use crate::{NormSpec, RopeSpec, Weight};
+use crate::{NormSpec, RopeSpec, StateSpec, Weight};
 
 /// Activation of a gated linear unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,6 +123,13 @@ pub struct HeadSpec {
     pub norm: NormSpec,
     /// `s = cap * tanh(s / cap)` on the logits.
     pub soft_cap: Option<f32>,
+}
+
+impl AttentionSpec {
+    /// What it keeps per sequence.
+    pub fn state(&self) -> StateSpec {
+        self.window.map_or(StateSpec::Paged, StateSpec::Window)
+    }
 }
 
 /// One unit of placement: spec and weights.

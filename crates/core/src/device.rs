@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{Batch, Block, DeviceError, HeadOutput, TensorType, WeightSource};
+use crate::{
+    Batch, Block, CompletionQueue, DeviceError, Fence, HeadOutput, SharedBuffer, Signal, StateLayout,
+    TensorType, WeightSource,
+};
 
 /// Kind of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -111,47 +114,6 @@ impl Default for DeviceOptions {
     }
 }
 
-/// Element type of the KV cache.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-#[allow(missing_docs)]
-pub enum KvType {
-    F32,
-    #[default]
-    F16,
-    Q8_0,
-}
-
-impl KvType {
-    /// Parses `f32`, `f16` or `q8_0`, in any case.
-    pub fn parse(name: &str) -> Option<KvType> {
-        [KvType::F32, KvType::F16, KvType::Q8_0]
-            .into_iter()
-            .find(|t| t.tensor_type().name().eq_ignore_ascii_case(name))
-    }
-
-    /// The equivalent tensor type.
-    pub fn tensor_type(self) -> TensorType {
-        match self {
-            KvType::F32 => TensorType::F32,
-            KvType::F16 => TensorType::F16,
-            KvType::Q8_0 => TensorType::Q8_0,
-        }
-    }
-}
-
-/// Geometry of the KV cache, the same for every mixer on every device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KvLayout {
-    /// Positions per page; a multiple of 32.
-    pub page_tokens: usize,
-    /// Pages in the pool.
-    pub pages: usize,
-    /// Positions of one sequence, at most.
-    pub positions: usize,
-    /// Element type.
-    pub ty: KvType,
-}
-
 /// A block loaded on a device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BlockId(pub u32);
@@ -160,12 +122,7 @@ pub struct BlockId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StreamId(pub u32);
 
-/// Names submitted work until it was waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Ticket(pub u64);
-
 /// Consecutive blocks to run over one batch.
-#[derive(Clone, Debug)]
 pub struct Work {
     /// Residual stream to read and write. An embedding block writes it anew.
     pub stream: StreamId,
@@ -173,6 +130,30 @@ pub struct Work {
     pub blocks: Vec<BlockId>,
     /// The batch.
     pub batch: Arc<Batch>,
+    /// Which ways the residual stream crosses.
+    pub crossing: Crossing,
+    /// Work that must have ended well before this starts. Earlier work on the same stream of the same device always comes first.
+    pub after: Vec<Fence>,
+    /// Given when the work has ended, with what a head block at its end produced.
+    pub done: Signal,
+}
+
+/// Whether a residual stream comes from another device, and whether one is waiting for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Crossing {
+    /// Another device wrote it: it is in the stream's shared buffer.
+    pub import: bool,
+    /// Another device goes on with it: it has to be in the stream's shared buffer when the work ends.
+    pub export: bool,
+}
+
+/// How a device uses a stream's shared buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharing {
+    /// Blocks read and write it where it is.
+    InPlace,
+    /// The device copies from it and to it.
+    Copied,
 }
 
 /// Memory that a device holds, in bytes.
@@ -184,8 +165,11 @@ pub struct MemoryUse {
     pub kv: u64,
     /// Everything else.
     pub scratch: u64,
-    /// Bytes copied between memories since the device was opened, loading included.
+    /// Bytes that were copied from one memory to another since the device was opened: weights on their way in, residual streams that
+    /// cross, outputs on their way out. Each copy counts once.
     pub copied: u64,
+    /// Bytes of residual streams that crossed to this device without a copy.
+    pub shared: u64,
 }
 
 /// Time spent in one kernel since profiling was switched on.
@@ -205,11 +189,43 @@ pub struct KernelTime {
     pub rate: RateKind,
 }
 
-/// One compute unit. Implementations are internally synchronized: any method may be called from any thread.
+/// One compute unit: what runs a model. Implementations are internally synchronized: any method may be called from any thread.
 pub trait Device: Send + Sync {
     /// What the device is.
     fn profile(&self) -> &DeviceProfile;
 
+    /// Reads a block's weights from `source` into the form that the kernels want. Weights with equal spans are kept once, as long as
+    /// they come from the same source: one device serves one model at a time.
+    ///
+    /// Errors when the block contradicts itself, a kernel is missing, memory is short, or a read fails; nothing is kept then.
+    fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError>;
+
+    /// Frees a block, its state and the weights that nothing else uses.
+    fn unload(&self, block: BlockId);
+
+    /// Gives every loaded mixer the pages of its state group. Earlier content is lost.
+    fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError>;
+
+    /// Lets a stream cross to other devices and back through `residual`. Takes the place of an earlier buffer of the stream.
+    ///
+    /// Errors when work on the stream is under way or memory is short.
+    fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError>;
+
+    /// Starts work as soon as what it waits for has ended, in the order in which work becomes ready. Never waits for work itself, of this
+    /// device or another. Every failure, a wrong request included, arrives through [`Work::done`].
+    ///
+    /// The batch must have been made for the reserved layout. A stream takes another batch once all work on the one before has ended.
+    fn submit(&self, work: Work);
+
+    /// Memory held now.
+    fn memory(&self) -> MemoryUse;
+
+    /// The kernels selected for a loaded block, one line each.
+    fn describe(&self, block: BlockId) -> Vec<String>;
+}
+
+/// A device that can be measured, configured and profiled. What runs a model needs none of this.
+pub trait Instrument: Device {
     /// Measures the device's limits; takes up to a second.
     fn measure(&self) -> Result<Roofline, DeviceError>;
 
@@ -230,42 +246,24 @@ pub trait Device: Send + Sync {
         Err(DeviceError::Unsupported { device: self.profile().name.clone(), what })
     }
 
-    /// Reads a block's weights from `source` into the form that the kernels want. Weights with equal spans are kept once, as long as
-    /// they come from the same source: one device serves one model at a time.
-    ///
-    /// Errors when a kernel is missing, memory is short, or a read fails; nothing is kept then.
-    fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError>;
-
-    /// Frees a block, its KV cache and the weights that nothing else uses.
-    fn unload(&self, block: BlockId);
-
-    /// Gives every loaded mixer a KV cache of this geometry. Earlier content is lost.
-    fn reserve_kv(&self, layout: KvLayout) -> Result<(), DeviceError>;
-
-    /// Starts work. Work on one stream runs in submission order. May return before or after the work is done.
-    fn submit(&self, work: &Work) -> Result<Ticket, DeviceError>;
-
-    /// Waits until the work is done, and reports its failure.
-    fn wait(&self, ticket: Ticket) -> Result<(), DeviceError>;
-
-    /// Copies rows `first ..` of a stream out; `out` is `[rows, width]`. Call after [`Device::wait`].
-    fn read_residual(&self, stream: StreamId, first: usize, out: &mut [f32]) -> Result<(), DeviceError>;
-
-    /// Makes the stream `rows.len() / width` rows long, with this content.
-    fn write_residual(&self, stream: StreamId, width: usize, rows: &[f32]) -> Result<(), DeviceError>;
-
-    /// Takes what the last head block on this stream produced. Call after [`Device::wait`].
-    fn take_output(&self, stream: StreamId) -> Result<HeadOutput, DeviceError>;
-
-    /// Memory held now.
-    fn memory(&self) -> MemoryUse;
-
-    /// The kernels selected for a loaded block, one line each.
-    fn describe(&self, block: BlockId) -> Vec<String>;
-
     /// Switches per-kernel timing on or off and clears it.
     fn set_profiling(&self, on: bool);
 
-    /// Per-kernel times since [`Device::set_profiling`].
+    /// Per-kernel times since [`Instrument::set_profiling`].
     fn kernel_times(&self) -> Vec<KernelTime>;
+}
+
+/// Runs blocks over a batch and waits for the end: for tests, measurements and tools that have one thing to do at a time.
+pub fn run_to_end(
+    device: &dyn Device,
+    stream: StreamId,
+    blocks: &[BlockId],
+    batch: &Arc<Batch>,
+    crossing: Crossing,
+) -> Result<Option<HeadOutput>, Arc<DeviceError>> {
+    let queue = CompletionQueue::new();
+    let done = queue.signal(0);
+    let (blocks, batch) = (blocks.to_vec(), batch.clone());
+    device.submit(Work { stream, blocks, batch, crossing, after: Vec::new(), done });
+    queue.next().result
 }

@@ -1,5 +1,7 @@
 //! Errors that cross the device seam. Each names the thing that failed and the sizes involved.
 
+use std::sync::Arc;
+
 use crate::TensorType;
 
 /// Reading weight bytes failed.
@@ -100,4 +102,30 @@ pub enum DeviceError {
         /// Why.
         source: WeightError,
     },
+    /// Work was not started, because other work that it builds on failed.
+    #[error("{device}: not run, because of {source}")]
+    Dependency {
+        /// Device that would have done it.
+        device: String,
+        /// What failed.
+        source: Arc<DeviceError>,
+    },
+    /// Work ended without a word of how: a fault of the device's code.
+    #[error("work was given up by its device")]
+    Abandoned,
+}
+
+impl DeviceError {
+    /// The error at the root of a chain of work that was not run.
+    pub fn root(&self) -> &DeviceError {
+        match self {
+            DeviceError::Dependency { source, .. } => source.root(),
+            other => other,
+        }
+    }
+
+    /// True where the device's memory is gone and nothing can run on it any more.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.root(), DeviceError::Lost { .. })
+    }
 }

@@ -5,25 +5,38 @@
 
 mod batch;
 mod block;
+mod check;
+mod cost;
 mod device;
 mod error;
+mod fence;
 mod norm;
 pub mod quant;
 pub mod rope;
+mod shared_buffer;
+mod state;
 mod tensor_type;
 mod weight;
 
-pub use batch::{Batch, HeadOutput, PageId, Select, SequenceId, Slice, TopEntry};
+pub use batch::{
+    Batch, BatchError, BatchLimits, HeadOutput, OutputRow, PageId, RowOutput, Select, SequenceId, Slice,
+    TopEntry,
+};
 pub use block::{
     Activation, AttentionSpec, AttentionWeights, Block, BlockKind, EmbeddingSpec, FfnSpec, FfnWeights,
     HeadSpec, ModelSpec,
 };
+pub use check::BlockError;
+pub use cost::{BatchShape, Cost, Span};
 pub use device::{
-    BlockId, Device, DeviceKind, DeviceOptions, DeviceProfile, KernelTime, KvLayout, KvType, MemoryUse,
-    RateKind, Roofline, StreamId, Ticket, Work,
+    BlockId, Crossing, Device, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime, MemoryUse,
+    RateKind, Roofline, Sharing, StreamId, Work, run_to_end,
 };
 pub use error::{DeviceError, WeightError};
+pub use fence::{Completion, CompletionQueue, Fence, Outcome, Signal};
 pub use norm::{NormKind, NormSpec};
 pub use rope::{RopeSpec, RopeStyle};
+pub use shared_buffer::{SHARED_ALIGNMENT, SharedBuffer};
+pub use state::{KvType, StateGroup, StateLayout, StateSpec};
 pub use tensor_type::TensorType;
 pub use weight::{Weight, WeightSource, WeightSpan};

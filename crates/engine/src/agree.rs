@@ -80,7 +80,7 @@ pub fn agree(
             break;
         }
         for (evaluator, row) in [(&mut a, &mut logits.0), (&mut b, &mut logits.1)] {
-            if let Some(HeadOutput::Logits(new)) = evaluator.feed(&[x], &[0], Select::Logits)? {
+            if let Some(HeadOutput { logits: new, .. }) = evaluator.feed(&[x], &[0], Select::Logits)? {
                 *row = new;
             }
         }

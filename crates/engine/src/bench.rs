@@ -1,11 +1,12 @@
 //! The tests `ppN` and `tgN` of llama-bench: prompt processing and token generation on random tokens, without sampling.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use unicorn_core::{KernelTime, Select};
+use unicorn_core::{BatchShape, Cost, Instrument, KernelTime, Select};
 
 use crate::sampling::uniform;
-use crate::{Cost, Engine, EngineError, Evaluator};
+use crate::{Engine, EngineError, Evaluator};
 
 /// What to time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +118,7 @@ pub fn run(
     time(&mut evaluator, test.warm_up(), select, &mut tokens)?;
     let mut seconds = Vec::with_capacity(repetitions);
     for _ in 0..repetitions {
-        evaluator.rewind(depth);
+        refill(&mut evaluator, depth, &mut tokens)?;
         let time = time(&mut evaluator, test, select, &mut tokens)?;
         seconds.push(time);
         if !each(time) {
@@ -131,18 +132,18 @@ pub fn run(
 /// Kernel times of a device, by its name.
 pub type DeviceTimes = (String, Vec<KernelTime>);
 
-/// Runs a test once more with every kernel timed. Timing kernels costs speed, so it is no part of [`run`]. The times leave out the filling
+/// Runs a test once more with every kernel of `devices`, the engine's own, timed. Timing kernels costs speed, so it is no part of [`run`]. The times leave out the filling
 /// to `depth` and a warm-up.
 ///
 /// Errors as [`run`] does.
 pub fn profile(
     engine: &mut Engine,
+    devices: &[Arc<dyn Instrument>],
     test: Test,
     depth: usize,
     select: Select,
 ) -> Result<Vec<DeviceTimes>, EngineError> {
     test.tokens()?;
-    let devices = engine.devices().to_vec();
     let switch = |on| devices.iter().for_each(|d| d.set_profiling(on));
     let vocab = engine.spec().vocab;
     let mut evaluator = engine.evaluator();
@@ -151,7 +152,7 @@ pub fn profile(
         evaluator.prefill(&tokens.draw(depth), false)?;
         switch(true);
         time(&mut evaluator, test.warm_up(), select, &mut tokens)?;
-        evaluator.rewind(depth);
+        refill(&mut evaluator, depth, &mut tokens)?;
         switch(true);
         time(&mut evaluator, test, select, &mut tokens)
     };
@@ -173,6 +174,12 @@ impl Tokens {
         self.drawn += n as u64;
         (first..self.drawn).map(|i| (uniform(0x62656e6368, i) * self.vocab as f64) as u32).collect()
     }
+}
+
+/// Goes back to `depth`, and fills the state up to there again where a sliding window has moved on.
+fn refill(evaluator: &mut Evaluator<'_>, depth: usize, tokens: &mut Tokens) -> Result<(), EngineError> {
+    let reached = evaluator.rewind(depth);
+    evaluator.prefill(&tokens.draw(depth - reached), false).map(|_| ())
 }
 
 /// Seconds of one repetition.
@@ -209,7 +216,7 @@ fn cost(engine: &Engine, test: Test, depth: usize) -> Cost {
     for start in (0..n).step_by(chunk) {
         let rows = chunk.min(n - start);
         let read = matches!(test, Test::Decode(_)) || start + rows == n;
-        total.add(&Cost::of_slice(spec, options.kv_type, depth + start, rows, usize::from(read)));
+        total.add(&spec.cost(&BatchShape::one(depth + start, rows, usize::from(read)), options.kv_type));
     }
     total
 }
@@ -218,7 +225,7 @@ fn cost(engine: &Engine, test: Test, depth: usize) -> Cost {
 mod tests {
     use super::*;
     use crate::EngineOptions;
-    use crate::testing::engine_of;
+    use crate::testing::{FakeDevice, engine_of, engine_on};
 
     #[test]
     fn tests_run_and_are_named() {
@@ -229,7 +236,7 @@ mod tests {
         let tg = decode(&mut engine, 8, 50, 2).unwrap();
         assert_eq!(tg.name(), "tg8 @ d50");
         assert!(tg.tokens_per_second.iter().all(|t| *t > 0.0));
-        let (free, all) = engine.kv_pages();
+        let (free, all) = engine.state_pages();
         assert_eq!(free, all);
     }
 
@@ -251,8 +258,9 @@ mod tests {
     fn costs_follow_the_batches() {
         let engine = engine_of(EngineOptions { prefill_chunk: 16, ..EngineOptions::default() });
         let spec = engine.spec().clone();
-        let each =
-            |start, rows, outputs| Cost::of_slice(&spec, engine.options().kv_type, start, rows, outputs);
+        let each = |start, rows, outputs| {
+            spec.cost(&BatchShape::one(start, rows, outputs), engine.options().kv_type)
+        };
         let mut expected = each(7, 16, 0);
         expected.add(&each(23, 4, 1));
         assert_eq!(cost(&engine, Test::Prefill(20), 7), expected);
@@ -263,13 +271,15 @@ mod tests {
 
     #[test]
     fn a_profile_leaves_the_engine_as_it_was() {
-        let mut engine = engine_of(EngineOptions { context: 96, ..EngineOptions::default() });
-        let times = profile(&mut engine, Test::Decode(3), 20, Select::Logits).unwrap();
+        let device = FakeDevice::plain();
+        let mut engine = engine_on(device.clone(), EngineOptions { context: 96, ..EngineOptions::default() });
+        let devices: Vec<Arc<dyn Instrument>> = vec![device];
+        let times = profile(&mut engine, &devices, Test::Decode(3), 20, Select::Logits).unwrap();
         assert_eq!(times.len(), engine.devices().len());
         assert_eq!(times[0].0, engine.devices()[0].profile().name);
-        let (free, all) = engine.kv_pages();
+        let (free, all) = engine.state_pages();
         assert_eq!(free, all);
-        let empty = profile(&mut engine, Test::Decode(0), 0, Select::Logits);
+        let empty = profile(&mut engine, &devices, Test::Decode(0), 0, Select::Logits);
         assert!(matches!(empty, Err(EngineError::Option { .. })));
     }
 

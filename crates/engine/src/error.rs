@@ -1,7 +1,8 @@
 //! Typed errors of the engine.
 
-use unicorn_core::DeviceError;
+use unicorn_core::{BatchError, DeviceError};
 
+use crate::request::Failure;
 use crate::sampling::OptionError;
 
 /// A placement does not fit its model.
@@ -87,7 +88,7 @@ pub enum AdmissionError {
     #[error("the engine stopped: {reason}")]
     Stopped {
         /// What happened.
-        reason: String,
+        reason: Failure,
     },
 }
 
@@ -136,19 +137,14 @@ pub enum EngineError {
         /// The context.
         context: usize,
     },
-    /// A token id is outside the vocabulary.
-    #[error("token {token} is outside the vocabulary of {vocab}")]
-    TokenOutOfRange {
-        /// Token id.
-        token: u32,
-        /// Size of the vocabulary.
-        vocab: usize,
-    },
+    /// A batch that no device may run: a token outside the vocabulary, say.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
     /// A device was lost earlier.
     #[error("the engine stopped: {reason}")]
     Stopped {
         /// What happened.
-        reason: String,
+        reason: Failure,
     },
 }
 

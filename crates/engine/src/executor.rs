@@ -1,55 +1,85 @@
-//! Runs a schedule on devices.
+//! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use unicorn_core::{
-    Batch, BlockId, BlockKind, Device, DeviceError, HeadOutput, ModelSpec, Select, StreamId, Ticket, Work,
+    Batch, BlockId, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput, ModelSpec,
+    SharedBuffer, Signal, StateLayout, StreamId, Work,
 };
 
 use crate::Placement;
-use crate::schedule::{Item, Kind, Schedule, share_sequence};
+use crate::schedule::Schedule;
 
 /// Counters since the executor was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RunStats {
     /// Work submitted to devices.
     pub submits: u64,
-    /// Residual streams copied from one device to another.
+    /// Residual streams that crossed from one device to another.
     pub crossings: u64,
-    /// Bytes of these, counted once per crossing.
+    /// Bytes of these, counted once per crossing, whether copied or shared.
     pub crossing_bytes: u64,
 }
 
-/// What a batch part produced: nothing, when no row was read.
-pub(crate) type PartResult = Result<Option<HeadOutput>, Arc<DeviceError>>;
+/// What a batch produced: nothing, when no row was read.
+pub(crate) type BatchResult = Result<Option<HeadOutput>, Arc<DeviceError>>;
+
+/// A batch whose last step has ended, well or not.
+pub(crate) struct Landed {
+    pub flight: u64,
+    pub batch: Arc<Batch>,
+    pub result: BatchResult,
+}
+
+/// A batch on its way.
+struct Flight {
+    id: u64,
+    stream: StreamId,
+    batch: Arc<Batch>,
+    /// One per step.
+    fences: Vec<Fence>,
+}
 
 /// Devices with the loaded blocks of one model.
 pub struct Executor {
     spec: Arc<ModelSpec>,
     placement: Placement,
+    /// The ways of batches that read no row and of those that do.
+    schedules: [Schedule; 2],
     devices: Vec<Arc<dyn Device>>,
     blocks: Vec<BlockId>,
+    queue: CompletionQueue,
+    /// Streams that no flight uses.
+    free: Vec<StreamId>,
+    /// In the order of their launch.
+    flights: Vec<Flight>,
+    launched: u64,
     stats: RunStats,
-    crossing: Vec<f32>,
-}
-
-/// One run in flight.
-struct Run<'a> {
-    items: &'a [Item],
-    parts: &'a [Arc<Batch>],
-    pending: Vec<Option<(usize, Ticket)>>,
-    failed: Vec<Option<Arc<DeviceError>>>,
 }
 
 impl Executor {
-    /// `blocks[i]` is block `i` of the model as loaded on the device that the placement names.
+    /// `blocks[i]` is block `i` of the model as loaded on the device that the placement names. At most `flights_max` batches are in flight.
     pub fn new(
         spec: Arc<ModelSpec>,
         placement: Placement,
         devices: Vec<Arc<dyn Device>>,
         blocks: Vec<BlockId>,
+        flights_max: usize,
     ) -> Executor {
-        Executor { spec, placement, devices, blocks, stats: RunStats::default(), crossing: Vec::new() }
+        let schedules = [0, 1].map(|outputs| Schedule::new(&spec, &placement, outputs));
+        Executor {
+            spec,
+            placement,
+            schedules,
+            devices,
+            blocks,
+            queue: CompletionQueue::new(),
+            free: (0..flights_max as u32).rev().map(StreamId).collect(),
+            flights: Vec::new(),
+            launched: 0,
+            stats: RunStats::default(),
+        }
     }
 
     /// Counters.
@@ -79,111 +109,129 @@ impl Executor {
         self.placement.assignment().iter().copied().zip(self.blocks.iter().copied())
     }
 
-    /// Runs batch parts through all blocks; results in the order of `parts`. Nothing is in flight any more when it returns. A failure
-    /// ends the part it happened in and the later parts of the same sequences; the others go on.
-    pub(crate) fn run(&mut self, parts: &[Arc<Batch>]) -> Vec<PartResult> {
-        let schedule = Schedule::new(&self.spec, &self.placement, parts);
-        let items = &schedule.items;
-        let mut run = Run { items, parts, pending: vec![None; items.len()], failed: vec![None; parts.len()] };
-        for (i, item) in items.iter().enumerate() {
-            for &earlier in &item.after {
-                self.wait(&mut run, earlier);
-            }
-            if run.failed[item.part].is_none()
-                && let Err(error) = self.start(&mut run, i)
-            {
-                run.fail(item.part, Arc::new(error));
-            }
-        }
-        for i in 0..items.len() {
-            self.wait(&mut run, i);
-        }
-        let failed = run.failed;
-        failed.into_iter().zip(parts).enumerate().map(|(i, (f, part))| self.output(i, f, part)).collect()
+    /// Devices that hold blocks.
+    fn used(&self) -> Vec<usize> {
+        let mut used = self.placement.assignment().to_vec();
+        used.sort_unstable();
+        used.dedup();
+        used
     }
 
-    fn wait(&self, run: &mut Run, item: usize) {
-        if let Some((device, ticket)) = run.pending[item].take()
-            && let Err(error) = self.devices[device].wait(ticket)
-        {
-            run.fail(run.items[item].part, Arc::new(error));
+    /// Gives every mixer its empty state, and every stream that crosses a buffer for up to `rows` rows.
+    pub(crate) fn reserve(&self, layout: &StateLayout, rows: usize) -> Result<(), DeviceError> {
+        let used = self.used();
+        used.iter().try_for_each(|device| self.devices[*device].reserve(layout))?;
+        if used.len() < 2 {
+            return Ok(());
         }
-    }
-
-    fn start(&mut self, run: &mut Run, index: usize) -> Result<(), DeviceError> {
-        let item = &run.items[index];
-        let stream = StreamId(item.part as u32);
-        let batch = &run.parts[item.part];
-        match &item.kind {
-            Kind::Run { blocks, device } => {
-                let work =
-                    Work { stream, blocks: self.blocks[blocks.clone()].to_vec(), batch: batch.clone() };
-                let ticket = self.devices[*device].submit(&work)?;
-                run.pending[index] = Some((*device, ticket));
-                self.stats.submits += 1;
-            }
-            Kind::Cross { from, to, bytes } => {
-                self.crossing.resize(batch.rows() * self.spec.width, 0.0);
-                self.devices[*from].read_residual(stream, 0, &mut self.crossing)?;
-                self.devices[*to].write_residual(stream, self.spec.width, &self.crossing)?;
-                self.stats.crossings += 1;
-                self.stats.crossing_bytes += bytes;
+        for stream in &self.free {
+            let width = self.spec.width;
+            let buffer = SharedBuffer::new(rows, width).ok_or_else(|| DeviceError::OutOfMemory {
+                device: "host".into(),
+                what: "residual streams that cross between devices".into(),
+                requested: (rows * width * 4) as u64,
+                free: 0,
+            })?;
+            let buffer = Arc::new(buffer);
+            for device in &used {
+                self.devices[*device].attach(*stream, &buffer)?;
             }
         }
         Ok(())
     }
 
-    fn output(&self, part: usize, failed: Option<Arc<DeviceError>>, batch: &Batch) -> PartResult {
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        if batch.outputs.is_empty() {
-            return Ok(None);
-        }
-        let head = &self.devices[self.placement.device(self.blocks.len() - 1)];
-        let output = head.take_output(StreamId(part as u32)).map_err(Arc::new)?;
-        let rows = batch.outputs.len();
-        let right = match (&output, batch.select) {
-            (HeadOutput::Logits(l), Select::Logits) => l.len() == rows * self.spec.vocab,
-            (HeadOutput::Top(t), Select::Top(k)) => {
-                t.len() == rows && t.iter().all(|list| list.len() == k.min(self.spec.vocab))
+    /// Batches on their way.
+    pub(crate) fn in_flight(&self) -> impl Iterator<Item = &Arc<Batch>> {
+        self.flights.iter().map(|f| &f.batch)
+    }
+
+    /// True when another batch can be launched.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// Submits all steps of a batch at once; what they wait for is said to the devices. In a step that mixes, a batch comes after the
+    /// batches in flight that have tokens of the same sequences. Returns the flight's number; `None` when there is no room.
+    pub(crate) fn launch(&mut self, batch: Arc<Batch>) -> Option<u64> {
+        let stream = self.free.pop()?;
+        let id = self.launched;
+        self.launched += 1;
+        let continued: Vec<&Flight> =
+            self.flights.iter().filter(|f| f.batch.shares_sequence(&batch)).collect();
+        let schedule = &self.schedules[usize::from(!batch.outputs().is_empty())];
+        let row_bytes = (batch.rows() * self.spec.width * size_of::<f32>()) as u64;
+        let mut fences: Vec<Fence> = Vec::with_capacity(schedule.steps.len());
+        for (i, step) in schedule.steps.iter().enumerate() {
+            let mut after: Vec<Fence> = fences.last().cloned().into_iter().collect();
+            if step.mixes {
+                after.extend(continued.iter().filter_map(|f| f.fences.get(i).cloned()));
             }
-            _ => false,
+            let last = i + 1 == schedule.steps.len();
+            let done = if last { self.queue.signal(id) } else { Signal::new() };
+            fences.push(done.fence());
+            self.stats.submits += 1;
+            if step.crossing.import {
+                self.stats.crossings += 1;
+                self.stats.crossing_bytes += row_bytes;
+            }
+            let blocks = self.blocks[step.blocks.clone()].to_vec();
+            let (batch, crossing) = (batch.clone(), step.crossing);
+            self.devices[step.device].submit(Work { stream, blocks, batch, crossing, after, done });
+        }
+        self.flights.push(Flight { id, stream, batch, fences });
+        Some(id)
+    }
+
+    /// The next batch that has landed; `None` when none has, or, if `wait`, when none is in flight.
+    pub(crate) fn landed(&mut self, wait: bool) -> Option<Landed> {
+        if self.flights.is_empty() {
+            return None;
+        }
+        let Completion { tag, result } = if wait { self.queue.next() } else { self.queue.try_next()? };
+        let at = self.flights.iter().position(|f| f.id == tag)?;
+        let flight = self.flights.remove(at);
+        self.free.push(flight.stream);
+        let result = result.and_then(|output| self.checked(output, &flight.batch));
+        Some(Landed { flight: tag, batch: flight.batch, result })
+    }
+
+    fn checked(&self, output: Option<HeadOutput>, batch: &Batch) -> BatchResult {
+        let right = match &output {
+            Some(output) => !batch.outputs().is_empty() && output.rows(batch).is_some(),
+            None => batch.outputs().is_empty(),
         };
         let what = || DeviceError::Failed {
-            device: head.profile().name.clone(),
+            device: self.devices[self.placement.device(self.blocks.len() - 1)].profile().name.clone(),
             what: "head".into(),
-            reason: format!("output does not have the shape of {rows} rows of {:?}", batch.select),
+            reason: format!("the output is not what {} rows ask for", batch.outputs().len()),
         };
-        if right { Ok(Some(output)) } else { Err(Arc::new(what())) }
+        if right { Ok(output) } else { Err(Arc::new(what())) }
     }
 
-    /// Gives every mixer an empty KV cache.
-    pub(crate) fn reserve_kv(&self, layout: unicorn_core::KvLayout) -> Result<(), DeviceError> {
-        let mut used: Vec<usize> = (0..self.blocks.len())
-            .filter(|b| self.spec.blocks[*b].kind() == BlockKind::Mixer)
-            .map(|b| self.placement.device(b))
-            .collect();
-        used.sort_unstable();
-        used.dedup();
-        used.into_iter().try_for_each(|device| self.devices[device].reserve_kv(layout))
-    }
-}
-
-impl Run<'_> {
-    /// Marks a part and the later parts of its sequences as failed.
-    fn fail(&mut self, part: usize, error: Arc<DeviceError>) {
-        for later in part + 1..self.parts.len() {
-            if share_sequence(&self.parts[part], &self.parts[later]) && self.failed[later].is_none() {
-                self.failed[later] = Some(error.clone());
+    /// Runs batches one behind the other, as many at once as there is room for; results in their order. What was in flight before is
+    /// left in flight only if it is awaited first: call it with nothing in flight.
+    pub(crate) fn run(&mut self, batches: Vec<Arc<Batch>>) -> Vec<BatchResult> {
+        debug_assert!(self.flights.is_empty());
+        let mut order: HashMap<u64, usize> = HashMap::new();
+        let mut results: Vec<Option<BatchResult>> = batches.iter().map(|_| None).collect();
+        let mut waiting = batches.into_iter().enumerate();
+        loop {
+            while self.has_room() {
+                let Some((i, batch)) = waiting.next() else { break };
+                order.extend(self.launch(batch).map(|flight| (flight, i)));
+            }
+            let Some(landed) = self.landed(true) else { break };
+            if let Some(i) = order.get(&landed.flight) {
+                results[*i] = Some(landed.result);
             }
         }
-        self.failed[part].get_or_insert(error);
+        results.into_iter().map(|r| r.unwrap_or_else(|| Err(Arc::new(DeviceError::Abandoned)))).collect()
     }
 }
 
 impl Drop for Executor {
     fn drop(&mut self) {
+        while self.landed(true).is_some() {}
         for (device, block) in self.loaded() {
             self.devices[device].unload(block);
         }

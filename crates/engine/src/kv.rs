@@ -1,11 +1,11 @@
-//! KV pages: a bounded pool, and lists of pages whose lifetime frees them.
+//! Pages of state: a bounded pool for every state group, and lists of pages whose lifetime frees them.
 //!
 //! A page is writable only through the one list that holds it; lists share pages only when these are full of computed
-//! positions, and full pages are never written again.
+//! positions, and full pages are never written again. A sliding window gives up the pages that it no longer sees.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use unicorn_core::PageId;
+use unicorn_core::{PageId, StateLayout, StateSpec};
 
 use crate::KvFull;
 
@@ -36,7 +36,7 @@ impl Drop for Page {
     }
 }
 
-/// The pool that all sequences draw from.
+/// The pool of one state group, which all sequences draw from.
 #[derive(Clone, Debug)]
 pub struct PagePool {
     shared: Arc<Shared>,
@@ -71,46 +71,61 @@ impl PagePool {
 
     /// A list without pages.
     pub fn list(&self) -> PageList {
-        PageList { pool: self.clone(), pages: Vec::new() }
+        PageList { pool: self.clone(), dropped: 0, pages: Vec::new() }
     }
 }
 
-/// The pages of one sequence, in order of position.
+/// The pages of one sequence in one state group, in order of position.
 #[derive(Debug)]
 pub struct PageList {
     pool: PagePool,
+    /// Pages at the front that were given up.
+    dropped: usize,
     pages: Vec<Arc<Page>>,
 }
 
 impl PageList {
-    /// Number of pages.
+    /// Number of pages held.
     pub fn len(&self) -> usize {
         self.pages.len()
     }
 
-    /// True when there are none.
+    /// True when none is held.
     pub fn is_empty(&self) -> bool {
         self.pages.is_empty()
     }
 
-    /// Positions that the pages can hold.
+    /// Positions up to which there are pages.
     pub fn capacity(&self) -> usize {
-        self.pages.len() * self.pool.page_tokens()
+        (self.dropped + self.pages.len()) * self.pool.page_tokens()
     }
 
-    /// Indices of the pages that hold the first `tokens` positions.
-    pub fn ids(&self, tokens: usize) -> Vec<PageId> {
-        self.pages.iter().take(self.pool.pages_for(tokens)).map(|p| p.id).collect()
+    /// First position whose page is still held.
+    pub fn first(&self) -> usize {
+        self.dropped * self.pool.page_tokens()
     }
 
-    /// Indices of all pages.
-    pub fn all_ids(&self) -> impl Iterator<Item = PageId> + '_ {
+    /// The page of each of the first `tokens` positions, page by page. Where one was given up, another of the list stands in its place.
+    pub fn table(&self, tokens: usize) -> Vec<PageId> {
+        let pages = self.pool.pages_for(tokens);
+        let stand_in = self.pages.first().map_or(0, |p| p.id);
+        let dropped = std::iter::repeat_n(stand_in, self.dropped);
+        dropped.chain(self.pages.iter().map(|p| p.id)).take(pages).collect()
+    }
+
+    /// Indices of the pages held.
+    pub fn ids(&self) -> impl Iterator<Item = PageId> + '_ {
         self.pages.iter().map(|p| p.id)
+    }
+
+    /// Pages that are missing until `tokens` positions fit.
+    pub fn missing(&self, tokens: usize) -> usize {
+        self.pool.pages_for(tokens).saturating_sub(self.dropped + self.pages.len())
     }
 
     /// Takes pages from the pool until `tokens` positions fit: all that are missing, or none and an error.
     pub fn grow(&mut self, tokens: usize) -> Result<(), KvFull> {
-        let missing = self.pool.pages_for(tokens).saturating_sub(self.pages.len());
+        let missing = self.missing(tokens);
         let mut free = self.pool.shared.free();
         if missing > free.len() {
             return Err(KvFull { asked: missing, free: free.len(), pages: self.pool.pages() });
@@ -125,27 +140,223 @@ impl PageList {
 
     /// Gives up the pages beyond the first `tokens` positions.
     pub fn truncate(&mut self, tokens: usize) {
-        self.pages.truncate(self.pool.pages_for(tokens));
+        let pages = self.pool.pages_for(tokens);
+        self.pages.truncate(pages.saturating_sub(self.dropped));
+        self.dropped = self.dropped.min(pages);
+    }
+
+    /// Gives up the pages that hold only positions before `position`; the last page stays.
+    pub fn give_up_before(&mut self, position: usize) {
+        let first =
+            (position / self.pool.page_tokens()).min((self.dropped + self.pages.len()).saturating_sub(1));
+        let gone = first.saturating_sub(self.dropped);
+        self.pages.drain(..gone);
+        self.dropped += gone;
     }
 
     /// A second list of the pages that the first `tokens` positions fill completely. The caller guarantees that these positions are
     /// computed and will not be written again.
     pub fn share_full(&self, tokens: usize) -> PageList {
-        let full = (tokens / self.pool.page_tokens()).min(self.pages.len());
-        PageList { pool: self.pool.clone(), pages: self.pages[..full].to_vec() }
+        let full = (tokens / self.pool.page_tokens()).saturating_sub(self.dropped).min(self.pages.len());
+        PageList { pool: self.pool.clone(), dropped: self.dropped, pages: self.pages[..full].to_vec() }
     }
 
     /// Moves the pages beyond the first `tokens` positions' full pages to the end of `other`, whose own pages must be those full
     /// ones.
-    pub(crate) fn move_rest(&mut self, tokens: usize, other: &mut PageList) {
-        let full = (tokens / self.pool.page_tokens()).min(self.pages.len());
+    fn move_rest(&mut self, tokens: usize, other: &mut PageList) {
+        let full = (tokens / self.pool.page_tokens()).saturating_sub(self.dropped).min(self.pages.len());
         debug_assert_eq!(other.len(), full);
         other.pages.extend(self.pages.drain(full..));
     }
 
     /// True when writing positions from `start` on touches only pages that no other list holds.
     pub fn writable_from(&self, start: usize) -> bool {
-        self.pages.iter().skip(start / self.pool.page_tokens()).all(|p| Arc::strong_count(p) == 1)
+        let first = (start / self.pool.page_tokens()).saturating_sub(self.dropped);
+        self.pages.iter().skip(first).all(|p| Arc::strong_count(p) == 1)
+    }
+}
+
+/// The pools of all state groups of a model.
+#[derive(Clone, Debug)]
+pub struct StatePools {
+    groups: Vec<(StateSpec, PagePool)>,
+    page_tokens: usize,
+    /// Positions of a sequence that may be in flight at once: pages of a window are given up behind them.
+    ahead: usize,
+}
+
+impl StatePools {
+    /// Pools as the devices reserve them. At most `ahead` positions of a sequence are ever in flight.
+    pub fn new(layout: &StateLayout, ahead: usize) -> StatePools {
+        let pool = |g: &unicorn_core::StateGroup| (g.spec, PagePool::new(g.pages, layout.page_tokens));
+        StatePools {
+            groups: layout.groups.iter().map(pool).collect(),
+            page_tokens: layout.page_tokens,
+            ahead,
+        }
+    }
+
+    /// Positions per page.
+    pub fn page_tokens(&self) -> usize {
+        self.page_tokens
+    }
+
+    /// Free pages and all pages, summed over the groups.
+    pub fn pages(&self) -> (usize, usize) {
+        let add = |sum: (usize, usize), g: &(StateSpec, PagePool)| (sum.0 + g.1.free(), sum.1 + g.1.pages());
+        self.groups.iter().fold((0, 0), add)
+    }
+
+    /// Tokens of the longest sequence that the pools can hold alone.
+    pub fn tokens_max(&self) -> usize {
+        let tokens = |(spec, pool): &(StateSpec, PagePool)| match spec {
+            StateSpec::Paged => pool.pages() * self.page_tokens,
+            StateSpec::Window(_) if pool.pages() >= self.held_max(*spec) => usize::MAX,
+            StateSpec::Window(_) => pool.pages() * self.page_tokens,
+        };
+        self.groups.iter().map(tokens).min().unwrap_or(usize::MAX)
+    }
+
+    /// Pages that a sequence of any length holds at most.
+    fn held_max(&self, spec: StateSpec) -> usize {
+        window_pages(spec, self.page_tokens, self.ahead).unwrap_or(usize::MAX)
+    }
+
+    /// True when `next` more tokens of a new sequence fit beside all that `running` sequences hold and will need to compute the tokens
+    /// they have.
+    pub fn fits<'a>(
+        &self,
+        next: usize,
+        running: impl Iterator<Item = (&'a StatePages, usize)> + Clone,
+    ) -> bool {
+        (0..self.groups.len()).all(|g| {
+            let (spec, pool) = &self.groups[g];
+            let needed = |tokens: usize| pool.pages_for(tokens).min(self.held_max(*spec));
+            let held: std::collections::HashSet<PageId> =
+                running.clone().flat_map(|(s, _)| s.lists[g].ids()).collect();
+            let promised = running.clone().map(|(s, tokens)| needed(tokens).saturating_sub(s.lists[g].len()));
+            needed(next) + promised.sum::<usize>() + held.len() <= pool.pages()
+        })
+    }
+
+    /// State without pages.
+    pub fn empty(&self) -> StatePages {
+        StatePages {
+            lists: self
+                .groups
+                .iter()
+                .map(|(spec, pool)| (*spec, pool.list()))
+                .map(GroupPages::from)
+                .collect(),
+        }
+    }
+}
+
+/// Pages that a sequence of any length holds at most in a group, with `ahead` positions in flight; `None` where there is no bound.
+pub fn window_pages(spec: StateSpec, page_tokens: usize, ahead: usize) -> Option<usize> {
+    match spec {
+        StateSpec::Paged => None,
+        // What is seen and what is written, either cut by a page at both ends, and the page kept for stepping back.
+        StateSpec::Window(window) => Some(window.saturating_add(ahead).div_ceil(page_tokens) + 2),
+    }
+}
+
+/// The pages of one sequence in one group, with what the group keeps.
+#[derive(Debug)]
+struct GroupPages {
+    spec: StateSpec,
+    list: PageList,
+}
+
+impl From<(StateSpec, PageList)> for GroupPages {
+    fn from((spec, list): (StateSpec, PageList)) -> GroupPages {
+        GroupPages { spec, list }
+    }
+}
+
+impl std::ops::Deref for GroupPages {
+    type Target = PageList;
+
+    fn deref(&self) -> &PageList {
+        &self.list
+    }
+}
+
+/// The state of one sequence: its pages in every group.
+#[derive(Debug)]
+pub struct StatePages {
+    lists: Vec<GroupPages>,
+}
+
+impl StatePages {
+    /// True when no page is held.
+    pub fn is_empty(&self) -> bool {
+        self.lists.iter().all(|l| l.is_empty())
+    }
+
+    /// Pages held in each group.
+    pub fn held(&self) -> Vec<usize> {
+        self.lists.iter().map(|l| l.len()).collect()
+    }
+
+    /// Page tables for the first `tokens` positions, one for each group.
+    pub fn tables(&self, tokens: usize) -> Vec<Vec<PageId>> {
+        self.lists.iter().map(|l| l.table(tokens)).collect()
+    }
+
+    /// Takes pages until `tokens` positions fit in every group: all that are missing, or none and an error.
+    pub fn grow(&mut self, tokens: usize) -> Result<(), KvFull> {
+        for l in &self.lists {
+            let (asked, free) = (l.missing(tokens), l.list.pool.free());
+            if asked > free {
+                return Err(KvFull { asked, free, pages: l.list.pool.pages() });
+            }
+        }
+        self.lists.iter_mut().try_for_each(|l| l.list.grow(tokens))
+    }
+
+    /// Gives up what no token from `position` on sees, but for one page more, so that a sequence can step back a little.
+    pub fn slide(&mut self, position: usize) {
+        for l in &mut self.lists {
+            let first = l.spec.first_seen(position).saturating_sub(l.list.pool.page_tokens());
+            l.list.give_up_before(first);
+        }
+    }
+
+    /// True when everything that a token at `position` sees before it is held.
+    pub fn sees(&self, position: usize) -> bool {
+        self.lists.iter().all(|l| l.first() <= l.spec.first_seen(position) && l.capacity() >= position)
+    }
+
+    /// Gives up the pages beyond the first `tokens` positions; everything where a window no longer reaches back that far. Returns the
+    /// positions that are left.
+    pub fn truncate(&mut self, tokens: usize) -> usize {
+        let tokens = if self.sees(tokens) { tokens } else { 0 };
+        self.lists.iter_mut().for_each(|l| l.list.truncate(tokens));
+        tokens
+    }
+
+    /// See [`PageList::share_full`].
+    pub fn share_full(&self, tokens: usize) -> StatePages {
+        let shared = self.lists.iter().map(|l| GroupPages { spec: l.spec, list: l.list.share_full(tokens) });
+        StatePages { lists: shared.collect() }
+    }
+
+    /// Moves the pages beyond the first `tokens` positions' full pages to the end of `other`, which shares those.
+    pub(crate) fn move_rest(&mut self, tokens: usize, other: &mut StatePages) {
+        for (from, to) in self.lists.iter_mut().zip(&mut other.lists) {
+            from.list.move_rest(tokens, &mut to.list);
+        }
+    }
+
+    /// Positions up to which every group has pages.
+    pub fn capacity(&self) -> usize {
+        self.lists.iter().map(|l| l.capacity()).min().unwrap_or(0)
+    }
+
+    /// True when writing positions from `start` on touches only pages that no other sequence holds.
+    pub fn writable_from(&self, start: usize) -> bool {
+        self.lists.iter().all(|l| l.writable_from(start))
     }
 }
 
@@ -209,18 +420,43 @@ mod tests {
                     }
                     Op::Drop(l) => lists[l] = pool.list(),
                 }
-                let held: HashSet<PageId> = lists.iter().flat_map(|l| l.all_ids().collect::<Vec<_>>()).collect();
+                let held: HashSet<PageId> = lists.iter().flat_map(|l| l.ids().collect::<Vec<_>>()).collect();
                 prop_assert_eq!(held.len() + pool.free(), 20);
                 for (i, list) in lists.iter().enumerate() {
-                    let own: HashSet<PageId> = list.all_ids().collect();
+                    let own: HashSet<PageId> = list.ids().collect();
                     prop_assert_eq!(own.len(), list.len());
                     let others = lists.iter().enumerate().filter(|(j, _)| *j != i);
-                    let shared = others.flat_map(|(_, l)| l.all_ids()).any(|p| own.contains(&p));
+                    let shared = others.flat_map(|(_, l)| l.ids()).any(|p| own.contains(&p));
                     prop_assert_eq!(list.writable_from(0), !shared);
                 }
             }
             drop(lists);
             prop_assert_eq!(pool.free(), 20);
         }
+    }
+    #[test]
+    fn a_window_gives_up_what_it_no_longer_sees() {
+        let groups = [StateSpec::Paged, StateSpec::Window(40)];
+        let groups = groups.map(|spec| unicorn_core::StateGroup { spec, pages: 9 }).to_vec();
+        let ty = unicorn_core::KvType::F16;
+        let pools = StatePools::new(&StateLayout { page_tokens: 32, positions: 999, ty, groups }, 64);
+        let mut state = pools.empty();
+        for end in (1..=280).step_by(31) {
+            state.grow(end).unwrap();
+            state.slide(end);
+            assert!(state.sees(end) && state.held()[1] <= 4, "{end}: {:?}", state.held());
+        }
+        // Position 280 sees 241 on; the page before is kept as well.
+        assert_eq!(state.held(), [9, 3]);
+        let tables = state.tables(280);
+        assert_eq!((tables[0].len(), tables[1].len()), (9, 9));
+        assert!(tables[1][..6].iter().all(|p| *p == tables[1][6]));
+        // Stepping back works as far as the window's pages reach, else everything is given up.
+        assert!(state.sees(250) && !state.sees(200));
+        assert_eq!(state.truncate(250), 250);
+        assert_eq!(state.held(), [8, 2]);
+        assert_eq!(state.truncate(200), 0);
+        assert!(state.is_empty());
+        assert_eq!(pools.pages(), (18, 18));
     }
 }

@@ -1,13 +1,12 @@
 //! From requests to tokens: admission, batching, KV pages, schedule over a placement, sampling.
 //!
 //! Invariants: this crate names no backend (it sees devices only through [`unicorn_core::Device`]), reads no environment and
-//! does no I/O. It has no threads of its own: [`Engine::step`] is the only thing that runs a model. Placement and
+//! does no I/O. It has no threads of its own and never polls: [`Engine::step`] is the only thing that runs a model. Placement and
 //! schedule are pure functions of plain data. The same request with the same seed gives the same tokens whatever
 //! the batch around it, the chunking of its prompt, a reused prefix, or a preemption in the middle.
 
 pub mod agree;
 pub mod bench;
-mod cost;
 mod engine;
 mod error;
 mod executor;
@@ -21,15 +20,14 @@ mod schedule;
 #[cfg(test)]
 mod testing;
 
-pub use cost::Cost;
 pub use engine::{DeviceReport, Engine, EngineOptions, Evaluator, LoadProgress, Report};
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::{Executor, RunStats};
-pub use kv::{PageList, PagePool};
+pub use kv::{StatePages, StatePools};
 pub use placement::Placement;
 pub use prefix::PrefixCache;
-pub use request::{Event, FinishReason, Request, Timings};
+pub use request::{Event, Failure, FinishReason, Request, Timings};
 pub use sampling::{
     DryOptions, OptionError, SampleError, Sampled, Sampler, SamplingOptions, TokenLogprobs, uniform,
 };
-pub use schedule::{Item, Kind, Schedule, split_batch};
+pub use schedule::{Schedule, Step};

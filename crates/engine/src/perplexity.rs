@@ -5,7 +5,7 @@
 //! context - 1` are scored on the tokens that follow them: `context - context / 2 - 1` scores. PPL is the exponential of the mean negative log
 //! likelihood, and its error is `PPL * sqrt(variance / (scores - 1))`.
 
-use unicorn_core::{HeadOutput, Select};
+use unicorn_core::{BatchError, HeadOutput, Select};
 
 use crate::sampling::log_sum_exp;
 use crate::{Engine, EngineError};
@@ -104,7 +104,7 @@ pub fn perplexity(
     }
     let vocab = engine.spec().vocab;
     if let Some(&token) = tokens.iter().chain(&options.bos).find(|t| **t as usize >= vocab) {
-        return Err(EngineError::TokenOutOfRange { token, vocab }.into());
+        return Err(EngineError::Batch(BatchError::Token { token, vocab }).into());
     }
     let chunks_total = options.chunks.unwrap_or(usize::MAX).min(tokens.len() / context);
     let mut sums = Sums::default();
@@ -144,7 +144,7 @@ fn score_context(
         let rows = rows_max.min(end - start);
         let outputs: Vec<u32> = (0..rows as u32).collect();
         let output = evaluator.feed(&chunk[start..start + rows], &outputs, Select::Logits)?;
-        if let Some(HeadOutput::Logits(logits)) = output {
+        if let Some(HeadOutput { logits, .. }) = output {
             for (i, row) in logits.chunks_exact(vocab).enumerate() {
                 sums.score(row, scored[start + i + 1]);
             }
@@ -198,7 +198,7 @@ mod tests {
             assert_eq!((got.tokens, got.chunks, got.chunks_total), (count, 3, 3));
             assert_eq!(calls.len(), 3);
             assert_eq!(calls[2], got);
-            let (free, all) = engine.kv_pages();
+            let (free, all) = engine.state_pages();
             assert_eq!(free, all);
         }
     }

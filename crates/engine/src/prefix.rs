@@ -1,11 +1,11 @@
 //! Prefix reuse: finished sequences whose KV pages are kept for prompts that begin the same way.
 
-use crate::kv::{PageList, PagePool};
+use crate::kv::{StatePages, StatePools};
 
 #[derive(Debug)]
 struct Kept {
     tokens: Vec<u32>,
-    pages: PageList,
+    pages: StatePages,
     used: u64,
 }
 
@@ -17,14 +17,14 @@ struct Kept {
 pub struct PrefixCache {
     entries: Vec<Kept>,
     entries_max: usize,
-    pool: PagePool,
+    pools: StatePools,
     clock: u64,
 }
 
 impl PrefixCache {
     /// Keeps at most `entries_max` sequences.
-    pub fn new(pool: &PagePool, entries_max: usize) -> PrefixCache {
-        PrefixCache { entries: Vec::new(), entries_max, pool: pool.clone(), clock: 0 }
+    pub fn new(pools: &StatePools, entries_max: usize) -> PrefixCache {
+        PrefixCache { entries: Vec::new(), entries_max, pools: pools.clone(), clock: 0 }
     }
 
     /// Number of kept sequences.
@@ -39,23 +39,25 @@ impl PrefixCache {
 
     /// Tokens of `prompt` whose KV is at hand, and their pages. At least one token is left over, since the logits after the prompt have
     /// to be computed.
-    pub fn take(&mut self, prompt: &[u32]) -> (PageList, usize) {
-        let Some((&_last, head)) = prompt.split_last() else { return (self.pool.list(), 0) };
+    pub fn take(&mut self, prompt: &[u32]) -> (StatePages, usize) {
+        let Some((&_last, head)) = prompt.split_last() else { return (self.pools.empty(), 0) };
         let reusable = |kept: &Kept| {
             let common = common_prefix(&kept.tokens, head);
             let whole = common == kept.tokens.len();
-            if whole { common } else { common - common % self.pool.page_tokens() }
+            let reused = if whole { common } else { common - common % self.pools.page_tokens() };
+            // A window may have given up what the prompt departs from.
+            if kept.pages.sees(reused) { reused } else { 0 }
         };
         let best = (0..self.entries.len()).max_by_key(|i| reusable(&self.entries[*i]));
         let Some((index, reused)) = best.map(|i| (i, reusable(&self.entries[i]))).filter(|(_, n)| *n > 0)
         else {
-            return (self.pool.list(), 0);
+            return (self.pools.empty(), 0);
         };
         self.clock += 1;
         let entry = &mut self.entries[index];
         entry.used = self.clock;
         let mut pages = entry.pages.share_full(reused);
-        if reused % self.pool.page_tokens() != 0 {
+        if reused % self.pools.page_tokens() != 0 {
             entry.pages.move_rest(reused, &mut pages);
             entry.tokens.truncate(entry.pages.capacity());
             if entry.tokens.is_empty() {
@@ -66,7 +68,7 @@ impl PrefixCache {
     }
 
     /// Keeps a sequence whose `tokens` are computed in `pages`. Kept sequences that it begins with are dropped.
-    pub fn keep(&mut self, tokens: &[u32], mut pages: PageList) {
+    pub fn keep(&mut self, tokens: &[u32], mut pages: StatePages) {
         if tokens.is_empty() || self.entries_max == 0 {
             return;
         }
@@ -102,37 +104,43 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use unicorn_core::{KvType, StateLayout};
 
     use super::*;
 
-    fn filled(pool: &PagePool, tokens: usize) -> PageList {
-        let mut list = pool.list();
+    /// One group that keeps everything.
+    fn pools(pages: usize) -> StatePools {
+        StatePools::new(&StateLayout::paged(32, pages, 4096, KvType::F16), 64)
+    }
+
+    fn filled(pools: &StatePools, tokens: usize) -> StatePages {
+        let mut list = pools.empty();
         list.grow(tokens).unwrap();
         list
     }
 
     #[test]
     fn continuation_takes_the_partial_page() {
-        let pool = PagePool::new(8, 32);
+        let pool = pools(8);
         let mut cache = PrefixCache::new(&pool, 4);
         let kept: Vec<u32> = (0..70).collect();
         cache.keep(&kept, filled(&pool, 70));
         let prompt: Vec<u32> = (0..100).collect();
         let (pages, reused) = cache.take(&prompt);
-        assert_eq!((pages.len(), reused), (3, 70));
+        assert_eq!((pages.held(), reused), (vec![3], 70));
         assert!(pages.writable_from(70));
         // What is left of the kept sequence serves others up to the last full page.
         let (other, reused) = cache.take(&prompt);
-        assert_eq!((other.len(), reused), (2, 64));
+        assert_eq!((other.held(), reused), (vec![2], 64));
         drop((pages, other));
-        assert_eq!(pool.free(), 6);
+        assert_eq!(pool.pages().0, 6);
         cache.clear();
-        assert_eq!(pool.free(), 8);
+        assert_eq!(pool.pages().0, 8);
     }
 
     #[test]
     fn a_departing_prompt_shares_full_pages_only() {
-        let pool = PagePool::new(8, 32);
+        let pool = pools(8);
         let mut cache = PrefixCache::new(&pool, 4);
         cache.keep(&(0..100).collect::<Vec<_>>(), filled(&pool, 100));
         let mut prompt: Vec<u32> = (0..80).collect();
@@ -147,7 +155,7 @@ mod tests {
 
     #[test]
     fn least_recently_used_goes_first() {
-        let pool = PagePool::new(8, 32);
+        let pool = pools(8);
         let mut cache = PrefixCache::new(&pool, 2);
         let text = |first: u32| (first..first + 40).collect::<Vec<u32>>();
         for first in [100, 200] {
@@ -163,18 +171,18 @@ mod tests {
         cache.keep(&text(300), filled(&pool, 40));
         assert_eq!(cache.len(), 2);
         assert!(cache.evict() && cache.evict() && !cache.evict());
-        assert_eq!(pool.free(), 8);
+        assert_eq!(pool.pages().0, 8);
     }
 
     proptest! {
         /// Reused pages hold the right tokens and a page to be written has one owner.
         #[test]
         fn content_matches(texts in prop::collection::vec((prop::collection::vec(0u32..2, 1..130), any::<bool>()), 1..12)) {
-            let pool = PagePool::new(64, 32);
+            let pool = pools(64);
             let mut cache = PrefixCache::new(&pool, 3);
             // What every page holds, as the sequences wrote it.
             let mut memory = vec![vec![u32::MAX; 32]; 64];
-            let mut running: Vec<(Vec<u32>, PageList)> = Vec::new();
+            let mut running: Vec<(Vec<u32>, StatePages)> = Vec::new();
             for (prompt, keep) in texts {
                 let (mut pages, reused) = cache.take(&prompt);
                 prop_assert!(reused < prompt.len());
@@ -182,7 +190,7 @@ mod tests {
                     continue;
                 }
                 prop_assert!(pages.writable_from(reused));
-                let ids = pages.ids(prompt.len());
+                let ids = &pages.tables(prompt.len())[0];
                 for (position, token) in prompt.iter().enumerate() {
                     let slot = &mut memory[ids[position / 32] as usize][position % 32];
                     if position < reused {
@@ -197,7 +205,7 @@ mod tests {
                     running.push((prompt, pages));
                 }
                 for (prompt, pages) in &running {
-                    let ids = pages.ids(prompt.len());
+                    let ids = &pages.tables(prompt.len())[0];
                     for (position, token) in prompt.iter().enumerate() {
                         prop_assert_eq!(memory[ids[position / 32] as usize][position % 32], *token);
                     }
@@ -205,7 +213,7 @@ mod tests {
             }
             running.clear();
             cache.clear();
-            prop_assert_eq!(pool.free(), 64);
+            prop_assert_eq!(pool.pages().0, 64);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What goes into the engine and what comes out.
 
-use unicorn_core::SequenceId;
+use std::sync::Arc;
+
+use unicorn_core::{DeviceError, SequenceId};
 
 use crate::sampling::{SamplingOptions, TokenLogprobs};
 
@@ -37,8 +39,26 @@ pub enum FinishReason {
     OutOfKvPages,
     /// Every token was banned, or the model produced no finite logit.
     NoCandidate,
-    /// A device failed; the message names it.
-    Device(String),
+    /// A device failed.
+    Device(Failure),
+}
+
+/// A device's error as it reaches a request. Two are equal when they say the same.
+#[derive(Clone, Debug)]
+pub struct Failure(pub Arc<DeviceError>);
+
+impl PartialEq for Failure {
+    fn eq(&self, other: &Failure) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.to_string() == other.0.to_string()
+    }
+}
+
+impl Eq for Failure {}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// Where the time of a request went.

@@ -2,11 +2,24 @@
 //! order or leftovers of other sequences change its tokens.
 
 use std::collections::HashMap;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use unicorn_core::*;
 
 pub const VOCAB: usize = 64;
+
+/// [`tiny_spec`] whose mixers of odd layers see a sliding window.
+pub fn sliding_spec(layers: usize, window: usize) -> ModelSpec {
+    let mut spec = tiny_spec(layers);
+    let mixers = spec.blocks.iter_mut().filter_map(|b| match b {
+        Block::Attention { spec, .. } => Some(spec),
+        _ => None,
+    });
+    mixers.skip(1).step_by(2).for_each(|spec| spec.window = Some(window));
+    spec
+}
 
 /// Embedding, `layers` times mixer and ffn, head; width 4, hidden 8, all F32, every tensor at its own offset.
 pub fn tiny_spec(layers: usize) -> ModelSpec {
@@ -82,8 +95,16 @@ impl WeightSource for ZeroWeights {
     }
 }
 
-/// A step of a device as seen from outside: device, step, stream.
-pub type Log = Arc<Mutex<Vec<(String, &'static str, u32)>>>;
+/// One piece of work as it ran.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    pub device: String,
+    pub start: Instant,
+    pub end: Instant,
+}
+
+/// Everything that ran, on all devices that share the log.
+pub type Log = Arc<Mutex<Vec<Ran>>>;
 
 /// What a fake device does wrong.
 #[derive(Clone, Copy, Default)]
@@ -100,26 +121,38 @@ pub struct Faults {
     pub nan: bool,
 }
 
+/// When a fake device works.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Pace {
+    /// On the thread that makes work ready, before submission returns where nothing is to be waited for.
+    Eager,
+    /// On a thread of its own, in the order in which work becomes ready, each taking this long.
+    Lazy(Duration),
+}
+
 #[derive(Default)]
 struct State {
     blocks: Vec<Option<Block>>,
-    layout: Option<KvLayout>,
+    layout: Option<StateLayout>,
     kv: HashMap<(u32, PageId), Vec<u64>>,
     streams: HashMap<StreamId, Vec<u64>>,
-    outputs: HashMap<StreamId, HeadOutput>,
-    queue: Vec<(Ticket, Work)>,
-    tickets: u64,
+    shared: HashMap<StreamId, Arc<SharedBuffer>>,
     faults: Faults,
     rows_max: usize,
+    memory: MemoryUse,
+}
+
+struct Inner {
+    profile: DeviceProfile,
+    state: Mutex<State>,
+    log: Log,
 }
 
 /// See the module's documentation.
 pub struct FakeDevice {
-    profile: DeviceProfile,
-    /// Work runs when it is waited for, and not before.
-    lazy: bool,
-    state: Mutex<State>,
-    log: Log,
+    inner: Arc<Inner>,
+    /// Of a lazy device: ready work goes here.
+    worker: Option<Sender<Work>>,
 }
 
 fn mix(a: u64, b: u64) -> u64 {
@@ -130,7 +163,7 @@ fn mix(a: u64, b: u64) -> u64 {
 }
 
 impl FakeDevice {
-    pub fn new(name: &str, lazy: bool, log: Log) -> FakeDevice {
+    pub fn new(name: &str, pace: Pace, log: Log) -> FakeDevice {
         let profile = DeviceProfile {
             name: name.into(),
             kind: DeviceKind::Cpu,
@@ -140,26 +173,38 @@ impl FakeDevice {
             workers: 1,
             features: vec![],
         };
-        FakeDevice { profile, lazy, state: Mutex::new(State::default()), log }
+        let inner = Arc::new(Inner { profile, state: Mutex::new(State::default()), log });
+        let worker = match pace {
+            Pace::Eager => None,
+            Pace::Lazy(time) => {
+                let (sender, ready) = channel::<Work>();
+                let inner = inner.clone();
+                std::thread::spawn(move || ready.iter().for_each(|work| inner.run(work, time)));
+                Some(sender)
+            }
+        };
+        FakeDevice { inner, worker }
     }
 
     pub fn plain() -> Arc<FakeDevice> {
-        Arc::new(FakeDevice::new("fake", false, Log::default()))
+        Arc::new(FakeDevice::new("fake", Pace::Eager, Log::default()))
     }
 
     pub fn set_faults(&self, faults: Faults) {
-        self.state().faults = faults;
+        self.inner.state().faults = faults;
     }
 
     pub fn loaded(&self) -> usize {
-        self.state().blocks.iter().flatten().count()
+        self.inner.state().blocks.iter().flatten().count()
     }
 
     /// The most rows of any work so far.
     pub fn rows_max(&self) -> usize {
-        self.state().rows_max
+        self.inner.state().rows_max
     }
+}
 
+impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -168,82 +213,111 @@ impl FakeDevice {
         DeviceError::Failed { device: self.profile.name.clone(), what: "work".into(), reason: reason.into() }
     }
 
-    fn execute(&self, state: &mut State, work: &Work) -> Result<(), DeviceError> {
+    /// Runs work that is ready, and tells how it ended.
+    fn run(&self, work: Work, time: Duration) {
+        let start = Instant::now();
+        let result = self.execute(&mut self.state(), &work);
+        while start.elapsed() < time {
+            std::thread::sleep(time.saturating_sub(start.elapsed()));
+        }
+        let ran = Ran { device: self.profile.name.clone(), start, end: Instant::now() };
+        self.log.lock().unwrap().push(ran);
+        work.done.give(result.map_err(Arc::new));
+    }
+
+    fn execute(&self, state: &mut State, work: &Work) -> Result<Option<HeadOutput>, DeviceError> {
         let batch = &work.batch;
         let faults = state.faults;
         state.rows_max = state.rows_max.max(batch.rows());
         if faults.lost {
             return Err(DeviceError::Lost { device: self.profile.name.clone(), what: "work".into() });
         }
-        if batch.slices.iter().any(|s| s.tokens.iter().any(|t| Some(*t) == faults.token)) {
+        if batch.slices().iter().any(|s| s.tokens.iter().any(|t| Some(*t) == faults.token)) {
             return Err(self.failed("poisoned token"));
         }
         if faults.rows.is_some_and(|max| batch.rows() > max) {
             return Err(self.failed("too many rows"));
         }
+        if work.crossing.import {
+            import(state, work);
+        }
+        let mut output = None;
         for id in &work.blocks {
             let block = state.blocks[id.0 as usize].clone().expect("block is loaded");
             let salt = block.weights()[0].span.offset + 1;
             match block {
                 Block::Embedding { .. } => {
-                    let rows =
-                        batch.slices.iter().flat_map(|s| &s.tokens).map(|t| mix(salt, *t as u64)).collect();
+                    let tokens = batch.slices().iter().flat_map(|s| &s.tokens);
+                    let rows = tokens.map(|t| mix(salt, *t as u64)).collect();
                     state.streams.insert(work.stream, rows);
                 }
-                Block::Attention { .. } => attend(state, work, id.0, salt),
+                Block::Attention { spec, .. } => attend(state, work, id.0, salt, spec.state()),
                 Block::Ffn { .. } => {
                     let x = state.streams.get_mut(&work.stream).expect("stream");
                     x.iter_mut().for_each(|x| *x = mix(*x, salt));
                 }
                 Block::Head { .. } => {
-                    let x = &state.streams[&work.stream];
-                    let rows: Vec<Vec<f32>> = batch
-                        .outputs
-                        .iter()
-                        .map(|r| {
-                            let logit = |v: usize| (mix(x[*r as usize], v as u64) >> 40) as f32 / 2e6;
-                            (0..VOCAB).map(|v| if faults.nan { f32::NAN } else { logit(v) }).collect()
-                        })
-                        .collect();
-                    state.outputs.insert(work.stream, select(rows, batch.select));
+                    output = Some(head(&state.streams[&work.stream], batch, faults.nan));
                 }
             }
         }
-        Ok(())
+        if work.crossing.export {
+            export(state, work);
+        }
+        Ok(output.filter(|_| !batch.outputs().is_empty()))
     }
 }
 
-fn attend(state: &mut State, work: &Work, block: u32, salt: u64) {
-    let layout = state.layout.expect("KV is reserved");
+/// A row that crosses is a hash in four 16-bit pieces.
+fn import(state: &mut State, work: &Work) {
+    let mut values = vec![0.0; work.batch.rows() * 4];
+    state.shared[&work.stream].read(&mut values);
+    let hash = |row: &[f32]| row.iter().enumerate().map(|(i, v)| (*v as u64) << (16 * i)).sum();
+    state.memory.shared += values.len() as u64 * 4;
+    state.streams.insert(work.stream, values.chunks(4).map(hash).collect());
+}
+
+fn export(state: &mut State, work: &Work) {
+    let piece = |x: &u64| (0..4).map(|i| (x >> (16 * i) & 0xFFFF) as f32).collect::<Vec<f32>>();
+    let values: Vec<f32> = state.streams[&work.stream].iter().flat_map(piece).collect();
+    state.shared[&work.stream].write(&values);
+}
+
+fn head(x: &[u64], batch: &Batch, nan: bool) -> HeadOutput {
+    let mut output = HeadOutput::default();
+    for asked in batch.outputs() {
+        let logit = |v: usize| (mix(x[asked.row as usize], v as u64) >> 40) as f32 / 2e6;
+        let row: Vec<f32> = (0..VOCAB).map(|v| if nan { f32::NAN } else { logit(v) }).collect();
+        match asked.select {
+            Select::Logits => output.logits.extend(row),
+            Select::Top(k) => output.top.push(top(&row, k)),
+        }
+    }
+    output
+}
+
+fn attend(state: &mut State, work: &Work, block: u32, salt: u64, spec: StateSpec) {
+    let layout = state.layout.clone().expect("state is reserved");
+    assert_eq!(work.batch.limits().state.as_ref(), Some(&layout));
+    let group = layout.group(spec).expect("the group is reserved");
     let x = state.streams.get_mut(&work.stream).expect("stream");
     assert_eq!(x.len(), work.batch.rows());
     let mut row = 0;
-    for slice in &work.batch.slices {
-        let end = slice.start as usize + slice.tokens.len();
-        assert_eq!(slice.pages.len(), end.div_ceil(layout.page_tokens), "pages of the slice");
-        let place = |p: usize| {
-            let page = slice.pages[p / layout.page_tokens];
-            assert!((page as usize) < layout.pages);
-            ((block, page), p % layout.page_tokens)
-        };
-        for p in slice.start as usize..end {
+    for slice in work.batch.slices() {
+        let (start, end) = (slice.start as usize, slice.end());
+        let table = &slice.tables[group];
+        let place = |p: usize| ((block, table[p / layout.page_tokens]), p % layout.page_tokens);
+        for p in start..end {
             let (key, slot) = place(p);
             let page = state.kv.entry(key).or_insert_with(|| vec![0xBAD; layout.page_tokens]);
-            page[slot] = mix(x[row + p - slice.start as usize], p as u64);
+            page[slot] = mix(x[row + p - start], p as u64);
         }
-        for p in slice.start as usize..end {
+        for p in start..end {
             let seen = |q: usize| state.kv.get(&place(q).0).map_or(0xBAD, |page| page[place(q).1]);
-            let sum = (0..=p).fold(salt, |h, q| mix(h, seen(q)));
+            let sum = (spec.first_seen(p)..=p).fold(salt, |h, q| mix(h, seen(q)));
             x[row] = mix(x[row], sum);
             row += 1;
         }
-    }
-}
-
-fn select(rows: Vec<Vec<f32>>, select: Select) -> HeadOutput {
-    match select {
-        Select::Logits => HeadOutput::Logits(rows.concat()),
-        Select::Top(k) => HeadOutput::Top(rows.into_iter().map(|r| top(&r, k)).collect()),
     }
 }
 
@@ -257,9 +331,63 @@ fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {
 
 impl Device for FakeDevice {
     fn profile(&self) -> &DeviceProfile {
-        &self.profile
+        &self.inner.profile
     }
 
+    fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
+        let mut state = self.inner.state();
+        if state.faults.load == Some(state.blocks.iter().flatten().count()) {
+            return Err(self.inner.failed("load"));
+        }
+        for weight in block.weights() {
+            let read = source.read(&weight.span, 0, &mut [0u8; 4]);
+            read.map_err(|source| DeviceError::Weight { tensor: weight.name.clone(), source })?;
+        }
+        state.blocks.push(Some(block.clone()));
+        Ok(BlockId(state.blocks.len() as u32 - 1))
+    }
+
+    fn unload(&self, block: BlockId) {
+        self.inner.state().blocks[block.0 as usize] = None;
+    }
+
+    fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {
+        let mut state = self.inner.state();
+        state.layout = Some(layout.clone());
+        state.kv.clear();
+        Ok(())
+    }
+
+    fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError> {
+        self.inner.state().shared.insert(stream, residual.clone());
+        Ok(Sharing::Copied)
+    }
+
+    fn submit(&self, work: Work) {
+        let (inner, worker) = (self.inner.clone(), self.worker.clone());
+        Fence::all(&work.after.clone(), move |outcome| match (outcome, worker) {
+            (Err(source), _) => {
+                let device = inner.profile.name.clone();
+                work.done.give(Err(Arc::new(DeviceError::Dependency { device, source })));
+            }
+            (Ok(()), None) => inner.run(work, Duration::ZERO),
+            (Ok(()), Some(worker)) => worker.send(work).expect("the worker lives as long as the device"),
+        });
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let state = self.inner.state();
+        let weights = state.blocks.iter().flatten().flat_map(|b| b.weights()).map(|w| w.span.bytes).sum();
+        MemoryUse { weights, ..state.memory }
+    }
+
+    fn describe(&self, block: BlockId) -> Vec<String> {
+        let kind = self.inner.state().blocks[block.0 as usize].as_ref().map(Block::kind);
+        vec![format!("{kind:?} fake")]
+    }
+}
+
+impl Instrument for FakeDevice {
     fn measure(&self) -> Result<Roofline, DeviceError> {
         Ok(Roofline {
             read_bytes_per_second: 1e9,
@@ -274,91 +402,16 @@ impl Device for FakeDevice {
         RateKind::Float
     }
 
-    fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
-        let mut state = self.state();
-        if state.faults.load == Some(state.blocks.iter().flatten().count()) {
-            return Err(self.failed("load"));
-        }
-        for weight in block.weights() {
-            let read = source.read(&weight.span, 0, &mut [0u8; 4]);
-            read.map_err(|source| DeviceError::Weight { tensor: weight.name.clone(), source })?;
-        }
-        state.blocks.push(Some(block.clone()));
-        Ok(BlockId(state.blocks.len() as u32 - 1))
-    }
-
-    fn unload(&self, block: BlockId) {
-        self.state().blocks[block.0 as usize] = None;
-    }
-
-    fn reserve_kv(&self, layout: KvLayout) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        state.layout = Some(layout);
-        state.kv.clear();
-        Ok(())
-    }
-
-    fn submit(&self, work: &Work) -> Result<Ticket, DeviceError> {
-        self.log.lock().unwrap().push((self.profile.name.clone(), "submit", work.stream.0));
-        let mut state = self.state();
-        state.tickets += 1;
-        let ticket = Ticket(state.tickets);
-        if self.lazy {
-            state.queue.push((ticket, work.clone()));
-        } else {
-            self.execute(&mut state, work)?;
-        }
-        Ok(ticket)
-    }
-
-    fn wait(&self, ticket: Ticket) -> Result<(), DeviceError> {
-        let mut state = self.state();
-        let Some(at) = state.queue.iter().position(|q| q.0 == ticket) else { return Ok(()) };
-        let stream = state.queue[at].1.stream;
-        self.log.lock().unwrap().push((self.profile.name.clone(), "wait", stream.0));
-        let (due, rest) = std::mem::take(&mut state.queue)
-            .into_iter()
-            .partition::<Vec<_>, _>(|q| q.1.stream == stream && q.0.0 <= ticket.0);
-        state.queue = rest;
-        due.iter().try_for_each(|(_, work)| self.execute(&mut state, work))
-    }
-
-    /// A row of the stream is a hash in four 16-bit pieces.
-    fn read_residual(&self, stream: StreamId, first: usize, out: &mut [f32]) -> Result<(), DeviceError> {
-        let state = self.state();
-        for (row, x) in out.chunks_mut(4).zip(&state.streams[&stream][first..]) {
-            row.iter_mut().enumerate().for_each(|(i, o)| *o = (x >> (16 * i) & 0xFFFF) as f32);
-        }
-        Ok(())
-    }
-
-    fn write_residual(&self, stream: StreamId, width: usize, rows: &[f32]) -> Result<(), DeviceError> {
-        assert_eq!(width, 4);
-        let hash = |row: &[f32]| row.iter().enumerate().map(|(i, v)| (*v as u64) << (16 * i)).sum();
-        self.state().streams.insert(stream, rows.chunks(4).map(hash).collect());
-        Ok(())
-    }
-
-    fn take_output(&self, stream: StreamId) -> Result<HeadOutput, DeviceError> {
-        self.state().outputs.remove(&stream).ok_or_else(|| self.failed("no output"))
-    }
-
-    fn memory(&self) -> MemoryUse {
-        let state = self.state();
-        let weights = state.blocks.iter().flatten().flat_map(|b| b.weights()).map(|w| w.span.bytes).sum();
-        MemoryUse { weights, ..MemoryUse::default() }
-    }
-
-    fn describe(&self, block: BlockId) -> Vec<String> {
-        let kind = self.state().blocks[block.0 as usize].as_ref().map(Block::kind);
-        vec![format!("{kind:?} fake")]
-    }
-
     fn set_profiling(&self, _: bool) {}
 
     fn kernel_times(&self) -> Vec<KernelTime> {
         vec![]
     }
+}
+
+/// [`ZeroWeights`] as devices take them.
+pub fn zero_weights() -> Arc<dyn WeightSource> {
+    Arc::new(ZeroWeights)
 }
 
 /// An engine with a tiny model on one plain fake device.
@@ -367,7 +420,14 @@ pub fn engine_of(options: crate::EngineOptions) -> crate::Engine {
 }
 
 pub fn engine_on(device: Arc<FakeDevice>, options: crate::EngineOptions) -> crate::Engine {
-    let spec = tiny_spec(2);
-    let placement = crate::Placement::single(&spec).unwrap();
-    crate::Engine::new(&spec, &ZeroWeights, vec![device], placement, options, &mut |_| {}).unwrap()
+    engine_with(&tiny_spec(2), device, options)
+}
+
+pub fn engine_with(
+    spec: &ModelSpec,
+    device: Arc<FakeDevice>,
+    options: crate::EngineOptions,
+) -> crate::Engine {
+    let placement = crate::Placement::single(spec).unwrap();
+    crate::Engine::new(spec, &zero_weights(), vec![device], placement, options, &mut |_| {}).unwrap()
 }

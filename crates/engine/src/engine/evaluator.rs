@@ -1,15 +1,19 @@
 //! The model without requests: for perplexity, benchmarks and comparisons of logits.
 
-use unicorn_core::{Batch, HeadOutput, Select, SequenceId, Slice};
+use std::sync::Arc;
+
+use unicorn_core::{Batch, HeadOutput, OutputRow, Select, SequenceId, Slice};
 
 use super::Engine;
 use crate::EngineError;
-use crate::kv::PageList;
+use crate::executor::BatchResult;
+use crate::kv::StatePages;
+use crate::request::Failure;
 
 /// One sequence that the caller feeds by hand. Its pages are freed on drop.
 pub struct Evaluator<'a> {
     engine: &'a mut Engine,
-    pages: PageList,
+    pages: StatePages,
     position: usize,
 }
 
@@ -17,8 +21,9 @@ pub struct Evaluator<'a> {
 const SEQUENCE: SequenceId = SequenceId(u64::MAX);
 
 impl<'a> Evaluator<'a> {
+    /// Nothing may be in flight.
     pub(super) fn new(engine: &'a mut Engine) -> Evaluator<'a> {
-        let pages = engine.pool.list();
+        let pages = engine.pools.empty();
         Evaluator { engine, pages, position: 0 }
     }
 
@@ -32,90 +37,110 @@ impl<'a> Evaluator<'a> {
         self.position
     }
 
-    /// Goes back to an earlier position: what was fed after it is forgotten.
-    pub fn rewind(&mut self, position: usize) {
-        self.position = self.position.min(position);
-        self.pages.truncate(self.position);
+    /// Goes back to an earlier position: what was fed after it is forgotten. Where a sliding window has given up what is seen from
+    /// there, everything is. Returns the position reached.
+    pub fn rewind(&mut self, position: usize) -> usize {
+        self.position = self.pages.truncate(self.position.min(position));
+        self.position
     }
 
-    /// Runs `tokens` as one batch at the current position. `outputs` are the rows (ascending, each below `tokens.len()`) whose logits
-    /// are wanted; without any, `None` comes back.
+    /// Runs `tokens` at the current position, in batches of the engine's chunk size. `outputs` are the rows (ascending, each below
+    /// `tokens.len()`) whose logits are wanted; without any, `None` comes back.
     ///
-    /// Errors when the context or the pool is full, a token is out of range or a device fails; the position is unchanged then.
+    /// Errors when the context or a pool is full, a token is out of range or a device fails; the position is what it was then, or 0
+    /// where a sliding window has moved on.
     pub fn feed(
         &mut self,
         tokens: &[u32],
         outputs: &[u32],
         select: Select,
     ) -> Result<Option<HeadOutput>, EngineError> {
-        let (context, vocab, start) = (self.engine.options.context, self.engine.spec.vocab, self.position);
+        let (context, start) = (self.engine.options.context, self.position);
         if let Some(reason) = self.engine.stopped.clone() {
             return Err(EngineError::Stopped { reason });
         }
         if start + tokens.len() > context {
             return Err(EngineError::Context { tokens: tokens.len(), start, context });
         }
-        if let Some(&token) = tokens.iter().find(|t| **t as usize >= vocab) {
-            return Err(EngineError::TokenOutOfRange { token, vocab });
-        }
         let ascending = outputs.windows(2).all(|w| w[0] < w[1]);
         if let Some(&last) = outputs.last().filter(|last| !ascending || **last as usize >= tokens.len()) {
             let reason = format!("rows must ascend and stay below {}", tokens.len());
             return Err(EngineError::option("outputs", last as usize, reason));
         }
-        if tokens.is_empty() {
-            return Ok(None);
+        let lanes = self.engine.lanes();
+        let chunk = self.engine.options.prefill_chunk.div_ceil(lanes);
+        // Pages of a window are given up behind what has landed: no more is launched at once than the pools are made for.
+        let ahead = chunk * (lanes + 1);
+        let mut output = None;
+        for (i, part) in tokens.chunks(ahead).enumerate() {
+            let ran = self.run(part, i * ahead, chunk, outputs, select);
+            if let Err(error) = ran.and_then(|results| self.join(results, &mut output)) {
+                self.position = self.pages.truncate(start);
+                return Err(error);
+            }
+            self.position += part.len();
+            self.pages.slide(self.position);
         }
-        let end = start + tokens.len();
+        Ok(output)
+    }
+
+    /// Runs `tokens`, which begin at row `first` of what is fed, in batches of `chunk`, one behind the other.
+    fn run(
+        &mut self,
+        tokens: &[u32],
+        first: usize,
+        chunk: usize,
+        outputs: &[u32],
+        select: Select,
+    ) -> Result<Vec<BatchResult>, EngineError> {
+        self.reserve(self.position + tokens.len())?;
+        let mut batches = Vec::new();
+        for (i, part) in tokens.chunks(chunk).enumerate() {
+            let (start, row) = (self.position + i * chunk, first + i * chunk);
+            let here = outputs.iter().filter(|o| (row..row + part.len()).contains(&(**o as usize)));
+            let outputs = here.map(|o| OutputRow { row: o - row as u32, select }).collect();
+            let tables = self.pages.tables(start + part.len());
+            let slice = Slice { sequence: SEQUENCE, tokens: part.to_vec(), start: start as u32, tables };
+            batches.push(Arc::new(Batch::new(vec![slice], outputs, &self.engine.limits)?));
+        }
+        Ok(self.engine.executor.run(batches))
+    }
+
+    fn reserve(&mut self, end: usize) -> Result<(), EngineError> {
         loop {
             match self.pages.grow(end) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(full) if !self.engine.prefixes.evict() => return Err(full.into()),
                 Err(_) => {}
             }
         }
-        let pages = self.pages.ids(end);
-        let slice = Slice { sequence: SEQUENCE, tokens: tokens.to_vec(), start: start as u32, pages };
-        let batch = Batch { slices: vec![slice], outputs: outputs.to_vec(), select };
-        let mut output = None;
-        for (_, result) in self.engine.run(batch) {
-            let part = result.map_err(|error| match self.engine.stopped.clone() {
-                Some(reason) => EngineError::Stopped { reason },
-                None => EngineError::Run(error),
-            })?;
-            output = join(output, part);
-        }
-        self.position = end;
-        Ok(output)
     }
 
-    /// Runs `tokens` in batches of the engine's chunk size; returns the logits after the last one, `[vocab]`, if `last` asks for them.
-    pub fn prefill(&mut self, tokens: &[u32], last: bool) -> Result<Option<Vec<f32>>, EngineError> {
-        let chunk = self.engine.options.prefill_chunk;
-        let mut logits = None;
-        let chunks = tokens.len().div_ceil(chunk);
-        for (i, part) in tokens.chunks(chunk).enumerate() {
-            let row = [part.len() as u32 - 1];
-            let outputs = if last && i + 1 == chunks { &row[..] } else { &[] };
-            if let Some(HeadOutput::Logits(row)) = self.feed(part, outputs, Select::Logits)? {
-                logits = Some(row);
+    /// Appends the rows of all batches.
+    fn join(
+        &mut self,
+        results: Vec<BatchResult>,
+        output: &mut Option<HeadOutput>,
+    ) -> Result<(), EngineError> {
+        for result in results {
+            match (result, &mut *output) {
+                (Ok(Some(rows)), Some(output)) => output.append(rows),
+                (Ok(Some(rows)), None) => *output = Some(rows),
+                (Ok(None), _) => {}
+                (Err(error), _) if error.is_lost() => {
+                    let reason = self.engine.stopped.get_or_insert(Failure(error)).clone();
+                    return Err(EngineError::Stopped { reason });
+                }
+                (Err(error), _) => return Err(EngineError::Run(error)),
             }
         }
-        Ok(logits)
+        Ok(())
     }
-}
 
-/// Appends the rows of a later part.
-fn join(first: Option<HeadOutput>, second: Option<HeadOutput>) -> Option<HeadOutput> {
-    match (first, second) {
-        (Some(HeadOutput::Logits(mut a)), Some(HeadOutput::Logits(b))) => {
-            a.extend(b);
-            Some(HeadOutput::Logits(a))
-        }
-        (Some(HeadOutput::Top(mut a)), Some(HeadOutput::Top(b))) => {
-            a.extend(b);
-            Some(HeadOutput::Top(a))
-        }
-        (first, second) => second.or(first),
+    /// Runs `tokens`; returns the logits after the last one, `[vocab]`, if `last` asks for them.
+    pub fn prefill(&mut self, tokens: &[u32], last: bool) -> Result<Option<Vec<f32>>, EngineError> {
+        let row = tokens.len().saturating_sub(1) as u32;
+        let outputs = if last && !tokens.is_empty() { &[row][..] } else { &[] };
+        Ok(self.feed(tokens, outputs, Select::Logits)?.map(|output| output.logits))
     }
 }

@@ -1,4 +1,5 @@
-//! The engine: a state machine that turns requests into tokens, one ragged batch per step.
+//! The engine: a state machine that turns requests into tokens. It is a pump: batches are launched as soon as something is ready,
+//! and each that lands makes room for the next.
 
 mod batching;
 mod evaluator;
@@ -10,14 +11,15 @@ mod step;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use unicorn_core::{Batch, Device, DeviceError, KvLayout, ModelSpec, SequenceId, WeightSource};
+use unicorn_core::{
+    BatchLimits, Device, ModelSpec, SequenceId, StateGroup, StateLayout, StateSpec, WeightSource,
+};
 
-use crate::executor::{Executor, PartResult};
-use crate::kv::PagePool;
+use crate::executor::Executor;
+use crate::kv::{StatePools, window_pages};
 use crate::prefix::PrefixCache;
-use crate::request::{Event, FinishReason, Request};
+use crate::request::{Event, Failure, FinishReason, Request};
 use crate::sampling::Sampler;
-use crate::schedule::split_batch;
 use crate::{AdmissionError, EngineError, Placement, PlacementError, RunStats};
 
 pub use evaluator::Evaluator;
@@ -40,7 +42,9 @@ pub struct Engine {
     spec: Arc<ModelSpec>,
     options: EngineOptions,
     executor: Executor,
-    pool: PagePool,
+    /// What batches are held against.
+    limits: Arc<BatchLimits>,
+    pools: StatePools,
     prefixes: PrefixCache,
     waiting: VecDeque<Sequence>,
     /// Oldest first.
@@ -49,7 +53,7 @@ pub struct Engine {
     events: Vec<Event>,
     next_id: u64,
     /// Set when a device was lost.
-    stopped: Option<String>,
+    stopped: Option<Failure>,
 }
 
 impl Engine {
@@ -59,7 +63,7 @@ impl Engine {
     /// is unloaded.
     pub fn new(
         spec: &ModelSpec,
-        source: &dyn WeightSource,
+        source: &Arc<dyn WeightSource>,
         devices: Vec<Arc<dyn Device>>,
         placement: Placement,
         options: EngineOptions,
@@ -72,21 +76,19 @@ impl Engine {
             let device = placement.device(block);
             return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
         }
-        let executor = load(Arc::new(spec.clone()), source, devices, placement, progress)?;
-        let layout = KvLayout {
-            page_tokens: options.page_tokens,
-            pages: options.pages(),
-            positions: options.context,
-            ty: options.kv_type,
-        };
-        executor.reserve_kv(layout)?;
-        let pool = PagePool::new(layout.pages, layout.page_tokens);
+        let lanes = lanes(&placement, &options);
+        let executor = load(Arc::new(spec.clone()), source, devices, placement, lanes + 1, progress)?;
+        let ahead = ahead(lanes, &options);
+        let layout = layout(spec, &options, ahead);
+        executor.reserve(&layout, options.prefill_chunk + options.sequences_max)?;
+        let pools = StatePools::new(&layout, ahead);
         Ok(Engine {
             spec: executor.spec().clone(),
-            prefixes: PrefixCache::new(&pool, options.kept_max),
+            prefixes: PrefixCache::new(&pools, options.kept_max),
+            limits: Arc::new(BatchLimits { vocab: spec.vocab, state: Some(layout) }),
             options,
             executor,
-            pool,
+            pools,
             waiting: VecDeque::new(),
             running: Vec::new(),
             events: Vec::new(),
@@ -107,7 +109,7 @@ impl Engine {
 
     /// Longest prompt that can be admitted, in tokens.
     pub fn prompt_max(&self) -> usize {
-        self.options.context.min(self.pool.pages() * self.pool.page_tokens())
+        self.options.context.min(self.pools.tokens_max())
     }
 
     /// Admits a request to the queue.
@@ -126,7 +128,7 @@ impl Engine {
         let sampler = Sampler::new(request.sampling.clone(), request.logprobs)?;
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        self.waiting.push_back(Sequence::new(id, request, sampler, self.pool.list()));
+        self.waiting.push_back(Sequence::new(id, request, sampler, self.pools.empty()));
         Ok(id)
     }
 
@@ -146,12 +148,16 @@ impl Engine {
         in_range("dry breaker", vocab, sampling.dry.breakers.iter().flatten().copied())
     }
 
-    /// Ends a waiting or running sequence: its pages are free at once, its last event comes with the next step. False when there is
-    /// no such sequence any more.
+    /// Ends a waiting or running sequence. Its pages are free and its last event comes as soon as nothing of it is in flight. False when
+    /// there is no such sequence any more.
     pub fn cancel(&mut self, id: SequenceId) -> bool {
-        if let Some(at) = self.running.iter().position(|s| s.id == id) {
-            let sequence = self.running.remove(at);
-            self.finish(sequence, FinishReason::Cancelled);
+        if let Some(at) = self.running.iter().position(|s| s.id == id && !s.cancelled) {
+            if self.running[at].flights > 0 {
+                self.running[at].cancelled = true;
+            } else {
+                let sequence = self.running.remove(at);
+                self.finish(sequence, FinishReason::Cancelled);
+            }
         } else if let Some(sequence) =
             self.waiting.iter().position(|s| s.id == id).and_then(|at| self.waiting.remove(at))
         {
@@ -172,9 +178,9 @@ impl Engine {
         (self.waiting.len(), self.running.len())
     }
 
-    /// KV pages that no running or kept sequence holds, and all.
-    pub fn kv_pages(&self) -> (usize, usize) {
-        (self.pool.free(), self.pool.pages())
+    /// Pages of state that no running or kept sequence holds, and all, in all groups together.
+    pub fn state_pages(&self) -> (usize, usize) {
+        self.pools.pages()
     }
 
     /// Forgets all kept sequences.
@@ -195,6 +201,7 @@ impl Engine {
     /// Direct access to the model: token by token, with logits, outside of any request. Waiting and running sequences stand still
     /// meanwhile; kept ones give way where pages are short.
     pub fn evaluator(&mut self) -> Evaluator<'_> {
+        self.drain();
         Evaluator::new(self)
     }
 
@@ -202,26 +209,45 @@ impl Engine {
         let timings = sequence.timings();
         let sound = !matches!(reason, FinishReason::Device(_) | FinishReason::NoCandidate);
         if sequence.keep && sound && sequence.computed > 0 {
-            let pages = std::mem::replace(&mut sequence.pages, self.pool.list());
+            let pages = std::mem::replace(&mut sequence.pages, self.pools.empty());
             self.prefixes.keep(&sequence.tokens[..sequence.computed], pages);
         }
         self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
     }
 
-    /// Runs one batch, cut into parts where several devices can share it. One result per part, with the parts.
-    fn run(&mut self, batch: Batch) -> Vec<(Arc<Batch>, PartResult)> {
-        let several = self.executor.placement().segments().len() > 1;
-        let parts = if several { self.options.pipeline_parts } else { 1 };
-        let parts: Vec<Arc<Batch>> =
-            split_batch(batch, parts, self.options.page_tokens).into_iter().map(Arc::new).collect();
-        let results = self.executor.run(&parts);
-        for error in results.iter().filter_map(|r| r.as_ref().err()) {
-            if matches!(**error, DeviceError::Lost { .. }) {
-                self.stopped.get_or_insert_with(|| error.to_string());
-            }
-        }
-        parts.into_iter().zip(results).collect()
+    /// Batches that the devices can work on at once.
+    fn lanes(&self) -> usize {
+        lanes(self.executor.placement(), &self.options)
     }
+}
+
+fn lanes(placement: &Placement, options: &EngineOptions) -> usize {
+    if placement.segments().len() > 1 { options.pipeline_parts } else { 1 }
+}
+
+/// Tokens of one sequence that are in flight at most.
+fn ahead(lanes: usize, options: &EngineOptions) -> usize {
+    options.prefill_chunk.div_ceil(lanes).saturating_mul(lanes + 1).max(options.prefill_chunk)
+}
+
+/// The state that devices reserve. A sliding window needs pages for what its sequences see and have in flight, and for what the
+/// windows of kept ones hold.
+fn layout(spec: &ModelSpec, options: &EngineOptions, ahead: usize) -> StateLayout {
+    let (page_tokens, all) = (options.page_tokens, options.pages());
+    let pages = |spec: StateSpec| match (
+        window_pages(spec, page_tokens, ahead),
+        window_pages(spec, page_tokens, 0),
+    ) {
+        (Some(running), Some(kept)) => {
+            let wanted =
+                running.saturating_mul(options.sequences_max) + kept.saturating_mul(options.kept_max);
+            wanted.min(all)
+        }
+        _ => all,
+    };
+    let groups =
+        spec.state_groups().into_iter().map(|spec| StateGroup { spec, pages: pages(spec) }).collect();
+    StateLayout { page_tokens, positions: options.context, ty: options.kv_type, groups }
 }
 
 fn in_range(
@@ -238,15 +264,17 @@ fn in_range(
 /// Loads all blocks; on failure the executor's drop unloads those that were loaded.
 fn load(
     spec: Arc<ModelSpec>,
-    source: &dyn WeightSource,
+    source: &Arc<dyn WeightSource>,
     devices: Vec<Arc<dyn Device>>,
     placement: Placement,
+    flights_max: usize,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Executor, EngineError> {
     let total_bytes = (0..placement.devices()).map(|d| placement.weight_bytes(&spec, d)).sum();
     let mut seen = std::collections::HashSet::new();
     let mut loaded_bytes = 0;
-    let mut executor = Executor::new(spec.clone(), placement, devices, Vec::with_capacity(spec.blocks.len()));
+    let blocks = Vec::with_capacity(spec.blocks.len());
+    let mut executor = Executor::new(spec.clone(), placement, devices, blocks, flights_max);
     progress(LoadProgress { loaded_bytes, total_bytes });
     for (index, block) in spec.blocks.iter().enumerate() {
         let device = executor.placement().device(index);

@@ -29,10 +29,10 @@ pub struct Report {
     pub placement: Vec<String>,
     /// Every device.
     pub devices: Vec<DeviceReport>,
-    /// KV pages that nobody holds.
-    pub kv_pages_free: usize,
-    /// KV pages in all.
-    pub kv_pages: usize,
+    /// Pages of state that nobody holds.
+    pub pages_free: usize,
+    /// Pages of state in all.
+    pub pages: usize,
     /// Positions per page.
     pub page_tokens: usize,
     /// Kept sequences.
@@ -49,7 +49,7 @@ impl Report {
         for device in &self.devices {
             let m = &device.memory;
             lines.push(format!(
-                "{}: {} ({} blocks; weights {:.1} MiB, KV {:.1} MiB, scratch {:.1} MiB, together {:.1} MiB; copied {:.1} MiB)",
+                "{}: {} ({} blocks; weights {:.1} MiB, KV {:.1} MiB, scratch {:.1} MiB, together {:.1} MiB; copied {:.1} MiB, shared {:.1} MiB)",
                 device.name,
                 device.description,
                 device.blocks,
@@ -57,16 +57,17 @@ impl Report {
                 m.kv as f64 / MIB,
                 m.scratch as f64 / MIB,
                 (m.weights + m.kv + m.scratch) as f64 / MIB,
-                m.copied as f64 / MIB
+                m.copied as f64 / MIB,
+                m.shared as f64 / MIB
             ));
             lines.extend(
                 device.kernels.iter().map(|(kernel, blocks)| format!("  {kernel} ({blocks} blocks)")),
             );
         }
         lines.push(format!(
-            "KV: {} of {} pages of {} tokens free; crossings {} ({:.1} MiB)",
-            self.kv_pages_free,
-            self.kv_pages,
+            "state: {} of {} pages of {} tokens free; crossings {} ({:.1} MiB)",
+            self.pages_free,
+            self.pages,
             self.page_tokens,
             self.stats.crossings,
             self.stats.crossing_bytes as f64 / MIB
@@ -99,9 +100,9 @@ impl Engine {
         Report {
             placement: self.executor.placement().describe(&names),
             devices: (0..names.len()).map(device).collect(),
-            kv_pages_free: self.pool.free(),
-            kv_pages: self.pool.pages(),
-            page_tokens: self.pool.page_tokens(),
+            pages_free: self.pools.pages().0,
+            pages: self.pools.pages().1,
+            page_tokens: self.pools.page_tokens(),
             kept: self.prefixes.len(),
             stats: self.executor.stats(),
         }

@@ -4,9 +4,17 @@ use std::time::Instant;
 
 use unicorn_core::SequenceId;
 
-use crate::kv::PageList;
-use crate::request::{Request, Timings};
+use crate::kv::StatePages;
+use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
+
+/// A failed batch.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub failure: Failure,
+    /// Other sequences were in that batch: this one may not be the cause.
+    pub shared: bool,
+}
 
 /// State of a waiting or running sequence.
 #[derive(Debug)]
@@ -14,10 +22,20 @@ pub(super) struct Sequence {
     pub id: SequenceId,
     /// Prompt and generated tokens.
     pub tokens: Vec<u32>,
-    /// Tokens of these whose K and V lie in `pages`.
+    /// Tokens of these whose state lies in `pages`.
     pub computed: usize,
+    /// Tokens of these that were launched; those behind `computed` are in flight.
+    pub launched: usize,
+    /// Batches in flight that have tokens of this sequence.
+    pub flights: usize,
     /// Empty while waiting.
-    pub pages: PageList,
+    pub pages: StatePages,
+    /// What went wrong with a batch, until all of its batches have landed.
+    pub failure: Option<Fault>,
+    /// The next batch is this sequence's own: one that it shared failed.
+    pub alone: bool,
+    /// It was cancelled, and ends when all of its batches have landed.
+    pub cancelled: bool,
     pub sampler: Sampler,
     pub prompt_tokens: usize,
     pub reused_tokens: usize,
@@ -31,13 +49,18 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub fn new(id: SequenceId, request: Request, sampler: Sampler, pages: PageList) -> Sequence {
+    pub fn new(id: SequenceId, request: Request, sampler: Sampler, pages: StatePages) -> Sequence {
         Sequence {
             id,
             prompt_tokens: request.prompt.len(),
             tokens: request.prompt,
             computed: 0,
+            launched: 0,
+            flights: 0,
             pages,
+            failure: None,
+            alone: false,
+            cancelled: false,
             sampler,
             reused_tokens: 0,
             max_tokens: request.max_tokens,
@@ -50,9 +73,19 @@ impl Sequence {
         }
     }
 
-    /// Tokens not computed yet; at least 1 while running.
+    /// Tokens not launched yet.
     pub fn pending(&self) -> usize {
-        self.tokens.len() - self.computed
+        self.tokens.len() - self.launched
+    }
+
+    /// True when it has tokens to launch and nothing speaks against launching them.
+    pub fn is_ready(&self) -> bool {
+        self.pending() > 0 && self.failure.is_none() && !self.cancelled
+    }
+
+    /// True once it has generated a token.
+    pub fn decodes(&self) -> bool {
+        self.generated() > 0
     }
 
     pub fn generated(&self) -> usize {
@@ -61,19 +94,34 @@ impl Sequence {
 
     /// Leaves the queue with the pages and positions of a reused prefix. A preempted sequence comes here again: its times and
     /// its count of reused tokens are those of the first start.
-    pub fn start(&mut self, pages: PageList, reused: usize) {
+    pub fn start(&mut self, pages: StatePages, reused: usize) {
         self.pages = pages;
         self.computed = reused;
+        self.launched = reused;
         if self.started.is_none() {
             self.started = Some(Instant::now());
             self.reused_tokens = reused;
         }
     }
 
-    /// Goes back to the queue; everything is computed again later.
+    /// Goes back to the queue; everything is computed again later. Nothing of it is in flight.
     pub fn preempt(&mut self) {
         self.pages.truncate(0);
         self.computed = 0;
+        self.launched = 0;
+    }
+
+    /// A batch with `tokens` of it has landed well.
+    pub fn advance(&mut self, tokens: usize) {
+        self.computed += tokens;
+        self.pages.slide(self.computed);
+    }
+
+    /// Gives up what a failed batch left behind, to try again alone.
+    pub fn retry(&mut self) {
+        self.failure = None;
+        self.alone = true;
+        self.launched = self.computed;
     }
 
     pub fn push(&mut self, token: u32) {

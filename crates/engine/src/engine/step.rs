@@ -1,56 +1,74 @@
-//! One step: admit, plan, reserve pages, run, sample.
+//! The pump: launch what can be launched, wait for a batch to land, choose tokens, launch again.
 
-use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use unicorn_core::{Batch, HeadOutput, Select, SequenceId, Slice, TopEntry};
+use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, Select, SequenceId, Slice};
 
-use super::sequence::Sequence;
+use super::sequence::{Fault, Sequence};
 use super::{Engine, batching};
 use crate::EngineError;
-use crate::request::{Event, FinishReason};
+use crate::executor::Landed;
+use crate::request::{Event, Failure, FinishReason};
 use crate::sampling::{SampleError, Sampled};
 
-/// Logits of one row, as the head returned them.
-enum Row {
-    Logits(Vec<f32>),
-    Top(Vec<TopEntry>),
-}
-
-/// What the run brought a sequence: its row, if it asked for one, or the failure of its device.
-type Outcome = Result<Option<Row>, String>;
-
 impl Engine {
-    /// Does one batch: every decoding sequence advances by a token, prompts by a share of the chunk. Returns what happened,
-    /// events of cancelled sequences included; with nothing to do, only those.
+    /// Keeps the devices busy and returns what happened: waits until a batch has landed if none has, chooses tokens, and launches what
+    /// they make possible before it returns, so that the devices work while the caller does. With nothing to do, only events of
+    /// cancelled sequences come back.
     ///
     /// A failing device ends only the sequences that it fails for, with an event. Errors once a device is lost and
     /// the events that this caused were reported; nothing can run any more then.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
-        if let Some(reason) = self.stopped.clone() {
-            self.end_all(&reason);
-            if self.events.is_empty() {
-                return Err(EngineError::Stopped { reason });
+        self.launch_all();
+        let mut wait = self.events.is_empty();
+        while let Some(landed) = self.executor.landed(wait) {
+            self.land(landed);
+            // Once a device is lost everything in flight comes back with errors.
+            wait = self.stopped.is_some();
+        }
+        match self.stopped.clone() {
+            None => self.launch_all(),
+            Some(reason) => {
+                self.end_all(&reason);
+                if self.events.is_empty() {
+                    return Err(EngineError::Stopped { reason });
+                }
             }
-            return Ok(std::mem::take(&mut self.events));
-        }
-        self.admit();
-        let planned = self.reserve();
-        if !planned.is_empty() {
-            let outcomes = self.run_planned(&planned);
-            self.advance(&planned, outcomes);
-        }
-        if let Some(reason) = self.stopped.clone() {
-            self.end_all(&reason);
         }
         Ok(std::mem::take(&mut self.events))
     }
 
-    fn end_all(&mut self, reason: &str) {
+    fn end_all(&mut self, reason: &Failure) {
         for sequence in std::mem::take(&mut self.running).into_iter().chain(std::mem::take(&mut self.waiting))
         {
-            self.finish(sequence, FinishReason::Device(reason.to_string()));
+            self.finish(sequence, FinishReason::Device(reason.clone()));
         }
         self.prefixes.clear();
+    }
+
+    /// Waits for everything in flight, without launching more.
+    pub(super) fn drain(&mut self) {
+        while let Some(landed) = self.executor.landed(true) {
+            self.land(landed);
+        }
+    }
+
+    fn launch_all(&mut self) {
+        if self.stopped.is_some() {
+            return;
+        }
+        self.admit();
+        while self.executor.has_room() {
+            let planned = self.plan();
+            if planned.is_empty() {
+                return;
+            }
+            match self.batch(&planned) {
+                Ok(batch) => self.launch(batch),
+                // What was admitted is right, so this is a fault of the engine; it ends what it concerns and nothing else.
+                Err(error) => self.refuse(&planned, &error),
+            }
+        }
     }
 
     /// Moves waiting sequences to the running ones, in order, while there is a place and the pages for all their tokens so far: a
@@ -58,15 +76,8 @@ impl Engine {
     fn admit(&mut self) {
         while self.running.len() < self.options.sequences_max {
             let Some(next) = self.waiting.front() else { return };
-            let mut held = HashSet::new();
-            self.running.iter().for_each(|s| held.extend(s.pages.all_ids()));
-            let promised: usize = self
-                .running
-                .iter()
-                .map(|s| self.pool.pages_for(s.tokens.len()).saturating_sub(s.pages.len()))
-                .sum();
-            let needed = self.pool.pages_for(next.tokens.len()) + promised + held.len();
-            if needed > self.pool.pages() && !self.running.is_empty() {
+            let running = self.running.iter().map(|s| (&s.pages, s.tokens.len()));
+            if !self.running.is_empty() && !self.pools.fits(next.tokens.len(), running) {
                 return;
             }
             let Some(mut sequence) = self.waiting.pop_front() else { return };
@@ -77,138 +88,207 @@ impl Engine {
         }
     }
 
-    /// Decides how many tokens each running sequence gets and takes the pages for them, the oldest first. When pages run out, kept
-    /// sequences go, then the youngest running one returns to the queue.
-    fn reserve(&mut self) -> Vec<(SequenceId, usize)> {
-        let pending: Vec<usize> = self.running.iter().map(Sequence::pending).collect();
-        let counts = batching::plan(&pending, self.options.prefill_chunk);
-        let mut planned = Vec::new();
-        for (i, count) in counts.into_iter().enumerate() {
-            // Preempted sequences leave at the end, so indices up to here stay true.
-            let Some(end) = self.running.get(i).map(|s| s.computed + count) else { break };
-            while self.running.get(i).is_some() {
-                if self.running[i].pages.grow(end).is_ok() {
-                    planned.push((self.running[i].id, count));
+    /// The sequences of the next batch with their numbers of tokens, pages reserved. Empty when nothing can be launched now.
+    ///
+    /// Where several devices share the work, as many batches as they can work on at once are on their way, each with its share of the
+    /// sequences and of the chunk. One batch more may follow when it only continues prompts: it keeps the devices busy while the
+    /// host reads what the first one brings, and no token waits for it.
+    fn plan(&mut self) -> Vec<(SequenceId, usize)> {
+        let lanes = self.lanes();
+        let flying = self.executor.in_flight().count();
+        let ready: Vec<usize> = (0..self.running.len()).filter(|i| self.running[*i].is_ready()).collect();
+        if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
+            return self.reserve(&[(alone, self.running[alone].pending().min(self.options.prefill_chunk))]);
+        }
+        let decoding = self.running.iter().filter(|s| s.decodes()).count();
+        if flying >= lanes && decoding > 0 {
+            return Vec::new();
+        }
+        let share = decoding.div_ceil(lanes);
+        let mut decoders = 0;
+        let chosen: Vec<usize> = ready
+            .into_iter()
+            .filter(|i| {
+                decoders += usize::from(self.running[*i].decodes());
+                !self.running[*i].decodes() || decoders <= share
+            })
+            .collect();
+        let pending: Vec<usize> = chosen.iter().map(|i| self.running[*i].pending()).collect();
+        let counts = batching::plan(&pending, self.options.prefill_chunk.div_ceil(lanes));
+        let wanted: Vec<(usize, usize)> = chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect();
+        self.reserve(&wanted)
+    }
+
+    /// Takes the pages for `(index of a running sequence, tokens)`, the oldest first. When pages run out, kept sequences go, then the
+    /// youngest running one with nothing in flight returns to the queue; when that does not help, the rest has to wait.
+    fn reserve(&mut self, wanted: &[(usize, usize)]) -> Vec<(SequenceId, usize)> {
+        let wanted: Vec<(SequenceId, usize)> =
+            wanted.iter().map(|(i, n)| (self.running[*i].id, *n)).collect();
+        let mut planned: Vec<(SequenceId, usize)> = Vec::new();
+        for (id, count) in wanted {
+            // Preempted meanwhile.
+            let Some(at) = self.running.iter().position(|s| s.id == id) else { continue };
+            let end = self.running[at].launched + count;
+            loop {
+                if self.running[at].pages.grow(end).is_ok() {
+                    planned.push((id, count));
                     break;
                 }
                 if self.prefixes.evict() {
                     continue;
                 }
-                let alone = self.running.len() == 1;
-                let Some(mut youngest) = self.running.pop() else { break };
-                if alone {
-                    self.finish(youngest, FinishReason::OutOfKvPages);
-                } else {
-                    youngest.preempt();
-                    self.waiting.push_front(youngest);
+                let busy = |s: &Sequence| s.flights > 0 || planned.iter().any(|p| p.0 == s.id);
+                if self.running.len() == 1 && !busy(&self.running[0]) {
+                    let sequence = self.running.remove(0);
+                    self.finish(sequence, FinishReason::OutOfKvPages);
+                    break;
+                }
+                let Some(youngest) = self.running.iter().rposition(|s| !busy(s)).filter(|y| *y >= at) else {
+                    // Older ones hold the pages, or what holds them is in flight: this one waits for them.
+                    break;
+                };
+                let mut youngest = self.running.remove(youngest);
+                let itself = youngest.id == id;
+                youngest.preempt();
+                self.waiting.push_front(youngest);
+                if itself {
+                    break;
                 }
             }
         }
-        planned.retain(|p| p.1 > 0);
         planned
     }
 
     fn slice(&self, sequence: &Sequence, count: usize) -> Slice {
-        let end = sequence.computed + count;
-        debug_assert!(sequence.pages.writable_from(sequence.computed));
+        let end = sequence.launched + count;
+        debug_assert!(sequence.pages.writable_from(sequence.launched));
         Slice {
             sequence: sequence.id,
-            tokens: sequence.tokens[sequence.computed..end].to_vec(),
-            start: sequence.computed as u32,
-            pages: sequence.pages.ids(end),
+            tokens: sequence.tokens[sequence.launched..end].to_vec(),
+            start: sequence.launched as u32,
+            tables: sequence.pages.tables(end),
         }
     }
 
     /// A batch of these sequences; logits are computed after the last token of each that has no more to compute.
-    fn batch(&self, planned: &[(SequenceId, usize)]) -> Batch {
-        let mut batch = Batch { slices: Vec::new(), outputs: Vec::new(), select: Select::Top(1) };
+    fn batch(&self, planned: &[(SequenceId, usize)]) -> Result<Batch, BatchError> {
+        let (mut slices, mut outputs) = (Vec::new(), Vec::new());
         let mut rows = 0;
         for (id, count) in planned {
             let Some(sequence) = self.running.iter().find(|s| s.id == *id) else { continue };
-            batch.slices.push(self.slice(sequence, *count));
+            slices.push(self.slice(sequence, *count));
             rows += *count as u32;
             if *count == sequence.pending() && sequence.max_tokens != Some(0) {
-                batch.outputs.push(rows - 1);
-                batch.select = match (batch.select, sequence.sampler.select()) {
-                    (Select::Top(a), Select::Top(b)) => Select::Top(a.max(b)),
-                    _ => Select::Logits,
+                let select = match sequence.sampler.select() {
+                    Select::Top(k) => Select::Top(k.min(self.spec.vocab)),
+                    Select::Logits => Select::Logits,
                 };
+                outputs.push(OutputRow { row: rows - 1, select });
             }
         }
-        batch
+        Batch::new(slices, outputs, &self.limits)
     }
 
-    /// Runs the planned tokens. Where a batch of several sequences fails and the device survives, each affected sequence is
-    /// tried once more alone, so that only those end that really fail.
-    fn run_planned(&mut self, planned: &[(SequenceId, usize)]) -> HashMap<SequenceId, Outcome> {
-        let mut outcomes = self.run_once(planned);
-        let failed = planned.iter().filter(|p| matches!(outcomes.get(&p.0), Some(Err(_))));
-        let failed: Vec<(SequenceId, usize)> = failed.copied().collect();
-        if planned.len() > 1 {
-            for one in failed {
-                if self.stopped.is_some() {
-                    break;
-                }
-                outcomes.extend(self.run_once(&[one]));
+    fn launch(&mut self, batch: Batch) {
+        for slice in batch.slices() {
+            if let Some(sequence) = self.running.iter_mut().find(|s| s.id == slice.sequence) {
+                sequence.launched += slice.tokens.len();
+                sequence.flights += 1;
             }
         }
-        outcomes
+        self.executor.launch(Arc::new(batch));
     }
 
-    fn run_once(&mut self, planned: &[(SequenceId, usize)]) -> HashMap<SequenceId, Outcome> {
-        let batch = self.batch(planned);
-        let vocab = self.spec.vocab;
-        let mut outcomes: HashMap<SequenceId, Outcome> = planned.iter().map(|p| (p.0, Ok(None))).collect();
-        for (part, result) in self.run(batch) {
-            match result {
-                Err(error) => {
-                    for slice in &part.slices {
-                        outcomes.insert(slice.sequence, Err(error.to_string()));
-                    }
-                }
-                Ok(None) => {}
-                Ok(Some(output)) => {
-                    for (id, row) in owners(&part).into_iter().zip(rows(output, vocab)) {
-                        outcomes.insert(id, Ok(Some(row)));
-                    }
-                }
+    fn refuse(&mut self, planned: &[(SequenceId, usize)], error: &BatchError) {
+        let what = error.to_string();
+        let error = Arc::new(DeviceError::Invalid { device: "engine".into(), what });
+        for (id, _) in planned {
+            if let Some(at) = self.running.iter().position(|s| s.id == *id) {
+                let sequence = self.running.remove(at);
+                self.finish(sequence, FinishReason::Device(Failure(error.clone())));
             }
         }
-        outcomes
     }
 
-    /// Records what was computed, chooses tokens and ends sequences.
-    fn advance(&mut self, planned: &[(SequenceId, usize)], mut outcomes: HashMap<SequenceId, Outcome>) {
-        let counts: HashMap<SequenceId, usize> = planned.iter().copied().collect();
-        for mut sequence in std::mem::take(&mut self.running) {
-            let (Some(count), Some(outcome)) = (counts.get(&sequence.id), outcomes.remove(&sequence.id))
-            else {
-                self.running.push(sequence);
-                continue;
-            };
-            let end = match outcome {
-                Err(reason) => Some(FinishReason::Device(reason)),
-                Ok(row) => {
-                    sequence.computed += count;
+    /// Records what a batch brought, chooses tokens and ends sequences.
+    fn land(&mut self, landed: Landed) {
+        let Landed { batch, result, .. } = landed;
+        if let Err(error) = &result
+            && error.is_lost()
+        {
+            self.stopped.get_or_insert_with(|| Failure(error.clone()));
+        }
+        let shared = batch.slices().len() > 1;
+        let mut outputs = batch.outputs().iter().zip(match &result {
+            Ok(Some(output)) => output.rows(&batch).unwrap_or_default(),
+            _ => Vec::new(),
+        });
+        let mut end = 0;
+        for slice in batch.slices() {
+            end += slice.tokens.len();
+            // At most the last row of a slice is read.
+            let read = batch.outputs().iter().any(|o| o.row as usize + 1 == end);
+            let row = if read { outputs.next().map(|(_, row)| row) } else { None };
+            let Some(at) = self.running.iter().position(|s| s.id == slice.sequence) else { continue };
+            let mut sequence = self.running.remove(at);
+            sequence.flights -= 1;
+            let reason = match &result {
+                Ok(_) if sequence.failure.is_some() || sequence.cancelled => None,
+                Ok(_) => {
+                    sequence.alone = false;
+                    sequence.advance(slice.tokens.len());
                     match row {
                         Some(row) => self.choose(&mut sequence, row),
-                        None => (sequence.pending() == 0).then_some(FinishReason::Length),
+                        None => {
+                            (sequence.pending() == 0 && sequence.flights == 0).then_some(FinishReason::Length)
+                        }
                     }
                 }
+                Err(error) => {
+                    sequence.failure.get_or_insert(Fault { failure: Failure(error.clone()), shared });
+                    None
+                }
             };
-            match end {
-                Some(reason) => self.finish(sequence, reason),
-                None => self.running.push(sequence),
+            self.settle(at, sequence, reason);
+        }
+    }
+
+    /// Puts a sequence back in its place, or ends it for this reason or for one that waited until nothing of it was in flight.
+    fn settle(&mut self, at: usize, mut sequence: Sequence, reason: Option<FinishReason>) {
+        let reason = reason.or_else(|| {
+            let failed = sequence.failure.as_ref().filter(|f| !f.shared);
+            match failed {
+                _ if sequence.flights > 0 => None,
+                _ if sequence.cancelled => Some(FinishReason::Cancelled),
+                Some(fault) => Some(FinishReason::Device(fault.failure.clone())),
+                None => None,
+            }
+        });
+        match reason {
+            Some(reason) => self.finish(sequence, reason),
+            None => {
+                if sequence.flights == 0 && sequence.failure.is_some() {
+                    sequence.retry();
+                }
+                self.running.insert(at, sequence);
             }
         }
     }
 
     /// Chooses the next token; the reason to end, if there is one.
-    fn choose(&mut self, sequence: &mut Sequence, row: Row) -> Option<FinishReason> {
-        let Sampled { token, logprobs } = match sample(sequence, row, self.spec.vocab) {
+    fn choose(&mut self, sequence: &mut Sequence, row: RowOutput<'_>) -> Option<FinishReason> {
+        let sampled = match row {
+            RowOutput::Logits(logits) => sequence.sampler.sample(&sequence.tokens, logits),
+            RowOutput::Top(top) => sequence.sampler.sample_top(&sequence.tokens, top, self.spec.vocab),
+        };
+        let Sampled { token, logprobs } = match sampled {
             Ok(sampled) => sampled,
             Err(SampleError::NoCandidate) => return Some(FinishReason::NoCandidate),
-            Err(error) => return Some(FinishReason::Device(error.to_string())),
+            Err(error) => {
+                let (device, what, reason) = ("engine".into(), "sampling".into(), error.to_string());
+                let error = DeviceError::Failed { device, what, reason };
+                return Some(FinishReason::Device(Failure(Arc::new(error))));
+            }
         };
         sequence.push(token);
         if sequence.stop_tokens.contains(&token) {
@@ -222,27 +302,5 @@ impl Engine {
         } else {
             None
         }
-    }
-}
-
-fn sample(sequence: &Sequence, row: Row, vocab: usize) -> Result<Sampled, SampleError> {
-    match row {
-        Row::Logits(logits) => sequence.sampler.sample(&sequence.tokens, &logits),
-        Row::Top(top) => sequence.sampler.sample_top(&sequence.tokens, &top, vocab),
-    }
-}
-
-/// The sequence of each output row.
-fn owners(batch: &Batch) -> Vec<SequenceId> {
-    let rows: Vec<SequenceId> =
-        batch.slices.iter().flat_map(|s| std::iter::repeat_n(s.sequence, s.tokens.len())).collect();
-    batch.outputs.iter().map(|o| rows[*o as usize]).collect()
-}
-
-fn rows(output: HeadOutput, vocab: usize) -> Vec<Row> {
-    match output {
-        HeadOutput::Logits(all) if all.len() == vocab => vec![Row::Logits(all)],
-        HeadOutput::Logits(all) => all.chunks_exact(vocab).map(|row| Row::Logits(row.to_vec())).collect(),
-        HeadOutput::Top(lists) => lists.into_iter().map(Row::Top).collect(),
     }
 }

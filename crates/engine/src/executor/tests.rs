@@ -1,95 +1,145 @@
-use unicorn_core::{SequenceId, Slice};
+use std::time::{Duration, Instant};
+
+use unicorn_core::{BatchLimits, KvType, OutputRow, Select, SequenceId, Slice};
 
 use super::*;
-use crate::testing::{FakeDevice, Faults, Log, ZeroWeights, tiny_spec};
+use crate::testing::{FakeDevice, Faults, Log, Pace, Ran, VOCAB, tiny_spec, zero_weights};
+
+fn layout() -> StateLayout {
+    StateLayout::paged(32, 16, 512, KvType::F16)
+}
 
 fn executor(placement: Placement, devices: Vec<Arc<FakeDevice>>) -> Executor {
     let spec = tiny_spec(2);
-    let load =
-        |(block, device): (&unicorn_core::Block, &usize)| devices[*device].load(block, &ZeroWeights).unwrap();
+    let load = |(block, device): (&unicorn_core::Block, &usize)| {
+        devices[*device].load(block, &zero_weights()).unwrap()
+    };
     let blocks = spec.blocks.iter().zip(placement.assignment()).map(load).collect();
     let devices = devices.into_iter().map(|d| d as Arc<dyn Device>).collect();
-    let executor = Executor::new(Arc::new(spec), placement, devices, blocks);
-    let ty = unicorn_core::KvType::F16;
-    executor.reserve_kv(unicorn_core::KvLayout { page_tokens: 32, pages: 16, positions: 512, ty }).unwrap();
+    let executor = Executor::new(Arc::new(spec), placement, devices, blocks, 3);
+    executor.reserve(&layout(), 64).unwrap();
     executor
 }
 
-fn pair(lazy: bool) -> (Vec<Arc<FakeDevice>>, Log) {
+fn pair(paces: [Pace; 2]) -> (Vec<Arc<FakeDevice>>, Log) {
     let log = Log::default();
-    let device = |name| Arc::new(FakeDevice::new(name, lazy, log.clone()));
-    (vec![device("a"), device("b")], log)
+    let device = |(name, pace)| Arc::new(FakeDevice::new(name, pace, log.clone()));
+    (["a", "b"].into_iter().zip(paces).map(device).collect(), log)
 }
 
-fn part(sequence: u64, start: u32, tokens: &[u32]) -> Arc<Batch> {
-    let slice =
-        Slice { sequence: SequenceId(sequence), tokens: tokens.into(), start, pages: vec![sequence as u32] };
-    Arc::new(Batch { slices: vec![slice], outputs: vec![tokens.len() as u32 - 1], select: Select::Logits })
+const LAZY: Pace = Pace::Lazy(Duration::ZERO);
+
+fn batch(sequence: u64, start: u32, tokens: &[u32]) -> Arc<Batch> {
+    let tables = vec![vec![sequence as u32]];
+    let slice = Slice { sequence: SequenceId(sequence), tokens: tokens.into(), start, tables };
+    let outputs = vec![OutputRow { row: tokens.len() as u32 - 1, select: Select::Logits }];
+    let limits = Arc::new(BatchLimits { vocab: VOCAB, state: Some(layout()) });
+    Arc::new(Batch::new(vec![slice], outputs, &limits).unwrap())
 }
 
-fn run(executor: &mut Executor, parts: &[Arc<Batch>]) -> Vec<Option<HeadOutput>> {
-    executor.run(parts).into_iter().map(Result::unwrap).collect()
+fn run(executor: &mut Executor, batches: &[Arc<Batch>]) -> Vec<Option<HeadOutput>> {
+    executor.run(batches.to_vec()).into_iter().map(Result::unwrap).collect()
 }
 
 #[test]
 fn any_placement_gives_the_same_logits() {
     let spec = tiny_spec(2);
-    let whole = [part(0, 0, &[1, 2, 3, 4])];
+    let whole = [batch(0, 0, &[1, 2, 3, 4])];
     let mut single = executor(Placement::single(&spec).unwrap(), vec![FakeDevice::plain()]);
     let expected = run(&mut single, &whole);
-    let chunks = [part(0, 0, &[1, 2]), part(0, 2, &[3, 4])];
-    for lazy in [false, true] {
+    let chunks = [batch(0, 0, &[1]), batch(0, 1, &[2]), batch(0, 2, &[3]), batch(0, 3, &[4])];
+    for paces in [[Pace::Eager; 2], [LAZY; 2], [LAZY, Pace::Eager], [Pace::Eager, LAZY]] {
         for placement in
             [Placement::mixers_and_ffns(&spec).unwrap(), Placement::by_layers(&spec, &[1, 1]).unwrap()]
         {
             let crossings = placement.segments().len() as u64 - 1;
-            let mut executor = executor(placement, pair(lazy).0);
+            let mut executor = executor(placement, pair(paces).0);
             assert_eq!(run(&mut executor, &whole), expected);
             let stats = executor.stats();
             assert_eq!((stats.crossings, stats.crossing_bytes), (crossings, crossings * 4 * 4 * 4));
-            assert_eq!(run(&mut executor, &chunks)[1], expected[0]);
+            assert_eq!(run(&mut executor, &chunks)[3], expected[0]);
         }
     }
 }
 
+/// Time in which both devices worked.
+fn overlap(log: &[Ran]) -> Duration {
+    let (a, b): (Vec<&Ran>, Vec<&Ran>) = log.iter().partition(|r| r.device == "a");
+    let common = |x: &Ran, y: &Ran| x.end.min(y.end).saturating_duration_since(x.start.max(y.start));
+    a.iter().flat_map(|x| b.iter().map(move |y| common(x, y))).sum()
+}
+
 #[test]
-fn two_devices_hold_work_at_once() {
-    let (devices, log) = pair(true);
+fn neither_device_is_held_back_because_the_other_is_busy() {
+    // Two prompts of other sequences; 4 steps of 20 ms each. One after the other they take 160 ms; a device alone works 80 ms.
+    let time = Duration::from_millis(20);
+    let (devices, log) = pair([Pace::Lazy(time); 2]);
+    let mut both = executor(Placement::mixers_and_ffns(&tiny_spec(2)).unwrap(), devices);
+    let start = Instant::now();
+    run(&mut both, &[batch(0, 0, &[1, 2]), batch(1, 0, &[3])]);
+    let took = start.elapsed();
+    assert!(
+        overlap(&log.lock().unwrap()) >= 3 * time / 2,
+        "{:?} of 60 ms overlapped",
+        overlap(&log.lock().unwrap())
+    );
+    assert!(took < 7 * time, "took {took:?}, one step after the other 160 ms");
+
+    // An eager device works on the thread that makes its work ready: the lazy one must not stand still meanwhile.
+    let (devices, log) = pair([Pace::Lazy(time), Pace::Eager]);
+    let mut mixed = executor(Placement::mixers_and_ffns(&tiny_spec(2)).unwrap(), devices);
+    run(&mut mixed, &[batch(0, 0, &[1, 2]), batch(1, 0, &[3])]);
+    let log = log.lock().unwrap();
+    let lazy: Vec<&Ran> = log.iter().filter(|r| r.device == "a").collect();
+    assert_eq!(lazy.len(), 4);
+    for pair in lazy.windows(2) {
+        let idle = pair[1].start.saturating_duration_since(pair[0].end);
+        assert!(idle < time / 2, "the lazy device stood still for {idle:?}");
+    }
+}
+
+#[test]
+fn launching_waits_for_nothing() {
+    let (devices, _) = pair([Pace::Lazy(Duration::from_millis(50)); 2]);
     let mut executor = executor(Placement::mixers_and_ffns(&tiny_spec(2)).unwrap(), devices);
-    run(&mut executor, &[part(0, 0, &[1]), part(1, 0, &[2])]);
-    let mut flying: Vec<(String, u32)> = Vec::new();
-    let mut overlaps = 0;
-    for (device, step, stream) in log.lock().unwrap().iter() {
-        match *step {
-            "submit" => {
-                overlaps += usize::from(flying.iter().any(|(d, s)| d != device && s != stream));
-                flying.push((device.clone(), *stream));
-            }
-            _ => flying.retain(|f| *f != (device.clone(), *stream)),
-        }
+    let start = Instant::now();
+    for sequence in 0..3 {
+        assert!(executor.launch(batch(sequence, 0, &[1])).is_some());
     }
-    assert!(overlaps >= 3, "{overlaps} of 8 submits found the other device busy");
-    assert!(flying.is_empty());
+    assert!(start.elapsed() < Duration::from_millis(40), "{:?}", start.elapsed());
+    assert_eq!(executor.launch(batch(3, 0, &[1])), None, "no room for a fourth");
+    assert!(executor.landed(false).is_none());
+    assert_eq!(executor.in_flight().count(), 3);
+    let landed = executor.landed(true).unwrap();
+    assert_eq!((landed.flight, landed.result.is_ok()), (0, true));
+    assert!(executor.launch(batch(3, 0, &[1])).is_some());
 }
 
 #[test]
-fn a_failure_stays_with_its_sequences() {
-    for lazy in [false, true] {
-        let (devices, _) = pair(lazy);
-        devices[1].set_faults(Faults { token: Some(9), ..Faults::default() });
+fn a_failure_stays_with_its_sequences_and_names_both_devices() {
+    for paces in [[Pace::Eager; 2], [LAZY; 2]] {
+        let (devices, log) = pair(paces);
+        devices[0].set_faults(Faults { token: Some(9), ..Faults::default() });
         let mut executor = executor(Placement::mixers_and_ffns(&tiny_spec(2)).unwrap(), devices);
-        let parts = [part(0, 0, &[1, 9]), part(1, 0, &[2]), part(0, 2, &[3])];
-        let results = executor.run(&parts);
+        let results = executor.run(vec![batch(0, 0, &[1, 9]), batch(1, 0, &[2]), batch(0, 2, &[3])]);
         assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
-        assert!(results[0].as_ref().unwrap_err().to_string().contains("poisoned token"));
+        let error = results[0].as_ref().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("poisoned token") && text.starts_with("b: not run"), "{text}");
+        assert!(matches!(error.root(), DeviceError::Failed { device, .. } if device == "a"));
+        // The other device was stopped cleanly: it ran the second sequence's two steps alone.
+        assert_eq!(log.lock().unwrap().iter().filter(|r| r.device == "b").count(), 2);
     }
 }
 
 #[test]
-fn blocks_are_unloaded_on_drop() {
-    let device = FakeDevice::plain();
-    let executor = executor(Placement::single(&tiny_spec(2)).unwrap(), vec![device.clone()]);
-    assert_eq!(device.loaded(), 6);
-    drop(executor);
-    assert_eq!(device.loaded(), 0);
+fn blocks_are_unloaded_on_drop_behind_what_is_in_flight() {
+    for pace in [Pace::Eager, Pace::Lazy(Duration::from_millis(20))] {
+        let device = Arc::new(FakeDevice::new("a", pace, Log::default()));
+        let mut executor = executor(Placement::single(&tiny_spec(2)).unwrap(), vec![device.clone()]);
+        assert_eq!(device.loaded(), 6);
+        executor.launch(batch(0, 0, &[1]));
+        drop(executor);
+        assert_eq!(device.loaded(), 0);
+    }
 }

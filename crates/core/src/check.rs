@@ -1,0 +1,116 @@
+//! Holds a block's tensors against its spec, so that devices can trust the shapes.
+
+use crate::{AttentionSpec, AttentionWeights, Block, Weight};
+
+/// A block that no device can run.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+pub enum BlockError {
+    /// A tensor has another shape than the spec says.
+    #[error("{tensor}: shape [{}, {}], wanted [{}, {}]", .have.0, .have.1, .want.0, .want.1)]
+    Shape {
+        /// Tensor name.
+        tensor: String,
+        /// Its rows and columns.
+        have: (usize, usize),
+        /// Rows and columns of the spec.
+        want: (usize, usize),
+    },
+    /// A tensor's bytes do not hold its elements.
+    #[error("{tensor}: {bytes} bytes do not hold [{rows}, {cols}] of {ty}")]
+    Bytes {
+        /// Tensor name.
+        tensor: String,
+        /// Bytes of its span.
+        bytes: u64,
+        /// Its rows.
+        rows: usize,
+        /// Its columns.
+        cols: usize,
+        /// Its type.
+        ty: crate::TensorType,
+    },
+    /// The spec asks for a tensor that is not there.
+    #[error("the tensor for {0} is missing")]
+    Missing(&'static str),
+    /// A tensor is there that the spec does not know.
+    #[error("{tensor}: the spec has no {what}")]
+    Unasked {
+        /// Tensor name.
+        tensor: String,
+        /// What it would be for.
+        what: &'static str,
+    },
+    /// The spec contradicts itself.
+    #[error("{0}")]
+    Spec(String),
+}
+
+impl Block {
+    /// Holds shapes, byte counts and the presence of tensors against the spec.
+    ///
+    /// Errors name the tensor or the part of the spec that is wrong.
+    pub fn check(&self) -> Result<(), BlockError> {
+        match self {
+            Block::Embedding { spec, table } => shape(table, spec.vocab, spec.width),
+            Block::Head { spec, norm, weight } => {
+                shape(norm, 1, spec.width)?;
+                shape(weight, spec.vocab, spec.width)
+            }
+            Block::Ffn { spec, weights: w } => {
+                shape(&w.norm, 1, spec.width)?;
+                shape(&w.gate, spec.hidden, spec.width)?;
+                shape(&w.up, spec.hidden, spec.width)?;
+                shape(&w.down, spec.width, spec.hidden)?;
+                paired("post_norm", spec.post_norm.is_some(), &w.post_norm, spec.width)
+            }
+            Block::Attention { spec, weights } => attention(spec, weights),
+        }
+    }
+}
+
+fn attention(spec: &AttentionSpec, w: &AttentionWeights) -> Result<(), BlockError> {
+    let wrong = |what: String| Err(BlockError::Spec(what));
+    if spec.kv_heads == 0 || !spec.heads.is_multiple_of(spec.kv_heads) {
+        return wrong(format!("{} heads do not share {} key heads", spec.heads, spec.kv_heads));
+    }
+    if 2 * spec.rope.frequencies.len() > spec.head_dim {
+        let pairs = spec.rope.frequencies.len();
+        return wrong(format!("{pairs} rope pairs in a head of {}", spec.head_dim));
+    }
+    if spec.window == Some(0) {
+        return wrong("a sliding window of 0 positions".into());
+    }
+    let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    shape(&w.norm, 1, spec.width)?;
+    shape(&w.q, q, spec.width)?;
+    shape(&w.k, kv, spec.width)?;
+    shape(&w.v, kv, spec.width)?;
+    shape(&w.o, spec.width, q)?;
+    for (bias, len) in [(&w.q_bias, q), (&w.k_bias, kv), (&w.v_bias, kv), (&w.o_bias, spec.width)] {
+        bias.as_ref().map_or(Ok(()), |bias| shape(bias, 1, len))?;
+    }
+    paired("q_norm", spec.qk_norm.is_some(), &w.q_norm, spec.head_dim)?;
+    paired("k_norm", spec.qk_norm.is_some(), &w.k_norm, spec.head_dim)?;
+    paired("post_norm", spec.post_norm.is_some(), &w.post_norm, spec.width)
+}
+
+fn shape(weight: &Weight, rows: usize, cols: usize) -> Result<(), BlockError> {
+    let (tensor, have, want) = (weight.name.clone(), (weight.rows, weight.cols), (rows, cols));
+    if have != want {
+        return Err(BlockError::Shape { tensor, have, want });
+    }
+    let bytes = weight.ty.row_bytes(cols).and_then(|b| b.checked_mul(rows));
+    if bytes.map(|b| b as u64) != Some(weight.span.bytes) {
+        return Err(BlockError::Bytes { tensor, bytes: weight.span.bytes, rows, cols, ty: weight.ty });
+    }
+    Ok(())
+}
+
+fn paired(what: &'static str, wanted: bool, weight: &Option<Weight>, cols: usize) -> Result<(), BlockError> {
+    match weight {
+        Some(weight) if wanted => shape(weight, 1, cols),
+        None if !wanted => Ok(()),
+        Some(weight) => Err(BlockError::Unasked { tensor: weight.name.clone(), what }),
+        None => Err(BlockError::Missing(what)),
+    }
+}

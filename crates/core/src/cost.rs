@@ -1,0 +1,140 @@
+//! What work costs at least: bytes that must be read and operations that must be done. Everything that counts uses this: benches,
+//! the case table, the cut of submissions, the planner.
+
+use crate::{AttentionSpec, Batch, Block, KvType, ModelSpec, TensorType};
+
+/// Consecutive tokens of one sequence, as far as cost goes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Span {
+    /// Positions before the first token.
+    pub past: usize,
+    /// Tokens.
+    pub tokens: usize,
+}
+
+impl Span {
+    /// `tokens` tokens behind `past` positions.
+    pub const fn new(past: usize, tokens: usize) -> Span {
+        Span { past, tokens }
+    }
+}
+
+/// The shape of a batch, as far as cost goes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct BatchShape {
+    /// One per slice.
+    pub spans: Vec<Span>,
+    /// Rows for which the head computes logits.
+    pub outputs: usize,
+}
+
+impl BatchShape {
+    /// A single slice.
+    pub fn one(past: usize, tokens: usize, outputs: usize) -> BatchShape {
+        BatchShape { spans: vec![Span { past, tokens }], outputs }
+    }
+
+    /// Rows of the residual stream.
+    pub fn rows(&self) -> usize {
+        self.spans.iter().map(|s| s.tokens).sum()
+    }
+}
+
+impl From<&Batch> for BatchShape {
+    fn from(batch: &Batch) -> BatchShape {
+        BatchShape { spans: batch.spans(), outputs: batch.outputs().len() }
+    }
+}
+
+/// Bytes and operations of some work, as the model's shapes dictate them.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Cost {
+    /// Bytes of weights, each matrix read once per batch.
+    pub weight_bytes: u64,
+    /// Bytes of keys and values, read once per slice.
+    pub kv_bytes: u64,
+    /// Operations of matrix products (two per multiply-add), by the type of the weights.
+    pub matrix_flops: Vec<(TensorType, u64)>,
+    /// Operations of attention scores and sums.
+    pub attention_flops: u64,
+}
+
+impl Cost {
+    /// All bytes.
+    pub fn bytes(&self) -> u64 {
+        self.weight_bytes + self.kv_bytes
+    }
+
+    /// All operations.
+    pub fn flops(&self) -> u64 {
+        self.attention_flops + self.matrix_flops.iter().map(|m| m.1).sum::<u64>()
+    }
+
+    /// Adds another cost.
+    pub fn add(&mut self, other: &Cost) {
+        self.weight_bytes += other.weight_bytes;
+        self.kv_bytes += other.kv_bytes;
+        self.attention_flops += other.attention_flops;
+        other.matrix_flops.iter().for_each(|(ty, flops)| self.add_matrix(*ty, *flops));
+    }
+
+    fn add_matrix(&mut self, ty: TensorType, flops: u64) {
+        match self.matrix_flops.iter_mut().find(|m| m.0 == ty) {
+            Some(entry) => entry.1 += flops,
+            None => self.matrix_flops.push((ty, flops)),
+        }
+    }
+
+    fn add_attention(&mut self, spec: &AttentionSpec, kv: KvType, span: Span) {
+        let window = spec.window.unwrap_or(usize::MAX);
+        let Span { past, tokens } = span;
+        let visible: usize = (past..past + tokens).map(|p| (p + 1).min(window)).sum();
+        self.attention_flops += 4 * (visible * spec.heads * spec.head_dim) as u64;
+        let positions = (past + tokens).min(window.saturating_add(tokens).saturating_sub(1));
+        let ty = kv.tensor_type();
+        let elements = 2 * positions * spec.kv_heads * spec.head_dim;
+        self.kv_bytes += (elements * ty.block_bytes() / ty.block_len()) as u64;
+    }
+}
+
+impl Block {
+    /// What the block costs for a batch of this shape with a KV cache of this type.
+    pub fn cost(&self, shape: &BatchShape, kv: KvType) -> Cost {
+        let mut cost = Cost::default();
+        let rows = if matches!(self, Block::Head { .. }) { shape.outputs } else { shape.rows() };
+        if let Block::Embedding { table, .. } = self {
+            cost.weight_bytes = (rows * table.row_bytes()) as u64;
+            return cost;
+        }
+        for weight in self.weights() {
+            cost.weight_bytes += weight.span.bytes;
+            if weight.rows > 1 {
+                cost.add_matrix(weight.ty, 2 * (weight.elements() * rows) as u64);
+            }
+        }
+        if let Block::Attention { spec, .. } = self {
+            shape.spans.iter().for_each(|span| cost.add_attention(spec, kv, *span));
+        }
+        cost
+    }
+}
+
+impl ModelSpec {
+    /// Blocks that a batch has to pass: all, or those up to the last mixer where no row is read, because nothing behind it leaves
+    /// anything behind.
+    pub fn needed_blocks(&self, outputs: usize) -> usize {
+        match self.blocks.iter().rposition(|b| b.state().is_some()) {
+            _ if outputs > 0 => self.blocks.len(),
+            Some(last) => last + 1,
+            None => 0,
+        }
+    }
+
+    /// What all blocks that the batch has to pass cost.
+    pub fn cost(&self, shape: &BatchShape, kv: KvType) -> Cost {
+        let mut cost = Cost::default();
+        let needed = self.needed_blocks(shape.outputs);
+        self.blocks[..needed].iter().for_each(|block| cost.add(&block.cost(shape, kv)));
+        cost
+    }
+}

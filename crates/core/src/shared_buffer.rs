@@ -1,0 +1,91 @@
+//! Host memory that several devices see: where the residual stream lies while it crosses between them.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Bytes that a buffer's start and length are a multiple of: what drivers ask of host memory that they import.
+pub const SHARED_ALIGNMENT: usize = 65536;
+
+const WORDS: usize = SHARED_ALIGNMENT / 4;
+
+#[repr(align(65536))]
+struct Page([AtomicU32; WORDS]);
+
+/// A residual stream `f32 [rows, width]` in anonymous host memory, aligned so that drivers can import it. Its words are atomics, so
+/// that devices on any thread may write it; who may read or write when is the schedule's business.
+pub struct SharedBuffer {
+    pages: Box<[Page]>,
+    rows: usize,
+    width: usize,
+}
+
+impl SharedBuffer {
+    /// Zeroed memory for up to `rows` rows; `None` where there is not enough or the size is absurd.
+    pub fn new(rows: usize, width: usize) -> Option<SharedBuffer> {
+        let words = rows.checked_mul(width)?;
+        let count = words.div_ceil(WORDS).max(1);
+        let mut pages = Vec::new();
+        pages.try_reserve_exact(count).ok()?;
+        pages.extend((0..count).map(|_| Page([const { AtomicU32::new(0) }; WORDS])));
+        Some(SharedBuffer { pages: pages.into_boxed_slice(), rows, width })
+    }
+
+    /// Rows that fit.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Elements of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Address of the first element. Valid, and never moved, while the buffer lives.
+    pub fn address(&self) -> *const AtomicU32 {
+        self.pages.as_ptr().cast()
+    }
+
+    /// Bytes from the address on, a multiple of [`SHARED_ALIGNMENT`].
+    pub fn bytes(&self) -> usize {
+        self.pages.len() * SHARED_ALIGNMENT
+    }
+
+    fn words(&self) -> impl Iterator<Item = &AtomicU32> {
+        self.pages.iter().flat_map(|p| &p.0).take(self.rows * self.width)
+    }
+
+    /// Copies the first elements out. Elements past the buffer's end are left alone.
+    pub fn read(&self, out: &mut [f32]) {
+        out.iter_mut().zip(self.words()).for_each(|(o, w)| *o = f32::from_bits(w.load(Ordering::Relaxed)));
+    }
+
+    /// Copies elements in, from the first one on; those past the buffer's end are dropped.
+    pub fn write(&self, values: &[f32]) {
+        values.iter().zip(self.words()).for_each(|(v, w)| w.store(v.to_bits(), Ordering::Relaxed));
+    }
+}
+
+impl std::fmt::Debug for SharedBuffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedBuffer[{}, {}]", self.rows, self.width)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_rows_and_is_aligned() {
+        let buffer = SharedBuffer::new(5, 20_000).unwrap();
+        assert_eq!(buffer.address() as usize % SHARED_ALIGNMENT, 0);
+        assert_eq!(buffer.bytes() % SHARED_ALIGNMENT, 0);
+        assert!(buffer.bytes() >= 5 * 20_000 * 4);
+        let values: Vec<f32> = (0..100_000).map(|i| i as f32).collect();
+        buffer.write(&values);
+        let mut out = vec![0.0; 100_000];
+        buffer.read(&mut out);
+        assert_eq!(out, values);
+        assert!(SharedBuffer::new(usize::MAX, 2).is_none());
+        assert!(SharedBuffer::new(0, 0).is_some());
+    }
+}
