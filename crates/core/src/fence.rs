@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::{DeviceError, HeadOutput};
 
@@ -14,7 +15,16 @@ type Callback = Box<dyn FnOnce(&Outcome) + Send>;
 
 enum State {
     Pending(Vec<Callback>),
-    Done(Outcome),
+    Done { outcome: Outcome, ran: Ran },
+}
+
+/// When a device worked on something. Work that was never begun starts when it ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ran {
+    /// When the device began, as well as it can tell.
+    pub start: Instant,
+    /// When the work was seen to have ended.
+    pub end: Instant,
 }
 
 struct Inner {
@@ -42,7 +52,15 @@ impl Fence {
     pub fn outcome(&self) -> Option<Outcome> {
         match &*lock(&self.0.state) {
             State::Pending(_) => None,
-            State::Done(outcome) => Some(outcome.clone()),
+            State::Done { outcome, .. } => Some(outcome.clone()),
+        }
+    }
+
+    /// When the device worked, or `None` while the work has not ended.
+    pub fn ran(&self) -> Option<Ran> {
+        match &*lock(&self.0.state) {
+            State::Pending(_) => None,
+            State::Done { ran, .. } => Some(*ran),
         }
     }
 
@@ -51,7 +69,7 @@ impl Fence {
         let mut state = lock(&self.0.state);
         loop {
             match &*state {
-                State::Done(outcome) => return outcome.clone(),
+                State::Done { outcome, .. } => return outcome.clone(),
                 State::Pending(_) => {
                     state = self.0.done.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
@@ -64,7 +82,7 @@ impl Fence {
         let mut state = lock(&self.0.state);
         match &mut *state {
             State::Pending(callbacks) => callbacks.push(Box::new(f)),
-            State::Done(outcome) => {
+            State::Done { outcome, .. } => {
                 let outcome = outcome.clone();
                 drop(state);
                 f(&outcome);
@@ -116,6 +134,7 @@ impl std::fmt::Debug for Fence {
 pub struct Signal {
     fence: Fence,
     queue: Option<(Arc<Gathered>, u64)>,
+    begun: Option<Instant>,
     given: bool,
 }
 
@@ -126,12 +145,17 @@ impl Signal {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let state = Mutex::new(State::Pending(Vec::new()));
         let fence = Fence(Arc::new(Inner { id, state, done: Condvar::new() }));
-        Signal { fence, queue: None, given: false }
+        Signal { fence, queue: None, begun: None, given: false }
     }
 
     /// Observes this signal.
     pub fn fence(&self) -> Fence {
         self.fence.clone()
+    }
+
+    /// The device begins with the work now, or began at another moment.
+    pub fn begin(&mut self, at: Instant) {
+        self.begun = Some(at);
     }
 
     /// Ends the work. The output of a head block reaches the queue that the signal belongs to, if any.
@@ -144,9 +168,11 @@ impl Signal {
         let outcome = result.as_ref().map(|_| ()).map_err(Arc::clone);
         let callbacks = {
             let mut state = lock(&self.fence.0.state);
-            match std::mem::replace(&mut *state, State::Done(outcome.clone())) {
+            let end = Instant::now();
+            let ran = Ran { start: self.begun.unwrap_or(end), end };
+            match std::mem::replace(&mut *state, State::Done { outcome: outcome.clone(), ran }) {
                 State::Pending(callbacks) => callbacks,
-                State::Done(_) => Vec::new(),
+                State::Done { .. } => Vec::new(),
             }
         };
         self.fence.0.done.notify_all();
@@ -244,7 +270,12 @@ mod tests {
             let fence = fence.clone();
             move || fence.wait().is_ok()
         });
+        assert!(fence.ran().is_none());
+        let mut signal = signal;
+        let begun = Instant::now();
+        signal.begin(begun);
         signal.give(Ok(None));
+        assert!(fence.ran().is_some_and(|ran| ran.start == begun && ran.end >= begun));
         assert!(waiting.join().unwrap());
         fence.on_done(move |outcome| sender.send(outcome.is_ok()).unwrap());
         assert_eq!(receiver.iter().collect::<Vec<_>>(), [true; 3]);

@@ -33,7 +33,7 @@ pub use device::{
     RateKind, Roofline, Sharing, StreamId, Work, run_to_end,
 };
 pub use error::{DeviceError, WeightError};
-pub use fence::{Completion, CompletionQueue, Fence, Outcome, Signal};
+pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
 pub use norm::{NormKind, NormSpec};
 pub use rope::{RopeSpec, RopeStyle};
 pub use shared_buffer::{SHARED_ALIGNMENT, SharedBuffer};

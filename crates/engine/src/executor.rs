@@ -10,6 +10,7 @@ use unicorn_core::{
 
 use crate::Placement;
 use crate::schedule::Schedule;
+use crate::timeline::{Span, Timeline};
 
 /// Counters since the executor was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -56,6 +57,7 @@ pub struct Executor {
     flights: Vec<Flight>,
     launched: u64,
     stats: RunStats,
+    timeline: Option<Timeline>,
 }
 
 impl Executor {
@@ -79,7 +81,13 @@ impl Executor {
             flights: Vec::new(),
             launched: 0,
             stats: RunStats::default(),
+            timeline: None,
         }
+    }
+
+    /// Keeps what the devices do and when from now on, or stops keeping it; returns what was kept.
+    pub(crate) fn keep_timeline(&mut self, keep: bool) -> Option<Timeline> {
+        std::mem::replace(&mut self.timeline, keep.then(Timeline::default))
     }
 
     /// Counters.
@@ -191,8 +199,29 @@ impl Executor {
         let at = self.flights.iter().position(|f| f.id == tag)?;
         let flight = self.flights.remove(at);
         self.free.push(flight.stream);
+        self.note(&flight);
         let result = result.and_then(|output| self.checked(output, &flight.batch));
         Some(Landed { flight: tag, batch: flight.batch, result })
+    }
+
+    /// Keeps when each step of a landed flight ran.
+    fn note(&mut self, flight: &Flight) {
+        let Some(timeline) = &mut self.timeline else { return };
+        let schedule = &self.schedules[usize::from(!flight.batch.outputs().is_empty())];
+        for (step, fence) in schedule.steps.iter().zip(&flight.fences) {
+            if let Some(ran) = fence.ran() {
+                let (device, blocks) = (step.device, step.blocks.clone());
+                let rows = flight.batch.rows();
+                timeline.push(Span {
+                    device,
+                    flight: flight.id,
+                    blocks,
+                    rows,
+                    start: ran.start,
+                    end: ran.end,
+                });
+            }
+        }
     }
 
     fn checked(&self, output: Option<HeadOutput>, batch: &Batch) -> BatchResult {

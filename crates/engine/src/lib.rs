@@ -12,6 +12,7 @@ mod error;
 mod executor;
 mod kv;
 pub mod perplexity;
+mod place;
 mod placement;
 mod prefix;
 mod request;
@@ -19,11 +20,13 @@ mod sampling;
 mod schedule;
 #[cfg(test)]
 mod testing;
+mod timeline;
 
 pub use engine::{DeviceReport, Engine, EngineOptions, Evaluator, LoadProgress, Report};
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::{Executor, RunStats};
 pub use kv::{StatePages, StatePools};
+pub use place::{PlaceError, PlaceRules};
 pub use placement::Placement;
 pub use prefix::PrefixCache;
 pub use request::{Event, Failure, FinishReason, Request, Timings};
@@ -31,3 +34,4 @@ pub use sampling::{
     DryOptions, OptionError, SampleError, Sampled, Sampler, SamplingOptions, TokenLogprobs, uniform,
 };
 pub use schedule::{Schedule, Step};
+pub use timeline::{Occupancy, Span, Timeline};

@@ -214,8 +214,9 @@ impl Inner {
     }
 
     /// Runs work that is ready, and tells how it ended.
-    fn run(&self, work: Work, time: Duration) {
+    fn run(&self, mut work: Work, time: Duration) {
         let start = Instant::now();
+        work.done.begin(start);
         let result = self.execute(&mut self.state(), &work);
         while start.elapsed() < time {
             std::thread::sleep(time.saturating_sub(start.elapsed()));

@@ -20,7 +20,7 @@ use crate::kv::{StatePools, window_pages};
 use crate::prefix::PrefixCache;
 use crate::request::{Event, Failure, FinishReason, Request};
 use crate::sampling::Sampler;
-use crate::{AdmissionError, EngineError, Placement, PlacementError, RunStats};
+use crate::{AdmissionError, EngineError, Placement, PlacementError, RunStats, Timeline};
 
 pub use evaluator::Evaluator;
 pub use options::EngineOptions;
@@ -191,6 +191,11 @@ impl Engine {
     /// Counters of submits and of bytes that crossed between devices.
     pub fn stats(&self) -> RunStats {
         self.executor.stats()
+    }
+
+    /// Keeps what the devices do and when from now on, or stops keeping it; returns what was kept.
+    pub fn keep_timeline(&mut self, keep: bool) -> Option<Timeline> {
+        self.executor.keep_timeline(keep)
     }
 
     /// The devices, in the order that the placement numbers them.
