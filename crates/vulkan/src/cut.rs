@@ -96,7 +96,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Kernel;
+    use crate::kernel::Kernel;
 
     fn dispatch(groups: [u32; 3], bytes: u64, flops: u64) -> Dispatch {
         Dispatch {

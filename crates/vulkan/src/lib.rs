@@ -21,7 +21,8 @@ mod device;
 #[cfg(test)]
 mod driver_tests;
 mod error;
-pub mod layout;
+pub mod kernel;
+mod layout;
 mod library;
 mod load;
 mod lru;
@@ -32,14 +33,17 @@ mod nodes;
 mod null_driver;
 mod pipeline;
 mod pipeline_file;
+mod place;
 mod profile;
 #[cfg(test)]
 mod profiles;
+mod prove;
 mod push;
+#[cfg(test)]
+mod recorded_tests;
 mod recording;
 mod replay;
 mod roofline;
-mod route;
 mod scratch;
 mod select;
 pub mod shaders;

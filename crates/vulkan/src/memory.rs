@@ -6,31 +6,10 @@ use std::sync::atomic::Ordering;
 use ash::vk;
 use unicorn_core::DeviceError;
 
-use crate::arena;
+use crate::arena::{Allocation, CHUNK_BYTES, Piece, SMALL_BYTES_MAX};
 use crate::context::Context;
 use crate::error::VulkanError;
-
-/// Where a buffer should live.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// Fast for the GPU; mapped too where the GPU shares the host's memory.
-    Device,
-    /// Written by the host, read by the GPU (write-combined).
-    Upload,
-    /// Written by the host in few bytes, read by the GPU often: device memory that is mapped, where there is any.
-    Near,
-    /// Written by the GPU, read by the host (cached).
-    Readback,
-}
-
-/// Start of mapped memory.
-#[derive(Clone, Copy)]
-pub(crate) struct Mapped(*mut u8);
-
-// SAFETY: the pointer is only dereferenced in methods whose contracts order host and device access.
-unsafe impl Send for Mapped {}
-// SAFETY: as above.
-unsafe impl Sync for Mapped {}
+use crate::place::{Mapped, Place};
 
 /// A buffer bound to memory, with a device address. Freed on drop.
 pub struct Buffer {
@@ -68,7 +47,8 @@ impl Buffer {
         Buffer::with_memory(context, place, bytes, what)
     }
 
-    /// The same where nothing executes, too.
+    /// As [`Buffer::new`], but with real memory even on a device that was opened to compile kernels only, whose other buffers are bare
+    /// addresses. For what touches the memory without running a kernel.
     pub(crate) fn with_memory(
         context: &Arc<Context>,
         place: Place,
@@ -86,10 +66,9 @@ impl Buffer {
         let handle = unsafe { device.create_buffer(&info, None) }?;
         // SAFETY: the buffer was just made.
         let needs = unsafe { device.get_buffer_memory_requirements(handle) };
-        let shared = needs.size <= arena::SMALL_BYTES_MAX;
+        let shared = needs.size <= SMALL_BYTES_MAX;
         let found = if shared {
-            let mut arena = context.arena.lock().unwrap_or_else(|e| e.into_inner());
-            arena.take(context, place, &needs, what).map(|p| (p.memory, p.offset, p.mapped))
+            take_piece(context, place, &needs, what).map(|p| (p.memory, p.offset, p.mapped))
         } else {
             allocate(context, place, &needs, what).map(|a| (a.memory, 0, a.mapped))
         };
@@ -187,19 +166,13 @@ impl Drop for Buffer {
         unsafe { self.context.device.destroy_buffer(self.handle, None) };
         if self.shared {
             let mut arena = self.context.arena.lock().unwrap_or_else(|e| e.into_inner());
-            arena.give(&self.context, self.memory, self.offset, self.held);
+            if let Some(chunk) = arena.give(self.memory, self.offset, self.held) {
+                free(&self.context, chunk.memory, chunk.bytes);
+            }
         } else {
             free(&self.context, self.memory, self.held);
         }
     }
-}
-
-/// Fresh memory.
-pub(crate) struct Allocation {
-    pub(crate) memory: vk::DeviceMemory,
-    pub(crate) type_index: u32,
-    /// Where the host sees it, for types that it can see.
-    pub(crate) mapped: Option<Mapped>,
 }
 
 /// Frees what [`allocate`] made. Unmapped by that.
@@ -207,6 +180,32 @@ pub(crate) fn free(context: &Context, memory: vk::DeviceMemory, bytes: u64) {
     // SAFETY: the owner gave the memory up and no buffer is bound to it any more.
     unsafe { context.device.free_memory(memory, None) };
     context.allocated.fetch_sub(bytes, Ordering::Relaxed);
+}
+
+/// Room for a small buffer: in a chunk that has some, else in a new chunk.
+fn take_piece(
+    context: &Context,
+    place: Place,
+    needs: &vk::MemoryRequirements,
+    what: &str,
+) -> Result<Piece, VulkanError> {
+    let mut arena = context.arena.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some(piece) = arena.take(place, needs) {
+        return Ok(piece);
+    }
+    let whole = vk::MemoryRequirements { size: CHUNK_BYTES, ..*needs };
+    // Where a whole chunk no longer fits, one of the buffer's size may.
+    let allocation = match allocate(context, place, &whole, what) {
+        Err(VulkanError::Device(DeviceError::OutOfMemory { .. })) => allocate(context, place, needs, what)?,
+        other => other?,
+    };
+    let unaligned = || VulkanError::Limit {
+        device: context.profile().name.clone(),
+        what: format!("the alignment of {what}"),
+        asked: format!("{} bytes", needs.alignment),
+        most: allocation.bytes,
+    };
+    arena.grow(place, allocation, needs).ok_or_else(unaligned)
 }
 
 /// Allocates memory for `place` in the first fitting type whose heap has room, and maps it where the host can see it.
@@ -271,7 +270,7 @@ fn mapped(
     what: &str,
 ) -> Result<Allocation, VulkanError> {
     context.allocated.fetch_add(bytes, Ordering::Relaxed);
-    let mut allocation = Allocation { memory, type_index: index as u32, mapped: None };
+    let mut allocation = Allocation { memory, type_index: index as u32, bytes, mapped: None };
     let flags = context.memory_types.memory_types[index].property_flags;
     if flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE | vk::MemoryPropertyFlags::HOST_COHERENT) {
         // SAFETY: the memory is host visible and not mapped yet.

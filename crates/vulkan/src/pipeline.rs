@@ -9,19 +9,9 @@ use ash::vk;
 
 use crate::context::Context;
 use crate::error::VulkanError;
+use crate::kernel::Kernel;
 use crate::pipeline_file::PipelineFile;
 use crate::statistics::Statistics;
-
-/// A kernel: one shader with its specialization. Equal values share a pipeline.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Kernel {
-    /// Name of the SPIR-V module in [`crate::shaders`].
-    pub shader: String,
-    /// Values of the specialization constants 0, 1, 2, ...
-    pub constants: Vec<u32>,
-    /// Subgroup size to ask for; 0 takes the driver's.
-    pub subgroup: u32,
-}
 
 /// A compiled kernel.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,8 @@ use ash::vk;
 
 use crate::context::Context;
 use crate::error::VulkanError;
-use crate::pipeline::{Kernel, PUSH_BYTES, Pipelines};
+use crate::kernel::Kernel;
+use crate::pipeline::{PUSH_BYTES, Pipelines};
 
 /// A range of device addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

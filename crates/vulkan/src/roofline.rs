@@ -8,8 +8,10 @@ use unicorn_core::Roofline;
 
 use crate::context::Context;
 use crate::error::VulkanError;
-use crate::memory::{Buffer, Place};
-use crate::pipeline::{Kernel, Pipelines};
+use crate::kernel::Kernel;
+use crate::memory::Buffer;
+use crate::pipeline::Pipelines;
+use crate::place::Place;
 use crate::push::Push;
 use crate::recording::{Commands, Dispatch, Groups, Recording};
 use crate::select;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::context::Context;
 use crate::error::VulkanError;
-use crate::memory::{Buffer, Place};
+use crate::memory::Buffer;
+use crate::place::Place;
 use crate::select::{FlashTile, TILE_PADDING, TILE_ROWS, split_floats, top_pairs_most};
 
 /// Quantized activations: packed bytes `[rows, cols]` and scale with sums `[rows, cols / 32]`.

@@ -10,7 +10,8 @@ use unicorn_core::DeviceError;
 
 use crate::context::Context;
 use crate::error::VulkanError;
-use crate::memory::{Buffer, Place};
+use crate::memory::Buffer;
+use crate::place::Place;
 
 /// Bytes of one piece of an upload: enough that a copy's fixed costs vanish, and so few that the slots of all threads stay small.
 pub(crate) const PIECE_BYTES: u64 = 2 << 20;
@@ -43,7 +44,7 @@ pub(crate) struct Uploader {
 }
 
 /// A range of a buffer: offset and length in bytes.
-pub(crate) type Part = (u64, u64);
+pub(crate) type ByteRange = (u64, u64);
 
 impl Uploader {
     pub(crate) fn new(context: &Arc<Context>) -> Uploader {
@@ -84,7 +85,7 @@ impl Uploader {
     pub(crate) fn fill_pieces<const N: usize>(
         &self,
         buffer: &Buffer,
-        pieces: &[[Part; N]],
+        pieces: &[[ByteRange; N]],
         fill: impl Fn(usize, &mut Vec<u8>, [&mut [u8]; N]) -> Result<(), DeviceError> + Sync,
     ) -> Result<(), DeviceError> {
         if self.context.compile_only() {
@@ -118,7 +119,7 @@ impl Uploader {
     fn piece<const N: usize>(
         &self,
         buffer: &Buffer,
-        parts: &[Part; N],
+        parts: &[ByteRange; N],
         fill: impl FnOnce([&mut [u8]; N]) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
         let device = &self.context.profile().name;
@@ -191,7 +192,8 @@ impl Uploader {
         read: impl Fn(u64, &mut [u8]) -> Result<(), DeviceError> + Sync,
     ) -> Result<(), DeviceError> {
         let starts = (0..bytes).step_by(PIECE_BYTES as usize);
-        let pieces: Vec<[Part; 1]> = starts.map(|at| [(offset + at, PIECE_BYTES.min(bytes - at))]).collect();
+        let pieces: Vec<[ByteRange; 1]> =
+            starts.map(|at| [(offset + at, PIECE_BYTES.min(bytes - at))]).collect();
         self.fill_pieces(buffer, &pieces, |i, _, [out]| read(i as u64 * PIECE_BYTES, out))
     }
 }

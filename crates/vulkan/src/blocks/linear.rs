@@ -1,8 +1,8 @@
 //! Matrix products of the batch's rows: by matrix-vector kernels, 8 rows a dispatch, or by tiles.
 
-use super::{Builder, NextInput};
+use super::builder::{Builder, NextInput};
+use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::pipeline::Kernel;
 use crate::push::Push;
 use crate::recording::{Dispatch, Range};
 use crate::scratch::Activations;

@@ -2,7 +2,7 @@
 
 use unicorn_core::KvType;
 
-use super::{subgroup, workgroup};
+use super::limits::{cores, subgroup, workgroup};
 use crate::profile::GpuProfile;
 
 /// Suffix of kernels that touch the KV cache.
@@ -52,7 +52,7 @@ pub fn decode_rows(splits: usize) -> usize {
 /// Splits that are worth having where each position is visible to `heads` workgroups: one workgroup a core, since what precedes and
 /// follows the positions costs each of them the same.
 pub fn decode_splits_wanted(heads: usize, gpu: &GpuProfile) -> usize {
-    (super::cores(gpu) / heads.max(1)).clamp(4, DECODE_SPLITS_MAX)
+    (cores(gpu) / heads.max(1)).clamp(4, DECODE_SPLITS_MAX)
 }
 
 /// How the workgroups of decode attention divide the heads and positions.

@@ -2,8 +2,11 @@
 
 use unicorn_core::KvType;
 
-use super::{VECTOR_TOKENS, cooperative, kv_suffix, subgroup, workgroup};
-use crate::pipeline::Kernel;
+use super::attention::kv_suffix;
+use super::limits::{subgroup, workgroup};
+use super::linear::VECTOR_TOKENS;
+use super::tier::cooperative;
+use crate::kernel::Kernel;
 use crate::profile::GpuProfile;
 
 /// Rows of a tile of flash attention: the unit that the host lists.
@@ -61,7 +64,7 @@ impl FlashTile {
 
 /// How flash attention cuts a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct FlashPlan {
+pub struct FlashTiling {
     /// Tiles, in row order.
     pub tiles: Vec<FlashTile>,
     /// The most splits of a tile's keys, a power of two, so that few recordings serve all lengths.
@@ -79,8 +82,8 @@ pub fn flash_suits(slices: &[SliceShape]) -> bool {
 /// Cuts a batch for flash attention. `heads` are the query heads of a block.
 ///
 /// How a sequence's keys are split follows from its own rows and positions, never from the rest of the batch.
-pub fn flash_plan(slices: &[SliceShape], heads: usize, gpu: &GpuProfile) -> FlashPlan {
-    let mut plan = FlashPlan { tiles: Vec::new(), splits: 1, records: 0 };
+pub fn flash_tiling(slices: &[SliceShape], heads: usize, gpu: &GpuProfile) -> FlashTiling {
+    let mut plan = FlashTiling { tiles: Vec::new(), splits: 1, records: 0 };
     let (mut row, mut pages) = (0, 0);
     for s in slices {
         let span = span(s.rows, s.start + s.rows, heads, gpu);
@@ -266,7 +269,7 @@ pub fn rope_threads(head_dim: usize, gpu: &GpuProfile) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::gpu;
+    use super::super::test_gpus::gpu;
     use super::*;
     use crate::profile::{MatrixShape, MatrixTypes};
 
@@ -296,7 +299,7 @@ mod tests {
     #[test]
     fn tiles_hold_every_row_once_and_never_two_sequences() {
         let slices = [slice(20, 33), slice(0, 130), slice(8000, 9), slice(77, 1)];
-        let plan = flash_plan(&slices, 32, &h100());
+        let plan = flash_tiling(&slices, 32, &h100());
         let rows: Vec<_> = plan.tiles.iter().map(|t| (t.row, t.rows, t.start, t.pages)).collect();
         let want = [(0, 33, 20, 0), (33, 64, 0, 1), (97, 64, 64, 1), (161, 2, 128, 1)];
         assert_eq!(rows[..4], want);
@@ -305,9 +308,9 @@ mod tests {
 
     #[test]
     fn keys_are_split_by_the_sequence_alone_and_records_do_not_overlap() {
-        let alone = flash_plan(&[slice(8000, 40)], 32, &h100());
-        let among = flash_plan(&[slice(0, 512), slice(8000, 40), slice(4000, 9)], 32, &h100());
-        let find = |plan: &FlashPlan, start| *plan.tiles.iter().find(|t| t.start == start).unwrap();
+        let alone = flash_tiling(&[slice(8000, 40)], 32, &h100());
+        let among = flash_tiling(&[slice(0, 512), slice(8000, 40), slice(4000, 9)], 32, &h100());
+        let find = |plan: &FlashTiling, start| *plan.tiles.iter().find(|t| t.start == start).unwrap();
         assert!(alone.splits > 1);
         assert_eq!(find(&alone, 8000).span, find(&among, 8000).span);
         assert_eq!(find(&among, 0).span, 0);
