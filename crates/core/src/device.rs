@@ -142,7 +142,7 @@ pub struct Work {
 }
 
 /// Whether a residual stream comes from another device, and whether one is waiting for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Crossing {
     /// Another device wrote it: it is in the stream's shared buffer.
     pub import: bool,

@@ -58,6 +58,19 @@ impl SharedBuffer {
         out.iter_mut().zip(self.words()).for_each(|(o, w)| *o = f32::from_bits(w.load(Ordering::Relaxed)));
     }
 
+    /// [`SharedBuffer::read`] in the machine's byte order; `out` is a whole number of elements.
+    pub fn read_bytes(&self, out: &mut [u8]) {
+        let words = out.chunks_exact_mut(4).zip(self.words());
+        words.for_each(|(o, w)| o.copy_from_slice(&w.load(Ordering::Relaxed).to_ne_bytes()));
+    }
+
+    /// [`SharedBuffer::write`] in the machine's byte order.
+    pub fn write_bytes(&self, bytes: &[u8]) {
+        for (b, w) in bytes.chunks_exact(4).zip(self.words()) {
+            w.store(u32::from_ne_bytes([b[0], b[1], b[2], b[3]]), Ordering::Relaxed);
+        }
+    }
+
     /// Copies elements in, from the first one on; those past the buffer's end are dropped.
     pub fn write(&self, values: &[f32]) {
         values.iter().zip(self.words()).for_each(|(v, w)| w.store(v.to_bits(), Ordering::Relaxed));

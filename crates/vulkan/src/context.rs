@@ -36,6 +36,8 @@ pub struct Context {
     pub(crate) memory_types: vk::PhysicalDeviceMemoryProperties,
     budget: bool,
     pub(crate) statistics: Option<Statistics>,
+    /// Imports memory of the host, where the driver can.
+    pub(crate) host_import: Option<ash::ext::external_memory_host::Device>,
     /// Next address of a buffer without memory.
     pretended: AtomicU64,
     /// Most workgroups of a dispatch in x, y and z.
@@ -88,6 +90,9 @@ impl Context {
         let budget = candidate.extensions.has(ash::ext::memory_budget::NAME);
         let wanted = library.options.statistics && candidate.executable_info;
         let statistics = wanted.then(|| Statistics::new(instance, &device));
+        let imports =
+            candidate.extensions.has(ash::ext::external_memory_host::NAME) && !library.options.compile_only;
+        let host_import = imports.then(|| ash::ext::external_memory_host::Device::new(instance, &device));
         // SAFETY: as above.
         let properties = unsafe { instance.get_physical_device_properties(physical) };
         let labels = library.labels.then(|| ash::ext::debug_utils::Device::new(instance, &device));
@@ -105,6 +110,7 @@ impl Context {
             hung: AtomicBool::new(false),
             physical,
             statistics,
+            host_import,
             pretended: AtomicU64::new(1 << 32),
             device,
             queue_family,
@@ -139,6 +145,7 @@ impl Context {
             memory_types: Default::default(),
             budget: false,
             statistics: None,
+            host_import: None,
             pretended: AtomicU64::new(1 << 32),
             // Tests hold dispatches against what every device takes.
             groups_max: [u32::MAX; 3],
@@ -261,6 +268,16 @@ impl Context {
     /// Waits for every copy into a buffer that was submitted so far.
     pub(crate) fn wait_uploads(&self) -> Result<(), VulkanError> {
         self.wait(self.uploaded.load(Ordering::Relaxed), "an upload")
+    }
+
+    /// True when the timeline has reached `value`, without waiting.
+    pub(crate) fn has_reached(&self, value: u64, what: &str) -> Result<bool, VulkanError> {
+        if value == 0 {
+            return Ok(true);
+        }
+        // SAFETY: the semaphore lives as long as the context.
+        let reached = unsafe { self.device.get_semaphore_counter_value(self.timeline) };
+        Ok(reached.map_err(|e| self.named(e, what))? >= value)
     }
 
     /// The timeline value of the last submission.
@@ -400,6 +417,9 @@ fn create_device(
     }
     if candidate.extensions.has(ash::ext::memory_budget::NAME) {
         names.push(ash::ext::memory_budget::NAME.as_ptr());
+    }
+    if candidate.extensions.has(ash::ext::external_memory_host::NAME) {
+        names.push(ash::ext::external_memory_host::NAME.as_ptr());
     }
     if candidate.executable_info {
         names.push(ash::khr::pipeline_executable_properties::NAME.as_ptr());

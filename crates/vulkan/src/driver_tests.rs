@@ -258,7 +258,7 @@ fn what_a_device_does_not_allow_is_said() {
     let pipelines = Pipelines::new(&context, None).unwrap();
     let x = Buffer::new(&context, Place::Device, 1024, "x").unwrap();
     let refused = |d: Dispatch| {
-        let recording = Recording { dispatches: vec![d] };
+        let recording = Recording { dispatches: vec![d], ..Recording::default() };
         match Commands::encode(&context, &pipelines, &recording, false).err().unwrap() {
             error @ VulkanError::Limit { .. } => error.to_string(),
             other => panic!("{other}"),

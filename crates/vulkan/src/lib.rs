@@ -47,11 +47,15 @@ mod roofline;
 mod scratch;
 mod select;
 pub mod shaders;
+mod state;
 mod statistics;
+mod stream;
+mod submission;
 mod tiers;
 mod timing;
 mod transfer;
 mod validation;
+mod waiter;
 mod weights;
 
 pub use context::Context;

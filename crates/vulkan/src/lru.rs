@@ -17,6 +17,11 @@ struct Entry<V> {
 }
 
 impl<K: Hash + Eq + Clone, V> Lru<K, V> {
+    /// True when another value of this weight would make the oldest ones be forgotten.
+    pub(crate) fn would_evict(&self, weight: usize) -> bool {
+        self.entries.values().map(|e| e.weight).sum::<usize>() + weight > self.weight_max
+    }
+
     /// Empty.
     pub(crate) fn new(weight_max: usize) -> Lru<K, V> {
         Lru { entries: HashMap::new(), weight_max, clock: 0 }

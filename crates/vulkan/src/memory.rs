@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ash::vk;
-use unicorn_core::DeviceError;
+use unicorn_core::{DeviceError, SharedBuffer};
 
 use crate::arena::{Allocation, CHUNK_BYTES, Piece, SMALL_BYTES_MAX};
 use crate::context::Context;
@@ -92,6 +92,70 @@ impl Buffer {
         buffer.address = unsafe { device.get_buffer_device_address(&info) };
         buffer.context.label(handle, what);
         Ok(buffer)
+    }
+
+    /// A buffer on memory of the host; it must not outlive it. `None` where the driver does not import this memory (AMD's takes anonymous
+    /// memory only), or nothing executes.
+    pub(crate) fn import(context: &Arc<Context>, host: &SharedBuffer) -> Option<Buffer> {
+        let importer = context.host_import.as_ref()?;
+        let device = &context.device;
+        let (pointer, bytes) = (host.address().cast_mut().cast::<u8>(), host.bytes() as u64);
+        let kind = vk::ExternalMemoryHandleTypeFlags::HOST_ALLOCATION_EXT;
+        let mut properties = vk::MemoryHostPointerPropertiesEXT::default();
+        let get = importer.fp().get_memory_host_pointer_properties_ext;
+        // SAFETY: the memory is there, and aligned to what every driver asks.
+        let told = unsafe { get(device.handle(), kind, pointer.cast(), &mut properties) };
+        told.result().ok()?;
+        let usage = vk::BufferUsageFlags::STORAGE_BUFFER
+            | vk::BufferUsageFlags::SHADER_DEVICE_ADDRESS
+            | vk::BufferUsageFlags::TRANSFER_SRC
+            | vk::BufferUsageFlags::TRANSFER_DST;
+        let mut external = vk::ExternalMemoryBufferCreateInfo::default().handle_types(kind);
+        let info = vk::BufferCreateInfo::default().size(bytes).usage(usage).push_next(&mut external);
+        // SAFETY: plain creation; freed by `buffer` from here on.
+        let handle = unsafe { device.create_buffer(&info, None) }.ok()?;
+        // SAFETY: the buffer was just made.
+        let needs = unsafe { device.get_buffer_memory_requirements(handle) };
+        let bits = needs.memory_type_bits & properties.memory_type_bits;
+        let mut flags = vk::MemoryAllocateFlagsInfo::default().flags(vk::MemoryAllocateFlags::DEVICE_ADDRESS);
+        let mut import =
+            vk::ImportMemoryHostPointerInfoEXT::default().handle_type(kind).host_pointer(pointer.cast());
+        let info = vk::MemoryAllocateInfo::default()
+            .allocation_size(bytes)
+            .memory_type_index(bits.trailing_zeros())
+            .push_next(&mut flags)
+            .push_next(&mut import);
+        // SAFETY: the host's memory outlives the buffer by the caller's promise.
+        let memory = if bits == 0 || needs.size > bytes {
+            None
+        } else {
+            unsafe { device.allocate_memory(&info, None) }.ok()
+        };
+        let Some(memory) = memory else {
+            // SAFETY: nothing uses the buffer.
+            unsafe { device.destroy_buffer(handle, None) };
+            return None;
+        };
+        context.allocated.fetch_add(bytes, Ordering::Relaxed);
+        let (context, mapped) = (context.clone(), Some(Mapped(pointer)));
+        let mut buffer = Buffer {
+            context,
+            handle,
+            memory,
+            offset: 0,
+            held: bytes,
+            shared: false,
+            address: 0,
+            bytes,
+            mapped,
+        };
+        // SAFETY: memory and buffer match.
+        unsafe { device.bind_buffer_memory(handle, memory, 0) }.ok()?;
+        let info = vk::BufferDeviceAddressInfo::default().buffer(handle);
+        // SAFETY: the buffer was made with the device-address usage.
+        buffer.address = unsafe { device.get_buffer_device_address(&info) };
+        buffer.context.label(handle, "a shared residual stream");
+        Some(buffer)
     }
 
     /// Device address of the first byte.

@@ -54,11 +54,26 @@ pub struct Dispatch {
     pub flops: u64,
 }
 
-/// Dispatches in order.
+/// A copy between buffers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Copy {
+    /// Buffer and offset to read from.
+    pub from: (vk::Buffer, u64),
+    /// Buffer and offset to write to.
+    pub to: (vk::Buffer, u64),
+    /// Bytes; none is no copy.
+    pub bytes: u64,
+}
+
+/// Dispatches in order, with the copies around them.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Recording {
     /// The dispatches.
     pub dispatches: Vec<Dispatch>,
+    /// Copies before the first dispatch.
+    pub before: Vec<Copy>,
+    /// Copies after the last dispatch.
+    pub after: Vec<Copy>,
 }
 
 impl Recording {
@@ -208,6 +223,10 @@ impl Commands {
             stamp(Stage::ALL_COMMANDS, 0);
             // What the host wrote and what the previous submission left must be visible.
             self.barrier(b, Stage::ALL_COMMANDS | Stage::HOST, vk::AccessFlags2::MEMORY_WRITE);
+            if piece == 0 && !recording.before.is_empty() {
+                self.copy(b, &recording.before);
+                self.barrier(b, Stage::COPY, vk::AccessFlags2::TRANSFER_WRITE);
+            }
             for (i, d) in recording.dispatches[self.pieces[piece].clone()].iter().enumerate() {
                 if barriers[self.pieces[piece].start + i] || each {
                     self.barrier(b, Stage::COMPUTE_SHADER, vk::AccessFlags2::SHADER_STORAGE_WRITE);
@@ -227,9 +246,13 @@ impl Commands {
             if self.timing == Timing::Pieces {
                 stamp(Stage::COMPUTE_SHADER, 1);
             }
+            if piece + 1 == self.pieces.len() && !recording.after.is_empty() {
+                self.barrier(b, Stage::COMPUTE_SHADER, vk::AccessFlags2::SHADER_STORAGE_WRITE);
+                self.copy(b, &recording.after);
+            }
             let host = [vk::MemoryBarrier2::default()
-                .src_stage_mask(Stage::COMPUTE_SHADER)
-                .src_access_mask(vk::AccessFlags2::SHADER_WRITE)
+                .src_stage_mask(Stage::COMPUTE_SHADER | Stage::COPY)
+                .src_access_mask(vk::AccessFlags2::SHADER_WRITE | vk::AccessFlags2::TRANSFER_WRITE)
                 .dst_stage_mask(Stage::HOST)
                 .dst_access_mask(vk::AccessFlags2::HOST_READ)];
             device.cmd_pipeline_barrier2(b, &vk::DependencyInfo::default().memory_barriers(&host));
@@ -238,7 +261,16 @@ impl Commands {
         Ok(())
     }
 
-    /// Makes earlier writes visible to the dispatches that follow.
+    fn copy(&self, commands: vk::CommandBuffer, copies: &[Copy]) {
+        for copy in copies.iter().filter(|c| c.bytes > 0) {
+            let region =
+                [vk::BufferCopy { src_offset: copy.from.1, dst_offset: copy.to.1, size: copy.bytes }];
+            // SAFETY: called while the buffer records; the ranges lie in buffers that outlive the recording.
+            unsafe { self.context.device.cmd_copy_buffer(commands, copy.from.0, copy.to.0, &region) };
+        }
+    }
+
+    /// Makes earlier writes visible to the dispatches and copies that follow.
     fn barrier(
         &self,
         commands: vk::CommandBuffer,
@@ -248,8 +280,13 @@ impl Commands {
         let barrier = [vk::MemoryBarrier2::default()
             .src_stage_mask(after)
             .src_access_mask(written)
-            .dst_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER)
-            .dst_access_mask(vk::AccessFlags2::SHADER_STORAGE_READ | vk::AccessFlags2::SHADER_STORAGE_WRITE)];
+            .dst_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER | vk::PipelineStageFlags2::COPY)
+            .dst_access_mask(
+                vk::AccessFlags2::SHADER_STORAGE_READ
+                    | vk::AccessFlags2::SHADER_STORAGE_WRITE
+                    | vk::AccessFlags2::TRANSFER_READ
+                    | vk::AccessFlags2::TRANSFER_WRITE,
+            )];
         let info = vk::DependencyInfo::default().memory_barriers(&barrier);
         // SAFETY: called while the buffer records.
         unsafe { self.context.device.cmd_pipeline_barrier2(commands, &info) };

@@ -58,7 +58,10 @@ pub(crate) struct Capacity {
     pub(crate) outputs: usize,
     /// Rows times splits of their keys, of one dispatch of attention.
     pub(crate) row_splits: usize,
+    /// Pages of all slices together, in one state group.
     pub(crate) pages: usize,
+    /// State groups.
+    pub(crate) groups: usize,
     pub(crate) top: usize,
 }
 
@@ -68,6 +71,7 @@ impl Capacity {
             && self.outputs >= o.outputs
             && self.row_splits >= o.row_splits
             && self.pages >= o.pages
+            && self.groups >= o.groups
             && self.top >= o.top
     }
 
@@ -79,6 +83,7 @@ impl Capacity {
             outputs: up(self.outputs, o.outputs),
             row_splits: up(self.row_splits, o.row_splits),
             pages: up(self.pages, o.pages),
+            groups: self.groups.max(o.groups),
             top: up(self.top, o.top),
         }
     }
@@ -91,7 +96,7 @@ pub(crate) struct Scratch {
     /// Rows of the batch, then the tiles of flash attention, then the output rows, then the pages: written by the host.
     pub(crate) batch: Buffer,
     /// f32 `[rows, width]`.
-    pub(crate) residual: Buffer,
+    pub(crate) residual: Arc<Buffer>,
     /// Normed residual, quantized.
     pub(crate) normed: Activations,
     /// Attention output or hidden activations, quantized.
@@ -132,7 +137,13 @@ impl Scratch {
     /// A row of the batch, as `lib/batch.glsl` reads it.
     pub(crate) const ROW_BYTES: usize = 16;
 
-    pub(crate) fn new(context: &Arc<Context>, sizes: Sizes, c: Capacity) -> Result<Scratch, VulkanError> {
+    /// `residual`: memory that takes the place of a residual stream of its own.
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        sizes: Sizes,
+        c: Capacity,
+        residual: Option<Arc<Buffer>>,
+    ) -> Result<Scratch, VulkanError> {
         let device = |bytes: usize, what| Buffer::new(context, Place::Device, bytes as u64, what);
         let activations = |cols: usize, what| -> Result<Activations, VulkanError> {
             let groups = c.rows * cols.div_ceil(32);
@@ -147,10 +158,14 @@ impl Scratch {
             batch: Buffer::new(
                 context,
                 Place::Near,
-                (c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES) + c.outputs * 4 + c.pages * 4) as u64,
+                (c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES) + c.outputs * 4 + c.groups * c.pages * 4)
+                    as u64,
                 "the batch",
             )?,
-            residual: device(c.rows * sizes.width * 4, "the residual stream")?,
+            residual: match residual {
+                Some(shared) => shared,
+                None => Arc::new(device(c.rows * sizes.width * 4, "the residual stream")?),
+            },
             normed: activations(sizes.width, "normed activations")?,
             inner: activations(wide, "inner activations")?,
             squares: device(c.rows * sizes.width.div_ceil(32) * 4, "sums of squares")?,
@@ -189,8 +204,8 @@ impl Scratch {
         self.tiles_address() + (self.capacity.rows * FlashTile::BYTES) as u64
     }
 
-    /// Address of the page lists.
-    pub(crate) fn pages_address(&self) -> u64 {
-        self.outputs_address() + (self.capacity.outputs * 4) as u64
+    /// Address of the page lists of a state group.
+    pub(crate) fn pages_address(&self, group: usize) -> u64 {
+        self.outputs_address() + ((self.capacity.outputs + group * self.capacity.pages) * 4) as u64
     }
 }

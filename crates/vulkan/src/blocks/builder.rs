@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unicorn_core::KvLayout;
+use unicorn_core::{KvType, StateGroup, StateSpec};
 
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
@@ -45,7 +45,12 @@ pub(crate) struct Builder<'a> {
     pub(crate) flash: Option<(usize, usize)>,
     /// First position and rows of every sequence of the batch, for counting work.
     pub(crate) spans: Vec<(usize, usize)>,
-    pub(crate) kv: KvLayout,
+    /// Element type of keys and values.
+    pub(crate) kv: KvType,
+    /// Positions per page.
+    pub(crate) page_tokens: usize,
+    /// The state groups, whose page tables lie behind each other.
+    pub(crate) groups: &'a [StateGroup],
     /// No row of the batch reads a position that another row writes.
     pub(crate) alone: bool,
     /// The residual stream, times the coming norm's weight, is there in the form that the next block takes, with its sums of squares.
@@ -56,6 +61,12 @@ impl Builder<'_> {
     /// What the product of a matrix takes in this batch.
     pub(crate) fn form(&self, matrix: &Matrix) -> Form {
         select::form(matrix.ty, self.path, self.gpu)
+    }
+
+    /// Address of the page tables of a mixer's state group.
+    pub(crate) fn pages_address(&self, spec: StateSpec) -> u64 {
+        let group = self.groups.iter().position(|g| g.spec == spec);
+        self.scratch.pages_address(group.unwrap_or(0))
     }
 
     /// Adds a dispatch.

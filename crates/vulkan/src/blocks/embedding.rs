@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::builder::{Builder, NextInput};
 use crate::kernel::Kernel;
+use crate::memory::Buffer;
 use crate::push::Push;
 use crate::select;
 use crate::weights::Matrix;
@@ -36,7 +37,7 @@ impl EmbeddingBlock {
             .address(s.squares.address())
             .u32(self.table.cols)
             .f32(self.scale);
-        let mut writes = vec![&s.residual];
+        let mut writes: Vec<&Buffer> = vec![&s.residual];
         match quantize {
             0 => {}
             3 => writes.extend([&s.float, &s.squares]),

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use unicorn_core::Select;
-
 use super::builder::{Builder, Norm, NormRows, NormTo, flat_groups};
 use super::linear::{Input, Output, Product, Quantize};
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
 use crate::push::Push;
+use crate::recording::Copy;
 use crate::select::{self, Form, HeadShape};
+use crate::stream::Wanted;
 use crate::weights::Matrix;
 
 pub(crate) struct HeadBlock {
@@ -23,38 +23,50 @@ impl HeadBlock {
         HeadShape { weight: self.weight.shape(), soft_cap: self.soft_cap.is_some() }
     }
 
-    pub(crate) fn record(&self, b: &mut Builder<'_>, wanted: Select) {
+    pub(crate) fn record(&self, b: &mut Builder<'_>, wanted: &Wanted) {
         if b.outputs == 0 {
             return;
         }
         let s = b.scratch;
         let vocab = self.weight.rows;
-        let logits = if wanted == Select::Logits { &s.logits_host } else { &s.logits };
+        let logits = if *wanted == Wanted::Logits { &s.logits_host } else { &s.logits };
         let input = self.input(b);
         let out =
             Output { y: Some(logits), column: 0, stride: vocab, accumulate: false, quantize: Quantize::No };
         let outputs = b.outputs;
         b.product(Product { op: "head", matrix: &self.weight, gated: None }, input, out, outputs);
         match wanted {
-            Select::Top(k) => self.select(b, k.min(vocab)),
-            Select::Logits => {
-                if let Some(cap) = self.soft_cap {
-                    let count = outputs * vocab;
-                    let kernel = Kernel { shader: "soft_cap".into(), constants: vec![256], subgroup: 0 };
-                    let push = Push::new().address(logits.address()).u32(count).f32(cap);
-                    b.dispatch("soft_cap", kernel, push, flat_groups(count, 256), &[logits], &[logits]);
+            Wanted::Top(k) => self.select(b, *k, self.soft_cap),
+            Wanted::Logits => self.cap(b, logits),
+            Wanted::Mixed(k, rows) => {
+                self.cap(b, logits);
+                self.select(b, *k, None);
+                let bytes = vocab as u64 * 4;
+                for (to, from) in (0..).zip(rows) {
+                    let (from, to) =
+                        ((s.logits.handle, *from as u64 * bytes), (s.logits_host.handle, to * bytes));
+                    b.recording.after.push(Copy { from, to, bytes });
                 }
             }
         }
     }
 
-    /// The `k` largest logits of each output row.
-    fn select(&self, b: &mut Builder<'_>, k: usize) {
+    /// The soft cap on all logits of all output rows.
+    fn cap(&self, b: &mut Builder<'_>, logits: &Buffer) {
+        let Some(cap) = self.soft_cap else { return };
+        let count = b.outputs * self.weight.rows;
+        let kernel = Kernel { shader: "soft_cap".into(), constants: vec![256], subgroup: 0 };
+        let push = Push::new().address(logits.address()).u32(count).f32(cap);
+        b.dispatch("soft_cap", kernel, push, flat_groups(count, 256), &[logits], &[logits]);
+    }
+
+    /// The `k` largest logits of each output row, capped on the way where that is still to be done.
+    fn select(&self, b: &mut Builder<'_>, k: usize, cap: Option<f32>) {
         let (s, outputs, vocab) = (b.scratch, b.outputs, self.weight.rows);
         let plan = select::top(vocab, k, b.gpu);
         let push = |from: &Buffer, to: &Buffer, count: usize| {
             let push = Push::new().addresses([from.address(), to.address()]);
-            push.u32(count).u32(k).f32(self.soft_cap.unwrap_or(0.0))
+            push.u32(count).u32(k).f32(cap.unwrap_or(0.0))
         };
         let to = if plan.second.is_some() { &s.pairs } else { &s.top };
         let (first, groups) = (push(&s.logits, to, vocab), [plan.slices, outputs, 1]);

@@ -91,14 +91,14 @@ impl AttentionBlock {
         constants.extend(self.cache_constants(b));
         constants.extend(self.head_constants(b));
         let kernel = Kernel {
-            shader: format!("rope_kv_{}", select::kv_suffix(b.kv.ty)),
+            shader: format!("rope_kv_{}", select::kv_suffix(b.kv)),
             constants,
             subgroup: select::subgroup(b.gpu),
         };
         let (q_norm, k_norm, eps) = self.norm_addresses();
         let push = Push::new()
             .addresses([s.qkv.address(), self.bias.as_ref().map_or(0, Buffer::address), q_norm, k_norm])
-            .addresses([cache.turns.address(), s.batch.address(), s.pages_address()])
+            .addresses([cache.turns.address(), s.batch.address(), b.pages_address(self.spec.state())])
             .addresses([cache.keys.address(), cache.values.address(), s.queries.address()])
             .u32(spec.rope.frequencies.len())
             .f32(spec.scale)
@@ -114,7 +114,7 @@ impl AttentionBlock {
 
     /// Specialization constants 10, 11 and 12 of every kernel that touches the cache.
     pub(super) fn cache_constants(&self, b: &Builder<'_>) -> [u32; 3] {
-        [self.spec.kv_heads as u32, self.spec.head_dim as u32, b.kv.page_tokens as u32]
+        [self.spec.kv_heads as u32, self.spec.head_dim as u32, b.page_tokens as u32]
     }
 
     /// Specialization constants 13 to 17 of every kernel that finishes heads.

@@ -50,7 +50,7 @@ impl AttentionBlock {
     fn attend(&self, b: &mut Builder<'_>, cache: &Cache, output: Left) {
         let (s, spec) = (b.scratch, &self.spec);
         let group = spec.heads / spec.kv_heads;
-        let tiles = select::decode_tiles(spec.head_dim, group, b.kv.ty, b.gpu);
+        let tiles = select::decode_tiles(spec.head_dim, group, b.kv, b.gpu);
         let heads = spec.kv_heads * tiles.parts as usize;
         let wanted = select::decode_splits_wanted(heads, b.gpu);
         let visible = b.positions.min(spec.window.unwrap_or(usize::MAX));
@@ -70,7 +70,7 @@ impl AttentionBlock {
         constants.extend(self.cache_constants(b));
         constants.extend(self.head_constants(b));
         let kernel = Kernel {
-            shader: format!("attention_decode_{}", select::kv_suffix(b.kv.ty)),
+            shader: format!("attention_decode_{}", select::kv_suffix(b.kv)),
             constants,
             subgroup: select::subgroup(b.gpu),
         };
@@ -91,7 +91,7 @@ impl AttentionBlock {
         if b.alone {
             writes.extend([&cache.keys, &cache.values]);
         }
-        let ty = b.kv.ty.tensor_type();
+        let ty = b.kv.tensor_type();
         let position_bytes = 2 * spec.kv_heads * spec.head_dim / ty.block_len() * ty.block_bytes();
         let most = select::decode_rows(splits);
         for first in (0..b.rows).step_by(most) {
@@ -100,7 +100,11 @@ impl AttentionBlock {
             let push = Push::new()
                 .address(from(&s.qkv, 4 * self.columns()))
                 .addresses([self.bias.as_ref().map_or(0, Buffer::address), q_norm, k_norm])
-                .addresses([cache.turns.address(), from(&s.batch, Scratch::ROW_BYTES), s.pages_address()])
+                .addresses([
+                    cache.turns.address(),
+                    from(&s.batch, Scratch::ROW_BYTES),
+                    b.pages_address(self.spec.state()),
+                ])
                 .addresses([cache.keys.address(), cache.values.address()])
                 .addresses([s.partial.address(), s.tickets.address()])
                 .addresses([from(y, element * attended), from(meta, attended / 32 * 8)])

@@ -32,8 +32,8 @@ impl AttentionBlock {
             head_dim: spec.head_dim,
             kv_heads: spec.kv_heads,
             group: spec.heads / spec.kv_heads,
-            kv: b.kv.ty,
-            page_tokens: b.kv.page_tokens,
+            kv: b.kv,
+            page_tokens: b.page_tokens,
             splits,
         };
         let flash = select::flash_kernel(&problem, b.gpu);
@@ -44,7 +44,7 @@ impl AttentionBlock {
         };
         let y = &s.half_wide;
         let push = Push::new()
-            .addresses([queries.address(), s.tiles_address(), s.pages_address()])
+            .addresses([queries.address(), s.tiles_address(), b.pages_address(self.spec.state())])
             .addresses([cache.keys.address(), cache.values.address()])
             .addresses([y.address(), s.partial.address()])
             .u32(q_rows)
@@ -86,7 +86,7 @@ impl AttentionBlock {
             pairs += (start..start + rows).map(|p| (p + 1).min(window)).sum::<usize>();
             keys += (start + rows).min(window.saturating_add(rows));
         }
-        let ty = b.kv.ty.tensor_type();
+        let ty = b.kv.tensor_type();
         let key_bytes = spec.kv_heads * spec.head_dim / ty.block_len() * ty.block_bytes();
         ((4 * spec.heads * spec.head_dim * pairs) as u64, (2 * key_bytes * keys) as u64)
     }

@@ -1,0 +1,206 @@
+//! One residual stream: its buffers, its recordings, and the host memory through which it crosses to other devices.
+
+use std::sync::Arc;
+
+use unicorn_core::{Batch, BlockId, Crossing, Select, SharedBuffer, Sharing, Slice};
+
+use crate::context::Context;
+use crate::error::VulkanError;
+use crate::lru::Lru;
+use crate::memory::Buffer;
+use crate::place::Place;
+use crate::recording::{Copy, Recording};
+use crate::replay::Recorded;
+use crate::scratch::Scratch;
+use crate::select::{FlashTile, FlashTiling, SliceShape};
+
+/// Dispatches of all recordings that a stream keeps: some tens of megabytes of command buffers.
+pub(crate) const RECORDED_DISPATCHES_MAX: usize = 1 << 16;
+
+/// One residual stream with its recordings.
+pub(crate) struct Stream {
+    pub(crate) recordings: Lru<Shape, Recorded>,
+    pub(crate) scratch: Scratch,
+    pub(crate) rows: usize,
+    /// Timeline value behind everything submitted on it.
+    pub(crate) pending: u64,
+    /// What lies in `scratch.batch`, and whether tiles of flash attention do.
+    pub(crate) written: Option<(Arc<Batch>, bool)>,
+}
+
+impl Stream {
+    pub(crate) fn new(scratch: Scratch, rows: usize) -> Stream {
+        Stream { recordings: Lru::new(RECORDED_DISPATCHES_MAX), scratch, rows, pending: 0, written: None }
+    }
+
+    /// True when the batch is the one that the kernels under way read.
+    pub(crate) fn holds(&self, batch: &Arc<Batch>) -> bool {
+        self.written.as_ref().is_some_and(|(held, _)| Arc::ptr_eq(held, batch))
+    }
+
+    /// Writes the batch where the kernels read it; what is there already stays. For another batch nothing may be under way.
+    pub(crate) fn write(&mut self, batch: &Arc<Batch>, flash: Option<&FlashTiling>) {
+        let held = if self.holds(batch) { self.written.take() } else { None };
+        let tiled = held.as_ref().is_some_and(|h| h.1);
+        if held.is_none() {
+            write_batch(&self.scratch, batch);
+        }
+        if let Some(flash) = flash.filter(|_| !tiled) {
+            let tiles: Vec<u8> = flash.tiles.iter().flat_map(FlashTile::bytes).collect();
+            self.scratch.batch.write(self.scratch.tiles_address() - self.scratch.batch.address(), &tiles);
+        }
+        self.written = Some((batch.clone(), tiled || flash.is_some()));
+    }
+}
+
+/// What a recording depends on.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    pub(crate) blocks: Vec<BlockId>,
+    pub(crate) rows: usize,
+    pub(crate) outputs: usize,
+    pub(crate) wanted: Wanted,
+    pub(crate) crossing: Crossing,
+    /// Positions that its sequences may have, 0 where that does not matter.
+    pub(crate) positions: usize,
+    /// The outputs are all rows in order.
+    pub(crate) all_outputs: bool,
+    /// No row reads a position that another row writes.
+    pub(crate) alone: bool,
+    /// Tiles and key splits of flash attention; `None` where the decode kernels run.
+    pub(crate) flash: Option<(usize, usize)>,
+    /// Whether dispatches are timed.
+    pub(crate) timed: bool,
+    /// First position and rows of every sequence, where dispatches are timed: their work is counted from them.
+    pub(crate) spans: Vec<(usize, usize)>,
+}
+
+/// What the output rows of a batch ask for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Wanted {
+    /// All logits of every row.
+    Logits,
+    /// The best ones of every row, at most this many.
+    Top(usize),
+    /// The best ones of some rows, at most this many, and all logits of others, numbered among the output rows.
+    Mixed(usize, Vec<u32>),
+}
+
+impl Wanted {
+    pub(crate) fn of(batch: &Batch) -> Wanted {
+        let logits = (0..).zip(batch.outputs()).filter(|(_, o)| o.select == Select::Logits).map(|(i, _)| i);
+        match (batch.top(), batch.logit_rows()) {
+            (None, _) => Wanted::Logits,
+            (Some(k), 0) => Wanted::Top(k),
+            (Some(k), _) => Wanted::Mixed(k, logits.collect()),
+        }
+    }
+}
+
+/// Host memory through which a stream crosses, as this device sees it. The memory outlives the buffer that lies on it.
+pub(crate) struct Shared {
+    /// The memory itself where the driver imports it, else memory of the driver that the host copies from and to.
+    pub(crate) buffer: Arc<Buffer>,
+    pub(crate) imported: bool,
+    pub(crate) sharing: Sharing,
+    pub(crate) memory: Arc<SharedBuffer>,
+}
+
+impl Shared {
+    /// Imports the memory where the driver can, and works in it where the GPU shares the host's memory.
+    pub(crate) fn new(context: &Arc<Context>, memory: &Arc<SharedBuffer>) -> Result<Shared, VulkanError> {
+        let gpu = context.profile();
+        let unified = gpu.integrated || gpu.software;
+        let memory = memory.clone();
+        if let Some(buffer) = Buffer::import(context, &memory) {
+            let sharing = if unified { Sharing::InPlace } else { Sharing::Copied };
+            return Ok(Shared { buffer: Arc::new(buffer), imported: true, sharing, memory });
+        }
+        let what = "a residual stream that crosses";
+        let buffer = Buffer::new(context, Place::Readback, memory.bytes() as u64, what)?;
+        Ok(Shared { buffer: Arc::new(buffer), imported: false, sharing: Sharing::Copied, memory })
+    }
+
+    /// The buffer that takes the place of the stream's own, where blocks work in the shared memory.
+    pub(crate) fn in_place(&self) -> Option<Arc<Buffer>> {
+        (self.sharing == Sharing::InPlace).then(|| self.buffer.clone())
+    }
+
+    /// Adds the copies that a crossing needs around a recording.
+    pub(crate) fn record(
+        &self,
+        recording: &mut Recording,
+        residual: &Buffer,
+        bytes: u64,
+        crossing: Crossing,
+    ) {
+        if self.sharing == Sharing::InPlace {
+            return;
+        }
+        let (host, device) = ((self.buffer.handle, 0), (residual.handle, 0));
+        if crossing.import {
+            recording.before.push(Copy { from: host, to: device, bytes });
+        }
+        if crossing.export {
+            recording.after.push(Copy { from: device, to: host, bytes });
+        }
+    }
+
+    /// Brings a stream that comes from elsewhere to where the copies of the recording read it; returns the bytes copied by the host.
+    pub(crate) fn bring(&self, bytes: usize) -> u64 {
+        if self.imported || bytes == 0 {
+            return 0;
+        }
+        // SAFETY: no work of this stream is under way while one that imports it is being started.
+        if let Some(out) = unsafe { self.buffer.mapped_slice(0, bytes) } {
+            self.memory.read_bytes(out);
+        }
+        bytes as u64
+    }
+
+    /// Takes what the recording's copies left to where others read it; returns the bytes copied by the host.
+    pub(crate) fn take(&self, bytes: usize) -> u64 {
+        if self.imported || bytes == 0 {
+            return 0;
+        }
+        let mut copy = vec![0; bytes];
+        self.buffer.read(0, &mut copy);
+        self.memory.write_bytes(&copy);
+        bytes as u64
+    }
+}
+
+/// What attention kernels are chosen by.
+pub(crate) fn slice_shapes(batch: &Batch) -> Vec<SliceShape> {
+    let shape = |s: &Slice| SliceShape {
+        start: s.start as usize,
+        rows: s.tokens.len(),
+        pages: s.tables.first().map_or(0, Vec::len),
+    };
+    batch.slices().iter().map(shape).collect()
+}
+
+/// Writes rows, output rows and page tables.
+fn write_batch(scratch: &Scratch, batch: &Batch) {
+    let mut rows = Vec::with_capacity(batch.rows() * Scratch::ROW_BYTES);
+    let mut first_page = 0u32;
+    for s in batch.slices() {
+        for (i, token) in s.tokens.iter().enumerate() {
+            for word in [*token, s.start + i as u32, first_page, 0] {
+                rows.extend(word.to_le_bytes());
+            }
+        }
+        // Tables of all groups are equally long.
+        first_page += s.tables.first().map_or(0, Vec::len) as u32;
+    }
+    let outputs: Vec<u8> = batch.outputs().iter().flat_map(|o| o.row.to_le_bytes()).collect();
+    let base = scratch.batch.address();
+    scratch.batch.write(0, &rows);
+    scratch.batch.write(scratch.outputs_address() - base, &outputs);
+    let groups = batch.slices().first().map_or(0, |s| s.tables.len());
+    for group in 0..groups {
+        let table = batch.slices().iter().flat_map(|s| &s.tables[group]);
+        let pages: Vec<u8> = table.flat_map(|p| p.to_le_bytes()).collect();
+        scratch.batch.write(scratch.pages_address(group) - base, &pages);
+    }
+}

@@ -1,0 +1,337 @@
+//! From work whose dependencies have ended to a submission, and from its end to what it produced.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use unicorn_core::{Batch, Crossing, DeviceError, Fence, HeadOutput, Select, StreamId, TopEntry, Work};
+
+use crate::blocks::{Builder, GpuBlock};
+use crate::recording::Recording;
+use crate::replay::Recorded;
+use crate::scratch::Capacity;
+use crate::select::{self, FlashTiling, Path};
+use crate::state::{Inner, State};
+use crate::stream::{Shape, Wanted};
+use crate::waiter::Submitted;
+
+/// What tells how submitted work ended.
+pub(crate) struct Told {
+    stream: StreamId,
+    batch: Arc<Batch>,
+    /// A head was its last block.
+    head: bool,
+    crossing: Crossing,
+    started: Instant,
+}
+
+impl Inner {
+    /// Submits work once what it depends on has ended: now, or on the thread that ends the last of it. What this queue has already counts
+    /// as ended, since the queue runs in order.
+    pub(crate) fn submit(self: &Arc<Self>, work: Work) {
+        let mut after: Vec<Fence> =
+            work.after.iter().filter(|f| !self.submissions.has(f.id())).cloned().collect();
+        let before = {
+            let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
+            last.insert(work.stream, work.done.fence())
+        };
+        after.extend(before.filter(|f| !self.submissions.has(f.id())));
+        let inner = self.clone();
+        Fence::all(&after, move |outcome| match outcome {
+            Ok(()) => inner.start(work),
+            Err(source) => {
+                let device = inner.profile.name.clone();
+                work.done.give(Err(Arc::new(DeviceError::Dependency { device, source })));
+            }
+        });
+    }
+
+    fn start(&self, work: Work) {
+        let mut state = self.lock();
+        let head = work.blocks.last().is_some_and(|b| matches!(state.blocks.get(b), Some(GpuBlock::Head(_))));
+        let started = Instant::now();
+        match self.enqueue(&mut state, &work) {
+            Ok(value) => {
+                let Work { stream, batch, crossing, done, .. } = work;
+                let what = Told { stream, batch, head, crossing, started };
+                // Under the lock, so that the order is that of the queue.
+                self.submissions.push(Submitted { value, done, what });
+            }
+            Err(error) => {
+                drop(state);
+                work.done.give(Err(Arc::new(error)));
+            }
+        }
+    }
+
+    /// Puts work on the queue; returns the timeline value that marks its end.
+    fn enqueue(&self, state: &mut State, work: &Work) -> Result<u64, DeviceError> {
+        let batch = &work.batch;
+        self.check(state, work)?;
+        let (shape, tiling) = self.shape(state, work)?;
+        if state.streams.get_mut(&work.stream).is_some_and(|s| s.recordings.get(&shape).is_none()) {
+            let recorded = self.record(state, work, &shape)?;
+            let weight = recorded.recording.dispatches.len();
+            if let Some(stream) = state.streams.get_mut(&work.stream) {
+                // What makes room for it may be under way.
+                if stream.recordings.would_evict(weight) {
+                    self.context.wait(stream.pending, "earlier work").map_err(|e| self.fail(e))?;
+                }
+                stream.recordings.insert(shape.clone(), recorded, weight);
+            }
+        }
+        let State { streams, shared, pipelines, bound, timings, .. } = state;
+        let stream = streams.get_mut(&work.stream).ok_or_else(|| self.invalid("the stream vanished"))?;
+        stream.write(batch, tiling.as_ref());
+        stream.rows = batch.rows();
+        if let Some(shared) = shared.get(&work.stream).filter(|_| work.crossing.import) {
+            self.count(shared.bring(self.crossing_bytes(stream.scratch.sizes.width, batch)));
+        }
+        let recorded = stream.recordings.get(&shape).ok_or_else(|| self.invalid("the recording vanished"))?;
+        recorded.learn(&self.context, pipelines, bound).map_err(|e| self.fail(e))?;
+        let submitted = recorded.submit("blocks");
+        // Pieces that were submitted before one failed may still run.
+        stream.pending = *submitted.as_ref().unwrap_or(&self.context.last_submitted());
+        let value = submitted.map_err(|e| self.fail(e))?;
+        if let Some(timings) = timings {
+            self.context.wait(value, "profiled work").map_err(|e| self.fail(e))?;
+            let times = recorded.commands.times().map_err(|e| self.fail(e))?.unwrap_or_default();
+            timings.add(&recorded.recording, &times);
+        }
+        Ok(value)
+    }
+
+    /// What neither the batch's type nor the stream's buffers say.
+    fn check(&self, state: &State, work: &Work) -> Result<(), DeviceError> {
+        let batch = &work.batch;
+        let Some(first) = work.blocks.first() else { return Err(self.invalid("work without blocks")) };
+        let mut attends = false;
+        for id in &work.blocks {
+            match state.blocks.get(id) {
+                Some(GpuBlock::Attention(_)) => attends = true,
+                Some(_) => {}
+                None => return Err(self.invalid(format!("block {} is not loaded", id.0))),
+            }
+        }
+        if attends && (state.layout.is_none() || batch.limits().state != state.layout) {
+            return Err(self.invalid("the batch was made for other state than is reserved"));
+        }
+        if state.sizes.vocab != 0 && batch.limits().vocab > state.sizes.vocab {
+            let (has, made) = (state.sizes.vocab, batch.limits().vocab);
+            return Err(self.invalid(format!("a batch for a vocabulary of {made}, the model has {has}")));
+        }
+        let crosses = work.crossing.import || work.crossing.export;
+        match state.shared.get(&work.stream) {
+            None if crosses => return Err(self.invalid("a stream that crosses has no shared buffer")),
+            Some(shared) if crosses || shared.in_place().is_some() => {
+                let (rows, width) = (shared.memory.rows(), shared.memory.width());
+                if batch.rows() > rows || width != state.sizes.width {
+                    let wanted = (batch.rows(), state.sizes.width);
+                    return Err(
+                        self.invalid(format!("{wanted:?} values in a shared buffer of {rows} x {width}"))
+                    );
+                }
+            }
+            _ => {}
+        }
+        let Some(stream) = state.streams.get(&work.stream) else { return Ok(()) };
+        if !stream.holds(batch) {
+            let idle = self.context.has_reached(stream.pending, "a stream").map_err(|e| self.fail(e))?;
+            if !idle {
+                return Err(self.invalid("a stream takes another batch before the one before has ended"));
+            }
+        }
+        let embeds = matches!(state.blocks.get(first), Some(GpuBlock::Embedding(_)));
+        if !embeds && !work.crossing.import && stream.rows != batch.rows() {
+            let (held, rows) = (stream.rows, batch.rows());
+            return Err(self.invalid(format!("the stream holds {held} rows, the batch has {rows}")));
+        }
+        Ok(())
+    }
+
+    /// What the recording of this work depends on, and the tiles of its attention; the stream has room for it then.
+    fn shape(&self, state: &mut State, work: &Work) -> Result<(Shape, Option<FlashTiling>), DeviceError> {
+        let batch = &work.batch;
+        let rows = batch.rows();
+        let longest = batch.slices().iter().map(|s| s.end()).max().unwrap_or(1);
+        let positions = select::served_positions(longest);
+        let tiling = state.flash_tiling(&work.blocks, batch);
+        let attends = |id| matches!(state.blocks.get(id), Some(GpuBlock::Attention(_)));
+        let attends = work.blocks.iter().any(attends);
+        let row_splits = match &tiling {
+            Some(tiling) => tiling.records,
+            None if attends => select::decode_records(rows, positions),
+            None => 1,
+        };
+        let pages: usize = batch.slices().iter().map(|s| s.tables.first().map_or(0, Vec::len)).sum();
+        let needs = Capacity {
+            rows,
+            outputs: batch.outputs().len().max(1),
+            row_splits,
+            pages: pages.max(1),
+            groups: batch.slices().first().map_or(1, |s| s.tables.len().max(1)),
+            top: batch.top().unwrap_or(1),
+        };
+        let timed = state.timings.is_some() && state.gpu.timestamp_ns > 0.0;
+        // A row writes pages that no other slice sees, or there would be no batch: single rows are alone.
+        let alone = !state.options.batch_invariant && batch.slices().iter().all(|s| s.tokens.len() == 1);
+        let shape = Shape {
+            blocks: work.blocks.clone(),
+            rows,
+            outputs: batch.outputs().len(),
+            wanted: Wanted::of(batch),
+            crossing: work.crossing,
+            // Tiles come from a buffer, so one recording serves every depth; but where submissions are bounded it is cut by what they cost.
+            positions: if tiling.is_some() && state.bound.seconds_max.is_none() { 0 } else { positions },
+            flash: tiling.as_ref().map(|t| (t.tiles.len(), t.splits)),
+            all_outputs: batch.outputs().iter().map(|o| o.row).eq(0..rows as u32),
+            alone,
+            timed,
+            spans: if timed { spans(batch) } else { Vec::new() },
+        };
+        self.stream(state, work.stream, needs)?;
+        Ok((shape, tiling))
+    }
+
+    fn record(&self, state: &State, work: &Work, shape: &Shape) -> Result<Recorded, DeviceError> {
+        let stream = state.streams.get(&work.stream).ok_or_else(|| self.invalid("unknown stream"))?;
+        let mut builder = Builder {
+            gpu: &state.gpu,
+            router: state.router(),
+            scratch: &stream.scratch,
+            recording: Recording::default(),
+            path: Path::Vector,
+            rows: shape.rows,
+            outputs: shape.outputs,
+            positions: shape.positions,
+            flash: shape.flash,
+            spans: spans(&work.batch),
+            kv: state.layout.as_ref().map(|l| l.ty).unwrap_or_default(),
+            page_tokens: state.layout.as_ref().map_or(32, |l| l.page_tokens),
+            groups: state.layout.as_ref().map_or(&[][..], |l| &l.groups),
+            alone: shape.alone,
+            prepared: false,
+        };
+        let find = |id| state.blocks.get(id).ok_or_else(|| self.invalid("a block that is not loaded"));
+        let router = state.router();
+        let path = |block: &GpuBlock| {
+            let rows = if let GpuBlock::Head(_) = block { shape.outputs } else { shape.rows };
+            router.path(&block.shape(), rows)
+        };
+        for (i, id) in work.blocks.iter().enumerate() {
+            let next = match work.blocks.get(i + 1) {
+                Some(id) => match find(id)? {
+                    GpuBlock::Head(_) if !shape.all_outputs => None,
+                    block if path(block) == Path::Matrix => None,
+                    block => block.input(),
+                },
+                None => None,
+            };
+            let block = find(id)?;
+            builder.path = path(block);
+            match block {
+                GpuBlock::Embedding(e) => e.record(&mut builder, next),
+                GpuBlock::Ffn(f) => f.record(&mut builder, next),
+                GpuBlock::Head(h) => h.record(&mut builder, &shape.wanted),
+                GpuBlock::Attention(a) => {
+                    let cache = a.cache.as_ref().ok_or_else(|| self.invalid("no state is reserved"))?;
+                    a.record(&mut builder, cache, next);
+                }
+            }
+        }
+        let mut recording: Recording = builder.recording;
+        if let Some(shared) = state.shared.get(&work.stream) {
+            let bytes = self.crossing_bytes(stream.scratch.sizes.width, &work.batch) as u64;
+            shared.record(&mut recording, &stream.scratch.residual, bytes, shape.crossing);
+        }
+        #[cfg(test)]
+        assert_selected(&router, work.blocks.iter().filter_map(|id| state.blocks.get(id)), &recording);
+        Recorded::new(&self.context, &state.pipelines, recording, shape.timed, state.bound)
+            .map_err(|e| self.fail(e))
+    }
+
+    fn crossing_bytes(&self, width: usize, batch: &Batch) -> usize {
+        if self.context.compile_only() { 0 } else { batch.rows() * width * 4 }
+    }
+
+    fn count(&self, copied: u64) {
+        self.copied.fetch_add(copied, Ordering::Relaxed);
+    }
+
+    /// Waits for submitted work and tells how it ended. Called in the order of submission.
+    pub(crate) fn tell(&self, submitted: Submitted<Told>, busy_until: Option<Instant>) {
+        let Submitted { value, mut done, what } = submitted;
+        // The queue runs in order: work begins when it was submitted, or when the work before it ended.
+        done.begin(busy_until.map_or(what.started, |until| until.max(what.started)));
+        let ended = self.context.wait(value, "submitted blocks").map_err(|e| self.fail(e));
+        let result = ended.map(|()| self.gather(&what));
+        done.give(result.map_err(Arc::new));
+    }
+
+    /// What ended work left behind.
+    fn gather(&self, told: &Told) -> Option<HeadOutput> {
+        let state = self.lock();
+        let stream = state.streams.get(&told.stream)?;
+        let bytes = self.crossing_bytes(stream.scratch.sizes.width, &told.batch);
+        if let Some(shared) = state.shared.get(&told.stream) {
+            let by_bus = if shared.in_place().is_some() { 0 } else { bytes as u64 };
+            if told.crossing.import {
+                self.count(by_bus);
+                self.shared.fetch_add(bytes as u64 - by_bus, Ordering::Relaxed);
+            }
+            if told.crossing.export {
+                self.count(by_bus + shared.take(bytes));
+            }
+        }
+        let wanted = told.head && !told.batch.outputs().is_empty();
+        wanted.then(|| self.output(&state, told)).flatten()
+    }
+
+    fn output(&self, state: &State, told: &Told) -> Option<HeadOutput> {
+        let (batch, scratch) = (&told.batch, &state.streams.get(&told.stream)?.scratch);
+        let vocab = batch.limits().vocab;
+        let mut output = HeadOutput::default();
+        let rows = batch.logit_rows();
+        if rows > 0 {
+            let mut bytes = vec![0u8; rows * vocab * 4];
+            scratch.logits_host.read(0, &mut bytes);
+            self.count(bytes.len() as u64);
+            let word = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            output.logits = bytes.chunks_exact(4).map(word).collect();
+        }
+        let most = batch.top().unwrap_or(0);
+        if most > 0 {
+            let mut bytes = vec![0u8; batch.outputs().len() * most * 8];
+            scratch.top.read(0, &mut bytes);
+            self.count(bytes.len() as u64);
+            let entry = |b: &[u8]| TopEntry {
+                token: u32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+                logit: f32::from_le_bytes([b[4], b[5], b[6], b[7]]),
+            };
+            for (list, asked) in bytes.chunks_exact(most * 8).zip(batch.outputs()) {
+                if let Select::Top(k) = asked.select {
+                    output.top.push(list.chunks_exact(8).take(k).map(entry).collect());
+                }
+            }
+        }
+        Some(output)
+    }
+}
+
+fn spans(batch: &Batch) -> Vec<(usize, usize)> {
+    batch.slices().iter().map(|s| (s.start as usize, s.tokens.len())).collect()
+}
+
+/// Asserts that loading checked every kernel of a recording.
+#[cfg(test)]
+fn assert_selected<'b>(
+    router: &select::Router<'_>,
+    blocks: impl Iterator<Item = &'b GpuBlock>,
+    recording: &Recording,
+) {
+    let selected: Vec<_> = blocks.flat_map(|b| router.kernels(&b.shape())).collect();
+    for d in &recording.dispatches {
+        let known = selected.iter().any(|s| (s.op, &s.shader) == (d.op, &d.kernel.shader));
+        assert!(known, "{}: {} is recorded and was not selected", d.op, d.kernel.shader);
+    }
+}
