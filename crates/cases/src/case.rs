@@ -1,23 +1,8 @@
 //! What a case is.
 
-use unicorn_core::{Block, KvType, TensorType};
+use unicorn_core::{BatchShape, Block, KvType, Span, TensorType};
 
 use crate::Tolerance;
-
-/// A slice of a case's batch: `past` positions are in the KV cache already, `tokens` are new.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
-pub struct Span {
-    pub past: usize,
-    pub tokens: usize,
-}
-
-impl Span {
-    /// A slice of `tokens` after `past`.
-    pub fn new(past: usize, tokens: usize) -> Span {
-        Span { past, tokens }
-    }
-}
 
 /// One row of the table.
 #[derive(Clone, PartialEq, Debug)]
@@ -48,38 +33,19 @@ impl Case {
         !matches!(self.block, Block::Embedding { .. }) && (self.rows() > FEW || past > FEW)
     }
 
+    /// The batch's shape. All rows are output rows.
+    fn shape(&self) -> BatchShape {
+        BatchShape { spans: self.batch.clone(), outputs: self.rows() }
+    }
+
     /// Arithmetic operations of the batch, two per multiply-add, attention scores included.
     pub fn flops(&self) -> u64 {
-        let scores = match &self.block {
-            Block::Attention { spec, .. } => {
-                let visible = |position: usize| (position + 1).min(spec.window.unwrap_or(usize::MAX));
-                let pairs: usize =
-                    self.batch.iter().flat_map(|s| (s.past..s.past + s.tokens).map(visible)).sum();
-                4 * (pairs * spec.heads * spec.head_dim) as u64
-            }
-            // A head of one row looks like a vector to `flops_per_row`.
-            Block::Head { spec, .. } => return (2 * spec.vocab * spec.width * self.rows()) as u64,
-            _ => 0,
-        };
-        self.block.flops_per_row() * self.rows() as u64 + scores
+        self.block.cost(&self.shape(), self.kv).flops()
     }
 
     /// Bytes of weights and KV cache that the batch must read at least once.
     pub fn bytes(&self) -> u64 {
-        match &self.block {
-            Block::Embedding { .. } => self.block.bytes_per_row() * self.rows() as u64,
-            Block::Attention { spec, .. } => {
-                let ty = self.kv.tensor_type();
-                let row = (spec.kv_heads * spec.head_dim * ty.block_bytes()) / ty.block_len();
-                let positions = |s: &Span| {
-                    let first = spec.window.map_or(0, |w| (s.past + 1).saturating_sub(w));
-                    s.past + s.tokens - first
-                };
-                self.block.bytes_per_row()
-                    + (2 * row * self.batch.iter().map(positions).sum::<usize>()) as u64
-            }
-            _ => self.block.bytes_per_row(),
-        }
+        self.block.cost(&self.shape(), self.kv).bytes()
     }
 
     /// Types of the block's matrices, without repetition.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use unicorn_core::{
-    Batch, Block, BlockId, Device, DeviceError, HeadOutput, KvLayout, KvType, Select, SequenceId, Slice,
-    StreamId, WeightSource, Work,
+    Batch, BatchLimits, Block, BlockId, Crossing, Device, DeviceError, KvType, OutputRow, Select, SequenceId,
+    Slice, StateGroup, StateLayout, StreamId, WeightSource, run_to_end,
 };
 
 /// The models of `tests/data/tiny`.
@@ -62,7 +62,7 @@ pub type Chunks<'a> = &'a [&'a [usize]];
 pub fn logits(
     device: &dyn Device,
     blocks: &[Block],
-    source: &dyn WeightSource,
+    source: &Arc<dyn WeightSource>,
     tokens: &[u32],
     chunks: Chunks<'_>,
     kv: KvType,
@@ -74,13 +74,23 @@ pub fn logits(
     let each = tokens.len().div_ceil(PAGE_TOKENS);
     let pages = each * chunks.len();
     let positions = each * PAGE_TOKENS;
-    device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages: 2 * pages, positions, ty: kv })?;
+    let mut groups: Vec<StateGroup> = Vec::new();
+    for spec in blocks.iter().filter_map(Block::state) {
+        if groups.iter().all(|g| g.spec != spec) {
+            groups.push(StateGroup { spec, pages: 2 * pages });
+        }
+    }
+    let layout = StateLayout { page_tokens: PAGE_TOKENS, positions, ty: kv, groups };
+    device.reserve(&layout)?;
+    let vocab =
+        blocks.iter().find_map(|b| if let Block::Head { spec, .. } = b { Some(spec.vocab) } else { None });
+    let limits = Arc::new(BatchLimits { vocab: vocab.unwrap_or(1), state: Some(layout) });
     // Odd pages from the last down: no sequence has neighbours, nor begins with page 0.
     let pages_of = |s: usize| (0..each).map(|i| (2 * (pages - s - i * chunks.len()) - 1) as u32).collect();
     let mut sequences: Vec<Sequence<'_>> =
         chunks.iter().enumerate().map(|(s, sizes)| Sequence::new(s, tokens, sizes, pages_of(s))).collect();
     while sequences.iter().any(|s| s.done < tokens.len()) {
-        loaded.step(&mut sequences)?;
+        loaded.step(&mut sequences, &limits)?;
     }
     Ok(sequences.into_iter().map(|s| s.logits).collect())
 }
@@ -112,12 +122,14 @@ impl<'a> Sequence<'a> {
         Sequence { id, tokens, sizes: sizes.iter(), size: 1, pages, done: 0, logits: Vec::new() }
     }
 
-    /// The next chunk, if there is one.
-    fn next(&mut self) -> Option<Slice> {
+    /// The next chunk, if there is one, for this many state groups.
+    fn next(&mut self, groups: usize) -> Option<Slice> {
         self.size = (*self.sizes.next().unwrap_or(&self.size)).max(1);
         let end = self.tokens.len().min(self.done + self.size);
         let tokens = self.tokens[self.done..end].to_vec();
-        let slice = Slice { sequence: self.id, start: self.done as u32, tokens, pages: self.pages.clone() };
+        let pages = self.pages[..self.pages.len().min(end.div_ceil(PAGE_TOKENS))].to_vec();
+        let tables = vec![pages; groups];
+        let slice = Slice { sequence: self.id, start: self.done as u32, tokens, tables };
         self.done = end;
         (!slice.tokens.is_empty()).then_some(slice)
     }
@@ -131,19 +143,23 @@ struct Loaded<'a> {
 
 impl Loaded<'_> {
     /// One batch with the next chunk of each sequence.
-    fn step(&self, sequences: &mut [Sequence<'_>]) -> Result<(), DeviceError> {
-        let slices: Vec<Slice> = sequences.iter_mut().filter_map(Sequence::next).collect();
+    fn step(&self, sequences: &mut [Sequence<'_>], limits: &Arc<BatchLimits>) -> Result<(), DeviceError> {
+        let groups = limits.state.as_ref().map_or(0, |s| s.groups.len());
+        let slices: Vec<Slice> = sequences.iter_mut().filter_map(|s| s.next(groups)).collect();
         let counts: Vec<(SequenceId, usize)> = slices.iter().map(|s| (s.sequence, s.tokens.len())).collect();
         let rows: usize = counts.iter().map(|c| c.1).sum();
-        let batch = Arc::new(Batch { slices, outputs: (0..rows as u32).collect(), select: Select::Logits });
-        let work = Work { stream: STREAM, blocks: self.blocks.clone(), batch };
-        self.device.wait(self.device.submit(&work)?)?;
+        let outputs = (0..rows as u32).map(|row| OutputRow { row, select: Select::Logits }).collect();
+        let batch = Batch::new(slices, outputs, limits).map_err(|e| DeviceError::Invalid {
+            device: self.device.profile().name.clone(),
+            what: e.to_string(),
+        })?;
+        let output = run_to_end(self.device, STREAM, &self.blocks, &Arc::new(batch), Crossing::default())?;
         // What is no logits leaves them missing, which no comparison passes.
-        let HeadOutput::Logits(logits) = self.device.take_output(STREAM)? else { return Ok(()) };
-        let vocab = logits.len() / rows.max(1);
+        let Some(logits) = output.map(|o| o.logits) else { return Ok(()) };
+        let vocab = limits.vocab;
         let mut rest = &logits[..];
         for (id, count) in counts {
-            let (mine, others) = rest.split_at(count * vocab);
+            let (mine, others) = rest.split_at(rest.len().min(count * vocab));
             rest = others;
             if let Some(sequence) = sequences.iter_mut().find(|s| s.id == id) {
                 sequence.logits.extend(mine);
@@ -166,7 +182,7 @@ mod tests {
     #[test]
     fn chunks_cover_the_tokens_in_order() {
         let mut sequence = Sequence::new(0, &[1, 2, 3, 4, 5], &[2, 1], vec![0]);
-        let parts: Vec<_> = std::iter::from_fn(|| sequence.next()).map(|s| (s.start, s.tokens)).collect();
+        let parts: Vec<_> = std::iter::from_fn(|| sequence.next(1)).map(|s| (s.start, s.tokens)).collect();
         assert_eq!(parts, [(0, vec![1, 2]), (2, vec![3]), (3, vec![4]), (4, vec![5])]);
     }
 

@@ -8,6 +8,7 @@
 //! logits are known.
 
 mod case;
+mod feed;
 pub mod golden;
 mod record;
 mod run;
@@ -16,7 +17,8 @@ pub mod synthetic;
 mod table;
 mod tolerance;
 
-pub use case::{Case, Span};
+pub use case::Case;
+pub use feed::Feed;
 pub use record::{Plan, plans, record};
 pub use run::{CaseError, Outcome, judge, run};
 pub use table::{select, table};

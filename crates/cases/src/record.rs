@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use unicorn_core::{
-    Batch, Block, BlockId, Device, DeviceError, KvLayout, KvType, Select, SequenceId, Slice, StreamId,
-    TensorType, Work,
+    Batch, BatchError, BatchLimits, Block, BlockId, Device, DeviceError, KvType, OutputRow, Select,
+    SequenceId, Slice, Span, StateGroup, StateLayout, StateSpec, StreamId, TensorType, WeightSource,
 };
 
 use crate::synthetic::SyntheticSource;
-use crate::{Span, shapes, table};
+use crate::{Feed, shapes, table};
 
 const PAGE_TOKENS: usize = 32;
 const STREAM: StreamId = StreamId(0);
@@ -77,37 +77,61 @@ fn of_model(shape: &str, ty: TensorType, kv: KvType) -> Option<Plan> {
 
 /// Loads the plan's blocks and submits its batches, with logits and with the best candidates asked for. Blocks are unloaded again.
 pub fn record(plan: &Plan, device: &dyn Device) -> Result<(), DeviceError> {
-    let source = SyntheticSource::new(1);
-    let mut loaded = Loaded { device, blocks: Vec::new() };
+    let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(1));
+    let mut loaded = Loaded { device, feed: Feed::new(device, STREAM), blocks: Vec::new() };
     for block in &plan.blocks {
         loaded.blocks.push(device.load(block, &source)?);
     }
-    if plan.blocks.iter().any(|b| matches!(b, Block::Attention { .. })) {
-        let needed = |spans: &Vec<Span>| spans.len() + spans.iter().map(pages_of).max().unwrap_or(0);
-        let pages = plan.batches.iter().map(needed).max().unwrap_or(1);
-        let positions = pages * PAGE_TOKENS;
-        device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages, positions, ty: plan.kv })?;
+    let limits = Arc::new(limits(plan));
+    if let Some(state) = &limits.state {
+        device.reserve(state)?;
     }
     for spans in &plan.batches {
-        loaded.submit_all(plan, spans)?;
+        loaded.submit_all(plan, spans, &limits)?;
     }
     Ok(())
+}
+
+/// What the plan's batches are held against: state for all of its mixers, if it has any.
+fn limits(plan: &Plan) -> BatchLimits {
+    let needed = |spans: &Vec<Span>| {
+        let written: usize = spans.iter().map(pages_written).sum();
+        written + spans.iter().map(|s| pages_of(s) - pages_written(s)).max().unwrap_or(0)
+    };
+    let pages = plan.batches.iter().map(needed).max().unwrap_or(1);
+    let mut groups: Vec<StateSpec> = Vec::new();
+    for spec in plan.blocks.iter().filter_map(Block::state) {
+        if !groups.contains(&spec) {
+            groups.push(spec);
+        }
+    }
+    let groups: Vec<StateGroup> = groups.into_iter().map(|spec| StateGroup { spec, pages }).collect();
+    let layout =
+        StateLayout { page_tokens: PAGE_TOKENS, positions: pages * PAGE_TOKENS, ty: plan.kv, groups };
+    let vocab = plan.blocks.iter().filter_map(|b| match b {
+        Block::Embedding { spec, .. } => Some(spec.vocab),
+        Block::Head { spec, .. } => Some(spec.vocab),
+        _ => None,
+    });
+    let state = Some(layout).filter(|l| !l.groups.is_empty());
+    BatchLimits { vocab: vocab.max().unwrap_or(1), state }
 }
 
 /// Unloaded on drop.
 struct Loaded<'a> {
     device: &'a dyn Device,
+    feed: Feed<'a>,
     blocks: Vec<BlockId>,
 }
 
 impl Loaded<'_> {
-    fn submit_all(&self, plan: &Plan, spans: &[Span]) -> Result<(), DeviceError> {
+    fn submit_all(&self, plan: &Plan, spans: &[Span], limits: &Arc<BatchLimits>) -> Result<(), DeviceError> {
         let head = plan.blocks.iter().any(|b| matches!(b, Block::Head { .. }));
         let selects = if head { &[Select::Logits, Select::Top(5)][..] } else { &[Select::Logits] };
         // A model's step asks for the last row of each sequence, perplexity for all rows; a case asks for all.
         let whole = if plan.blocks.len() > 1 { Outputs::Last } else { Outputs::All };
         for select in selects {
-            self.submit(&plan.blocks, &self.blocks, &Arc::new(batch(spans, whole, *select)))?;
+            self.submit(&plan.blocks, &self.blocks, &self.batch(spans, whole, *select, limits)?)?;
         }
         if plan.blocks.len() > 1 {
             let mut seen = Vec::new();
@@ -117,19 +141,31 @@ impl Loaded<'_> {
                     continue;
                 }
                 seen.push(std::mem::discriminant(block));
-                let batch = Arc::new(batch(spans, Outputs::All, Select::Logits));
+                let batch = self.batch(spans, Outputs::All, Select::Logits, limits)?;
                 self.submit(std::slice::from_ref(block), std::slice::from_ref(id), &batch)?;
             }
         }
         Ok(())
     }
 
+    fn batch(
+        &self,
+        spans: &[Span],
+        which: Outputs,
+        select: Select,
+        limits: &Arc<BatchLimits>,
+    ) -> Result<Arc<Batch>, DeviceError> {
+        let wrong = |e: BatchError| DeviceError::Invalid {
+            device: self.device.profile().name.clone(),
+            what: e.to_string(),
+        };
+        batch(spans, which, select, limits).map(Arc::new).map_err(wrong)
+    }
+
     fn submit(&self, blocks: &[Block], ids: &[BlockId], batch: &Arc<Batch>) -> Result<(), DeviceError> {
-        if let Some(width) = blocks.first().and_then(input_width) {
-            self.device.write_residual(STREAM, width, &vec![1.0; batch.rows() * width])?;
-        }
-        let work = Work { stream: STREAM, blocks: ids.to_vec(), batch: batch.clone() };
-        self.device.wait(self.device.submit(&work)?)
+        let (width, embeds) = blocks.first().map_or((1, false), stream_width);
+        let ones = vec![1.0; batch.rows() * width];
+        self.feed.run(ids, batch, Some(&ones[..]).filter(|_| !embeds), width).map(|_| ())
     }
 }
 
@@ -141,13 +177,13 @@ impl Drop for Loaded<'_> {
     }
 }
 
-/// Width of the residual stream that a block takes; an embedding takes none.
-fn input_width(block: &Block) -> Option<usize> {
+/// Width of the residual stream that a block works on, and whether it writes it anew.
+fn stream_width(block: &Block) -> (usize, bool) {
     match block {
-        Block::Embedding { .. } => None,
-        Block::Attention { spec, .. } => Some(spec.width),
-        Block::Ffn { spec, .. } => Some(spec.width),
-        Block::Head { spec, .. } => Some(spec.width),
+        Block::Embedding { spec, .. } => (spec.width, true),
+        Block::Attention { spec, .. } => (spec.width, false),
+        Block::Ffn { spec, .. } => (spec.width, false),
+        Block::Head { spec, .. } => (spec.width, false),
     }
 }
 
@@ -159,24 +195,39 @@ enum Outputs {
     All,
 }
 
-/// One sequence per span. They share all pages but the last, so that many deep sequences need few: nobody looks at what is in them, and
-/// decode steps write to pages of their own as those of a model do.
-fn batch(spans: &[Span], which: Outputs, select: Select) -> Batch {
+/// One sequence per span. They share the pages that they only read, so that many deep sequences need few: nobody looks at what is in them.
+fn batch(
+    spans: &[Span],
+    which: Outputs,
+    select: Select,
+    limits: &Arc<BatchLimits>,
+) -> Result<Batch, BatchError> {
     let (mut slices, mut outputs) = (Vec::new(), Vec::new());
+    let groups = limits.state.as_ref().map_or(0, |s| s.groups.len());
     let mut row = 0;
-    let shared = spans.len() as u32..;
+    let mut own = 0..;
+    let shared = spans.iter().map(pages_written).sum::<usize>() as u32..;
     for (id, span) in spans.iter().enumerate() {
         slices.push(Slice {
             sequence: SequenceId(id as u64),
             start: span.past as u32,
             tokens: vec![0; span.tokens],
-            pages: shared.clone().take(pages_of(span).saturating_sub(1)).chain([id as u32]).collect(),
+            tables: {
+                let read = shared.clone().take(pages_of(span) - pages_written(span));
+                vec![read.chain(own.by_ref().take(pages_written(span))).collect(); groups]
+            },
         });
         let rows = row..row + span.tokens as u32;
         row = rows.end;
-        outputs.extend(rows.filter(|r| which == Outputs::All || r + 1 == row));
+        let asked = rows.filter(|r| which == Outputs::All || r + 1 == row);
+        outputs.extend(asked.map(|row| OutputRow { row, select }));
     }
-    Batch { slices, outputs, select }
+    Batch::new(slices, outputs, limits)
+}
+
+/// Pages that a sequence writes.
+fn pages_written(span: &Span) -> usize {
+    pages_of(span) - span.past / PAGE_TOKENS
 }
 
 fn pages_of(span: &Span) -> usize {
@@ -203,12 +254,27 @@ mod tests {
 
     #[test]
     fn batches_have_pages_and_outputs() {
-        let spans = [Span::new(31, 2), Span::new(0, 3)];
-        assert_eq!(batch(&spans, Outputs::All, Select::Logits).outputs, [0, 1, 2, 3, 4]);
-        let batch = batch(&spans, Outputs::Last, Select::Logits);
-        assert_eq!(batch.outputs, [1, 4]);
-        assert_eq!(batch.slices[0].pages, [2, 0]);
-        assert_eq!(batch.slices[1].pages, [1]);
-        assert_eq!(batch.rows(), 5);
+        let groups = vec![StateGroup { spec: StateSpec::Paged, pages: 8 }];
+        let state = StateLayout { page_tokens: PAGE_TOKENS, positions: 256, ty: KvType::F16, groups };
+        let limits = Arc::new(BatchLimits { vocab: 1, state: Some(state) });
+        let spans = [Span::new(31, 2), Span::new(64, 2)];
+        let rows = |batch: &Batch| batch.outputs().iter().map(|o| o.row).collect::<Vec<u32>>();
+        assert_eq!(rows(&batch(&spans, Outputs::All, Select::Logits, &limits).unwrap()), [0, 1, 2, 3]);
+        let batch = batch(&spans, Outputs::Last, Select::Logits, &limits).unwrap();
+        assert_eq!(rows(&batch), [1, 3]);
+        assert_eq!(batch.slices()[0].tables, [[0, 1]]);
+        assert_eq!(batch.slices()[1].tables, [[3, 4, 2]]);
+        assert_eq!(batch.rows(), 4);
+    }
+
+    #[test]
+    fn every_batch_of_every_plan_is_one() {
+        for plan in plans("") {
+            let limits = Arc::new(limits(&plan));
+            for spans in &plan.batches {
+                let made = batch(spans, Outputs::All, Select::Logits, &limits);
+                assert!(made.is_ok(), "{} {spans:?}: {made:?}", plan.name);
+            }
+        }
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use unicorn_core::quant::Random;
 use unicorn_core::{
-    Batch, Block, BlockId, Device, DeviceError, DeviceKind, HeadOutput, KvLayout, KvType, Select, SequenceId,
-    Slice, StreamId, Work,
+    Batch, BatchLimits, Block, BlockId, Device, DeviceError, DeviceKind, HeadOutput, KvType, OutputRow,
+    RowOutput, Select, SequenceId, Slice, Span, StateGroup, StateLayout, StreamId, WeightSource,
 };
 
 use crate::synthetic::SyntheticSource;
-use crate::{Case, Span, Tolerance};
+use crate::{Case, Feed, Tolerance};
 
 /// Values that a comparison rests on at least: small outputs are computed again with fresh input until there are as many.
 const VALUES_MIN: usize = 256;
@@ -119,7 +119,7 @@ impl std::fmt::Display for Outcome {
 /// What is compared: the logits of a head, the rows of an embedding, and what any other block adds to the residual stream,
 /// also while it fills the cache with the case's past. Blocks are unloaded again; the KV cache is reserved anew.
 pub fn run(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> Result<Outcome, CaseError> {
-    let source = SyntheticSource::new(seed);
+    let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(seed));
     let device_error = |source| CaseError::Device { case: case.name.clone(), seed, source };
     let want = Loaded::new(oracle, case, &source).map_err(device_error)?;
     let got = Loaded::new(device, case, &source).map_err(device_error)?;
@@ -142,43 +142,51 @@ pub fn run(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> 
 /// The case's block on one device; unloaded on drop.
 struct Loaded<'a> {
     device: &'a dyn Device,
+    feed: Feed<'a>,
     block: BlockId,
+    limits: Arc<BatchLimits>,
 }
 
 impl<'a> Loaded<'a> {
-    fn new(device: &'a dyn Device, case: &Case, source: &SyntheticSource) -> Result<Loaded<'a>, DeviceError> {
-        if matches!(case.block, Block::Attention { .. }) {
-            // A device holds what it loads against the cache that is reserved: that of an earlier case may not fit these heads.
-            let (page_tokens, ty) = (PAGE_TOKENS, KvType::F16);
-            device.reserve_kv(KvLayout { page_tokens, pages: 1, positions: PAGE_TOKENS, ty })?;
-        }
-        let loaded = Loaded { device, block: device.load(&case.block, source)? };
-        if matches!(case.block, Block::Attention { .. }) {
-            // Twice the pages needed, so that wrong page numbers have somewhere wrong to point.
-            let pages = 2 * case.batch.iter().map(pages_of).sum::<usize>();
+    fn new(
+        device: &'a dyn Device,
+        case: &Case,
+        source: &Arc<dyn WeightSource>,
+    ) -> Result<Loaded<'a>, DeviceError> {
+        let groups = |pages: usize| case.block.state().map(|spec| vec![StateGroup { spec, pages }]);
+        let layout = |pages: usize, ty| {
             let positions = pages * PAGE_TOKENS;
-            device.reserve_kv(KvLayout { page_tokens: PAGE_TOKENS, pages, positions, ty: case.kv })?;
+            groups(pages).map(|groups| StateLayout { page_tokens: PAGE_TOKENS, positions, ty, groups })
+        };
+        // A device holds what it loads against the state that is reserved: that of an earlier case may not fit these heads.
+        if let Some(small) = layout(1, KvType::F16) {
+            device.reserve(&small)?;
+        }
+        let block = device.load(&case.block, source)?;
+        // Twice the pages needed, so that wrong page numbers have somewhere wrong to point.
+        let state = layout(2 * case.batch.iter().map(pages_of).sum::<usize>(), case.kv);
+        let vocab = match &case.block {
+            Block::Embedding { spec, .. } => spec.vocab,
+            Block::Head { spec, .. } => spec.vocab,
+            Block::Attention { .. } | Block::Ffn { .. } => 1,
+        };
+        let limits = Arc::new(BatchLimits { vocab, state });
+        let loaded = Loaded { device, feed: Feed::new(device, STREAM), block, limits };
+        if let Some(state) = &loaded.limits.state {
+            device.reserve(state)?;
         }
         Ok(loaded)
     }
 
-    fn submit(&self, batch: &Arc<Batch>) -> Result<(), DeviceError> {
-        let work = Work { stream: STREAM, blocks: vec![self.block], batch: batch.clone() };
-        self.device.wait(self.device.submit(&work)?)
-    }
-
-    /// Runs the block over a residual stream and returns what comes out.
-    fn residual(&self, x: &[f32], width: usize, batch: &Arc<Batch>) -> Result<Vec<f32>, DeviceError> {
-        self.device.write_residual(STREAM, width, x)?;
-        self.written(width, batch)
-    }
-
-    /// Runs the block over whatever the stream holds and returns what comes out.
-    fn written(&self, width: usize, batch: &Arc<Batch>) -> Result<Vec<f32>, DeviceError> {
-        self.submit(batch)?;
-        let mut out = vec![0.0; batch.rows() * width];
-        self.device.read_residual(STREAM, 0, &mut out)?;
-        Ok(out)
+    /// Runs the block over a residual stream, or over tokens, and returns what it leaves there, with what a head produced.
+    fn run(
+        &self,
+        x: Option<&[f32]>,
+        width: usize,
+        batch: &Arc<Batch>,
+    ) -> Result<(Vec<f32>, Option<HeadOutput>), DeviceError> {
+        let output = self.feed.run(&[self.block], batch, x, width)?;
+        Ok((self.feed.residual(batch.rows() * width), output))
     }
 }
 
@@ -208,12 +216,13 @@ impl Run<'_> {
                 let sequences = self.sequences();
                 self.past(&sequences, spec.width)?;
                 let spans: Vec<_> = self.case.batch.iter().map(|s| (s.past, s.tokens)).collect();
-                self.block(Arc::new(batch(&sequences, &spans)), spec.width)
+                let batch = self.batch(&sequences, &spans, &[])?;
+                self.block(batch, spec.width)
             }
             Block::Ffn { spec, .. } => self.repeat(spec.width, |run, batch| run.block(batch, spec.width)),
             Block::Head { spec, .. } => self.repeat(spec.vocab, |run, batch| run.head(batch, spec.width)),
             Block::Embedding { spec, .. } => {
-                self.repeat(spec.width, |run, batch| run.embedding(batch, spec.width, spec.vocab))
+                self.repeat(spec.width, |run, batch| run.embedding(batch, spec.width))
             }
         }
     }
@@ -228,7 +237,9 @@ impl Run<'_> {
         for _ in 0..times {
             let spans: Vec<_> = self.case.batch.iter().map(|s| (s.past, s.tokens)).collect();
             let sequences: Vec<_> = (0..spans.len() as u64).map(|id| (SequenceId(id), Vec::new())).collect();
-            once(self, Arc::new(batch(&sequences, &spans)))?;
+            let tokens = self.tokens();
+            let batch = self.batch(&sequences, &spans, &tokens)?;
+            once(self, batch)?;
         }
         Ok(())
     }
@@ -252,8 +263,8 @@ impl Run<'_> {
         for (sequence, span) in sequences.iter().zip(&self.case.batch) {
             for start in (0..span.past).step_by(PAST_CHUNK) {
                 let tokens = PAST_CHUNK.min(span.past - start);
-                let batch = batch(std::slice::from_ref(sequence), &[(start, tokens)]);
-                self.block(Arc::new(batch), width)?;
+                let batch = self.batch(std::slice::from_ref(sequence), &[(start, tokens)], &[])?;
+                self.block(batch, width)?;
             }
         }
         Ok(())
@@ -262,26 +273,26 @@ impl Run<'_> {
     /// Compares what a mixer or ffn adds.
     fn block(&mut self, batch: Arc<Batch>, width: usize) -> Result<(), CaseError> {
         let x = self.random.normals(batch.rows() * width, 1.0);
-        let want = self.want.residual(&x, width, &batch).map_err(|e| self.device_error(e))?;
-        let got = self.got.residual(&x, width, &batch).map_err(|e| self.device_error(e))?;
+        let want = self.want.run(Some(&x), width, &batch).map_err(|e| self.device_error(e))?.0;
+        let got = self.got.run(Some(&x), width, &batch).map_err(|e| self.device_error(e))?.0;
         for ((want, got), x) in want.iter().zip(&got).zip(&x) {
             self.error.add(*want as f64 - *x as f64, *got as f64 - *x as f64);
         }
         Ok(())
     }
 
-    fn embedding(&mut self, batch: Arc<Batch>, width: usize, vocab: usize) -> Result<(), CaseError> {
-        let mut batch = Arc::unwrap_or_clone(batch);
-        for token in batch.slices.iter_mut().flat_map(|s| &mut s.tokens) {
-            *token = self.random.below(vocab) as u32;
-        }
-        // The last row of the table is read at every run.
-        if let Some(token) = batch.slices.last_mut().and_then(|s| s.tokens.last_mut()) {
-            *token = vocab as u32 - 1;
-        }
-        let batch = Arc::new(batch);
-        let want = self.want.written(width, &batch).map_err(|e| self.device_error(e))?;
-        let got = self.got.written(width, &batch).map_err(|e| self.device_error(e))?;
+    /// Random tokens for an embedding, the last row of the table among them; none for other blocks.
+    fn tokens(&mut self) -> Vec<u32> {
+        let Block::Embedding { spec, .. } = &self.case.block else { return Vec::new() };
+        let mut tokens: Vec<u32> =
+            (0..self.case.rows()).map(|_| self.random.below(spec.vocab) as u32).collect();
+        tokens.last_mut().into_iter().for_each(|last| *last = spec.vocab as u32 - 1);
+        tokens
+    }
+
+    fn embedding(&mut self, batch: Arc<Batch>, width: usize) -> Result<(), CaseError> {
+        let want = self.want.run(None, width, &batch).map_err(|e| self.device_error(e))?.0;
+        let got = self.got.run(None, width, &batch).map_err(|e| self.device_error(e))?.0;
         want.iter().zip(&got).for_each(|(want, got)| self.error.add(*want as f64, *got as f64));
         Ok(())
     }
@@ -295,25 +306,41 @@ impl Run<'_> {
             return Err(self.contract(format!("{} logits, wanted {}", got.len(), want.len())));
         }
         want.iter().zip(&got).for_each(|(want, got)| self.error.add(*want as f64, *got as f64));
-        let vocab = got.len() / batch.outputs.len().max(1);
-        let mut top = Batch::clone(&batch);
-        top.select = Select::Top(5);
-        self.got.residual(&x, width, &Arc::new(top)).map_err(|e| self.device_error(e))?;
-        match self.got.device.take_output(STREAM).map_err(|e| self.device_error(e))? {
-            HeadOutput::Top(lists) if lists.len() == batch.outputs.len() => {
-                for (row, list) in got.chunks_exact(vocab).zip(lists) {
-                    let mut ids: Vec<u32> = (0..vocab as u32).collect();
-                    ids.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b)));
-                    ids.truncate(5);
-                    let listed: Vec<u32> = list.iter().map(|e| e.token).collect();
-                    if ids != listed || list.iter().any(|e| e.logit != row[e.token as usize]) {
-                        return Err(self.contract(format!("top 5 are {list:?}, logits say {ids:?}")));
-                    }
-                }
-                Ok(())
+        let vocab = batch.limits().vocab;
+        // Every other row asks for its best ones, then all of them do.
+        for alternating in [true, false] {
+            let select = |row: u32| {
+                if alternating && row % 2 == 1 { Select::Logits } else { Select::Top(5.min(vocab)) }
+            };
+            let outputs =
+                (0..batch.rows() as u32).map(|row| OutputRow { row, select: select(row) }).collect();
+            let asked = Batch::new(batch.slices().to_vec(), outputs, batch.limits());
+            let asked = Arc::new(asked.map_err(|e| self.contract(e.to_string()))?);
+            let output = self.got.run(Some(&x), width, &asked).map_err(|e| self.device_error(e))?.1;
+            let rows = output.as_ref().and_then(|o| o.rows(&asked));
+            let rows = rows.ok_or_else(|| self.contract("the output is not what was asked for".into()))?;
+            for (logits, row) in got.chunks_exact(vocab).zip(rows) {
+                self.selection(logits, row)?;
             }
-            other => Err(self.contract(format!("asked for the top 5, got {other:?}"))),
         }
+        Ok(())
+    }
+
+    /// Holds what a row returned against the logits of that row.
+    fn selection(&self, logits: &[f32], row: RowOutput<'_>) -> Result<(), CaseError> {
+        let list = match row {
+            RowOutput::Logits(again) if again == logits => return Ok(()),
+            RowOutput::Logits(_) => return Err(self.contract("logits beside selections are others".into())),
+            RowOutput::Top(list) => list,
+        };
+        let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+        ids.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+        ids.truncate(list.len());
+        let listed: Vec<u32> = list.iter().map(|e| e.token).collect();
+        if ids != listed || list.iter().any(|e| e.logit != logits[e.token as usize]) {
+            return Err(self.contract(format!("the best are {list:?}, logits say {ids:?}")));
+        }
+        Ok(())
     }
 
     fn logits(
@@ -323,11 +350,35 @@ impl Run<'_> {
         width: usize,
         batch: &Arc<Batch>,
     ) -> Result<Vec<f32>, CaseError> {
-        on.residual(x, width, batch).map_err(|e| self.device_error(e))?;
-        match on.device.take_output(STREAM).map_err(|e| self.device_error(e))? {
-            HeadOutput::Logits(logits) => Ok(logits),
-            HeadOutput::Top(_) => Err(self.contract("asked for logits, got a selection".into())),
+        let output = on.run(Some(x), width, batch).map_err(|e| self.device_error(e))?.1;
+        match output {
+            Some(output) if output.rows(batch).is_some() => Ok(output.logits),
+            _ => Err(self.contract("the output is not what was asked for".into())),
         }
+    }
+
+    /// One slice per sequence, `(start, tokens)` each; all rows are outputs. Without `tokens` all are token 0.
+    fn batch(
+        &self,
+        sequences: &[(SequenceId, Vec<u32>)],
+        spans: &[(usize, usize)],
+        tokens: &[u32],
+    ) -> Result<Arc<Batch>, CaseError> {
+        let mut next = tokens.iter().copied().chain(std::iter::repeat(0));
+        let limits = &self.got.limits;
+        let slice = |((sequence, pages), (start, count)): (&(SequenceId, Vec<u32>), &(usize, usize))| {
+            let pages = pages[..pages.len().min((start + count).div_ceil(PAGE_TOKENS))].to_vec();
+            Slice {
+                sequence: *sequence,
+                tokens: next.by_ref().take(*count).collect(),
+                start: *start as u32,
+                tables: limits.state.iter().map(|_| pages.clone()).collect(),
+            }
+        };
+        let slices = sequences.iter().zip(spans).map(slice).collect();
+        let rows: u32 = spans.iter().map(|s| s.1 as u32).sum();
+        let outputs = (0..rows).map(|row| OutputRow { row, select: Select::Logits }).collect();
+        Batch::new(slices, outputs, limits).map(Arc::new).map_err(|e| self.contract(e.to_string()))
     }
 
     fn device_error(&self, source: DeviceError) -> CaseError {
@@ -337,22 +388,6 @@ impl Run<'_> {
     fn contract(&self, what: String) -> CaseError {
         CaseError::Contract { case: self.case.name.clone(), seed: self.seed, what }
     }
-}
-
-/// One slice per sequence, `(start, tokens)` each; all rows are outputs.
-fn batch(sequences: &[(SequenceId, Vec<u32>)], spans: &[(usize, usize)]) -> Batch {
-    let slices: Vec<Slice> = sequences
-        .iter()
-        .zip(spans)
-        .map(|((sequence, pages), (start, tokens))| Slice {
-            sequence: *sequence,
-            tokens: vec![0; *tokens],
-            start: *start as u32,
-            pages: pages.clone(),
-        })
-        .collect();
-    let rows = spans.iter().map(|s| s.1 as u32).sum();
-    Batch { slices, outputs: (0..rows).collect(), select: Select::Logits }
 }
 
 /// Sums for the relative errors.

@@ -3,11 +3,11 @@
 mod attention;
 
 use unicorn_core::{
-    Activation, Block, EmbeddingSpec, FfnSpec, FfnWeights, HeadSpec, KvType, NormSpec, TensorType,
+    Activation, Block, EmbeddingSpec, FfnSpec, FfnWeights, HeadSpec, KvType, NormSpec, Span, TensorType,
 };
 
 use crate::synthetic::{Fill, SyntheticLayout};
-use crate::{Case, Span, Tolerance};
+use crate::{Case, Tolerance};
 use TensorType::*;
 
 /// Every case, cheap ops first.

@@ -210,22 +210,6 @@ impl Block {
             Block::Head { norm, weight, .. } => vec![norm, weight],
         }
     }
-
-    /// Multiply-add operations per row times two, attention scores excluded.
-    pub fn flops_per_row(&self) -> u64 {
-        match self {
-            Block::Embedding { .. } => 0,
-            _ => self.weights().iter().filter(|w| w.rows > 1).map(|w| 2 * w.elements() as u64).sum(),
-        }
-    }
-
-    /// Bytes of weights read to process one row.
-    pub fn bytes_per_row(&self) -> u64 {
-        match self {
-            Block::Embedding { table, .. } => table.row_bytes() as u64,
-            _ => self.weights().iter().map(|w| w.span.bytes).sum(),
-        }
-    }
 }
 
 /// A whole model as blocks: embedding, then mixer and ffn of each layer in turn, then the head.

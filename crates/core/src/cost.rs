@@ -106,9 +106,11 @@ impl Block {
             cost.weight_bytes = (rows * table.row_bytes()) as u64;
             return cost;
         }
-        for weight in self.weights() {
+        for (i, weight) in self.weights().into_iter().enumerate() {
             cost.weight_bytes += weight.span.bytes;
-            if weight.rows > 1 {
+            // Vectors have one row; so may the matrix of a head, which stands behind its norm.
+            let head = matches!(self, Block::Head { .. }) && i > 0;
+            if weight.rows > 1 || head {
                 cost.add_matrix(weight.ty, 2 * (weight.elements() * rows) as u64);
             }
         }

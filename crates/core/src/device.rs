@@ -263,10 +263,10 @@ pub fn run_to_end(
     blocks: &[BlockId],
     batch: &Arc<Batch>,
     crossing: Crossing,
-) -> Result<Option<HeadOutput>, Arc<DeviceError>> {
+) -> Result<Option<HeadOutput>, DeviceError> {
     let queue = CompletionQueue::new();
     let done = queue.signal(0);
     let (blocks, batch) = (blocks.to_vec(), batch.clone());
     device.submit(Work { stream, blocks, batch, crossing, after: Vec::new(), done });
-    queue.next().result
+    queue.next().result.map_err(|e| Arc::try_unwrap(e).unwrap_or_else(DeviceError::Reported))
 }

@@ -110,6 +110,9 @@ pub enum DeviceError {
         /// What failed.
         source: Arc<DeviceError>,
     },
+    /// An error that others were told of too.
+    #[error(transparent)]
+    Reported(Arc<DeviceError>),
     /// Work ended without a word of how: a fault of the device's code.
     #[error("work was given up by its device")]
     Abandoned,
@@ -119,7 +122,7 @@ impl DeviceError {
     /// The error at the root of a chain of work that was not run.
     pub fn root(&self) -> &DeviceError {
         match self {
-            DeviceError::Dependency { source, .. } => source.root(),
+            DeviceError::Dependency { source, .. } | DeviceError::Reported(source) => source.root(),
             other => other,
         }
     }

@@ -2,12 +2,12 @@
 
 use unicorn_core::rope::RopeScaling;
 use unicorn_core::{
-    AttentionSpec, AttentionWeights, Block, KvType, NormSpec, RopeSpec, RopeStyle, TensorType,
+    AttentionSpec, AttentionWeights, Block, KvType, NormSpec, RopeSpec, RopeStyle, Span, TensorType,
 };
 
 use super::lower;
 use crate::synthetic::{SyntheticLayout, weight_rms};
-use crate::{Case, Span, Tolerance};
+use crate::{Case, Tolerance};
 
 /// What varies. `what` names the case beside type, heads and cache.
 #[derive(Clone)]
