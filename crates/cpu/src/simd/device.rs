@@ -74,7 +74,8 @@ fn unsupported(what: impl Into<String>) -> DeviceError {
 impl SimdDevice {
     /// Starts the thread pool.
     ///
-    /// Errors when the processor lacks the level, the number of threads is absurd, or a thread cannot be started.
+    /// Errors when the processor lacks the level or the number of threads is absurd. More threads than the system grants or than
+    /// there are CPUs to run them do not work: `profile().workers` is the number that does.
     pub fn open(options: CpuOptions) -> Result<SimdDevice, DeviceError> {
         let level = options.level.unwrap_or_else(SimdLevel::detect);
         if !level.is_available() {
@@ -84,19 +85,14 @@ impl SimdDevice {
         if threads == 0 || threads > THREADS_MAX {
             return Err(invalid(format!("{threads} threads")));
         }
-        let started = Pool::new(threads);
-        let pool = started.map_err(|e| DeviceError::Failed {
-            device: NAME.to_owned(),
-            what: format!("starting {threads} threads"),
-            reason: e.to_string(),
-        })?;
+        let pool = Pool::new(threads);
         let profile = DeviceProfile {
             name: NAME.to_owned(),
             kind: DeviceKind::Cpu,
             description: brand(),
             memory_bytes: memory_bytes(),
             unified_memory: true,
-            workers: threads,
+            workers: pool.team(),
             features: level.features().iter().map(|f| (*f).to_owned()).collect(),
         };
         Ok(SimdDevice { profile, level, pool, state: Mutex::new(State::default()) })
@@ -225,7 +221,7 @@ impl Device for SimdDevice {
     fn measure(&self) -> Result<Roofline, DeviceError> {
         // Other work would only disturb the measurement.
         let _state = self.lock();
-        Ok(roofline::measure(self.level, self.pool.threads()))
+        Ok(roofline::measure(self.level, self.pool.team()))
     }
 
     fn rate_kind(&self, ty: TensorType) -> RateKind {

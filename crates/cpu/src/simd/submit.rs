@@ -13,6 +13,9 @@ use super::rope::{fill_table_row, table_row_len};
 use super::shared::{PerThread, SharedSlice};
 use crate::reference::{check_outputs, check_pages, check_tokens};
 
+/// Rows of rotations that a thread computes at a time.
+const ROTATION_ROWS: usize = 8;
+
 /// A residual stream `[x.len() / width, width]` and what its last head produced.
 #[derive(Default)]
 pub(super) struct Stream {
@@ -153,14 +156,15 @@ impl State {
         if !rows.slice.is_empty() {
             let done = pool.run(&|worker| {
                 for table in region.ropes {
-                    for row in worker.share(rows.slice.len(), 1) {
-                        let position = rows.position(batch, row) as u32;
-                        // SAFETY: rows are shared out disjointly; read behind the barrier.
-                        let out = unsafe { table.values.write(row * table.row..(row + 1) * table.row) };
-                        fill_table_row(&ropes[table.rope], position, out);
-                    }
+                    worker.step(rows.slice.len(), ROTATION_ROWS, |part| {
+                        for row in part {
+                            let position = rows.position(batch, row) as u32;
+                            // SAFETY: every row is given to one thread.
+                            let out = unsafe { table.values.write(row * table.row..(row + 1) * table.row) };
+                            fill_table_row(&ropes[table.rope], position, out);
+                        }
+                    });
                 }
-                worker.barrier();
                 for block in &prepared.blocks {
                     // SAFETY: every thread runs this same list over the region's own buffers.
                     unsafe { block.run(worker, &region) };

@@ -130,7 +130,7 @@ fn fill(
     let error: Mutex<Option<DeviceError>> = Mutex::new(None);
     let stop = AtomicBool::new(false);
     let done = pool.run(&|worker| {
-        worker.dynamic(parts.len(), 1, |range| {
+        worker.step(parts.len(), 1, |range| {
             for (i, panels) in &parts[range] {
                 if stop.load(Ordering::Relaxed) {
                     return;

@@ -57,19 +57,19 @@ pub(crate) struct Attention<'a> {
 }
 
 impl Attention<'_> {
-    /// True when [`Attention::store`] and a barrier must come before [`Attention::attend`].
-    pub(crate) fn stores_first(&self) -> bool {
-        !self.plan.store_rows.is_empty()
-    }
-
-    /// Stores keys and values of slices in tiles.
+    /// Stores keys and values of slices in tiles. `from` reads the projections, which earlier steps wrote.
     ///
     /// # Safety
-    /// All threads of a region call it between the same two barriers; nothing else touches the cache meanwhile, and the
-    /// sequences of the batch share no page that they write.
-    pub(crate) unsafe fn store(&self, worker: &Worker, from: &Projections, scratch: &mut Scratch) {
+    /// All threads of a region call it at the same step; the sequences of the batch share no page that they write.
+    pub(crate) unsafe fn store<'p>(
+        &self,
+        worker: &Worker,
+        from: impl Fn() -> Projections<'p>,
+        scratch: &mut Scratch,
+    ) {
         for range in &self.plan.store_rows {
-            worker.dynamic(range.len(), STORE_ROWS, |part| {
+            worker.step(range.len(), STORE_ROWS, |part| {
+                let from = &from();
                 for row in range.start + part.start..range.start + part.end {
                     let pages = &self.batch.slices[self.rows.slice[row] as usize].pages;
                     let position = self.rows.position(self.batch, row);
@@ -85,13 +85,19 @@ impl Attention<'_> {
         }
     }
 
-    /// Runs all units.
+    /// Runs all units, behind [`Attention::store`].
     ///
     /// # Safety
     /// As for [`Attention::store`].
-    pub(crate) unsafe fn attend(&self, worker: &Worker, from: &Projections, scratch: &mut Scratch) {
+    pub(crate) unsafe fn attend<'p>(
+        &self,
+        worker: &Worker,
+        from: impl Fn() -> Projections<'p>,
+        scratch: &mut Scratch,
+    ) {
         let units = &self.plan.units;
-        worker.dynamic(units.len(), 1, |part| {
+        worker.step(units.len(), 1, |part| {
+            let from = &from();
             for unit in &units[part] {
                 let slice = &self.batch.slices[unit.slice];
                 let tokens = Tokens {
@@ -102,7 +108,7 @@ impl Attention<'_> {
                 let (level, heads, kv_head) = (self.level, &self.heads, unit.kv_head);
                 let head = self.cache.head(&slice.pages, kv_head);
                 match unit.part {
-                    // SAFETY: units write disjoint heads and rows, and read what was stored before the barrier.
+                    // SAFETY: units write disjoint heads and rows, and read what earlier steps stored.
                     Part::Whole => unsafe {
                         attend_whole(level, heads, from, head, kv_head, tokens, self.out, scratch);
                     },
@@ -123,7 +129,7 @@ impl Attention<'_> {
     /// The finished output of a row, `[heads * dim]`, merged into `buffer` where it came in splits.
     ///
     /// # Safety
-    /// Call behind the barrier after [`Attention::attend`].
+    /// Call in a step after [`Attention::attend`].
     pub(crate) unsafe fn output_row<'b>(
         &'b self,
         row: usize,
@@ -133,7 +139,7 @@ impl Attention<'_> {
         let Heads { heads, group, dim, .. } = self.heads;
         let slice = self.rows.slice[row] as usize;
         let SlicePlan::Splits { splits, at, floats, .. } = self.plan.slices[slice] else {
-            // SAFETY: nobody writes the outputs after the barrier.
+            // SAFETY: nobody writes the outputs in this step.
             return unsafe { self.out.read(row * heads * dim..(row + 1) * heads * dim) };
         };
         buffer.clear();
@@ -142,7 +148,7 @@ impl Attention<'_> {
         let count = self.batch.slices[slice].tokens.len();
         for (head, out) in buffer.chunks_exact_mut(dim).enumerate() {
             let start = at + head / group * splits * floats;
-            // SAFETY: nobody writes the partial results after the barrier.
+            // SAFETY: nobody writes the partial results in this step.
             let partials = unsafe { self.partials.read(start..start + splits * floats) };
             merge_splits(
                 self.level,

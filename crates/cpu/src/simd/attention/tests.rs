@@ -150,7 +150,8 @@ fn run(
     let mut take =
         || -> Vec<PageId> { (0..pages_each).map(|_| free.swap_remove(random.below(free.len()))).collect() };
     let tables: Vec<Vec<PageId>> = sequences.iter().map(|_| take()).collect();
-    let pool = Pool::new(threads).unwrap();
+    let pool = Pool::new(threads);
+    pool.use_all_threads();
     let width = shape.kv_heads * shape.group * shape.dim;
     let mut results = vec![Vec::new(); sequences.len()];
     let mut starts = vec![0; sequences.len()];
@@ -226,20 +227,18 @@ fn run_batch(
     let scratch = PerThread::new(pool.threads(), Scratch::default);
     let results = Mutex::new(vec![f32::NAN; batch.rows() * width]);
     pool.run(&|worker| {
-        // SAFETY: indexed by worker; phases are separated by barriers.
+        // SAFETY: indexed by worker; all threads walk the same steps.
         unsafe {
             let scratch = scratch.get(worker.index);
-            if attention.stores_first() {
-                attention.store(worker, &from, scratch);
-                worker.barrier();
-            }
-            attention.attend(worker, &from, scratch);
-            worker.barrier();
-            for row in worker.share(batch.rows(), 1) {
-                let mut buffer = Vec::new();
-                let result = attention.output_row(row, scratch, &mut buffer).to_vec();
-                results.lock().unwrap()[row * width..(row + 1) * width].copy_from_slice(&result);
-            }
+            attention.store(worker, || from, scratch);
+            attention.attend(worker, || from, scratch);
+            worker.step(batch.rows(), 1, |part| {
+                for row in part {
+                    let mut buffer = Vec::new();
+                    let result = attention.output_row(row, scratch, &mut buffer).to_vec();
+                    results.lock().unwrap()[row * width..(row + 1) * width].copy_from_slice(&result);
+                }
+            });
         }
     })
     .unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use unicorn_core::{AttentionSpec, RateKind};
 
-use super::{Label, Needs, Norm, Product, Region};
+use super::{Inputs, Label, Needs, Norm, Product, Region};
 use crate::simd::attention::{Attention, Heads, Plan, PlanKey, Projections};
 use crate::simd::kv::KvCache;
 use crate::simd::level::SimdLevel;
@@ -135,11 +135,11 @@ impl AttentionBlock {
         };
         let buffers = &region.buffers;
         let [q, k, v, o] = &self.matrices;
-        // SAFETY: barriers separate the steps; inside one, outputs are disjoint.
+        // SAFETY: the outputs of a step are disjoint; what earlier ones wrote is read inside of steps.
         unsafe {
             region.start_marks(worker);
             let forms = q.activation_forms() | k.activation_forms() | v.activation_forms();
-            let x = region.normed(worker, &self.norm, rows, forms, |row| row);
+            let x = region.normed(&self.norm, rows, forms, |row| row);
             let product = |i: usize, out| Product {
                 matrix: &self.matrices[i],
                 out,
@@ -147,10 +147,9 @@ impl AttentionBlock {
             };
             region.multiply(
                 worker,
-                x,
+                &x,
                 &[product(0, buffers.q), product(1, buffers.k), product(2, buffers.v)],
             );
-            worker.barrier();
             let weights = (q.bytes() + k.bytes() + v.bytes()) as u64;
             let flops = 2 * (rows * (q.rows() + k.rows() + v.rows()) * q.cols()) as u64;
             region.mark(worker, &self.project_label, weights, flops);
@@ -166,7 +165,7 @@ impl AttentionBlock {
                 out: buffers.attended,
             };
             let (heads, dim) = (self.spec.heads, self.spec.head_dim);
-            let from = Projections {
+            let from = || Projections {
                 q: buffers.q.read(0..rows * heads * dim),
                 k: buffers.k.read(0..rows * self.spec.kv_heads * dim),
                 v: buffers.v.read(0..rows * self.spec.kv_heads * dim),
@@ -174,25 +173,20 @@ impl AttentionBlock {
                 rope_row: table.row,
             };
             let scratch = &mut region.scratch(worker).attention;
-            if attention.stores_first() {
-                attention.store(worker, &from, scratch);
-                worker.barrier();
-            }
-            attention.attend(worker, &from, scratch);
-            worker.barrier();
+            attention.store(worker, from, scratch);
+            attention.attend(worker, from, scratch);
             let bytes = plan.positions * cache.geometry().bytes_per_position() as u64;
             region.mark(worker, &self.attend_label, bytes, 4 * plan.pairs * (heads * dim) as u64);
 
-            let x = region.quantized(
-                worker,
+            let x = Inputs {
                 rows,
-                heads * dim,
-                o.activation_forms(),
-                |row, scratch, buffer, quantize| {
+                cols: heads * dim,
+                forms: o.activation_forms(),
+                fill: |row, scratch: &mut _, buffer: &mut _, quantize: &dyn Fn(&[f32])| {
                     quantize(attention.output_row(row, scratch, buffer));
                 },
-            );
-            region.add_to_residual(worker, x, o, self.biases[3].as_deref(), self.post_norm.as_ref());
+            };
+            region.add_to_residual(worker, &x, o, self.biases[3].as_deref(), self.post_norm.as_ref());
             let flops = 2 * (rows * o.rows() * o.cols()) as u64;
             region.mark(worker, &self.output_label, o.bytes() as u64, flops);
         }

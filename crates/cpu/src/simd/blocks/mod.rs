@@ -1,7 +1,7 @@
 //! The blocks, as every thread of a region runs them, and what they share.
 //!
-//! All threads walk the same list of operations. A step whose inputs other threads wrote starts behind a barrier; a step that is
-//! cheaper to repeat than to wait for (norm and quantization of a single row) is done by every thread for itself.
+//! All threads walk the same steps, see [`Worker::step`]. What is cheaper to repeat than to wait for (norm and quantization of a
+//! single row) is done by every thread for itself, inside the step that needs it.
 
 mod attention;
 mod embedding;
@@ -9,6 +9,7 @@ mod ffn;
 mod head;
 
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,6 +29,8 @@ use super::shared::{PerThread, SharedSlice};
 
 /// Rows times columns up to which every thread quantizes all rows for itself.
 const REDUNDANT_ELEMENTS: usize = 2048;
+/// Rows per grab of a norm.
+const NORM_ROWS: usize = 4;
 /// Rows per grab when threads share the quantization: whole tiles of activations.
 const QUANTIZE_ROWS: usize = 12;
 /// Bytes of weights per grab: a part of the L2 cache.
@@ -150,7 +153,7 @@ impl ThreadScratch {
 #[derive(Default)]
 pub(crate) struct SharedActivations(UnsafeCell<Activations>);
 
-// SAFETY: shaped by thread 0 alone between two barriers, see `Region::quantized`.
+// SAFETY: shaped by one thread in a step of its own, see `Region::share_activations`.
 unsafe impl Sync for SharedActivations {}
 
 impl SharedActivations {
@@ -223,6 +226,19 @@ pub(crate) struct Region<'a> {
     pub(crate) profiling: bool,
 }
 
+/// Writes row `i` of activations: hands it to the last argument, made in the buffer where it does not lie in memory.
+pub(crate) trait FillRow: Fn(usize, &mut AttentionScratch, &mut Vec<f32>, &dyn Fn(&[f32])) {}
+
+impl<F: Fn(usize, &mut AttentionScratch, &mut Vec<f32>, &dyn Fn(&[f32]))> FillRow for F {}
+
+/// What a product is to be computed of: activations that are made once a step needs them.
+pub(crate) struct Inputs<F> {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) forms: ActivationForms,
+    pub(crate) fill: F,
+}
+
 /// A product `x W^T` of a set that shares its activations.
 pub(crate) struct Product<'a> {
     pub(crate) matrix: &'a PackedMatrix,
@@ -255,78 +271,94 @@ impl Region<'_> {
         unsafe { self.x.read(row * width..(row + 1) * width) }
     }
 
-    /// Activations of `rows` rows; `fill` hands row `i` to its last argument. Few rows are prepared by every thread for itself, many
-    /// are shared, with a barrier before and behind; then every earlier step is complete on return.
+    /// A step over `count` panels, or what else a product is cut into, with its activations. Few rows of them are prepared by every
+    /// thread that takes a part, for itself; many are shared, which is a step before this one.
     ///
     /// # Safety
-    /// All threads call it at the same step; nobody uses the shared activations of an earlier step any more.
-    pub(crate) unsafe fn quantized<'s>(
-        &'s self,
+    /// All threads call it at the same step.
+    pub(crate) unsafe fn step_over<F: FillRow>(
+        &self,
         worker: &Worker,
-        rows: usize,
-        cols: usize,
-        forms: ActivationForms,
-        fill: impl Fn(usize, &mut AttentionScratch, &mut Vec<f32>, &dyn Fn(&[f32])),
-    ) -> &'s Activations {
-        // SAFETY: this thread's own; no other reference is alive.
-        let ThreadScratch { activations, attention, row: buffer, .. } = unsafe { self.scratch(worker) };
-        if rows == 1 || rows * cols <= REDUNDANT_ELEMENTS || worker.threads() == 1 {
-            activations.reset(rows, cols, forms);
-            for row in 0..rows {
-                // SAFETY: these activations are this thread's own.
-                fill(row, attention, buffer, &|x| unsafe { activations.quantize_row(row, x) });
+        inputs: &Inputs<F>,
+        count: usize,
+        grain: usize,
+        mut f: impl FnMut(&Activations, Range<usize>),
+    ) {
+        let Inputs { rows, cols, forms, fill } = inputs;
+        let own = *rows == 1 || rows * cols <= REDUNDANT_ELEMENTS || worker.threads() == 1;
+        if !own {
+            // SAFETY: the caller's.
+            unsafe { self.share_activations(worker, inputs) };
+        }
+        let mut prepared = false;
+        worker.step(count, grain, |part| {
+            if !own {
+                // SAFETY: written in earlier steps.
+                return f(unsafe { &*self.activations.0.get() }, part);
             }
-            return activations;
-        }
-        if worker.index == 0 {
-            // SAFETY: the other threads wait at the barrier, or still write what they computed from their own inputs.
-            unsafe { (*self.activations.0.get()).reset(rows, cols, forms) };
-        }
-        worker.barrier();
-        // SAFETY: shaped before the barrier; from here on only rows are written, each by one thread.
-        let shared = unsafe { &*self.activations.0.get() };
-        worker.dynamic(rows, QUANTIZE_ROWS, |part| {
+            // SAFETY: this thread's own; no other reference is alive.
+            let ThreadScratch { activations, attention, row: buffer, .. } = unsafe { self.scratch(worker) };
+            if !prepared {
+                activations.reset(*rows, *cols, *forms);
+                for row in 0..*rows {
+                    // SAFETY: these activations are this thread's own.
+                    fill(row, attention, buffer, &|x| unsafe { activations.quantize_row(row, x) });
+                }
+                prepared = true;
+            }
+            f(activations, part);
+        });
+    }
+
+    /// Fills the shared activations, in a step that shapes them and one for the rows.
+    ///
+    /// # Safety
+    /// As [`Region::step_over`].
+    unsafe fn share_activations<F: FillRow>(&self, worker: &Worker, inputs: &Inputs<F>) {
+        let Inputs { rows, cols, forms, fill } = inputs;
+        // SAFETY: one part, so one thread; the steps that read the activations before are done.
+        worker.step(1, 1, |_| unsafe { (*self.activations.0.get()).reset(*rows, *cols, *forms) });
+        worker.step(*rows, QUANTIZE_ROWS, |part| {
+            // SAFETY: this thread's own; no other reference is alive.
+            let ThreadScratch { attention, row: buffer, .. } = unsafe { self.scratch(worker) };
+            // SAFETY: shaped in the step before; here only rows are written, each by one thread.
+            let shared = unsafe { &*self.activations.0.get() };
             for row in part {
                 // SAFETY: every row is given to one thread.
                 fill(row, attention, buffer, &|x| unsafe { shared.quantize_row(row, x) });
             }
         });
-        worker.barrier();
-        shared
     }
 
     /// Normed rows of the residual stream as activations; `row(i)` is the i-th row's place in the stream.
-    ///
-    /// # Safety
-    /// As [`Region::quantized`].
-    pub(crate) unsafe fn normed(
+    pub(crate) fn normed(
         &self,
-        worker: &Worker,
         norm: &Norm,
         rows: usize,
         forms: ActivationForms,
         row: impl Fn(usize) -> usize,
-    ) -> &Activations {
+    ) -> Inputs<impl FillRow> {
         let width = norm.weight.len();
-        // SAFETY: the residual stream is only written in steps that end with a barrier.
-        unsafe {
-            self.quantized(worker, rows, width, forms, |i, _, buffer, quantize| {
+        let fill =
+            move |i: usize, _: &mut AttentionScratch, buffer: &mut Vec<f32>, quantize: &dyn Fn(&[f32])| {
                 buffer.resize(width, 0.0);
-                rms_norm(self.level, self.residual(row(i), width), &norm.weight, norm.eps, buffer);
+                // SAFETY: no step that reads the residual stream writes it.
+                let x = unsafe { self.residual(row(i), width) };
+                rms_norm(self.level, x, &norm.weight, norm.eps, buffer);
                 quantize(buffer);
-            })
-        }
+            };
+        Inputs { rows, cols: width, forms, fill }
     }
 
-    /// Computes products of the same activations; no barrier at the end.
+    /// A step that computes products of the same activations.
     ///
     /// # Safety
-    /// All threads call it at the same step; outputs are disjoint and touched by nothing else until the next barrier.
-    pub(crate) unsafe fn multiply(&self, worker: &Worker, x: &Activations, products: &[Product]) {
+    /// All threads call it at the same step; outputs are disjoint, and `x` is not made from them.
+    pub(crate) unsafe fn multiply<F: FillRow>(&self, worker: &Worker, x: &Inputs<F>, products: &[Product]) {
         let grains: Vec<usize> = products.iter().map(|p| grain(p.matrix, worker.threads())).collect();
         let counts = products.iter().zip(&grains).map(|(p, g)| p.matrix.panels().div_ceil(*g));
         let total = counts.clone().sum();
-        worker.dynamic(total, 1, |part| {
+        let products_step = |x: &Activations, part: Range<usize>| {
             let mut first = 0;
             for ((product, grain), count) in products.iter().zip(&grains).zip(counts.clone()) {
                 let panels = part.start.max(first)..part.end.min(first + count);
@@ -342,38 +374,39 @@ impl Region<'_> {
                 }
                 first += count;
             }
-        });
+        };
+        // SAFETY: the caller's.
+        unsafe { self.step_over(worker, x, total, 1, products_step) };
     }
 
-    /// The last product of a block: adds it to the residual stream, through a norm where there is one. Ends with a barrier.
+    /// The last product of a block: adds it to the residual stream, through a norm where there is one.
     ///
     /// # Safety
     /// As [`Region::multiply`].
-    pub(crate) unsafe fn add_to_residual(
+    pub(crate) unsafe fn add_to_residual<F: FillRow>(
         &self,
         worker: &Worker,
-        x: &Activations,
+        x: &Inputs<F>,
         matrix: &PackedMatrix,
         bias: Option<&[f32]>,
         post_norm: Option<&Norm>,
     ) {
-        let (rows, width) = (x.rows(), matrix.rows());
-        // SAFETY: the caller's; a barrier separates the product from the norm of its rows.
+        let (rows, width) = (x.rows, matrix.rows());
+        // SAFETY: the caller's; every row of the norm is given to one thread.
         unsafe {
             let Some(norm) = post_norm else {
                 let epilogue = bias.map_or(Epilogue::Add, Epilogue::AddBias);
-                self.multiply(worker, x, &[Product { matrix, out: self.x, epilogue }]);
-                return worker.barrier();
+                return self.multiply(worker, x, &[Product { matrix, out: self.x, epilogue }]);
             };
             let (out, epilogue) = (self.buffers.y, bias.map_or(Epilogue::Store, Epilogue::Bias));
             self.multiply(worker, x, &[Product { matrix, out, epilogue }]);
-            worker.barrier();
-            for row in worker.share(rows, 1) {
-                let range = row * width..(row + 1) * width;
-                let y = out.read(range.clone());
-                rms_norm_add(self.level, y, &norm.weight, norm.eps, self.x.write(range));
-            }
-            worker.barrier();
+            worker.step(rows, NORM_ROWS, |part| {
+                for row in part {
+                    let range = row * width..(row + 1) * width;
+                    let y = out.read(range.clone());
+                    rms_norm_add(self.level, y, &norm.weight, norm.eps, self.x.write(range));
+                }
+            });
         }
     }
 
@@ -383,12 +416,13 @@ impl Region<'_> {
     /// As [`Region::scratch`].
     pub(crate) unsafe fn start_marks(&self, worker: &Worker) {
         if self.profiling && worker.index == 0 {
+            worker.settle();
             // SAFETY: the caller's.
             unsafe { self.scratch(worker) }.last_mark = Some(Instant::now());
         }
     }
 
-    /// Books the time since the last mark. Call behind a step's barrier.
+    /// Books the time since the last mark, that of all steps before this call.
     ///
     /// # Safety
     /// As [`Region::scratch`].
@@ -396,6 +430,7 @@ impl Region<'_> {
         if !self.profiling || worker.index != 0 {
             return;
         }
+        worker.settle();
         // SAFETY: the caller's.
         let scratch = unsafe { self.scratch(worker) };
         let now = Instant::now();
