@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use unicorn_core::Roofline;
 
 use super::level::SimdLevel;
-use super::linear::Memory;
+use super::linear::Allocation;
 
 /// Bytes read per thread: larger than the last-level cache of most processors, shared among threads.
 const READ_BYTES: usize = 64 << 20;
@@ -38,7 +38,7 @@ pub fn measure(level: SimdLevel, threads: usize) -> Roofline {
 
 /// Bytes per second of this thread reading memory once, the best of three passes.
 pub fn read_rate(_level: SimdLevel) -> f64 {
-    let Some(memory) = Memory::zeroed(READ_BYTES) else { return 0.0 };
+    let Some(memory) = Allocation::zeroed(READ_BYTES) else { return 0.0 };
     // SAFETY: the memory is this function's alone.
     let buffer = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), READ_BYTES) };
     // Touched, so that pages exist.

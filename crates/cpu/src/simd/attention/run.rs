@@ -2,10 +2,11 @@
 
 use unicorn_core::Batch;
 
-use super::{
-    Heads, Part, Plan, Projections, Scratch, SlicePlan, Tokens, attend_split, attend_whole, merge_splits,
-    store_row,
-};
+use super::attend::{attend_split, attend_whole, merge_splits};
+use super::partition::{Coverage, Partition, SliceCut};
+use super::scratch::Scratch;
+use super::shapes::{Heads, Projections, Tokens, partial_len};
+use super::store::store_row;
 use crate::simd::kv::KvCache;
 use crate::simd::level::SimdLevel;
 use crate::simd::pool::Worker;
@@ -49,8 +50,8 @@ pub(crate) struct Attention<'a> {
     pub(crate) cache: &'a KvCache,
     pub(crate) batch: &'a Batch,
     pub(crate) rows: &'a BatchRows,
-    pub(crate) plan: &'a Plan,
-    /// At least `plan.partial_floats`.
+    pub(crate) partition: &'a Partition,
+    /// At least `partition.partial_floats`.
     pub(crate) partials: SharedSlice<'a, f32>,
     /// `[rows, heads * dim]`; rows of slices in splits stay unused.
     pub(crate) out: SharedSlice<'a, f32>,
@@ -67,13 +68,13 @@ impl Attention<'_> {
         from: impl Fn() -> Projections<'p>,
         scratch: &mut Scratch,
     ) {
-        for range in &self.plan.store_rows {
+        for range in &self.partition.store_rows {
             worker.step(range.len(), STORE_ROWS, |part| {
                 let from = &from();
                 for row in range.start + part.start..range.start + part.end {
                     let pages = &self.batch.slices[self.rows.slice[row] as usize].pages;
                     let position = self.rows.position(self.batch, row);
-                    for kv_head in 0..self.plan.key.kv_heads {
+                    for kv_head in 0..self.partition.key.kv_heads {
                         let head = self.cache.head(pages, kv_head);
                         // SAFETY: every row is given to one thread.
                         unsafe {
@@ -95,7 +96,7 @@ impl Attention<'_> {
         from: impl Fn() -> Projections<'p>,
         scratch: &mut Scratch,
     ) {
-        let units = &self.plan.units;
+        let units = &self.partition.units;
         worker.step(units.len(), 1, |part| {
             let from = &from();
             for unit in &units[part] {
@@ -109,12 +110,12 @@ impl Attention<'_> {
                 let head = self.cache.head(&slice.pages, kv_head);
                 match unit.part {
                     // SAFETY: units write disjoint heads and rows, and read what earlier steps stored.
-                    Part::Whole => unsafe {
+                    Coverage::Whole => unsafe {
                         attend_whole(level, heads, from, head, kv_head, tokens, self.out, scratch);
                     },
-                    Part::Split { split, at } => {
+                    Coverage::Split { split, at } => {
                         let len =
-                            super::plan::partial_len(unit.tokens * self.plan.key.group, self.plan.key.padded);
+                            partial_len(unit.tokens * self.partition.key.group, self.partition.key.padded);
                         // SAFETY: partial results are disjoint, and so are the splits of a head.
                         unsafe {
                             let out = self.partials.write(at..at + len);
@@ -138,7 +139,7 @@ impl Attention<'_> {
     ) -> &'b [f32] {
         let Heads { heads, group, dim, .. } = self.heads;
         let slice = self.rows.slice[row] as usize;
-        let SlicePlan::Splits { splits, at, floats, .. } = self.plan.slices[slice] else {
+        let SliceCut::Splits { splits, at, floats, .. } = self.partition.slices[slice] else {
             // SAFETY: nobody writes the outputs in this step.
             return unsafe { self.out.read(row * heads * dim..(row + 1) * heads * dim) };
         };

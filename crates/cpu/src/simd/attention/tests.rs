@@ -8,9 +8,10 @@ use unicorn_core::{Batch, KvLayout, KvType, PageId, RopeSpec, RopeStyle, Select,
 
 use super::*;
 use crate::simd::kv::{KvCache, KvGeometry};
+use crate::simd::level::SimdLevel;
 use crate::simd::pool::Pool;
 use crate::simd::rope::{fill_table_row, table_row_len};
-use crate::simd::shared::PerThread;
+use crate::simd::shared::{PerThread, SharedSlice};
 use crate::simd::testing::random_source;
 
 #[derive(Clone, Debug)]
@@ -205,22 +206,22 @@ fn run_batch(
         }
     }
     let from = Projections { q: &q, k: &k, v: &v, rope: &rope, rope_row };
-    let key = PlanKey {
+    let key = PartitionKey {
         kv_heads: shape.kv_heads,
         group: shape.group,
         padded: dim.next_multiple_of(16),
         window: shape.window,
     };
-    let (plan, rows) = (Plan::new(key, batch), BatchRows::new(batch));
+    let (partition, rows) = (Partition::new(key, batch), BatchRows::new(batch));
     let mut out = vec![f32::NAN; batch.rows() * width];
-    let mut partials = vec![f32::NAN; plan.partial_floats];
+    let mut partials = vec![f32::NAN; partition.partial_floats];
     let attention = Attention {
         level,
         heads: sequences[0].heads(),
         cache,
         batch,
         rows: &rows,
-        plan: &plan,
+        partition: &partition,
         partials: SharedSlice::new(&mut partials),
         out: SharedSlice::new(&mut out),
     };

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use unicorn_core::{AttentionSpec, RateKind};
 
-use super::{Inputs, Label, Needs, Norm, Product, Region};
-use crate::simd::attention::{Attention, Heads, Plan, PlanKey, Projections};
+use super::label::Label;
+use super::norm::Norm;
+use super::region::{Inputs, Needs, Product, Region};
+use crate::simd::attention::{Attention, Heads, Partition, PartitionKey, Projections};
 use crate::simd::kv::KvCache;
 use crate::simd::level::SimdLevel;
 use crate::simd::linear::{Epilogue, PackedMatrix};
@@ -82,8 +84,8 @@ impl AttentionBlock {
     }
 
     /// Shapes that decide how the work is cut.
-    pub(crate) fn plan_key(&self) -> PlanKey {
-        PlanKey {
+    pub(crate) fn partition_key(&self) -> PartitionKey {
+        PartitionKey {
             kv_heads: self.spec.kv_heads,
             group: self.spec.heads / self.spec.kv_heads,
             padded: self.spec.head_dim.next_multiple_of(16),
@@ -92,13 +94,13 @@ impl AttentionBlock {
     }
 
     /// Shared memory for `rows` rows.
-    pub(crate) fn needs(&self, rows: usize, plan: &Plan) -> Needs {
+    pub(crate) fn needs(&self, rows: usize, partition: &Partition) -> Needs {
         let spec = &self.spec;
         Needs {
             q: rows * spec.heads * spec.head_dim,
             kv: rows * spec.kv_heads * spec.head_dim,
             y: if self.post_norm.is_some() { rows * spec.width } else { 0 },
-            partials: plan.partial_floats,
+            partials: partition.partial_floats,
             ..Needs::default()
         }
     }
@@ -119,19 +121,19 @@ impl AttentionBlock {
     /// Adds the block's output to the residual stream.
     ///
     /// # Safety
-    /// As [`super::Loaded::run`]. The batch's pages have been checked, and plan and rope table exist.
+    /// As [`super::Loaded::run`]. The batch's pages have been checked, and partition and rope table exist.
     ///
     /// # Panics
-    /// When there is no KV cache, plan or table.
+    /// When there is no KV cache, partition or table.
     pub(super) unsafe fn run(&self, worker: &Worker, region: &Region) {
         let rows = region.row_count();
-        let key = self.plan_key();
-        let (Some(cache), Some(plan), Some(table)) = (
+        let key = self.partition_key();
+        let (Some(cache), Some(partition), Some(table)) = (
             &self.kv,
-            region.plans.iter().find(|p| p.key == key),
+            region.partitions.iter().find(|p| p.key == key),
             region.ropes.iter().find(|t| t.rope == self.rope),
         ) else {
-            panic!("attention without cache, plan or rotations");
+            panic!("attention without cache, partition or rotations");
         };
         let buffers = &region.buffers;
         let [q, k, v, o] = &self.matrices;
@@ -160,7 +162,7 @@ impl AttentionBlock {
                 cache,
                 batch: region.batch,
                 rows: region.rows,
-                plan,
+                partition,
                 partials: buffers.partials,
                 out: buffers.attended,
             };
@@ -175,8 +177,8 @@ impl AttentionBlock {
             let scratch = &mut region.scratch(worker).attention;
             attention.store(worker, from, scratch);
             attention.attend(worker, from, scratch);
-            let bytes = plan.positions * cache.geometry().bytes_per_position() as u64;
-            region.mark(worker, &self.attend_label, bytes, 4 * plan.pairs * (heads * dim) as u64);
+            let bytes = partition.positions * cache.geometry().bytes_per_position() as u64;
+            region.mark(worker, &self.attend_label, bytes, 4 * partition.pairs * (heads * dim) as u64);
 
             let x = Inputs {
                 rows,

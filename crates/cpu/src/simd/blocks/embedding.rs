@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use unicorn_core::{EmbeddingSpec, RateKind};
 
-use super::{Label, Region};
+use super::label::Label;
+use super::region::Region;
 use crate::simd::linear::PackedMatrix;
 use crate::simd::pool::Worker;
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use unicorn_core::FfnSpec;
 
-use super::{Inputs, Label, Needs, Norm, Region, grain};
+use super::label::Label;
+use super::norm::Norm;
+use super::region::{Inputs, Needs, Region, grain};
 use crate::simd::linear::{OutputView, PackedMatrix, linear_glu};
 use crate::simd::pool::Worker;
 

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use unicorn_core::{HeadOutput, HeadSpec, RateKind, Select};
 
-use super::{Label, Norm, Product, Region, ThreadScratch};
-use crate::simd::activation::{Elementwise, apply};
+use super::label::Label;
+use super::norm::Norm;
+use super::region::{Product, Region};
+use super::scratch::ThreadScratch;
+use crate::simd::elementary::{Elementwise, apply};
 use crate::simd::level::SimdLevel;
 use crate::simd::linear::{Epilogue, PackedMatrix};
 use crate::simd::pool::Worker;
