@@ -2,6 +2,7 @@
 
 pub mod reference;
 pub mod simd;
+mod submitter;
 
 pub use reference::{ActivationRounding, ReferenceDevice};
 pub use simd::{CpuOptions, SimdDevice, SimdLevel};

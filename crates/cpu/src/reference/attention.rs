@@ -55,11 +55,12 @@ impl Attention {
                 }
             }
         }
+        let group = kv.layout().group;
         let rows = || {
             batch
-                .slices
+                .slices()
                 .iter()
-                .flat_map(|s| (0..s.tokens.len()).map(move |t| (&s.pages[..], s.start + t as u32)))
+                .flat_map(|s| (0..s.tokens.len()).map(move |t| (&s.tables[group][..], s.start + t as u32)))
         };
         let (q_row, kv_row) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         // Every key is stored before any query looks: later tokens of a slice see earlier ones.

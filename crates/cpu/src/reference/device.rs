@@ -1,21 +1,27 @@
 //! The [`Device`] trait over the reference ops.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use unicorn_core::{
-    Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, KernelTime, KvLayout,
-    MemoryUse, RateKind, Roofline, StreamId, TensorType, Ticket, WeightSource, Work,
+    Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, Instrument,
+    KernelTime, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId, TensorType,
+    WeightSource, Work,
 };
 
-use super::{
-    ActivationRounding, Attention, Embedding, Ffn, Head, KvCache, Weights, check_block, check_layout,
-    check_outputs, check_pages, check_tokens, dot, widen,
-};
+use super::{ActivationRounding, Attention, Embedding, Ffn, Head, KvCache, KvLayout, Weights, dot, widen};
+use crate::submitter::Submitter;
 
-/// The oracle: runs every block in f64 on one thread. Work is done when [`Device::submit`] returns.
+/// The oracle: runs every block in f64 on one thread of its own.
 pub struct ReferenceDevice {
+    // Its thread ends before the rest goes.
+    submitter: Submitter,
+    inner: Arc<Inner>,
+}
+
+/// What the device's handle and its thread share.
+struct Inner {
     profile: DeviceProfile,
     state: Mutex<State>,
 }
@@ -25,17 +31,16 @@ struct State {
     weights: Weights,
     blocks: HashMap<BlockId, Loaded>,
     next_block: u32,
-    layout: Option<KvLayout>,
+    layout: Option<StateLayout>,
     streams: HashMap<StreamId, Stream>,
-    tickets: u64,
+    copied: u64,
     /// Per kernel name, while profiling is on.
     times: Option<HashMap<&'static str, KernelTime>>,
 }
 
 struct Loaded {
     op: Op,
-    bytes: u64,
-    flops_per_row: u64,
+    block: Block,
 }
 
 enum Op {
@@ -50,7 +55,8 @@ enum Op {
 struct Stream {
     width: usize,
     x: Vec<f32>,
-    output: Option<HeadOutput>,
+    /// Through which it crosses.
+    shared: Option<Arc<SharedBuffer>>,
 }
 
 impl Default for ReferenceDevice {
@@ -71,17 +77,26 @@ impl ReferenceDevice {
             workers: 1,
             features: Vec::new(),
         };
-        ReferenceDevice { profile, state: Mutex::default() }
+        ReferenceDevice::with_state(profile, State::default())
     }
 
     /// The oracle of kernels that multiply quantized weights with 8-bit activations: what they are off by beside this rounding is that
     /// of their sums.
     pub fn with_rounding(rounding: ActivationRounding) -> ReferenceDevice {
-        let mut device = ReferenceDevice::new();
-        device.state.get_mut().unwrap_or_else(PoisonError::into_inner).weights.rounding = Some(rounding);
-        device
+        let mut state = State::default();
+        state.weights.rounding = Some(rounding);
+        ReferenceDevice::with_state(ReferenceDevice::new().profile().clone(), state)
     }
 
+    fn with_state(profile: DeviceProfile, state: State) -> ReferenceDevice {
+        let inner = Arc::new(Inner { profile, state: Mutex::new(state) });
+        let running = inner.clone();
+        let submitter = Submitter::start(&inner.profile.name, move |work| running.run(work));
+        ReferenceDevice { submitter, inner }
+    }
+}
+
+impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,13 +108,119 @@ impl ReferenceDevice {
     fn unsupported(&self, what: impl Into<String>) -> DeviceError {
         DeviceError::Unsupported { device: self.profile.name.clone(), what: what.into() }
     }
+
+    fn run(&self, work: &Work) -> Result<Option<HeadOutput>, DeviceError> {
+        let mut state = self.lock();
+        let State { blocks, streams, times, layout, copied, .. } = &mut *state;
+        let stream = streams.entry(work.stream).or_default();
+        let batch = &*work.batch;
+        if work.crossing.import {
+            *copied += stream.import(batch).map_err(|what| self.invalid(what))?;
+        }
+        let mut output = None;
+        for id in &work.blocks {
+            let loaded = blocks.get_mut(id).ok_or_else(|| self.invalid(format!("no block {}", id.0)))?;
+            if loaded.block.state().is_some() && batch.limits().state != *layout {
+                return Err(self.invalid("the batch was made for other state than is reserved"));
+            }
+            let started = Instant::now();
+            output = loaded.op.run(stream, batch).map_err(|what| self.invalid(what))?;
+            if let Some(times) = times {
+                let name = loaded.op.name();
+                let entry = times.entry(name).or_insert_with(|| KernelTime {
+                    kernel: name.into(),
+                    calls: 0,
+                    seconds: 0.0,
+                    bytes: 0,
+                    flops: 0,
+                    rate: RateKind::Float,
+                });
+                let kv = layout.as_ref().map(|l| l.ty).unwrap_or_default();
+                let cost = loaded.block.cost(&batch.into(), kv);
+                entry.calls += 1;
+                entry.seconds += started.elapsed().as_secs_f64();
+                entry.bytes += cost.bytes();
+                entry.flops += cost.flops();
+            }
+        }
+        if work.crossing.export {
+            *copied += stream.export(batch).map_err(|what| self.invalid(what))?;
+        }
+        Ok(output.filter(|_| !batch.outputs().is_empty()))
+    }
 }
 
 impl Device for ReferenceDevice {
     fn profile(&self) -> &DeviceProfile {
-        &self.profile
+        &self.inner.profile
     }
 
+    fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
+        block.check().map_err(|what| self.inner.invalid(what.to_string()))?;
+        let mut state = self.inner.lock();
+        let mut op = match state.weights.load_block(block, &**source) {
+            Ok(op) => op,
+            Err(error) => {
+                state.weights.sweep();
+                return Err(error);
+            }
+        };
+        if let Some(layout) = &state.layout {
+            op.reserve(layout).map_err(|what| self.inner.unsupported(what))?;
+        }
+        let id = BlockId(state.next_block);
+        state.next_block += 1;
+        state.blocks.insert(id, Loaded { op, block: block.clone() });
+        Ok(id)
+    }
+
+    fn unload(&self, block: BlockId) {
+        let mut state = self.inner.lock();
+        state.blocks.remove(&block);
+        state.weights.sweep();
+    }
+
+    fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {
+        let mut state = self.inner.lock();
+        state.layout = None;
+        for loaded in state.blocks.values_mut() {
+            loaded.op.reserve(layout).map_err(|what| self.inner.unsupported(what))?;
+        }
+        state.layout = Some(layout.clone());
+        Ok(())
+    }
+
+    fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError> {
+        self.inner.lock().streams.entry(stream).or_default().shared = Some(residual.clone());
+        Ok(Sharing::Copied)
+    }
+
+    fn submit(&self, work: Work) {
+        self.submitter.submit(work);
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let state = self.inner.lock();
+        let kv = state.blocks.values().filter_map(|b| match &b.op {
+            Op::Attention { kv, .. } => kv.as_ref().map(KvCache::bytes),
+            _ => None,
+        });
+        MemoryUse {
+            weights: state.weights.bytes(),
+            kv: kv.sum(),
+            scratch: state.streams.values().map(|s| s.x.len() as u64 * 4).sum(),
+            copied: state.weights.bytes_read + state.copied,
+            shared: 0,
+        }
+    }
+
+    fn describe(&self, block: BlockId) -> Vec<String> {
+        let state = self.inner.lock();
+        state.blocks.get(&block).map(|b| format!("{} float64", b.op.name())).into_iter().collect()
+    }
+}
+
+impl Instrument for ReferenceDevice {
     fn measure(&self) -> Result<Roofline, DeviceError> {
         // The device's own product is its roof: 64 MiB of weights against one row that stays in the cache.
         let (weight, x) = (vec![1.0f32; 16 << 20], vec![1.0; 4096]);
@@ -120,133 +241,13 @@ impl Device for ReferenceDevice {
         RateKind::Float
     }
 
-    fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
-        check_block(block).map_err(|what| self.invalid(what))?;
-        let mut state = self.lock();
-        let mut op = match state.weights.load_block(block, source) {
-            Ok(op) => op,
-            Err(error) => {
-                state.weights.sweep();
-                return Err(error);
-            }
-        };
-        if let (Op::Attention { block, kv }, Some(layout)) = (&mut op, state.layout) {
-            check_layout(&layout, block.spec.head_dim).map_err(|what| self.unsupported(what))?;
-            *kv = Some(KvCache::new(layout, block.spec.kv_heads * block.spec.head_dim));
-        }
-        let id = BlockId(state.next_block);
-        state.next_block += 1;
-        let (bytes, flops_per_row) = (block.bytes_per_row(), block.flops_per_row());
-        state.blocks.insert(id, Loaded { op, bytes, flops_per_row });
-        Ok(id)
-    }
-
-    fn unload(&self, block: BlockId) {
-        let mut state = self.lock();
-        state.blocks.remove(&block);
-        state.weights.sweep();
-    }
-
-    fn reserve_kv(&self, layout: KvLayout) -> Result<(), DeviceError> {
-        let mut state = self.lock();
-        for loaded in state.blocks.values() {
-            if let Op::Attention { block, .. } = &loaded.op {
-                check_layout(&layout, block.spec.head_dim).map_err(|what| self.unsupported(what))?;
-            }
-        }
-        for loaded in state.blocks.values_mut() {
-            if let Op::Attention { block, kv } = &mut loaded.op {
-                *kv = Some(KvCache::new(layout, block.spec.kv_heads * block.spec.head_dim));
-            }
-        }
-        state.layout = Some(layout);
-        Ok(())
-    }
-
-    fn submit(&self, work: &Work) -> Result<Ticket, DeviceError> {
-        let mut state = self.lock();
-        let State { blocks, streams, times, .. } = &mut *state;
-        let stream = streams.entry(work.stream).or_default();
-        for id in &work.blocks {
-            let loaded = blocks.get_mut(id).ok_or_else(|| self.invalid(format!("no block {}", id.0)))?;
-            let started = Instant::now();
-            loaded.op.run(stream, &work.batch).map_err(|what| self.invalid(what))?;
-            if let Some(times) = times {
-                let name = loaded.op.name();
-                let entry = times.entry(name).or_insert_with(|| KernelTime {
-                    kernel: name.into(),
-                    calls: 0,
-                    seconds: 0.0,
-                    bytes: 0,
-                    flops: 0,
-                    rate: RateKind::Float,
-                });
-                entry.calls += 1;
-                entry.seconds += started.elapsed().as_secs_f64();
-                entry.bytes += loaded.bytes;
-                entry.flops += loaded.flops_per_row * work.batch.rows() as u64;
-            }
-        }
-        state.tickets += 1;
-        Ok(Ticket(state.tickets))
-    }
-
-    fn wait(&self, ticket: Ticket) -> Result<(), DeviceError> {
-        if ticket.0 == 0 || ticket.0 > self.lock().tickets {
-            return Err(self.invalid(format!("no ticket {}", ticket.0)));
-        }
-        Ok(())
-    }
-
-    fn read_residual(&self, stream: StreamId, first: usize, out: &mut [f32]) -> Result<(), DeviceError> {
-        let state = self.lock();
-        let held =
-            state.streams.get(&stream).ok_or_else(|| self.invalid(format!("no stream {}", stream.0)))?;
-        let start = first * held.width;
-        let rows = held.x.get(start..start + out.len()).ok_or_else(|| {
-            self.invalid(format!("{} values at row {first} of {} in all", out.len(), held.x.len()))
-        })?;
-        out.copy_from_slice(rows);
-        Ok(())
-    }
-
-    fn write_residual(&self, stream: StreamId, width: usize, rows: &[f32]) -> Result<(), DeviceError> {
-        if width == 0 || !rows.len().is_multiple_of(width) {
-            return Err(self.invalid(format!("{} values in rows of {width}", rows.len())));
-        }
-        self.lock().streams.insert(stream, Stream { width, x: rows.to_vec(), output: None });
-        Ok(())
-    }
-
-    fn take_output(&self, stream: StreamId) -> Result<HeadOutput, DeviceError> {
-        let output = self.lock().streams.get_mut(&stream).and_then(|s| s.output.take());
-        output.ok_or_else(|| self.invalid(format!("stream {} has no output", stream.0)))
-    }
-
-    fn memory(&self) -> MemoryUse {
-        let state = self.lock();
-        let kv = state.blocks.values().filter_map(|b| match &b.op {
-            Op::Attention { kv, .. } => kv.as_ref().map(KvCache::bytes),
-            _ => None,
-        });
-        MemoryUse {
-            weights: state.weights.bytes(),
-            kv: kv.sum(),
-            scratch: state.streams.values().map(|s| s.x.len() as u64 * 4).sum(),
-            copied: state.weights.bytes_read,
-        }
-    }
-
-    fn describe(&self, block: BlockId) -> Vec<String> {
-        self.lock().blocks.get(&block).map(|b| format!("{} float64", b.op.name())).into_iter().collect()
-    }
-
     fn set_profiling(&self, on: bool) {
-        self.lock().times = on.then(HashMap::new);
+        self.inner.lock().times = on.then(HashMap::new);
     }
 
     fn kernel_times(&self) -> Vec<KernelTime> {
-        let mut times: Vec<KernelTime> = self.lock().times.iter().flat_map(|t| t.values().cloned()).collect();
+        let state = self.inner.lock();
+        let mut times: Vec<KernelTime> = state.times.iter().flat_map(|t| t.values().cloned()).collect();
         times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         times
     }
@@ -304,20 +305,34 @@ impl Op {
         }
     }
 
+    /// Gives a mixer its empty state.
+    fn reserve(&mut self, layout: &StateLayout) -> Result<(), String> {
+        if let Op::Attention { block, kv } = self {
+            *kv = None;
+            let layout = KvLayout::of(layout, block.spec.state(), block.spec.head_dim)?;
+            *kv = Some(KvCache::new(layout, block.spec.kv_heads * block.spec.head_dim));
+        }
+        Ok(())
+    }
+
     /// Runs the block over a stream; the message names a broken precondition.
-    fn run(&mut self, stream: &mut Stream, batch: &Batch) -> Result<(), String> {
+    fn run(&mut self, stream: &mut Stream, batch: &Batch) -> Result<Option<HeadOutput>, String> {
         match self {
             Op::Embedding(block) => {
-                check_tokens(batch, block.spec.vocab)?;
+                if batch.limits().vocab > block.spec.vocab {
+                    return Err(format!(
+                        "a batch for {} tokens of {}",
+                        batch.limits().vocab,
+                        block.spec.vocab
+                    ));
+                }
                 stream.width = block.spec.width;
-                let tokens = batch.slices.iter().flat_map(|s| &s.tokens).copied();
+                let tokens = batch.slices().iter().flat_map(|s| &s.tokens).copied();
                 stream.x = block.forward(tokens).into_iter().map(|v| v as f32).collect();
-                stream.output = None;
             }
             Op::Attention { block, kv } => {
                 stream.expect(block.spec.width, batch)?;
-                let kv = kv.as_mut().ok_or("no KV cache was reserved")?;
-                check_pages(batch, kv.layout())?;
+                let kv = kv.as_mut().ok_or("no state was reserved")?;
                 let y = block.forward(&widen(&stream.x), batch, kv);
                 stream.add(&y);
             }
@@ -328,15 +343,39 @@ impl Op {
             }
             Op::Head(block) => {
                 stream.expect(block.spec.width, batch)?;
-                check_outputs(batch)?;
-                stream.output = Some(block.forward(&widen(&stream.x), batch));
+                return Ok(Some(block.forward(&widen(&stream.x), batch)));
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 
 impl Stream {
+    fn shared(&self, batch: &Batch) -> Result<&Arc<SharedBuffer>, String> {
+        let shared = self.shared.as_ref().ok_or("a stream that crosses has no shared buffer")?;
+        if batch.rows() > shared.rows() {
+            return Err(format!("{} rows in a shared buffer of {}", batch.rows(), shared.rows()));
+        }
+        Ok(shared)
+    }
+
+    /// Takes the residual stream from another device; returns the bytes copied.
+    fn import(&mut self, batch: &Batch) -> Result<u64, String> {
+        let shared = self.shared(batch)?;
+        let (width, mut x) = (shared.width(), vec![0.0; batch.rows() * shared.width()]);
+        shared.read(&mut x);
+        (self.width, self.x) = (width, x);
+        Ok(self.x.len() as u64 * 4)
+    }
+
+    /// Leaves the residual stream to another device; returns the bytes copied.
+    fn export(&self, batch: &Batch) -> Result<u64, String> {
+        let shared = self.shared(batch)?;
+        self.expect(shared.width(), batch)?;
+        shared.write(&self.x);
+        Ok(self.x.len() as u64 * 4)
+    }
+
     fn expect(&self, width: usize, batch: &Batch) -> Result<(), String> {
         if self.width != width || self.x.len() != width * batch.rows() {
             return Err(format!(

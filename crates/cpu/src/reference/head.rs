@@ -16,9 +16,9 @@ impl Head {
     pub fn forward(&self, x: &[f64], batch: &Batch) -> HeadOutput {
         let width = self.spec.width;
         let mut n: Vec<f64> = batch
-            .outputs
+            .outputs()
             .iter()
-            .flat_map(|r| &x[*r as usize * width..(*r as usize + 1) * width])
+            .flat_map(|o| &x[o.row as usize * width..(o.row as usize + 1) * width])
             .copied()
             .collect();
         rms_norm_rows(&self.spec.norm, &self.norm, &mut n);
@@ -28,12 +28,14 @@ impl Head {
             .into_iter()
             .map(|v| self.spec.soft_cap.map_or(v, |cap| soft_cap(cap as f64, v)) as f32)
             .collect();
-        match batch.select {
-            Select::Logits => HeadOutput::Logits(logits),
-            Select::Top(k) => {
-                HeadOutput::Top(logits.chunks_exact(self.spec.vocab).map(|row| top(row, k)).collect())
+        let mut output = HeadOutput::default();
+        for (row, asked) in logits.chunks_exact(self.spec.vocab).zip(batch.outputs()) {
+            match asked.select {
+                Select::Logits => output.logits.extend(row),
+                Select::Top(k) => output.top.push(top(row, k)),
             }
         }
+        output
     }
 }
 

@@ -1,6 +1,38 @@
 //! The KV cache of one mixer, held as floats after rounding to the stored type.
 
-use unicorn_core::{KvLayout, KvType, PageId, quant};
+use unicorn_core::{KvType, PageId, StateLayout, StateSpec, quant};
+
+/// Geometry of the pages of one state group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct KvLayout {
+    /// Index of the group: that of its page tables in a slice.
+    pub(crate) group: usize,
+    /// Positions per page.
+    pub(crate) page_tokens: usize,
+    /// Pages in the pool.
+    pub(crate) pages: usize,
+    /// Element type.
+    pub(crate) ty: KvType,
+}
+
+impl KvLayout {
+    /// The geometry for mixers that keep this.
+    ///
+    /// Errors when nothing is reserved for them, or the geometry cannot hold heads of this size.
+    pub(crate) fn of(layout: &StateLayout, spec: StateSpec, head_dim: usize) -> Result<KvLayout, String> {
+        if layout.page_tokens == 0 || !layout.page_tokens.is_multiple_of(32) {
+            return Err(format!("pages of {} positions", layout.page_tokens));
+        }
+        if layout.ty == KvType::Q8_0 && !head_dim.is_multiple_of(32) {
+            return Err(format!("a Q8_0 KV cache with heads of {head_dim}"));
+        }
+        let group = layout
+            .group(spec)
+            .ok_or_else(|| format!("a mixer that keeps {spec}, for which no pages are,"))?;
+        let (page_tokens, pages, ty) = (layout.page_tokens, layout.groups[group].pages, layout.ty);
+        Ok(KvLayout { group, page_tokens, pages, ty })
+    }
+}
 
 /// Keys and values of one mixer, `[pages, page_tokens, kv_heads * head_dim]` each.
 pub(super) struct KvCache {

@@ -5,7 +5,6 @@
 //! public so that kernels can be tested op by op.
 
 mod attention;
-mod check;
 mod device;
 mod embedding;
 mod ffn;
@@ -18,7 +17,6 @@ mod rounding;
 mod weights;
 
 pub use attention::{first_visible, soft_cap, softmax};
-pub use check::{check_block, check_layout, check_outputs, check_pages, check_tokens};
 pub use device::ReferenceDevice;
 pub use ffn::activate;
 pub use head::top;
@@ -33,6 +31,7 @@ use embedding::Embedding;
 use ffn::Ffn;
 use head::Head;
 use kv::KvCache;
+pub(crate) use kv::KvLayout;
 use weights::{Matrix, Weights};
 
 /// `x` as f64.

@@ -1,22 +1,22 @@
 //! The [`Device`] trait over the fast kernels.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use unicorn_core::{
-    Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, KernelTime, KvLayout,
-    MemoryUse, RateKind, Roofline, StreamId, TensorType, Ticket, WeightSource, Work,
+    Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, Instrument, KernelTime, MemoryUse,
+    RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId, TensorType, WeightSource, Work,
 };
 
 use super::blocks::Loaded;
 use super::errors::{NAME, invalid, unsupported};
 use super::level::SimdLevel;
-use super::load::{load_block, reserve_kv};
+use super::load::{load_block, reserve};
 use super::pool::Pool;
 use super::state::State;
 use super::topology::{brand, memory_bytes, physical_cores};
 use super::{linear, roofline, submit};
-use crate::reference::check_block;
+use crate::submitter::Submitter;
 
 /// More threads than this are refused: surely a mistake.
 const THREADS_MAX: usize = 1024;
@@ -30,9 +30,16 @@ pub struct CpuOptions {
     pub level: Option<SimdLevel>,
 }
 
-/// The processor as a device: packed weights, SIMD kernels, a thread pool. Work is done when [`Device::submit`] returns; the
-/// submitting thread takes part in it. Results do not depend on the number of threads, the batch or the cut of a prompt.
+/// The processor as a device: packed weights, SIMD kernels, a thread pool whose first thread is the device's own and takes work as it
+/// becomes ready. Results do not depend on the number of threads, the batch or the cut of a prompt.
 pub struct SimdDevice {
+    // Its thread ends before the rest goes.
+    submitter: Submitter,
+    inner: Arc<Inner>,
+}
+
+/// What the device's handle and its thread share.
+struct Inner {
     profile: DeviceProfile,
     level: SimdLevel,
     pool: Pool,
@@ -63,14 +70,21 @@ impl SimdDevice {
             workers: pool.team(),
             features: level.features().iter().map(|f| (*f).to_owned()).collect(),
         };
-        Ok(SimdDevice { profile, level, pool, state: Mutex::new(State::default()) })
+        let inner = Arc::new(Inner { profile, level, pool, state: Mutex::new(State::default()) });
+        let running = inner.clone();
+        let submitter = Submitter::start(NAME, move |work| {
+            submit::run(&mut running.lock(), work, &running.pool, running.level)
+        });
+        Ok(SimdDevice { submitter, inner })
     }
 
     /// The level whose kernels run.
     pub fn level(&self) -> SimdLevel {
-        self.level
+        self.inner.level
     }
+}
 
+impl Inner {
     /// A panic inside the lock is a bug that was reported as an error already; the state behind it is whole.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -79,23 +93,13 @@ impl SimdDevice {
 
 impl Device for SimdDevice {
     fn profile(&self) -> &DeviceProfile {
-        &self.profile
+        &self.inner.profile
     }
 
-    fn measure(&self) -> Result<Roofline, DeviceError> {
-        // Other work would only disturb the measurement.
-        let _state = self.lock();
-        Ok(roofline::measure(self.level, self.pool.team()))
-    }
-
-    fn rate_kind(&self, ty: TensorType) -> RateKind {
-        linear::select(ty, self.level).rate()
-    }
-
-    fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
-        check_block(block).map_err(invalid)?;
-        let mut state = self.lock();
-        match load_block(&mut state, block, source, self.level, &self.pool) {
+    fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
+        block.check().map_err(|e| invalid(e.to_string()))?;
+        let mut state = self.inner.lock();
+        match load_block(&mut state, block, &**source, self.inner.level, &self.inner.pool) {
             Ok(loaded) => {
                 let id = BlockId(state.next_block);
                 state.next_block += 1;
@@ -110,7 +114,7 @@ impl Device for SimdDevice {
     }
 
     fn unload(&self, block: BlockId) {
-        let mut state = self.lock();
+        let mut state = self.inner.lock();
         state.blocks.remove(&block);
         state.weights.sweep();
         if state.blocks.is_empty() {
@@ -118,80 +122,62 @@ impl Device for SimdDevice {
         }
     }
 
-    fn reserve_kv(&self, layout: KvLayout) -> Result<(), DeviceError> {
-        reserve_kv(&mut self.lock(), layout, self.level)
+    fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {
+        reserve(&mut self.inner.lock(), layout, self.inner.level)
     }
 
-    fn submit(&self, work: &Work) -> Result<Ticket, DeviceError> {
-        let mut state = self.lock();
-        submit::run(&mut state, work, &self.pool, self.level)?;
-        state.tickets += 1;
-        Ok(Ticket(state.tickets))
-    }
-
-    fn wait(&self, ticket: Ticket) -> Result<(), DeviceError> {
-        if ticket.0 == 0 || ticket.0 > self.lock().tickets {
-            return Err(invalid(format!("no ticket {}", ticket.0)));
-        }
-        Ok(())
-    }
-
-    fn read_residual(&self, stream: StreamId, first: usize, out: &mut [f32]) -> Result<(), DeviceError> {
-        let state = self.lock();
-        let held = state.streams.get(&stream).ok_or_else(|| invalid(format!("no stream {}", stream.0)))?;
-        let range = first.checked_mul(held.width).and_then(|s| Some(s..s.checked_add(out.len())?));
-        let rows = range.and_then(|r| held.x.get(r));
-        let rows = rows.ok_or_else(|| {
-            invalid(format!("{} values at row {first} of {} in all", out.len(), held.x.len()))
-        })?;
-        out.copy_from_slice(rows);
-        Ok(())
-    }
-
-    fn write_residual(&self, stream: StreamId, width: usize, rows: &[f32]) -> Result<(), DeviceError> {
-        if width == 0 || !rows.len().is_multiple_of(width) {
-            return Err(invalid(format!("{} values in rows of {width}", rows.len())));
-        }
-        let mut state = self.lock();
+    fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError> {
+        let mut state = self.inner.lock();
         let held = state.streams.entry(stream).or_default();
-        held.width = width;
-        held.x.clear();
-        held.x.extend_from_slice(rows);
-        held.output = None;
-        Ok(())
+        (held.rows, held.width) = (0, residual.width());
+        held.shared = Some(residual.clone());
+        Ok(Sharing::InPlace)
     }
 
-    fn take_output(&self, stream: StreamId) -> Result<HeadOutput, DeviceError> {
-        let output = self.lock().streams.get_mut(&stream).and_then(|s| s.output.take());
-        output.ok_or_else(|| invalid(format!("stream {} has no output", stream.0)))
+    fn submit(&self, work: Work) {
+        self.submitter.submit(work);
     }
 
     fn memory(&self) -> MemoryUse {
-        let mut state = self.lock();
+        let mut state = self.inner.lock();
         let kv = state.blocks.values().filter_map(|b| match b {
             Loaded::Attention(block) => block.kv.as_ref().map(|kv| kv.geometry().bytes() as u64),
             _ => None,
         });
         let kv = kv.sum();
-        let streams: usize = state.streams.values().map(|s| s.x.capacity() * 4).sum();
+        let streams: usize = state.streams.values().map(|s| s.bytes()).sum();
         MemoryUse {
             weights: state.weights.bytes(),
             kv,
             scratch: (streams + state.workspace.bytes()) as u64,
             copied: state.weights.copied,
+            shared: state.shared,
         }
     }
 
     fn describe(&self, block: BlockId) -> Vec<String> {
-        self.lock().blocks.get(&block).map(Loaded::describe).unwrap_or_default()
+        self.inner.lock().blocks.get(&block).map(Loaded::describe).unwrap_or_default()
+    }
+}
+
+impl Instrument for SimdDevice {
+    fn measure(&self) -> Result<Roofline, DeviceError> {
+        // Other work would only disturb the measurement.
+        let _state = self.inner.lock();
+        Ok(roofline::measure(self.inner.level, self.inner.pool.team()))
+    }
+
+    fn rate_kind(&self, ty: TensorType) -> RateKind {
+        linear::select(ty, self.inner.level).rate()
     }
 
     fn set_profiling(&self, on: bool) {
-        self.lock().times = on.then(HashMap::new);
+        self.inner.lock().times = on.then(HashMap::new);
     }
 
     fn kernel_times(&self) -> Vec<KernelTime> {
-        let mut times: Vec<KernelTime> = self.lock().times.iter().flat_map(|t| t.values().cloned()).collect();
+        let state = self.inner.lock();
+        let mut times: Vec<KernelTime> = state.times.iter().flat_map(|t| t.values().cloned()).collect();
         times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         times
     }

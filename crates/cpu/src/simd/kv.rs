@@ -9,9 +9,10 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use unicorn_core::{KvLayout, KvType, PageId};
+use unicorn_core::{KvType, PageId};
 
 use super::float_vector::FloatVector;
+use crate::reference::KvLayout;
 
 /// Positions per transposed tile of keys.
 pub(crate) const TILE: usize = 16;
@@ -58,6 +59,8 @@ impl Drop for LazyBytes {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KvGeometry {
     pub(crate) ty: KvType,
+    /// Index of the state group, whose page tables name the pages.
+    pub(crate) group: usize,
     pub(crate) page_tokens: usize,
     pub(crate) pages: usize,
     kv_heads: usize,
@@ -95,6 +98,7 @@ impl KvGeometry {
         page.checked_mul(layout.pages)?;
         Some(KvGeometry {
             ty: layout.ty,
+            group: layout.group,
             page_tokens: tokens,
             pages: layout.pages,
             kv_heads,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unicorn_core::{Block, DeviceError, KvLayout, NormSpec, Weight, WeightSource};
+use unicorn_core::{Block, DeviceError, NormSpec, StateLayout, Weight, WeightSource};
 
 use super::blocks::{AttentionBlock, EmbeddingBlock, FfnBlock, HeadBlock, Loaded, Norm, QkNorm};
 use super::errors::{invalid, out_of_memory, unsupported};
@@ -12,7 +12,7 @@ use super::linear::PackedMatrix;
 use super::pool::Pool;
 use super::state::State;
 use super::weights::WeightStore;
-use crate::reference::check_layout;
+use crate::reference::KvLayout;
 
 /// Reads the weights of a block, whose shapes have been checked.
 pub(super) fn load_block(
@@ -50,7 +50,7 @@ pub(super) fn load_block(
             });
             let mut block =
                 AttentionBlock::new(spec, rope, norm, matrices, biases, qk_norm, post_norm, level);
-            if let Some(layout) = state.layout {
+            if let Some(layout) = &state.layout {
                 block.set_cache(Some(new_cache(&block, layout)?), level);
             }
             Loaded::Attention(Box::new(block))
@@ -69,10 +69,10 @@ pub(super) fn load_block(
     })
 }
 
-/// Gives every attention block a KV cache of this geometry.
-pub(super) fn reserve_kv(state: &mut State, layout: KvLayout, level: SimdLevel) -> Result<(), DeviceError> {
+/// Gives every attention block the pages of its state group.
+pub(super) fn reserve(state: &mut State, layout: &StateLayout, level: SimdLevel) -> Result<(), DeviceError> {
     for block in attention_blocks(state) {
-        check_layout(&layout, block.spec.head_dim).map_err(unsupported)?;
+        KvLayout::of(layout, block.spec.state(), block.spec.head_dim).map_err(unsupported)?;
     }
     // Free the old caches first: both together may not fit.
     state.layout = None;
@@ -81,7 +81,7 @@ pub(super) fn reserve_kv(state: &mut State, layout: KvLayout, level: SimdLevel) 
         let cache = new_cache(block, layout)?;
         block.set_cache(Some(cache), level);
     }
-    state.layout = Some(layout);
+    state.layout = Some(layout.clone());
     Ok(())
 }
 
@@ -92,9 +92,9 @@ fn attention_blocks(state: &mut State) -> impl Iterator<Item = &mut AttentionBlo
     })
 }
 
-fn new_cache(block: &AttentionBlock, layout: KvLayout) -> Result<KvCache, DeviceError> {
+fn new_cache(block: &AttentionBlock, layout: &StateLayout) -> Result<KvCache, DeviceError> {
     let (kv_heads, dim) = (block.spec.kv_heads, block.spec.head_dim);
-    check_layout(&layout, dim).map_err(unsupported)?;
+    let layout = KvLayout::of(layout, block.spec.state(), dim).map_err(unsupported)?;
     let absurd = || out_of_memory(format!("a KV cache of {} pages", layout.pages), u64::MAX);
     let geometry = KvGeometry::new(layout, kv_heads, dim).ok_or_else(absurd)?;
     let what = || format!("the KV cache of a block, {} pages", layout.pages);

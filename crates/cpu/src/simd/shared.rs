@@ -23,6 +23,14 @@ impl<'a, T> SharedSlice<'a, T> {
         SharedSlice { start: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
     }
 
+    /// Memory that others see too.
+    ///
+    /// # Safety
+    /// `start` is aligned and has `len` elements that live for `'a`; nobody else touches them meanwhile.
+    pub(crate) unsafe fn from_raw(start: *mut T, len: usize) -> SharedSlice<'a, T> {
+        SharedSlice { start, len, life: PhantomData }
+    }
+
     /// Elements.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use unicorn_core::{BlockId, KernelTime, KvLayout, RopeSpec, StreamId};
+use unicorn_core::{BlockId, KernelTime, RopeSpec, StateLayout, StreamId};
 
 use super::blocks::Loaded;
 use super::weights::WeightStore;
@@ -14,12 +14,13 @@ pub(super) struct State {
     pub(super) weights: WeightStore,
     pub(super) blocks: HashMap<BlockId, Loaded>,
     pub(super) next_block: u32,
-    pub(super) layout: Option<KvLayout>,
+    pub(super) layout: Option<StateLayout>,
     pub(super) streams: HashMap<StreamId, Stream>,
     /// Distinct rope specs of the loaded blocks.
     pub(super) ropes: Vec<RopeSpec>,
     pub(super) workspace: Workspace,
-    pub(super) tickets: u64,
+    /// Bytes of residual streams that came from other devices without a copy.
+    pub(super) shared: u64,
     /// Per kernel, while profiling is on.
     pub(super) times: Option<HashMap<String, KernelTime>>,
 }

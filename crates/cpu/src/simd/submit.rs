@@ -3,18 +3,20 @@
 
 use std::collections::HashMap;
 
-use unicorn_core::{Batch, DeviceError, KernelTime, RopeSpec, Select, Work};
+use unicorn_core::{Batch, DeviceError, HeadOutput, KernelTime, RopeSpec, Work};
 
 use super::attention::{BatchRows, Partition};
-use super::blocks::{Buffers, HeadResult, Loaded, Needs, Region, RopeTable, ThreadScratch, head_group};
-use super::check::check_batch;
+use super::blocks::{
+    Buffers, Loaded, Needs, Region, RopeTable, ThreadScratch, all_logits, head_group, head_output,
+};
+use super::check::check_work;
 use super::errors::{failed, invalid};
 use super::level::SimdLevel;
 use super::pool::{Pool, Worker};
 use super::rope::{fill_table_row, table_row_len};
 use super::shared::{PerThread, SharedSlice};
 use super::state::State;
-use super::workspace::{Stream, Workspace, grow};
+use super::workspace::{Workspace, grow};
 
 /// Rows of rotations that a thread computes at a time.
 const ROTATION_ROWS: usize = 8;
@@ -27,33 +29,41 @@ struct Prepared<'a> {
     /// Rope specs in use, as indices among those of the device.
     ropes: Vec<usize>,
     needs: Needs,
-    /// Floats of the logits when the head returns them all.
-    all_logits: Option<usize>,
+    /// Floats of the logits that are returned.
+    wanted: usize,
 }
 
-/// Checks and runs the work; afterwards it is done.
-pub(super) fn run(state: &mut State, work: &Work, pool: &Pool, level: SimdLevel) -> Result<(), DeviceError> {
+/// Checks and runs the work; returns what a head at its end produced.
+pub(super) fn run(
+    state: &mut State,
+    work: &Work,
+    pool: &Pool,
+    level: SimdLevel,
+) -> Result<Option<HeadOutput>, DeviceError> {
     let batch = &*work.batch;
-    let State { blocks, streams, ropes, workspace, times, layout, .. } = state;
+    let State { blocks, streams, ropes, workspace, times, layout, shared, .. } = state;
     let find = |id| blocks.get(id).ok_or_else(|| invalid(format!("no block {}", id.0)));
     let found = work.blocks.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     let stream = streams.entry(work.stream).or_default();
-    check_batch(&found, batch, stream, *layout, &mut workspace.writers)?;
-    if found.is_empty() {
-        return Ok(());
-    }
+    check_work(&found, work, stream, layout.as_ref())?;
     let prepared = Prepared::new(found, batch);
-    let mut all_logits = make_room(&prepared, stream, workspace, ropes)?;
+    stream.reshape(batch.rows(), prepared.blocks[0].width())?;
+    if work.crossing.import {
+        *shared += (stream.rows * stream.width * 4) as u64;
+    }
+    let mut wanted = make_room(&prepared, workspace, ropes)?;
     let threads =
         workspace.threads.get_or_insert_with(|| PerThread::new(pool.threads(), ThreadScratch::default));
     threads.iter_mut().for_each(|t| t.tops.clear());
     let tables = rotations(&prepared, &mut workspace.ropes, ropes);
-    let logits = if prepared.all_logits.is_some() { &mut all_logits } else { &mut workspace.logits };
+    // Where every row asks for all logits they are computed where they are returned.
+    let (logits, rest) =
+        if all_logits(batch) { (&mut wanted, &mut Vec::new()) } else { (&mut workspace.logits, &mut wanted) };
     let region = Region {
         level,
         batch,
         rows: &prepared.rows,
-        x: SharedSlice::new(&mut stream.x),
+        x: stream.x(),
         buffers: Buffers {
             q: SharedSlice::new(&mut workspace.q),
             k: SharedSlice::new(&mut workspace.k),
@@ -63,6 +73,7 @@ pub(super) fn run(state: &mut State, work: &Work, pool: &Pool, level: SimdLevel)
             hidden: SharedSlice::new(&mut workspace.hidden),
             partials: SharedSlice::new(&mut workspace.partials),
             logits: SharedSlice::new(logits),
+            wanted: SharedSlice::new(rest),
         },
         activations: &workspace.activations,
         threads,
@@ -70,21 +81,14 @@ pub(super) fn run(state: &mut State, work: &Work, pool: &Pool, level: SimdLevel)
         ropes: &tables,
         profiling: times.is_some(),
     };
-    if region.row_count() > 0 {
-        let done = pool.run(&|worker| walk(worker, &region, &prepared.blocks, ropes));
-        done.map_err(|e| failed(format!("a batch of {} rows", region.row_count()), e))?;
-    }
-    if let Some(Loaded::Head(_)) = prepared.blocks.last() {
-        let result = match batch.select {
-            Select::Logits => HeadResult::Logits(all_logits),
-            Select::Top(k) => HeadResult::Top(k),
-        };
-        stream.output = Some(result.finish(batch.outputs.len(), threads.iter_mut()));
-    }
+    let done = pool.run(&|worker| walk(worker, &region, &prepared.blocks, ropes));
+    done.map_err(|e| failed(format!("a batch of {} rows", batch.rows()), e))?;
+    let head = matches!(prepared.blocks.last(), Some(Loaded::Head(_))) && !batch.outputs().is_empty();
+    let output = head.then(|| head_output(batch, wanted, threads.iter_mut()));
     if let Some(times) = times {
         book(times, threads);
     }
-    Ok(())
+    Ok(output)
 }
 
 /// What every thread of the region does: the rotations of all rows, then block after block.
@@ -105,21 +109,13 @@ fn walk(worker: &Worker, region: &Region, blocks: &[&Loaded], ropes: &[RopeSpec]
     }
 }
 
-/// Grows the stream that an embedding writes anew, and all buffers. Returns the buffer for logits that the host asked for.
+/// Grows all buffers. Returns the one for logits that are returned.
 fn make_room(
     prepared: &Prepared<'_>,
-    stream: &mut Stream,
     workspace: &mut Workspace,
     ropes: &[RopeSpec],
 ) -> Result<Vec<f32>, DeviceError> {
     let rows = prepared.rows.slice.len();
-    if let Some(Loaded::Embedding(block)) = prepared.blocks.first() {
-        stream.width = block.spec.width;
-        let floats = rows * stream.width;
-        grow(&mut stream.x, floats, "a residual stream")?;
-        stream.x.truncate(floats);
-        stream.output = None;
-    }
     workspace.grow(&prepared.needs)?;
     for (index, rope) in prepared.ropes.iter().enumerate() {
         if workspace.ropes.len() == index {
@@ -127,11 +123,9 @@ fn make_room(
         }
         grow(&mut workspace.ropes[index], rows * table_row_len(&ropes[*rope]), "rotations")?;
     }
-    let mut all_logits = Vec::new();
-    if let Some(floats) = prepared.all_logits {
-        grow(&mut all_logits, floats, "logits")?;
-    }
-    Ok(all_logits)
+    let mut wanted = Vec::new();
+    grow(&mut wanted, prepared.wanted, "logits")?;
+    Ok(wanted)
 }
 
 /// The tables of rotations of the rope specs in use.
@@ -176,7 +170,7 @@ impl<'a> Prepared<'a> {
             partitions: Vec::new(),
             ropes: Vec::new(),
             needs: Needs::default(),
-            all_logits: None,
+            wanted: 0,
         };
         for block in &blocks {
             let needs = prepared.add(block, batch);
@@ -204,14 +198,10 @@ impl<'a> Prepared<'a> {
                 block.needs(rows, &self.partitions[at])
             }
             Loaded::Head(block) => {
-                let group = head_group(batch.select, batch.outputs.len(), block.spec.vocab);
-                let logits = group * block.spec.vocab;
-                if batch.select == Select::Logits {
-                    self.all_logits = Some(logits);
-                    Needs::default()
-                } else {
-                    Needs { logits, ..Needs::default() }
-                }
+                let vocab = block.spec.vocab;
+                self.wanted = batch.logit_rows() * vocab;
+                let logits = if all_logits(batch) { 0 } else { head_group(batch, vocab) * vocab };
+                Needs { logits, ..Needs::default() }
             }
         }
     }

@@ -1,17 +1,49 @@
 //! Residual streams, and the buffers that submissions reuse.
 
-use unicorn_core::{DeviceError, HeadOutput};
+use std::sync::Arc;
+
+use unicorn_core::{DeviceError, SharedBuffer};
 
 use super::blocks::{Needs, SharedActivations, ThreadScratch};
 use super::errors::out_of_memory;
-use super::shared::PerThread;
+use super::shared::{PerThread, SharedSlice};
 
-/// A residual stream `[x.len() / width, width]` and what its last head produced.
+/// A residual stream `[rows, width]`: in memory of its own, or where other devices see it too.
 #[derive(Default)]
 pub(super) struct Stream {
     pub(super) width: usize,
-    pub(super) x: Vec<f32>,
-    pub(super) output: Option<HeadOutput>,
+    pub(super) rows: usize,
+    own: Vec<f32>,
+    pub(super) shared: Option<Arc<SharedBuffer>>,
+}
+
+impl Stream {
+    /// Gives the stream this shape; the content is lost where it is not shared.
+    pub(super) fn reshape(&mut self, rows: usize, width: usize) -> Result<(), DeviceError> {
+        if self.shared.is_none() {
+            grow(&mut self.own, rows * width, "a residual stream")?;
+        }
+        (self.rows, self.width) = (rows, width);
+        Ok(())
+    }
+
+    /// The elements.
+    pub(super) fn x(&mut self) -> SharedSlice<'_, f32> {
+        let len = self.rows * self.width;
+        match &self.shared {
+            None => SharedSlice::new(&mut self.own[..len]),
+            Some(shared) => {
+                let len = len.min(shared.rows() * shared.width());
+                // SAFETY: the buffer has these elements and outlives the borrow; who else may touch them waits for this work.
+                unsafe { SharedSlice::from_raw(shared.address().cast_mut().cast(), len) }
+            }
+        }
+    }
+
+    /// Bytes of the device's own memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.own.capacity() * 4
+    }
 }
 
 /// Buffers that submissions reuse.
@@ -28,8 +60,6 @@ pub(super) struct Workspace {
     pub(super) ropes: Vec<Vec<f32>>,
     pub(super) activations: SharedActivations,
     pub(super) threads: Option<PerThread<ThreadScratch>>,
-    /// For each page the slice that writes it, plus one; only marks of the current batch are set.
-    pub(super) writers: Vec<u32>,
 }
 
 impl Workspace {
@@ -39,7 +69,7 @@ impl Workspace {
             [&self.q, &self.k, &self.v, &self.attended, &self.y, &self.hidden, &self.partials, &self.logits];
         let floats: usize = buffers.into_iter().chain(&self.ropes).map(Vec::capacity).sum();
         let threads: usize = self.threads.iter_mut().flat_map(PerThread::iter_mut).map(|t| t.bytes()).sum();
-        (floats + self.writers.capacity()) * 4 + threads + self.activations.bytes()
+        floats * 4 + threads + self.activations.bytes()
     }
 
     pub(super) fn grow(&mut self, needs: &Needs) -> Result<(), DeviceError> {

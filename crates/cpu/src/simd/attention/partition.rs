@@ -104,7 +104,7 @@ impl Partition {
         };
         let tile_tokens = (TILE_ROWS / key.group).max(1);
         let mut row = 0;
-        for (index, slice) in batch.slices.iter().enumerate() {
+        for (index, slice) in batch.slices().iter().enumerate() {
             let (start, tokens) = (slice.start as usize, slice.tokens.len());
             if tokens == 0 {
                 partition.slices.push(SliceCut::Tiles);
@@ -133,7 +133,7 @@ impl Partition {
         }
         let cost = |u: &Unit| match u.part {
             Coverage::Whole => {
-                let end = batch.slices[u.slice].start as usize + u.token + u.tokens;
+                let end = batch.slices()[u.slice].start as usize + u.token + u.tokens;
                 u.tokens * (end - first_visible(end - u.tokens, key.window))
             }
             Coverage::Split { .. } => u.tokens * SPLIT,

@@ -28,7 +28,7 @@ impl BatchRows {
     /// Rows in the order of the slices.
     pub(crate) fn new(batch: &Batch) -> BatchRows {
         let mut rows = BatchRows::default();
-        for (index, slice) in batch.slices.iter().enumerate() {
+        for (index, slice) in batch.slices().iter().enumerate() {
             rows.first.push(rows.slice.len());
             rows.slice.resize(rows.slice.len() + slice.tokens.len(), index as u32);
         }
@@ -38,7 +38,7 @@ impl BatchRows {
     /// Position of a row in its sequence.
     pub(crate) fn position(&self, batch: &Batch, row: usize) -> usize {
         let slice = self.slice[row] as usize;
-        batch.slices[slice].start as usize + row - self.first[slice]
+        batch.slices()[slice].start as usize + row - self.first[slice]
     }
 }
 
@@ -72,7 +72,8 @@ impl Attention<'_> {
             worker.step(range.len(), STORE_ROWS, |part| {
                 let from = &from();
                 for row in range.start + part.start..range.start + part.end {
-                    let pages = &self.batch.slices[self.rows.slice[row] as usize].pages;
+                    let slice = &self.batch.slices()[self.rows.slice[row] as usize];
+                    let pages = &slice.tables[self.cache.geometry().group];
                     let position = self.rows.position(self.batch, row);
                     for kv_head in 0..self.partition.key.kv_heads {
                         let head = self.cache.head(pages, kv_head);
@@ -100,14 +101,14 @@ impl Attention<'_> {
         worker.step(units.len(), 1, |part| {
             let from = &from();
             for unit in &units[part] {
-                let slice = &self.batch.slices[unit.slice];
+                let slice = &self.batch.slices()[unit.slice];
                 let tokens = Tokens {
                     row: self.rows.first[unit.slice] + unit.token,
                     position: slice.start as usize + unit.token,
                     count: unit.tokens,
                 };
                 let (level, heads, kv_head) = (self.level, &self.heads, unit.kv_head);
-                let head = self.cache.head(&slice.pages, kv_head);
+                let head = self.cache.head(&slice.tables[self.cache.geometry().group], kv_head);
                 match unit.part {
                     // SAFETY: units write disjoint heads and rows, and read what earlier steps stored.
                     Coverage::Whole => unsafe {
@@ -146,7 +147,7 @@ impl Attention<'_> {
         buffer.clear();
         buffer.resize(heads * dim, 0.0);
         let token = row - self.rows.first[slice];
-        let count = self.batch.slices[slice].tokens.len();
+        let count = self.batch.slices()[slice].tokens.len();
         for (head, out) in buffer.chunks_exact_mut(dim).enumerate() {
             let start = at + head / group * splits * floats;
             // SAFETY: nobody writes the partial results in this step.

@@ -38,7 +38,7 @@ impl EmbeddingBlock {
             worker.step(region.row_count(), ROWS, |part| {
                 for row in part {
                     let slice = region.rows.slice[row] as usize;
-                    let token = region.batch.slices[slice].tokens[row - region.rows.first[slice]];
+                    let token = region.batch.slices()[slice].tokens[row - region.rows.first[slice]];
                     let out = region.x.write(row * width..(row + 1) * width);
                     self.table.dequantize_row(token as usize, out);
                     if self.spec.scale != 1.0 {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unicorn_core::{HeadOutput, HeadSpec, RateKind, Select};
+use unicorn_core::{Batch, HeadOutput, HeadSpec, OutputRow, RateKind, Select, TopEntry};
 
 use super::label::Label;
 use super::norm::Norm;
@@ -29,40 +29,32 @@ pub(crate) struct HeadBlock {
     select_label: Label,
 }
 
-/// What comes out of a region with a head.
-pub(crate) enum HeadResult {
-    /// `[outputs, vocab]`, written in place.
-    Logits(Vec<f32>),
-    /// Collected from the threads.
-    Top(usize),
+/// Turns what the threads left into the device's output. `logits` holds the rows that asked for all of them.
+pub(crate) fn head_output<'a>(
+    batch: &Batch,
+    logits: Vec<f32>,
+    threads: impl Iterator<Item = &'a mut ThreadScratch>,
+) -> HeadOutput {
+    let mut rows = vec![Vec::new(); batch.outputs().len()];
+    for (row, part) in threads.flat_map(|t| t.tops.drain(..)) {
+        rows[row].push(part);
+    }
+    let list = |(parts, asked): (Vec<Vec<TopEntry>>, &OutputRow)| match asked.select {
+        Select::Top(k) => Some(merge(parts.into_iter(), k)),
+        Select::Logits => None,
+    };
+    HeadOutput { logits, top: rows.into_iter().zip(batch.outputs()).filter_map(list).collect() }
 }
 
-impl HeadResult {
-    /// Turns what the threads left into the device's output.
-    pub(crate) fn finish<'a>(
-        self,
-        outputs: usize,
-        threads: impl Iterator<Item = &'a mut ThreadScratch>,
-    ) -> HeadOutput {
-        match self {
-            HeadResult::Logits(logits) => HeadOutput::Logits(logits),
-            HeadResult::Top(k) => {
-                let mut rows = vec![Vec::new(); outputs];
-                for (row, part) in threads.flat_map(|t| t.tops.drain(..)) {
-                    rows[row].push(part);
-                }
-                HeadOutput::Top(rows.into_iter().map(|parts| merge(parts.into_iter(), k)).collect())
-            }
-        }
-    }
+/// True when every output row asks for all logits: they are computed where they are returned.
+pub(crate) fn all_logits(batch: &Batch) -> bool {
+    batch.logit_rows() == batch.outputs().len()
 }
 
 /// Output rows whose logits are held at a time.
-pub(crate) fn head_group(select: Select, outputs: usize, vocab: usize) -> usize {
-    match select {
-        Select::Logits => outputs,
-        Select::Top(_) => outputs.min((LOGITS_MAX / vocab.max(1)).max(1)),
-    }
+pub(crate) fn head_group(batch: &Batch, vocab: usize) -> usize {
+    let outputs = batch.outputs().len();
+    if all_logits(batch) { outputs } else { outputs.min((LOGITS_MAX / vocab.max(1)).max(1)) }
 }
 
 impl HeadBlock {
@@ -82,16 +74,16 @@ impl HeadBlock {
     /// # Safety
     /// As [`super::Loaded::run`]. Output rows have been checked, and `buffers.logits` holds a group of them.
     pub(super) unsafe fn run(&self, worker: &Worker, region: &Region) {
-        let outputs = &region.batch.outputs;
+        let outputs = region.batch.outputs();
         let vocab = self.spec.vocab;
-        let group = head_group(region.batch.select, outputs.len(), vocab).max(1);
+        let group = head_group(region.batch, vocab).max(1);
         // SAFETY: the outputs of a step are disjoint.
         unsafe {
             region.start_marks(worker);
             for first in (0..outputs.len()).step_by(group) {
                 let rows = group.min(outputs.len() - first);
                 let forms = self.matrix.activation_forms();
-                let x = region.normed(&self.norm, rows, forms, |i| outputs[first + i] as usize);
+                let x = region.normed(&self.norm, rows, forms, |i| outputs[first + i].row as usize);
                 let out = region.buffers.logits;
                 region.multiply(
                     worker,
@@ -100,7 +92,7 @@ impl HeadBlock {
                 );
                 let flops = 2 * (rows * vocab * self.spec.width) as u64;
                 region.mark(worker, &self.label, self.matrix.bytes() as u64, flops);
-                if self.spec.soft_cap.is_some() || region.batch.select != Select::Logits {
+                if self.spec.soft_cap.is_some() || !all_logits(region.batch) {
                     self.select(worker, region, out, first, rows);
                     region.mark(worker, &self.select_label, 0, 0);
                 }
@@ -132,9 +124,18 @@ impl HeadBlock {
                     if let Some(cap) = self.spec.soft_cap {
                         apply(region.level, Elementwise::SoftCap(cap), values);
                     }
-                    if let Select::Top(k) = region.batch.select {
-                        let best = top_k(region.level, values, start as u32, k);
-                        region.scratch(worker).tops.push((first + row, best));
+                    let asked = &region.batch.outputs()[..first + row + 1];
+                    match asked[first + row].select {
+                        Select::Top(k) => {
+                            let best = top_k(region.level, values, start as u32, k);
+                            region.scratch(worker).tops.push((first + row, best));
+                        }
+                        Select::Logits if all_logits(region.batch) => {}
+                        Select::Logits => {
+                            let at = asked.iter().filter(|o| o.select == Select::Logits).count() - 1;
+                            let at = at * vocab + start;
+                            region.buffers.wanted.write(at..at + len).copy_from_slice(values);
+                        }
                     }
                 }
             }

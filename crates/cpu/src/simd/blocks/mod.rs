@@ -16,7 +16,7 @@ mod scratch;
 pub(crate) use attention::{AttentionBlock, QkNorm};
 pub(crate) use embedding::EmbeddingBlock;
 pub(crate) use ffn::FfnBlock;
-pub(crate) use head::{HeadBlock, HeadResult, head_group};
+pub(crate) use head::{HeadBlock, all_logits, head_group, head_output};
 pub(crate) use loaded::Loaded;
 pub(crate) use norm::Norm;
 pub(crate) use region::{Buffers, Needs, Region, RopeTable};

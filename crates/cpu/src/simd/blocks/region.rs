@@ -74,6 +74,8 @@ pub(crate) struct Buffers<'a> {
     pub(crate) partials: SharedSlice<'a, f32>,
     /// Logits: all of the output where these are asked for, else of one group of output rows.
     pub(crate) logits: SharedSlice<'a, f32>,
+    /// `[rows that ask for all logits, vocab]`, where not every row does.
+    pub(crate) wanted: SharedSlice<'a, f32>,
 }
 
 /// One submission, as all threads see it.
