@@ -1,12 +1,13 @@
 //! The case table on the devices of this crate, and proof that the table can fail.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use unicorn_cases::{CaseError, judge, run, select};
 use unicorn_core::{
-    Activation, Batch, Block, BlockId, Device, DeviceError, DeviceProfile, HeadOutput, KernelTime, KvLayout,
-    MemoryUse, RateKind, Roofline, RopeStyle, StreamId, TensorType, Ticket, WeightSource, Work,
+    Activation, Batch, BatchLimits, Block, BlockId, Device, DeviceError, DeviceProfile, KvType, MemoryUse,
+    RopeStyle, SharedBuffer, Sharing, Slice, StateLayout, StateSpec, StreamId, WeightSource, Work,
+    run_to_end,
 };
 use unicorn_cpu::ReferenceDevice;
 
@@ -51,67 +52,84 @@ fn reference_equals_itself() {
 struct Flawed {
     inner: ReferenceDevice,
     block: fn(&mut Block),
-    batch: fn(&mut Batch),
+    slice: fn(&mut Slice),
     residual: fn(&mut [f32]),
+    /// What the block at hand keeps, flaw included.
+    state: Mutex<Option<StateSpec>>,
+    shared: Mutex<Option<Arc<SharedBuffer>>>,
 }
 
 impl Flawed {
     fn new() -> Flawed {
-        Flawed { inner: ReferenceDevice::new(), block: |_| {}, batch: |_| {}, residual: |_| {} }
+        Flawed {
+            inner: ReferenceDevice::new(),
+            block: |_| {},
+            slice: |_| {},
+            residual: |_| {},
+            state: Mutex::new(None),
+            shared: Mutex::new(None),
+        }
+    }
+
+    /// The layout as the flawed block needs it.
+    fn layout(&self, layout: &StateLayout) -> StateLayout {
+        let mut layout = layout.clone();
+        if let Some(spec) = *self.state.lock().unwrap() {
+            layout.groups.iter_mut().for_each(|g| g.spec = spec);
+        }
+        layout
     }
 }
 
 impl Device for Flawed {
-    fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
+    fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
         let mut block = block.clone();
         (self.block)(&mut block);
+        *self.state.lock().unwrap() = block.state();
+        // What was reserved before was for the block without the flaw.
+        if let Some(spec) = block.state() {
+            let mut layout = StateLayout::paged(32, 1, 32, KvType::F16);
+            layout.groups[0].spec = spec;
+            self.inner.reserve(&layout)?;
+        }
         self.inner.load(&block, source)
     }
-    fn submit(&self, work: &Work) -> Result<Ticket, DeviceError> {
-        let mut batch = Batch::clone(&work.batch);
-        (self.batch)(&mut batch);
-        self.inner.submit(&Work { batch: Arc::new(batch), ..work.clone() })
+    fn submit(&self, work: Work) {
+        let mut slices = work.batch.slices().to_vec();
+        slices.iter_mut().for_each(self.slice);
+        let limits = BatchLimits {
+            state: work.batch.limits().state.as_ref().map(|layout| self.layout(layout)),
+            ..BatchLimits::clone(work.batch.limits())
+        };
+        let batch = Batch::new(slices, work.batch.outputs().to_vec(), &Arc::new(limits)).unwrap();
+        let batch = Arc::new(batch);
+        let ran = run_to_end(&self.inner, work.stream, &work.blocks, &batch, work.crossing);
+        if let Some(shared) = &*self.shared.lock().unwrap() {
+            let mut rows = vec![0.0; batch.rows() * shared.width()];
+            shared.read(&mut rows);
+            (self.residual)(&mut rows);
+            shared.write(&rows);
+        }
+        work.done.give(ran.map_err(Arc::new));
     }
-    fn read_residual(&self, stream: StreamId, first: usize, out: &mut [f32]) -> Result<(), DeviceError> {
-        self.inner.read_residual(stream, first, out)?;
-        (self.residual)(out);
-        Ok(())
+    fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError> {
+        *self.shared.lock().unwrap() = Some(residual.clone());
+        self.inner.attach(stream, residual)
     }
     fn profile(&self) -> &DeviceProfile {
         self.inner.profile()
     }
-    fn measure(&self) -> Result<Roofline, DeviceError> {
-        self.inner.measure()
-    }
-    fn rate_kind(&self, ty: TensorType) -> RateKind {
-        self.inner.rate_kind(ty)
-    }
     fn unload(&self, block: BlockId) {
         self.inner.unload(block)
     }
-    fn reserve_kv(&self, layout: KvLayout) -> Result<(), DeviceError> {
-        self.inner.reserve_kv(layout)
-    }
-    fn wait(&self, ticket: Ticket) -> Result<(), DeviceError> {
-        self.inner.wait(ticket)
-    }
-    fn write_residual(&self, stream: StreamId, width: usize, rows: &[f32]) -> Result<(), DeviceError> {
-        self.inner.write_residual(stream, width, rows)
-    }
-    fn take_output(&self, stream: StreamId) -> Result<HeadOutput, DeviceError> {
-        self.inner.take_output(stream)
+    fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {
+        self.inner.reserve(&self.layout(layout))
     }
     fn memory(&self) -> MemoryUse {
         self.inner.memory()
     }
     fn describe(&self, block: BlockId) -> Vec<String> {
         self.inner.describe(block)
-    }
-    fn set_profiling(&self, on: bool) {
-        self.inner.set_profiling(on)
-    }
-    fn kernel_times(&self) -> Vec<KernelTime> {
-        self.inner.kernel_times()
     }
 }
 
@@ -187,19 +205,19 @@ fn wrong_attention_fails() {
 
 #[test]
 fn wrong_cache_use_fails() {
-    let wrong_page: fn(&mut Batch) = |batch| {
-        for slice in batch.slices.iter_mut().filter(|s| s.start > 0) {
-            slice.pages.rotate_left(1);
+    let wrong_page: fn(&mut Slice) = |slice| {
+        if slice.start > 0 {
+            slice.tables[0].rotate_left(1);
         }
     };
-    must_fail("pages out of order", "attention/f32 past512", &Flawed { batch: wrong_page, ..Flawed::new() });
+    must_fail("pages out of order", "attention/f32 past512", &Flawed { slice: wrong_page, ..Flawed::new() });
     // A shift of all positions alike is invisible to rotary scores; one of new positions alone is not.
-    let late: fn(&mut Batch) = |batch| {
-        for slice in batch.slices.iter_mut().filter(|s| s.start > 0 && s.tokens.len() == 1) {
+    let late: fn(&mut Slice) = |slice| {
+        if slice.start > 0 && slice.tokens.len() == 1 {
             slice.start -= 1;
         }
     };
-    must_fail("position off by one", "attention/f32 past31/", &Flawed { batch: late, ..Flawed::new() });
+    must_fail("position off by one", "attention/f32 past31/", &Flawed { slice: late, ..Flawed::new() });
 }
 
 #[test]

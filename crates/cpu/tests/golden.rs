@@ -2,9 +2,10 @@
 //! from safetensors.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use unicorn_cases::golden::{Chunks, GOLDEN_MODELS, Golden, QUANTIZED_MODELS, logits, relative_error};
-use unicorn_core::{Device, KvType};
+use unicorn_core::{Device, KvType, WeightSource};
 use unicorn_cpu::{ActivationRounding, CpuOptions, ReferenceDevice, SimdDevice, SimdLevel};
 
 /// Largest error of a logit, relative to the largest logit: angles, norms and sums in f32 on either side.
@@ -22,7 +23,8 @@ fn golden(name: &'static str) -> Golden {
 /// Logits of every token, for each sequence.
 fn run(device: &dyn Device, path: &Path, tokens: &[u32], chunks: Chunks<'_>) -> Vec<Vec<f32>> {
     let model = unicorn_model::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    logits(device, &model.spec.blocks, model.source.as_ref(), tokens, chunks, KvType::F32).unwrap()
+    let source: Arc<dyn WeightSource> = model.source.clone();
+    logits(device, &model.spec.blocks, &source, tokens, chunks, KvType::F32).unwrap()
 }
 
 /// Both file formats, whole and in chunks.

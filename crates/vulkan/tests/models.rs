@@ -7,10 +7,11 @@
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use unicorn_cases::golden::{Chunks, GOLDEN_MODELS, Golden, logits, relative_error};
-use unicorn_core::{Device, DeviceOptions, KvType};
+use unicorn_core::{DeviceOptions, Instrument, KvType, WeightSource};
 use unicorn_vulkan::{Candidate, Context, Library, LibraryOptions, Limit, VulkanDevice, VulkanOptions};
 
 /// A case that nothing rounds to half floats in: up to four rows a batch, as in decoding, and a cache in F32.
@@ -165,7 +166,8 @@ fn check_file(
     device.configure(&DeviceOptions { avoid, ..DeviceOptions::default() })?;
     let model = unicorn_model::open(file)?;
     for (feed, kv) in feeds.iter().flat_map(|feed| CACHES.map(|kv| (feed, kv))) {
-        let all = logits(device, &model.spec.blocks, &*model.source, &golden.tokens, feed.chunks, kv)?;
+        let source: Arc<dyn WeightSource> = model.source.clone();
+        let all = logits(device, &model.spec.blocks, &source, &golden.tokens, feed.chunks, kv)?;
         let error = all.iter().map(|got| relative_error(got, &golden.logits)).fold(0.0, f32::max);
         let allowed = tolerance(feed, kv, avoided);
         if error > allowed {

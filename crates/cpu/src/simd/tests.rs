@@ -5,9 +5,10 @@ use std::sync::Arc;
 use unicorn_cases::synthetic::{SyntheticLayout, SyntheticSource};
 use unicorn_core::rope::RopeScaling;
 use unicorn_core::{
-    Activation, AttentionSpec, AttentionWeights, Batch, Block, BlockId, Device, DeviceError, EmbeddingSpec,
-    FfnSpec, FfnWeights, HeadOutput, HeadSpec, KvLayout, KvType, NormSpec, PageId, RopeSpec, RopeStyle,
-    Select, SequenceId, Slice, StreamId, TensorType, WeightError, WeightSource, WeightSpan, Work,
+    Activation, AttentionSpec, AttentionWeights, Batch, BatchLimits, Block, BlockId, Crossing, Device,
+    DeviceError, EmbeddingSpec, FfnSpec, FfnWeights, HeadOutput, HeadSpec, Instrument, KvType, NormSpec,
+    OutputRow, PageId, RopeSpec, RopeStyle, Select, SequenceId, SharedBuffer, Sharing, Slice, StateGroup,
+    StateLayout, StreamId, TensorType, WeightError, WeightSource, WeightSpan, run_to_end,
 };
 
 use super::testing::random_source;
@@ -16,7 +17,18 @@ use crate::ReferenceDevice;
 
 const VOCAB: usize = 517;
 const WIDTH: usize = 192;
-const LAYOUT: KvLayout = KvLayout { page_tokens: 32, pages: 64, positions: 2048, ty: KvType::F16 };
+const STREAM: StreamId = StreamId(3);
+
+/// State for all mixers of the blocks.
+fn layout(blocks: &[Block], ty: KvType) -> StateLayout {
+    let mut groups: Vec<StateGroup> = Vec::new();
+    for spec in blocks.iter().filter_map(Block::state) {
+        if groups.iter().all(|g| g.spec != spec) {
+            groups.push(StateGroup { spec, pages: 64 });
+        }
+    }
+    StateLayout { page_tokens: 32, positions: 2048, ty, groups }
+}
 
 /// Types of query, key, value, output, gate, up, down, head.
 type Types = [TensorType; 8];
@@ -95,11 +107,36 @@ fn model(gemma: bool, types: Types) -> Vec<Block> {
     blocks
 }
 
-fn load(device: &dyn Device, blocks: &[Block], layout: KvLayout) -> Vec<BlockId> {
-    let source = SyntheticSource::new(7);
-    let ids = blocks.iter().map(|b| device.load(b, &source).unwrap()).collect();
-    device.reserve_kv(layout).unwrap();
-    ids
+fn source() -> Arc<dyn WeightSource> {
+    Arc::new(SyntheticSource::new(7))
+}
+
+/// A loaded model, with what batches for it are held against.
+struct Loaded {
+    ids: Vec<BlockId>,
+    limits: Arc<BatchLimits>,
+}
+
+fn load(device: &dyn Device, blocks: &[Block], ty: KvType) -> Loaded {
+    let ids = blocks.iter().map(|b| device.load(b, &source()).unwrap()).collect();
+    let state = layout(blocks, ty);
+    device.reserve(&state).unwrap();
+    Loaded { ids, limits: Arc::new(BatchLimits { vocab: VOCAB, state: Some(state) }) }
+}
+
+impl Loaded {
+    fn batch(&self, slices: Vec<Slice>, outputs: &[u32], select: Select) -> Arc<Batch> {
+        let outputs = outputs.iter().map(|row| OutputRow { row: *row, select }).collect();
+        Arc::new(Batch::new(slices, outputs, &self.limits).unwrap())
+    }
+
+    /// The same pages for every group.
+    fn slice(&self, sequence: u64, start: u32, tokens: &[u32], page: impl Fn(PageId) -> PageId) -> Slice {
+        let pages = (start as usize + tokens.len()).div_ceil(32) as PageId;
+        let groups = self.limits.state.as_ref().unwrap().groups.len();
+        let tables = vec![(0..pages).map(page).collect(); groups];
+        Slice { sequence: SequenceId(sequence), tokens: tokens.to_vec(), start, tables }
+    }
 }
 
 fn open(level: SimdLevel, threads: usize) -> SimdDevice {
@@ -107,25 +144,21 @@ fn open(level: SimdLevel, threads: usize) -> SimdDevice {
 }
 
 /// Runs two sequences of tokens in chunks; returns the logits of every position of each.
-fn logits(device: &dyn Device, ids: &[BlockId], sequences: &[Vec<u32>], chunk: usize) -> Vec<Vec<f32>> {
+fn logits(device: &dyn Device, loaded: &Loaded, sequences: &[Vec<u32>], chunk: usize) -> Vec<Vec<f32>> {
     let mut results = vec![Vec::new(); sequences.len()];
     let longest = sequences.iter().map(Vec::len).max().unwrap();
     for start in (0..longest).step_by(chunk) {
         let slices = sequences.iter().enumerate().filter(|(_, tokens)| tokens.len() > start);
-        let slices = slices.map(|(i, tokens)| Slice {
-            sequence: SequenceId(i as u64),
-            tokens: tokens[start..tokens.len().min(start + chunk)].to_vec(),
-            start: start as u32,
-            pages: (0..16).map(|p| p * 2 + i as PageId).collect(),
+        let slices = slices.map(|(i, tokens)| {
+            let tokens = &tokens[start..tokens.len().min(start + chunk)];
+            loaded.slice(i as u64, start as u32, tokens, |p| p * 2 + i as PageId)
         });
         let slices: Vec<Slice> = slices.collect();
         let rows: usize = slices.iter().map(|s| s.tokens.len()).sum();
-        let batch = Batch { slices, outputs: (0..rows as u32).collect(), select: Select::Logits };
-        let HeadOutput::Logits(all) = submit(device, ids, batch.clone()).unwrap() else {
-            panic!("not logits")
-        };
+        let batch = loaded.batch(slices, &(0..rows as u32).collect::<Vec<u32>>(), Select::Logits);
+        let all = submit(device, &loaded.ids, &batch).unwrap().unwrap().logits;
         let mut at = 0;
-        for slice in &batch.slices {
+        for slice in batch.slices() {
             let n = slice.tokens.len() * VOCAB;
             results[slice.sequence.0 as usize].extend_from_slice(&all[at..at + n]);
             at += n;
@@ -134,11 +167,12 @@ fn logits(device: &dyn Device, ids: &[BlockId], sequences: &[Vec<u32>], chunk: u
     results
 }
 
-fn submit(device: &dyn Device, ids: &[BlockId], batch: Batch) -> Result<HeadOutput, DeviceError> {
-    let stream = StreamId(3);
-    let ticket = device.submit(&Work { stream, blocks: ids.to_vec(), batch: Arc::new(batch) })?;
-    device.wait(ticket)?;
-    device.take_output(stream)
+fn submit(
+    device: &dyn Device,
+    ids: &[BlockId],
+    batch: &Arc<Batch>,
+) -> Result<Option<HeadOutput>, DeviceError> {
+    run_to_end(device, STREAM, ids, batch, Crossing::default())
 }
 
 fn tokens(name: &str, lens: &[usize]) -> Vec<Vec<u32>> {
@@ -149,14 +183,13 @@ fn tokens(name: &str, lens: &[usize]) -> Vec<Vec<u32>> {
 #[test]
 fn float_models_equal_the_reference() {
     let sequences = tokens("device", &[90, 33]);
-    let layout = KvLayout { ty: KvType::F32, ..LAYOUT };
     for gemma in [false, true] {
         let blocks = model(gemma, [TensorType::F32; 8]);
         let oracle = ReferenceDevice::new();
-        let want = logits(&oracle, &load(&oracle, &blocks, layout), &sequences, 64);
+        let want = logits(&oracle, &load(&oracle, &blocks, KvType::F32), &sequences, 64);
         for level in SimdLevel::available() {
             let device = open(level, 2);
-            let got = logits(&device, &load(&device, &blocks, layout), &sequences, 64);
+            let got = logits(&device, &load(&device, &blocks, KvType::F32), &sequences, 64);
             let (got, want) = (got.concat(), want.concat());
             let rms = (want.iter().map(|v| v * v).sum::<f32>() / want.len() as f32).sqrt();
             for (g, w) in got.iter().zip(&want) {
@@ -174,8 +207,8 @@ fn the_same_bits_for_any_thread_count_and_cut() {
         for level in SimdLevel::available() {
             let run = |threads: usize, chunk: usize, sequences: &[Vec<u32>]| -> Vec<Vec<u32>> {
                 let device = open(level, threads);
-                let ids = load(&device, &blocks, LAYOUT);
-                let all = logits(&device, &ids, sequences, chunk);
+                let loaded = load(&device, &blocks, KvType::F16);
+                let all = logits(&device, &loaded, sequences, chunk);
                 all.into_iter().map(|s| s.into_iter().map(f32::to_bits).collect()).collect()
             };
             let whole = run(1, 1000, &sequences);
@@ -193,19 +226,19 @@ fn the_same_bits_for_any_thread_count_and_cut() {
 #[test]
 fn top_k_is_the_head_of_the_sorted_logits() {
     let device = open(SimdLevel::detect(), 3);
-    let ids = load(&device, &model(true, MIXED), LAYOUT);
+    let loaded = load(&device, &model(true, MIXED), KvType::F16);
     let sequence = tokens("device top k", &[20]);
-    let all = logits(&device, &ids, &sequence, 20);
-    let slice = Slice { sequence: SequenceId(0), tokens: sequence[0].clone(), start: 0, pages: vec![0] };
-    for k in [0, 1, 5, VOCAB, usize::MAX] {
-        let batch = Batch { slices: vec![slice.clone()], outputs: vec![3, 19], select: Select::Top(k) };
-        let HeadOutput::Top(rows) = submit(&device, &ids, batch).unwrap() else { panic!("not a selection") };
+    let all = logits(&device, &loaded, &sequence, 20);
+    let slice = loaded.slice(0, 0, &sequence[0], |p| p);
+    for k in [1, 5, VOCAB] {
+        let batch = loaded.batch(vec![slice.clone()], &[3, 19], Select::Top(k));
+        let rows = submit(&device, &loaded.ids, &batch).unwrap().unwrap().top;
         assert_eq!(rows.len(), 2);
         for (row, entries) in [3, 19].into_iter().zip(rows) {
             let logits = &all[0][row * VOCAB..(row + 1) * VOCAB];
             let mut order: Vec<usize> = (0..VOCAB).collect();
             order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-            assert_eq!(entries.len(), k.min(VOCAB));
+            assert_eq!(entries.len(), k);
             for (entry, want) in entries.iter().zip(order) {
                 assert_eq!((entry.token as usize, entry.logit), (want, logits[want]), "k {k}");
             }
@@ -217,7 +250,7 @@ fn top_k_is_the_head_of_the_sorted_logits() {
 fn weights_are_kept_once_and_freed() {
     let device = open(SimdLevel::detect(), 2);
     let blocks = model(true, MIXED);
-    let ids = load(&device, &blocks, LAYOUT);
+    let ids = load(&device, &blocks, KvType::F16).ids;
     let held = device.memory();
     let mut seen = std::collections::HashSet::new();
     let file: u64 =
@@ -241,9 +274,10 @@ fn weights_are_kept_once_and_freed() {
 #[test]
 fn profiles_name_every_kernel() {
     let device = open(SimdLevel::detect(), 2);
-    let ids = load(&device, &model(false, MIXED), LAYOUT);
+    let loaded = load(&device, &model(false, MIXED), KvType::F16);
+    let ids = &loaded.ids;
     device.set_profiling(true);
-    logits(&device, &ids, &tokens("device profile", &[40]), 20);
+    logits(&device, &loaded, &tokens("device profile", &[40]), 20);
     let times = device.kernel_times();
     let mut kernels: Vec<String> = ids.iter().flat_map(|id| device.describe(*id)).collect();
     kernels.sort();
@@ -275,7 +309,9 @@ impl WeightSource for Broken {
 #[test]
 fn a_failed_load_keeps_nothing() {
     let device = open(SimdLevel::detect(), 2);
-    let error = device.load(&model(false, MIXED)[1], &Broken(0.into())).unwrap_err();
+    let error = device
+        .load(&model(false, MIXED)[1], &(Arc::new(Broken(0.into())) as Arc<dyn WeightSource>))
+        .unwrap_err();
     assert!(matches!(error, DeviceError::Weight { .. }), "{error}");
     assert_eq!(device.memory().weights, 0);
 }
@@ -283,51 +319,67 @@ fn a_failed_load_keeps_nothing() {
 #[test]
 fn misuse_is_a_typed_error() {
     let device = open(SimdLevel::detect(), 2);
-    let source = SyntheticSource::new(7);
     let blocks = model(false, MIXED);
-    let ids: Vec<BlockId> = blocks.iter().map(|b| device.load(b, &source).unwrap()).collect();
-    let slice = Slice { sequence: SequenceId(0), tokens: vec![1; 33], start: 0, pages: vec![5, 6] };
-    let batch = Batch { slices: vec![slice.clone()], outputs: vec![32], select: Select::Top(1) };
-    let refuse = |ids: &[BlockId], batch: Batch, what: &str| {
-        let error = submit(&device, ids, batch).unwrap_err();
-        assert!(matches!(error, DeviceError::Invalid { .. }), "{error}");
+    let state = layout(&blocks, KvType::F16);
+    let ids: Vec<BlockId> = blocks.iter().map(|b| device.load(b, &source()).unwrap()).collect();
+    let limits = |vocab, state: &StateLayout| Arc::new(BatchLimits { vocab, state: Some(state.clone()) });
+    let loaded = Loaded { ids: ids.clone(), limits: limits(VOCAB, &state) };
+    let slice = loaded.slice(0, 0, &[1; 33], |p| p + 5);
+    let batch = loaded.batch(vec![slice.clone()], &[32], Select::Top(1));
+    let refuse = |ids: &[BlockId], batch: &Arc<Batch>, crossing: Crossing, what: &str| {
+        let error = run_to_end(&device, STREAM, ids, batch, crossing).unwrap_err();
+        assert!(matches!(error.root(), DeviceError::Invalid { .. }), "{error}");
         assert!(error.to_string().contains(what), "{error} does not say {what:?}");
     };
-    refuse(&ids, batch.clone(), "no KV cache");
-    device.reserve_kv(LAYOUT).unwrap();
-    submit(&device, &ids, batch.clone()).unwrap();
-    refuse(&[BlockId(99)], batch.clone(), "no block 99");
-    refuse(&ids[..2], batch.clone(), "no output");
-    refuse(&ids[1..], Batch { slices: vec![slice.clone(), slice.clone()], ..batch.clone() }, "");
-    refuse(&[ids[5], ids[1]], batch.clone(), "head before");
-    refuse(&[ids[1], ids[0]], batch.clone(), "embedding behind");
-    let with = |change: &dyn Fn(&mut Slice)| {
-        let mut slice = slice.clone();
-        change(&mut slice);
-        Batch { slices: vec![slice], ..batch.clone() }
-    };
-    refuse(&ids, with(&|s| s.tokens[3] = VOCAB as u32), "token 517");
-    refuse(&ids, with(&|s| s.pages[1] = 64), "page 64");
-    refuse(&ids, with(&|s| s.pages.truncate(1)), "1 pages");
-    refuse(&ids, with(&|s| s.pages[1] = 5), "page 5 is written");
-    refuse(&ids, with(&|s| s.start = u32::MAX), "");
-    refuse(&ids, Batch { outputs: vec![33], ..batch.clone() }, "output row 33");
-    refuse(&ids, Batch { outputs: vec![3, 3], ..batch.clone() }, "ascending");
-    let mut short = vec![0.0; 5 * WIDTH];
-    assert!(device.read_residual(StreamId(77), 0, &mut short).is_err());
-    assert!(device.read_residual(StreamId(3), usize::MAX, &mut short).is_err());
-    assert!(device.read_residual(StreamId(3), 30, &mut short).is_err());
-    device.read_residual(StreamId(3), 28, &mut short).unwrap();
-    assert!(device.write_residual(StreamId(1), 7, &short).is_err());
-    assert!(device.write_residual(StreamId(1), 0, &[]).is_err());
-    assert!(device.reserve_kv(KvLayout { page_tokens: 33, ..LAYOUT }).is_err());
-    assert!(device.reserve_kv(KvLayout { pages: usize::MAX / 64, ..LAYOUT }).is_err());
+    let none = Crossing::default();
+    refuse(&ids, &batch, none, "other state than is reserved");
+    device.reserve(&state).unwrap();
+    submit(&device, &ids, &batch).unwrap();
+    refuse(&[BlockId(99)], &batch, none, "no block 99");
+    refuse(&[], &batch, none, "without blocks");
+    assert_eq!(submit(&device, &ids[..2], &batch).unwrap(), None);
+    refuse(&[ids[5], ids[1]], &batch, none, "head before");
+    refuse(&[ids[1], ids[0]], &batch, none, "embedding behind");
+    let more = StateLayout { positions: 4096, ..state.clone() };
+    let other = Loaded { ids: ids.clone(), limits: limits(VOCAB, &more) };
+    refuse(&ids, &other.batch(vec![slice.clone()], &[], Select::Top(1)), none, "other state");
+    let wide = Loaded { ids: ids.clone(), limits: limits(VOCAB + 1, &state) };
+    refuse(&ids, &wide.batch(vec![slice.clone()], &[], Select::Top(1)), none, "518 tokens of 517");
+    let short = loaded.batch(vec![loaded.slice(0, 0, &[1; 5], |p| p)], &[], Select::Top(1));
+    refuse(&ids[1..], &short, none, "a stream of 33 rows for a batch of 5");
+    refuse(&ids[1..], &batch, Crossing { import: true, export: false }, "no shared buffer");
+    assert!(device.reserve(&StateLayout { page_tokens: 33, ..state.clone() }).is_err());
+    let absurd = vec![StateGroup { pages: usize::MAX / 64, ..state.groups[0] }];
+    assert!(device.reserve(&StateLayout { groups: absurd, ..state.clone() }).is_err());
+    assert!(device.reserve(&StateLayout { groups: vec![], ..state.clone() }).is_err());
     assert!(SimdDevice::open(CpuOptions { threads: Some(0), level: None }).is_err());
-    // After all that it still works, and an empty batch is no error.
-    device.reserve_kv(LAYOUT).unwrap();
-    submit(&device, &ids, batch.clone()).unwrap();
-    let empty = Batch { slices: vec![], outputs: vec![], select: Select::Top(1) };
-    assert_eq!(submit(&device, &ids, empty).unwrap(), HeadOutput::Top(vec![]));
+    // After all that it still works.
+    device.reserve(&state).unwrap();
+    submit(&device, &ids, &batch).unwrap();
+}
+
+#[test]
+fn streams_cross_in_place() {
+    let device = open(SimdLevel::detect(), 2);
+    let loaded = load(&device, &model(false, MIXED), KvType::F16);
+    let batch = loaded.batch(vec![loaded.slice(0, 0, &[1; 33], |p| p)], &[32], Select::Logits);
+    let want = submit(&device, &loaded.ids, &batch).unwrap();
+    // Split in the middle, as between two devices; the second half takes what the buffer holds.
+    let (first, second) = loaded.ids.split_at(3);
+    let buffer = Arc::new(SharedBuffer::new(40, WIDTH).unwrap());
+    assert_eq!(device.attach(STREAM, &buffer).unwrap(), Sharing::InPlace);
+    let export = Crossing { import: false, export: true };
+    assert_eq!(run_to_end(&device, STREAM, first, &batch, export).unwrap(), None);
+    let mut rows = vec![0.0; 33 * WIDTH];
+    buffer.read(&mut rows);
+    assert!(rows.iter().any(|v| *v != 0.0));
+    let import = Crossing { import: true, export: false };
+    assert_eq!(run_to_end(&device, STREAM, second, &batch, import).unwrap(), want);
+    let memory = device.memory();
+    assert_eq!(memory.shared, (33 * WIDTH * 4) as u64);
+    let long = loaded.batch(vec![loaded.slice(0, 0, &[1; 41], |p| p)], &[], Select::Logits);
+    let error = run_to_end(&device, STREAM, second, &long, import).unwrap_err();
+    assert!(error.to_string().contains("41 rows in a shared buffer of 40"), "{error}");
 }
 
 #[test]

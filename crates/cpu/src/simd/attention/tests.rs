@@ -4,9 +4,12 @@ use std::sync::Mutex;
 
 use unicorn_core::quant::Random;
 use unicorn_core::rope::RopeScaling;
-use unicorn_core::{Batch, KvLayout, KvType, PageId, RopeSpec, RopeStyle, Select, SequenceId, Slice};
+use unicorn_core::{
+    Batch, BatchLimits, KvType, PageId, RopeSpec, RopeStyle, SequenceId, Slice, StateLayout, StateSpec,
+};
 
 use super::*;
+use crate::reference::KvLayout;
 use crate::simd::kv::{KvCache, KvGeometry};
 use crate::simd::level::SimdLevel;
 use crate::simd::pool::Pool;
@@ -144,7 +147,9 @@ fn run(
     let pages_each = sequences.iter().map(|s| s.len).max().unwrap().div_ceil(shape.page_tokens);
     let pages = pages_each * sequences.len() + 3;
     let positions = pages_each * shape.page_tokens;
-    let layout = KvLayout { page_tokens: shape.page_tokens, pages, positions, ty: shape.ty };
+    let state = StateLayout::paged(shape.page_tokens, pages, positions, shape.ty);
+    let layout = KvLayout::of(&state, StateSpec::Paged, shape.dim).unwrap();
+    let limits = std::sync::Arc::new(BatchLimits { vocab: 1, state: Some(state) });
     let geometry = KvGeometry::new(layout, shape.kv_heads, shape.dim).unwrap();
     let cache = KvCache::new(geometry).unwrap();
     let mut free: Vec<PageId> = (0..pages as u32).collect();
@@ -161,17 +166,20 @@ fn run(
             break;
         }
         let slices =
-            sequences.iter().zip(&tables).zip(&starts).enumerate().map(|(i, ((s, table), start))| Slice {
-                sequence: SequenceId(i as u64),
-                tokens: vec![0; *chunk.min(&(s.len - start))],
-                start: *start as u32,
-                pages: table.clone(),
+            sequences.iter().zip(&tables).zip(&starts).enumerate().map(|(i, ((s, table), start))| {
+                let count = *chunk.min(&(s.len - start));
+                Slice {
+                    sequence: SequenceId(i as u64),
+                    tokens: vec![0; count],
+                    start: *start as u32,
+                    tables: vec![table[..(start + count).div_ceil(shape.page_tokens)].to_vec()],
+                }
             });
         let slices: Vec<Slice> = slices.filter(|s| !s.tokens.is_empty()).collect();
-        let batch = Batch { slices, outputs: vec![], select: Select::Logits };
+        let batch = Batch::new(slices, vec![], &limits).unwrap();
         let outputs = run_batch(sequences, &batch, &cache, level, &pool);
         let mut row = 0;
-        for slice in &batch.slices {
+        for slice in batch.slices() {
             let i = slice.sequence.0 as usize;
             results[i].extend_from_slice(&outputs[row * width..(row + slice.tokens.len()) * width]);
             row += slice.tokens.len();
@@ -193,7 +201,7 @@ fn run_batch(
     let width = kv * shape.group;
     let (mut q, mut k, mut v, mut rope) = (vec![], vec![], vec![], vec![]);
     let rope_row = table_row_len(&sequences[0].rope);
-    for slice in &batch.slices {
+    for slice in batch.slices() {
         let s = &sequences[slice.sequence.0 as usize];
         let (a, b) = (slice.start as usize, slice.start as usize + slice.tokens.len());
         q.extend_from_slice(&s.q[a * width..b * width]);
