@@ -10,6 +10,7 @@ mod blocks;
 mod device;
 mod kv;
 mod level;
+mod limits;
 pub mod linear;
 mod pool;
 mod rms_norm;
@@ -28,3 +29,4 @@ mod weights;
 
 pub use device::{CpuOptions, SimdDevice};
 pub use level::SimdLevel;
+pub use topology::available_bytes;
