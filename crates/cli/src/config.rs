@@ -65,12 +65,6 @@ impl Config {
         }
     }
 
-    /// The folder for what can be made again (compiled GPU pipelines), if the system has one. Devices are opened before and without a
-    /// whole configuration, so this reads the environment by itself.
-    pub fn cache_folder() -> Option<PathBuf> {
-        cache_folder(|name| std::env::var(name).ok())
-    }
-
     /// The model meant: the flag, else the environment, else the default.
     pub fn model<'a>(&'a self, args: &'a ModelArgs) -> &'a str {
         args.model.as_deref().or(self.model.as_deref()).unwrap_or(DEFAULT_MODEL)
@@ -85,12 +79,6 @@ impl Config {
     pub fn explains(&self) -> bool {
         self.messages >= Messages::Decisions
     }
-}
-
-fn cache_folder(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    let set = |name: &str| variable(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let home = || set("HOME").or_else(|| set("USERPROFILE")).map(|home| home.join(".cache"));
-    set("XDG_CACHE_HOME").or_else(home).map(|folder| folder.join("unicorn"))
 }
 
 #[cfg(test)]
@@ -118,16 +106,7 @@ mod tests {
         assert_eq!(config(false, &[("XDG_STATE_HOME", "/s"), ("HOME", "/u")]).state_dir, Some("/s".into()));
         assert_eq!(config(false, &[("HOME", "/u")]).cache_dir, Some("/u/.cache/unicorn".into()));
         assert_eq!(config(false, &[("XDG_CACHE_HOME", "/c")]).cache_dir, Some("/c/unicorn".into()));
+        assert_eq!(config(false, &[("XDG_CACHE_HOME", "")]).cache_dir, None);
         assert!(!config(true, &[]).talks() && config(false, &[]).talks() && !config(false, &[]).explains());
-    }
-
-    #[test]
-    fn caches_lie_where_the_system_wants_them() {
-        let folder = |set: &[(&str, &str)]| {
-            cache_folder(|name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string()))
-        };
-        assert_eq!(folder(&[("HOME", "/u")]), Some("/u/.cache/unicorn".into()));
-        assert_eq!(folder(&[("HOME", "/u"), ("XDG_CACHE_HOME", "/c")]), Some("/c/unicorn".into()));
-        assert_eq!(folder(&[("XDG_CACHE_HOME", "")]), None);
     }
 }

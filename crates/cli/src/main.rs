@@ -7,10 +7,14 @@ mod bench_spec;
 mod chat;
 mod commands;
 mod config;
+mod context;
 mod devices;
 mod exit;
 mod generate;
+mod hints;
 mod interrupt;
+mod memory;
+mod open_device;
 mod output;
 mod parse;
 mod progress;
@@ -20,11 +24,13 @@ mod settings;
 mod stdin;
 mod table;
 mod term;
+mod text_file;
 mod units;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::args::{BenchCommand, Cli, Command};
 use crate::config::Config;
@@ -32,7 +38,7 @@ use crate::exit::Exit;
 use crate::output::say;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to stdout, mistakes to stderr; a reader that went away changes nothing.
@@ -50,6 +56,15 @@ fn main() -> ExitCode {
         exit
     });
     exit.into()
+}
+
+/// Parses the command line. What is refused is explained to people who know other programs.
+fn parse(line: Vec<OsString>) -> Result<Cli, clap::Error> {
+    if let Some(error) = hints::swallowed_flag(&line) {
+        return Err(error);
+    }
+    let is_model = |name: &str| unicorn_hub::resolve(name).is_ok();
+    Cli::try_parse_from(&line).map_err(|error| hints::explain(error, &line, &Cli::command(), is_model))
 }
 
 fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {

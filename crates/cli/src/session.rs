@@ -1,19 +1,20 @@
 //! The wiring shared by all commands: a model's files, its text side, a device, and the engine over them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
-use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
+use unicorn_core::{KvType, ModelSpec, WeightSource};
 use unicorn_engine::{Engine, EngineOptions, Placement};
 use unicorn_model::OpenModel;
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
 use crate::args::DeviceArgs;
 use crate::config::Config;
-use crate::devices;
+pub use crate::context::ContextChoice;
 use crate::exit::usage;
+use crate::memory::Need;
+use crate::open_device::{self, Opened};
 use crate::output::say;
 use crate::progress;
 use crate::settings::Recommended;
@@ -43,28 +44,6 @@ pub struct EngineChoice<'a> {
     pub kv: KvType,
     /// Context in tokens.
     pub context: ContextChoice,
-}
-
-/// How long the context is to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ContextChoice {
-    /// Exactly this; an error where the model allows less.
-    Exactly(usize),
-    /// The model's, but not more than this.
-    AtMost(usize),
-}
-
-impl ContextChoice {
-    /// The context for a model trained on `model_max` tokens.
-    pub fn resolve(self, model_max: usize) -> anyhow::Result<usize> {
-        match self {
-            ContextChoice::Exactly(n) if n > model_max => {
-                Err(usage(format!("a context of {n} tokens: the model was trained for {model_max} at most")))
-            }
-            ContextChoice::Exactly(n) => Ok(n),
-            ContextChoice::AtMost(n) => Ok(n.min(model_max)),
-        }
-    }
 }
 
 /// The text side of a model.
@@ -150,22 +129,24 @@ pub fn open_engine(
     config: &Config,
 ) -> anyhow::Result<Engine> {
     // Before a device is opened: a context that cannot be is wrong usage.
-    choice.context.resolve(spec.context_max)?;
-    engine_on(devices::open(choice.device, config)?.device, spec, source, choice)
+    choice.context.resolve(spec.context_max).map_err(usage)?;
+    engine_on(open_device::open(choice.device, config)?, spec, source, choice)
 }
 
-/// Loads the weights on an open device.
+/// Loads the weights on an open device. Errors before the first is read where all of them cannot fit.
 pub fn engine_on(
-    device: Arc<dyn Device>,
+    opened: Opened,
     spec: &ModelSpec,
     source: &dyn WeightSource,
     choice: &EngineChoice<'_>,
 ) -> anyhow::Result<Engine> {
-    let context = choice.context.resolve(spec.context_max)?;
+    let context = choice.context.resolve(spec.context_max).map_err(usage)?;
     let options = EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() };
     let placement = Placement::single(spec)?;
-    let engine = Engine::new(spec, source, vec![device], placement, options, &mut |_| {});
-    engine.with_context(|| format!("cannot load {}", spec.name))
+    let cannot = || format!("cannot load {}", spec.name);
+    opened.check_room(&Need::of(spec, &options)).with_context(cannot)?;
+    let engine = Engine::new(spec, source, vec![opened.device], placement, options, &mut |_| {});
+    engine.with_context(cannot)
 }
 
 /// Says what was decided.
@@ -184,20 +165,4 @@ pub fn explain(engine: &Engine, start: Instant) {
         say!("{line}");
     }
     say!("ready after {}", units::seconds(start.elapsed().as_secs_f64()));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::exit::{Exit, of_error};
-
-    #[test]
-    fn contexts_stay_within_the_model() {
-        assert_eq!(ContextChoice::AtMost(8192).resolve(2048).unwrap(), 2048);
-        assert_eq!(ContextChoice::AtMost(8192).resolve(131_072).unwrap(), 8192);
-        assert_eq!(ContextChoice::Exactly(100).resolve(2048).unwrap(), 100);
-        let error = ContextChoice::Exactly(4096).resolve(2048).unwrap_err();
-        assert_eq!(of_error(&error), Exit::Usage);
-        assert!(error.to_string().contains("4096") && error.to_string().contains("2048"));
-    }
 }

@@ -169,7 +169,7 @@ impl Chat<'_> {
 
     fn show_settings(&self) {
         let settings = settings::resolve(&self.answer_args, &self.session.text.recommended, 0);
-        for (name, value) in settings.list(self.answer_args.sampling.seed.is_some()) {
+        for (name, value) in settings.list(self.answer_args.has_seed()) {
             say!("{name:<18} {value}");
         }
     }

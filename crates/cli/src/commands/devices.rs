@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::devices::cache::{DeviceCache, ago};
 use crate::devices::{self, DeviceChoice};
 use crate::exit::{Exit, describe};
+use crate::open_device::{options, warn_of_threads};
 use crate::output::{Out, say};
 use crate::units;
 
@@ -39,7 +40,7 @@ struct Report {
 /// Opens and prints every device with its limits, which are measured where that was not done before. A device that cannot be opened is
 /// named on stderr; none at all is a failure.
 pub fn run(args: &DevicesArgs, config: &Config) -> anyhow::Result<Exit> {
-    let cache = DeviceCache::new(config);
+    let cache = DeviceCache::new(config.cache_dir.as_deref());
     let mut reports = Vec::new();
     for choice in devices::present() {
         match look(&choice, args, &cache, config) {
@@ -64,7 +65,8 @@ fn look(
     cache: &DeviceCache,
     config: &Config,
 ) -> anyhow::Result<Report> {
-    let device = choice.open(args.threads)?;
+    let device = choice.open(&options(args.threads, None, config))?;
+    warn_of_threads(args.threads, &*device, config);
     let key = choice.key(&*device);
     let known = cache.limits(&key).filter(|_| !args.fresh);
     let (roof, measured) = match known {

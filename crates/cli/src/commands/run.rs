@@ -40,7 +40,7 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
     let choice = EngineChoice {
         device: &args.device,
         kv: args.kv.kv,
-        context: args.ctx.map_or(ContextChoice::AtMost(CONTEXT_MAX), ContextChoice::Exactly),
+        context: args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX)),
     };
     let session = Session::open(config.model(&args.model), &choice, config)?;
     match input {

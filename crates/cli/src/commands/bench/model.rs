@@ -10,25 +10,26 @@ use unicorn_core::{Device, ModelSpec, Roofline, Select, WeightSource};
 use unicorn_engine::Engine;
 use unicorn_engine::bench::{BenchResult, Test, profile as bench_profile, run as bench};
 
+use super::profile::Profile;
 use super::report::{Row, render};
-use super::{profile, roof};
+use super::roof;
 use crate::args::{BenchModelArgs, OutputFormat, SelectArg};
 use crate::config::Config;
-use crate::devices;
 use crate::exit::{Exit, usage};
 use crate::interrupt::Catch;
+use crate::open_device;
 use crate::output::{Out, say};
 use crate::session::{ContextChoice, EngineChoice, engine_on, explain, find_model};
 use crate::units;
 
-/// One test at one depth.
-type Plan = Vec<(Test, usize)>;
+/// Tests, each at a depth: tokens that are in the context before it.
+type Tests = Vec<(Test, usize)>;
 
 /// Runs all tests and prints one row for each.
 pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
-    let plan = plan(&args.prompt, &args.generate, &args.depth)?;
+    let tests = tests(&args.prompt, &args.generate, &args.depth)?;
     let start = Instant::now();
-    let (mut engine, load_seconds, roof) = open(args, longest(&plan), config)?;
+    let (mut engine, load_seconds, roof) = open(args, longest(&tests), config)?;
     if config.explains() {
         explain(&engine, start);
     }
@@ -47,24 +48,23 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
     let mut catch: Option<Catch> = None;
     let pressed = |catch: &Option<Catch>| catch.as_ref().is_some_and(Catch::pressed);
     let mut rows = Vec::new();
-    for (test, depth) in plan {
+    for (test, depth) in tests {
         let mut each = |_| !pressed(&catch);
         let result = bench(&mut engine, test, depth, args.repetitions, select, &mut each)?;
         if pressed(&catch) {
             break;
         }
         catch.get_or_insert_with(Catch::new);
-        rows.push(row(&engine, &result, &*device, &roof, load_seconds));
+        let mut row = row(&engine, &result, &*device, &roof, load_seconds);
         if config.talks() && args.output == OutputFormat::Table {
             let (median, ..) = result.median_min_max();
             say!("{}", config.style.dim(&format!("{}: {:.2} tok/s", result.name(), median)));
         }
         if args.profile {
-            for (name, times) in bench_profile(&mut engine, test, depth, select)? {
-                say!("{} on {name}, one run, every kernel timed", result.name());
-                say!("{}", profile::table(&times, &roof).text());
-            }
+            let times = bench_profile(&mut engine, test, depth, select)?.into_iter();
+            row.profile = times.map(|(device, times)| Profile::of(device, &times, &roof)).collect();
         }
+        rows.push(row);
     }
     if args.profile && talks {
         say!("memory after the tests: {}", memory(&*device));
@@ -76,7 +76,7 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
 }
 
 /// All tests, depth by depth, prompts first. Zero tokens are no test.
-fn plan(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Result<Plan> {
+fn tests(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Result<Tests> {
     let prompts = prompts.iter().filter(|n| **n > 0).map(|n| Test::Prefill(*n));
     let generated = generated.iter().filter(|n| **n > 0).map(|n| Test::Decode(*n));
     let tests: Vec<Test> = prompts.chain(generated).collect();
@@ -87,11 +87,11 @@ fn plan(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Res
 }
 
 /// Context that the longest test needs.
-fn longest(plan: &Plan) -> usize {
+fn longest(tests: &Tests) -> usize {
     let tokens = |test: &Test| match test {
         Test::Prefill(n) | Test::Decode(n) => *n,
     };
-    plan.iter().map(|(test, depth)| tokens(test).saturating_add(*depth)).max().unwrap_or(1)
+    tests.iter().map(|(test, depth)| tokens(test).saturating_add(*depth)).max().unwrap_or(1)
 }
 
 /// The engine, the seconds that loading the weights took once the device was open, and the device's limits.
@@ -113,11 +113,11 @@ fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Resul
             (spec, Arc::new(SyntheticSource::new(0)))
         }
     };
-    let opened = devices::open(&args.device, config)?;
+    let opened = open_device::open(&args.device, config)?;
     // Before the weights take the memory that measuring wants.
     let roof = opened.limits(config)?;
     let start = Instant::now();
-    let engine = engine_on(opened.device, &spec, &*source, &choice)?;
+    let engine = engine_on(opened, &spec, &*source, &choice)?;
     Ok((engine, start.elapsed().as_secs_f64(), roof))
 }
 
@@ -179,6 +179,7 @@ fn row(
         workers: device.profile().workers,
         repetitions: result.seconds.len(),
         load_seconds,
+        profile: Vec::new(),
     }
 }
 
@@ -188,15 +189,16 @@ mod tests {
     use crate::exit::of_error;
 
     #[test]
-    fn plans_cross_tests_with_depths() {
-        let plan = plan(&[512, 0], &[128], &[0, 4096]).unwrap();
+    fn every_test_is_run_at_every_depth() {
+        let tests = tests(&[512, 0], &[128], &[0, 4096]).unwrap();
         let (pp, tg) = (Test::Prefill(512), Test::Decode(128));
-        assert_eq!(plan, [(pp, 0), (tg, 0), (pp, 4096), (tg, 4096)]);
-        assert_eq!(longest(&plan), 4608);
+        assert_eq!(tests, [(pp, 0), (tg, 0), (pp, 4096), (tg, 4096)]);
+        assert_eq!(longest(&tests), 4608);
+        assert_eq!(longest(&vec![(pp, usize::MAX)]), usize::MAX);
     }
 
     #[test]
     fn nothing_to_measure_is_a_usage_error() {
-        assert_eq!(of_error(&plan(&[0], &[0], &[0]).unwrap_err()), Exit::Usage);
+        assert_eq!(of_error(&tests(&[0], &[0], &[0]).unwrap_err()), Exit::Usage);
     }
 }

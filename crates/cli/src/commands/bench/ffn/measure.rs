@@ -108,12 +108,13 @@ mod tests {
     use unicorn_core::TensorType;
     use unicorn_cpu::ReferenceDevice;
 
+    use super::super::block::block;
     use super::*;
 
     #[test]
     fn a_block_runs_and_its_residual_does_not_grow() {
         let device: Arc<dyn Device> = Arc::new(ReferenceDevice::new());
-        let block = super::super::block(&mut SyntheticLayout::default(), 32, 64, TensorType::F16).unwrap();
+        let block = block(&mut SyntheticLayout::default(), 32, 64, TensorType::F16).unwrap();
         let id = device.load(&block, &SyntheticSource::new(0)).unwrap();
         let run = Run::new(device.clone(), 3, 32);
         let read = || {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use unicorn_core::{Block, Device, KernelTime, Roofline, TensorType};
 
-use super::Measured;
+use super::measure::Measured;
 use crate::args::OutputFormat;
 use crate::table::{Align, Table};
 use crate::units;

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
-use unicorn_core::{Device, DeviceOptions, Roofline};
+use unicorn_core::{Device, DeviceError, DeviceKind, DeviceOptions, Roofline};
 
-use super::cache::{DeviceCache, Key, ago};
-use super::{DeviceChoice, PREFERRED, Tier, Watch, WatchedDevice};
 use crate::args::DeviceArgs;
 use crate::config::Config;
+use crate::devices::cache::{DeviceCache, Key, ago};
+use crate::devices::{DeviceChoice, OpenOptions, Tier, Watch, WatchedDevice, preferred};
 use crate::exit::describe;
+use crate::memory::Need;
 use crate::output::say;
+use crate::parse::OrAuto;
 
 /// An open device with what it was told.
 pub struct Opened {
@@ -21,6 +23,8 @@ pub struct Opened {
     pub key: Key,
     /// How it chooses kernels.
     pub options: DeviceOptions,
+    /// Bytes that it could still get when it was opened, where its memory is the host's and is counted.
+    free_bytes: Option<u64>,
 }
 
 /// Limits older than this are measured anew before anything is compared with them.
@@ -29,7 +33,7 @@ const LIMITS_AGE_MAX: Duration = Duration::from_secs(3600);
 impl Opened {
     /// The device's limits, measured now or within the last hour.
     pub fn limits(&self, config: &Config) -> anyhow::Result<Roofline> {
-        let cache = DeviceCache::new(config);
+        let cache = DeviceCache::new(config.cache_dir.as_deref());
         let recent = |at: SystemTime| at.elapsed().is_ok_and(|age| age < LIMITS_AGE_MAX);
         if let Some(found) = cache.limits(&self.key).filter(|found| recent(found.at)) {
             return Ok(found.finding);
@@ -42,6 +46,19 @@ impl Opened {
             say!("{}", describe(&error));
         }
         Ok(roof)
+    }
+
+    /// Errors with [`DeviceError::OutOfMemory`] where what is needed cannot be had: better than to be ended by the system on the way.
+    pub fn check_room(&self, need: &Need) -> Result<(), DeviceError> {
+        match self.free_bytes {
+            Some(free) if free < need.total() => Err(DeviceError::OutOfMemory {
+                device: self.device.profile().name.clone(),
+                what: need.to_string(),
+                requested: need.total(),
+                free,
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -56,18 +73,22 @@ pub fn open(args: &DeviceArgs, config: &Config) -> anyhow::Result<Opened> {
 /// The same with kernels of one tier at most. What lacks some of its features counts as another device: findings are kept apart.
 pub fn open_limited(args: &DeviceArgs, tier: Option<Tier>, config: &Config) -> anyhow::Result<Opened> {
     let (choice, device) = open_as_is(args, tier, config)?;
-    let found = match heed(&*device, &choice, config) {
-        Ok(found) => found,
+    let opened = |choice: &DeviceChoice, device, (key, options)| Opened {
+        device,
+        key,
+        options,
+        free_bytes: choice.free_bytes(),
+    };
+    match heed(&*device, &choice, config) {
+        Ok(found) => Ok(opened(&choice, device, found)),
         Err(refused) => {
             let Some(other) = choice.instead() else { return Err(refused) };
             say!("{}; {other} runs in its place", describe(&refused));
-            let device = other.open_limited(args.threads, tier)?;
-            let (key, options) = heed(&*device, &other, config)?;
-            return Ok(Opened { device, key, options });
+            let device = other.open(&options(args.threads, tier, config))?;
+            let found = heed(&*device, &other, config)?;
+            Ok(opened(&other, device, found))
         }
-    };
-    let (key, options) = found;
-    Ok(Opened { device, key, options })
+    }
 }
 
 /// Opens the device that was named, or else the fastest one, with all its kernels up to a tier.
@@ -76,8 +97,9 @@ pub fn open_as_is(
     tier: Option<Tier>,
     config: &Config,
 ) -> anyhow::Result<(DeviceChoice, Arc<dyn Device>)> {
-    let open = |choice: &DeviceChoice| Ok((choice.open_limited(args.threads, tier)?, ()));
-    let (choice, device, ()) = open_by(args, config, &open)?;
+    let options = options(args.threads, tier, config);
+    let (choice, device, ()) = open_by(args, config, &|choice| Ok((choice.open(&options)?, ())))?;
+    warn_of_threads(args.threads, &*device, config);
     Ok((choice, device))
 }
 
@@ -88,8 +110,38 @@ pub fn open_watched(
     tier: Option<Tier>,
     config: &Config,
 ) -> anyhow::Result<(DeviceChoice, WatchedDevice)> {
-    let (choice, device, watched) = open_by(args, config, &|choice| choice.open_watched(watch, tier))?;
+    let options = options(args.threads, tier, config);
+    let (choice, device, watched) = open_by(args, config, &|choice| choice.open_watched(&options, watch))?;
     Ok((choice, (device, watched)))
+}
+
+/// What a device is told when it is opened.
+pub fn options<'a>(
+    threads: Option<OrAuto<usize>>,
+    tier: Option<Tier>,
+    config: &'a Config,
+) -> OpenOptions<'a> {
+    let threads = threads.and_then(OrAuto::value);
+    OpenOptions { threads, tier, cache_folder: config.cache_dir.as_deref(), note: &|note| say!("{note}") }
+}
+
+/// Says it where a processor is to use more threads than it can run at once: they take turns, and wait for each other at every step.
+pub fn warn_of_threads(threads: Option<OrAuto<usize>>, device: &dyn Device, config: &Config) {
+    if device.profile().kind != DeviceKind::Cpu || !config.talks() {
+        return;
+    }
+    // Counts the CPU affinity and the quotas of control groups.
+    let available = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
+    if let Some(warning) = threads.and_then(OrAuto::value).and_then(|threads| too_many(threads, available)) {
+        say!("{warning}");
+    }
+}
+
+fn too_many(threads: usize, available: usize) -> Option<String> {
+    (threads > available).then(|| {
+        let s = if available == 1 { "" } else { "s" };
+        format!("--threads {threads}: this process may use {available} processor{s}; more threads than that make it slower")
+    })
 }
 
 /// A way to open a device, with what comes with it.
@@ -106,11 +158,13 @@ fn open_by<T>(
         return Ok((choice.clone(), device, with));
     }
     let mut reasons: Vec<String> = Vec::new();
-    for backend in PREFERRED {
-        let preference = (backend.preferred)();
-        reasons.extend(Some(preference.why).filter(|why| !why.is_empty()));
-        let Some(variant) = preference.variant else { continue };
-        let choice = DeviceChoice { backend, variant };
+    for preference in preferred() {
+        let (choice, why) = match preference {
+            Ok((choice, why)) => (Some(choice), why),
+            Err(why) => (None, why),
+        };
+        reasons.extend(Some(why).filter(|why| !why.is_empty()));
+        let Some(choice) = choice else { continue };
         match open(&choice) {
             Ok((device, with)) => {
                 if config.talks() {
@@ -132,7 +186,7 @@ fn open_by<T>(
 /// Errors when it cannot.
 fn heed(device: &dyn Device, choice: &DeviceChoice, config: &Config) -> anyhow::Result<(Key, DeviceOptions)> {
     let key = choice.key(device);
-    let Some(found) = DeviceCache::new(config).verdict(&key) else {
+    let Some(found) = DeviceCache::new(config.cache_dir.as_deref()).verdict(&key) else {
         return Ok((key, DeviceOptions::default()));
     };
     let (verdict, when) = (&found.finding, ago(found.at));
@@ -155,4 +209,36 @@ fn heed(device: &dyn Device, choice: &DeviceChoice, config: &Config) -> anyhow::
         }
     }
     Ok((key, options))
+}
+
+#[cfg(test)]
+mod tests {
+    use unicorn_cpu::ReferenceDevice;
+
+    use super::*;
+
+    #[test]
+    fn more_threads_than_processors_are_warned_of() {
+        assert_eq!((too_many(2, 2), too_many(1, 2), too_many(64, usize::MAX)), (None, None, None));
+        let warning = too_many(64, 2).unwrap();
+        assert!(warning.contains("--threads 64") && warning.contains("2 processors"), "{warning}");
+        assert!(too_many(2, 1).unwrap().contains("1 processor;"));
+    }
+
+    #[test]
+    fn what_cannot_fit_is_refused_with_the_numbers() {
+        let device: Arc<dyn Device> = Arc::new(ReferenceDevice::new());
+        let key = Key::new(device.profile(), 0);
+        let mut opened = Opened { device, key, options: DeviceOptions::default(), free_bytes: Some(1000) };
+        let need = Need { weights: 600, kv: 300, scratch: 100 };
+        assert!(opened.check_room(&need).is_ok());
+        opened.free_bytes = Some(999);
+        let error = opened.check_room(&need).unwrap_err();
+        assert!(matches!(error, DeviceError::OutOfMemory { requested: 1000, free: 999, .. }), "{error:?}");
+        for part in ["weights 600 B", "KV cache 300 B", "999"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        opened.free_bytes = None;
+        assert!(opened.check_room(&Need { weights: u64::MAX, ..need }).is_ok());
+    }
 }
