@@ -8,6 +8,7 @@
 //! logits are known.
 
 mod case;
+mod flawed;
 pub mod golden;
 mod record;
 mod run;
@@ -17,6 +18,7 @@ mod table;
 mod tolerance;
 
 pub use case::{Case, Span};
+pub use flawed::Flawed;
 pub use record::{Plan, plans, record};
 pub use run::{CaseError, Outcome, judge, run};
 pub use table::{select, table};

@@ -140,7 +140,7 @@ pub fn warn_of_threads(threads: Option<OrAuto<usize>>, device: &dyn Device, conf
 fn too_many(threads: usize, available: usize) -> Option<String> {
     (threads > available).then(|| {
         let s = if available == 1 { "" } else { "s" };
-        format!("--threads {threads}: this process may use {available} processor{s}; more threads than that make it slower")
+        format!("--threads {threads}: this process may use {available} processor{s}; more threads than that gain nothing")
     })
 }
 

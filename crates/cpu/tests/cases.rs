@@ -1,13 +1,9 @@
 //! The case table on the devices of this crate, and proof that the table can fail.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use unicorn_cases::{CaseError, judge, run, select};
-use unicorn_core::{
-    Activation, Batch, Block, BlockId, Device, DeviceError, DeviceProfile, HeadOutput, KernelTime, KvLayout,
-    MemoryUse, RateKind, Roofline, RopeStyle, StreamId, TensorType, Ticket, WeightSource, Work,
-};
+use unicorn_cases::{CaseError, Flawed, judge, run, select};
+use unicorn_core::{Activation, Batch, Block, Device, RopeStyle};
 use unicorn_cpu::ReferenceDevice;
 
 /// A new seed for every run; failures print it.
@@ -47,76 +43,13 @@ fn reference_equals_itself() {
     check(&ReferenceDevice::new(), "");
 }
 
-/// A reference device with one thing wrong.
-struct Flawed {
-    inner: ReferenceDevice,
-    block: fn(&mut Block),
-    batch: fn(&mut Batch),
-    residual: fn(&mut [f32]),
-}
-
-impl Flawed {
-    fn new() -> Flawed {
-        Flawed { inner: ReferenceDevice::new(), block: |_| {}, batch: |_| {}, residual: |_| {} }
-    }
-}
-
-impl Device for Flawed {
-    fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
-        let mut block = block.clone();
-        (self.block)(&mut block);
-        self.inner.load(&block, source)
-    }
-    fn submit(&self, work: &Work) -> Result<Ticket, DeviceError> {
-        let mut batch = Batch::clone(&work.batch);
-        (self.batch)(&mut batch);
-        self.inner.submit(&Work { batch: Arc::new(batch), ..work.clone() })
-    }
-    fn read_residual(&self, stream: StreamId, first: usize, out: &mut [f32]) -> Result<(), DeviceError> {
-        self.inner.read_residual(stream, first, out)?;
-        (self.residual)(out);
-        Ok(())
-    }
-    fn profile(&self) -> &DeviceProfile {
-        self.inner.profile()
-    }
-    fn measure(&self) -> Result<Roofline, DeviceError> {
-        self.inner.measure()
-    }
-    fn rate_kind(&self, ty: TensorType) -> RateKind {
-        self.inner.rate_kind(ty)
-    }
-    fn unload(&self, block: BlockId) {
-        self.inner.unload(block)
-    }
-    fn reserve_kv(&self, layout: KvLayout) -> Result<(), DeviceError> {
-        self.inner.reserve_kv(layout)
-    }
-    fn wait(&self, ticket: Ticket) -> Result<(), DeviceError> {
-        self.inner.wait(ticket)
-    }
-    fn write_residual(&self, stream: StreamId, width: usize, rows: &[f32]) -> Result<(), DeviceError> {
-        self.inner.write_residual(stream, width, rows)
-    }
-    fn take_output(&self, stream: StreamId) -> Result<HeadOutput, DeviceError> {
-        self.inner.take_output(stream)
-    }
-    fn memory(&self) -> MemoryUse {
-        self.inner.memory()
-    }
-    fn describe(&self, block: BlockId) -> Vec<String> {
-        self.inner.describe(block)
-    }
-    fn set_profiling(&self, on: bool) {
-        self.inner.set_profiling(on)
-    }
-    fn kernel_times(&self) -> Vec<KernelTime> {
-        self.inner.kernel_times()
-    }
+/// The reference device, before something is made wrong in it.
+fn reference() -> Flawed<ReferenceDevice> {
+    Flawed::new(ReferenceDevice::new())
 }
 
 /// Every matching case must notice the flaw.
-fn must_fail(flaw: &str, filter: &str, device: &Flawed) {
+fn must_fail(flaw: &str, filter: &str, device: &Flawed<ReferenceDevice>) {
     let (oracle, seed) = (ReferenceDevice::new(), fresh_seed());
     let cases = select(filter);
     assert!(!cases.is_empty(), "no case matches {filter:?}");
@@ -181,7 +114,7 @@ fn wrong_attention_fails() {
         ("no offset", "attention/ /offset", attention!(|s, w| s.norm.weight_offset = 0.0)),
     ];
     for (flaw, filter, block) in flaws {
-        must_fail(flaw, filter, &Flawed { block, ..Flawed::new() });
+        must_fail(flaw, filter, &reference().block(block));
     }
 }
 
@@ -192,14 +125,14 @@ fn wrong_cache_use_fails() {
             slice.pages.rotate_left(1);
         }
     };
-    must_fail("pages out of order", "attention/f32 past512", &Flawed { batch: wrong_page, ..Flawed::new() });
+    must_fail("pages out of order", "attention/f32 past512", &reference().batch(wrong_page));
     // A shift of all positions alike is invisible to rotary scores; one of new positions alone is not.
     let late: fn(&mut Batch) = |batch| {
         for slice in batch.slices.iter_mut().filter(|s| s.start > 0 && s.tokens.len() == 1) {
             slice.start -= 1;
         }
     };
-    must_fail("position off by one", "attention/f32 past31/", &Flawed { batch: late, ..Flawed::new() });
+    must_fail("position off by one", "attention/f32 past31/", &reference().batch(late));
 }
 
 #[test]
@@ -210,7 +143,7 @@ fn wrong_ffn_fails() {
             std::mem::swap(&mut weights.gate, &mut weights.up);
         }
     };
-    must_fail("gate and up swapped", "ffn/ t4", &Flawed { block: swapped, ..Flawed::new() });
+    must_fail("gate and up swapped", "ffn/ t4", &reference().block(swapped));
     let relabelled: fn(&mut Block) = |block| {
         if let Block::Ffn { spec, .. } = block {
             spec.activation = match spec.activation {
@@ -219,20 +152,20 @@ fn wrong_ffn_fails() {
             };
         }
     };
-    must_fail("the other activation", "ffn/", &Flawed { block: relabelled, ..Flawed::new() });
+    must_fail("the other activation", "ffn/", &reference().block(relabelled));
     let no_post: fn(&mut Block) = |block| {
         if let Block::Ffn { spec, weights } = block {
             (spec.post_norm, weights.post_norm) = (None, None);
         }
     };
-    must_fail("no post norm", "ffn/ post", &Flawed { block: no_post, ..Flawed::new() });
+    must_fail("no post norm", "ffn/ post", &reference().block(no_post));
     let nan: fn(&mut [f32]) = |rows| rows[0] = f32::NAN;
-    must_fail("one value is no number", "ffn/ t1/", &Flawed { residual: nan, ..Flawed::new() });
+    must_fail("one value is no number", "ffn/ t1/", &reference().residual(nan));
     let noisy: fn(&mut [f32]) = |rows| {
         let last = rows.len() - 1;
         rows[last] += 1.0;
     };
-    must_fail("one value is off", "ffn/ t33", &Flawed { residual: noisy, ..Flawed::new() });
+    must_fail("one value is off", "ffn/ t33", &reference().residual(noisy));
 }
 
 #[test]
@@ -242,26 +175,26 @@ fn wrong_head_and_embedding_fail() {
             spec.soft_cap = None;
         }
     };
-    must_fail("no soft cap", "linear/ /cap", &Flawed { block: no_cap, ..Flawed::new() });
+    must_fail("no soft cap", "linear/ /cap", &reference().block(no_cap));
     let eps: fn(&mut Block) = |block| {
         if let Block::Head { spec, .. } = block {
             spec.norm.eps = 0.1;
         }
     };
-    must_fail("epsilon of 0.1", "linear/ x1536", &Flawed { block: eps, ..Flawed::new() });
+    must_fail("epsilon of 0.1", "linear/ x1536", &reference().block(eps));
     let scale: fn(&mut Block) = |block| {
         if let Block::Embedding { spec, .. } = block {
             spec.scale *= 1.0001;
         }
     };
-    must_fail("scale off by 0.01 %", "embedding/", &Flawed { block: scale, ..Flawed::new() });
+    must_fail("scale off by 0.01 %", "embedding/", &reference().block(scale));
 }
 
 #[test]
 fn a_seed_names_a_comparison() {
     let case = select("ffn/f32").remove(0);
     let noisy: fn(&mut [f32]) = |rows| rows.iter_mut().for_each(|v| *v *= 1.000_001);
-    let device = Flawed { residual: noisy, ..Flawed::new() };
+    let device = reference().residual(noisy);
     let at = |seed| run(&case, &device, &ReferenceDevice::new(), seed).unwrap();
     assert_eq!(at(7), at(7));
     assert_ne!(at(7).nrmse, at(8).nrmse);

@@ -61,10 +61,13 @@ pub struct Backend {
     /// Bytes of memory that its devices could still get from the host; `None` where they have memory of their own, or none are counted.
     pub free_bytes: fn() -> Option<u64>,
     /// Opens a variant that [`Backend::accepts`] took.
-    pub open: fn(Option<&str>, &OpenOptions<'_>) -> Result<Arc<dyn Device>, DeviceError>,
+    pub open: Open,
     /// Opens a variant and watches it, where the backend has a driver to watch.
     pub watch: Option<OpenWatched>,
 }
+
+/// How a backend opens a device.
+pub type Open = fn(Option<&str>, &OpenOptions<'_>) -> Result<Arc<dyn Device>, DeviceError>;
 
 /// What is to be watched while a device runs: for `unicorn selftest`.
 #[derive(Clone, Copy, Debug, Default)]
