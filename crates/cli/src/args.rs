@@ -27,7 +27,7 @@ Environment:
   NO_COLOR         no colours";
 
 /// What other programs call `--ctx`.
-const CONTEXT_ALIASES: [&str; 4] = ["ctx-size", "num-ctx", "context", "max-context"];
+const CONTEXT_ALIASES: [&str; 5] = ["ctx-size", "num-ctx", "context", "max-context", "max-model-len"];
 
 /// Runs large language models on every compute unit of this machine.
 #[derive(Parser, Debug)]

@@ -22,7 +22,7 @@ const COMMANDS: [(&[&str], &str); 12] = [
 ];
 
 /// Flags of other programs, and what to say about them. A command that has such a flag itself is not asked.
-const FLAGS: [(&[&str], &str); 24] = [
+const FLAGS: [(&[&str], &str); 27] = [
     (
         &[
             "-ngl",
@@ -39,7 +39,15 @@ const FLAGS: [(&[&str], &str); 24] = [
     ),
     (&["-mg", "--main-gpu"], "`--device vulkan:N` takes the GPU of number N"),
     (
-        &["-sm", "--split-mode", "-ts", "--tensor-split", "-ot", "--override-tensor"],
+        &[
+            "-sm",
+            "--split-mode",
+            "-ts",
+            "--tensor-split",
+            "-ot",
+            "--override-tensor",
+            "--tensor-parallel-size",
+        ],
         "a model runs on one --device",
     ),
     (&["-p", "--prompt"], "the prompt needs no flag: `unicorn run PROMPT`"),
@@ -121,6 +129,23 @@ const FLAGS: [(&[&str], &str); 24] = [
         &["--rope-scaling", "--rope-scale", "--rope-freq-base", "--rope-freq-scale", "--yarn-orig-ctx"],
         "there is nothing to set: the model's file says how positions are encoded",
     ),
+    (
+        &["--quant", "--quantization", "--dtype"],
+        "the model's name says it: `-m owner/repo:Q4_K_M`, or a file of that type",
+    ),
+    (&["--log-disable", "--silent-prompt"], "`--quiet` leaves out everything but errors"),
+    (
+        &[
+            "--no-display-prompt",
+            "--color",
+            "--simple-io",
+            "--no-warmup",
+            "-e",
+            "--escape",
+            "--trust-remote-code",
+        ],
+        "leave it out: it is so already, or does not apply here",
+    ),
 ];
 
 /// Flags that clap would take for `-m` with a name written onto it, or for `-h`, and go on.
@@ -146,18 +171,28 @@ pub fn explain(
             word.and_then(|word| command_hint(word, is_model))
         }
         ErrorKind::UnknownArgument | ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
-            match words(line).find_map(|word| root.find_subcommand(word)) {
-                None => context(&error, ContextKind::InvalidArg).and_then(|flag| without_command(flag, root)),
-                Some(command) => {
-                    let has = |flag: &str| command.get_arguments().any(|arg| is_called(arg, flag));
-                    let foreign = |word: &&str| flag_text(word).is_some() && !has(name_of(word));
-                    words(line).find(foreign).and_then(flag_hint)
-                }
+            let commands = named_commands(line, root);
+            if commands.is_empty() {
+                context(&error, ContextKind::InvalidArg).and_then(|flag| without_command(flag, root))
+            } else {
+                let has =
+                    |flag: &str| commands.iter().any(|c| c.get_arguments().any(|arg| is_called(arg, flag)));
+                let foreign = |word: &&str| flag_text(word).is_some() && !has(name_of(word));
+                words(line).find(foreign).and_then(flag_hint)
             }
         }
         _ => None,
     };
     hint.map_or(error, |hint| refusal(ErrorKind::UnknownArgument, &hint))
+}
+
+/// The command that a line names, and the one within it, if any.
+fn named_commands<'c>(line: &[OsString], root: &'c Command) -> Vec<&'c Command> {
+    let mut commands: Vec<&Command> = Vec::new();
+    for word in words(line) {
+        commands.extend(commands.last().copied().unwrap_or(root).find_subcommand(word));
+    }
+    commands
 }
 
 fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
@@ -250,6 +285,8 @@ mod tests {
             (&["run", "--no-mmap", "hi"], "no file is mapped"),
             (&["run", "-cnv"], "chats"),
             (&["run", "--grammar", "x", "hi"], "not built yet"),
+            (&["run", "--dtype", "f16", "hi"], "the model's name says it"),
+            (&["bench", "ffn", "--flash-attn"], "nothing to set"),
             (&["run", "-hf", "a/b", "hi"], "-m owner/repo"),
             (&["perplexity", "-m", "x", "-f", "t", "-b", "512"], "chunks that suit"),
         ] {
@@ -258,6 +295,7 @@ mod tests {
         }
         // What the command has, and what follows `--`, is no foreign flag.
         assert!(!said(&["bench", "-p", "x"]).contains("there is no flag"));
+        assert!(!said(&["bench", "ffn", "--dtype", "q9"]).contains("there is no flag"));
         assert!(!said(&["run", "--temp", "hot", "--", "-ngl"]).contains("there is no flag"));
         assert!(Cli::try_parse_from(["unicorn", "run", "--", "-ngl"]).is_ok());
     }

@@ -70,7 +70,8 @@ pub fn open(args: &DeviceArgs, config: &Config) -> anyhow::Result<Opened> {
     open_limited(args, None, config)
 }
 
-/// The same with kernels of one tier at most. What lacks some of its features counts as another device: findings are kept apart.
+/// Opens a device as [`open`] does, with kernels of one tier at most. A device without some of its features is remembered as another
+/// device: what a selftest found about one says nothing about the other.
 pub fn open_limited(args: &DeviceArgs, tier: Option<Tier>, config: &Config) -> anyhow::Result<Opened> {
     let (choice, device) = open_as_is(args, tier, config)?;
     let opened = |choice: &DeviceChoice, device, (key, options)| Opened {
@@ -103,7 +104,7 @@ pub fn open_as_is(
     Ok((choice, device))
 }
 
-/// The same for a device that is watched while it runs.
+/// Opens a device as [`open_as_is`] does, and watches its driver.
 pub fn open_watched(
     args: &DeviceArgs,
     watch: Watch,

@@ -14,9 +14,9 @@ use crate::open_device::{options, warn_of_threads};
 use crate::output::{Out, say};
 use crate::units;
 
-/// A device as JSON shows it.
+/// A device with its limits; the names of the fields are the JSON format.
 #[derive(Serialize)]
-struct Report {
+struct Listing {
     name: String,
     kind: String,
     description: String,
@@ -64,7 +64,7 @@ fn look(
     args: &DevicesArgs,
     cache: &DeviceCache,
     config: &Config,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<Listing> {
     let device = choice.open(&options(args.threads, None, config))?;
     warn_of_threads(args.threads, &*device, config);
     let key = choice.key(&*device);
@@ -89,18 +89,18 @@ fn look(
     };
     let wrong = verdict.map(|v| v.finding.wrong).unwrap_or_default();
     let avoided = wrong.into_iter().map(|w| w.kernel).collect();
-    Ok(report(&*device, &roof, measured, selftest, avoided))
+    Ok(listing(&*device, &roof, measured, selftest, avoided))
 }
 
-fn report(
+fn listing(
     device: &dyn Device,
     roof: &Roofline,
     measured: String,
     selftest: String,
     avoided: Vec<String>,
-) -> Report {
+) -> Listing {
     let profile = device.profile();
-    Report {
+    Listing {
         name: profile.name.clone(),
         kind: profile.kind.to_string(),
         description: profile.description.clone(),
@@ -119,7 +119,7 @@ fn report(
     }
 }
 
-fn paragraph(r: &Report) -> String {
+fn paragraph(r: &Listing) -> String {
     let memory = if r.unified_memory { "shared with the host" } else { "its own" };
     let lines = [
         ("kernels", Some(r.features.join(", "))),
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_paragraph_names_every_limit() {
-        let report = Report {
+        let report = Listing {
             name: "cpu".into(),
             kind: "cpu".into(),
             description: "Some Processor".into(),

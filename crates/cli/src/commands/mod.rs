@@ -10,4 +10,3 @@ pub mod pull;
 pub mod run;
 pub mod selftest;
 pub mod tokenize;
-mod watched;

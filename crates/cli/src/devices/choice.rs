@@ -34,7 +34,7 @@ impl DeviceChoice {
             .with_context(|| format!("cannot open device {self}"))
     }
 
-    /// The same for a device that is watched while it runs.
+    /// Opens the device as [`DeviceChoice::open`] does, and watches its driver.
     ///
     /// Errors also where there is no driver to watch, or one that does not tell what is asked.
     pub fn open_watched(&self, options: &OpenOptions<'_>, watch: Watch) -> anyhow::Result<WatchedDevice> {

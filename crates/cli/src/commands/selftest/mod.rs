@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod further;
 mod report;
+mod watched;
 mod whole;
 
 use std::io::Write;
@@ -14,7 +15,6 @@ use unicorn_core::Device;
 use unicorn_cpu::ReferenceDevice;
 
 use self::report::Report;
-use super::watched;
 use crate::args::SelftestArgs;
 use crate::config::Config;
 use crate::devices::DeviceChoice;

@@ -47,7 +47,8 @@ pub fn measure(
     Ok(Measured { wall, gpu, blocks, kernels })
 }
 
-/// The same with every kernel timed. Only a GPU's times are its own clock's; a processor's say how the parts compare.
+/// Times every kernel by itself. A GPU has timestamps of its own, which count as measured times; those of a processor only say how the
+/// parts of a block compare.
 fn timed(
     run: &Run,
     turn: &[BlockId],
