@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::{Context, anyhow};
-use unicorn_engine::{Engine, Event, FinishReason, Request, Timings};
+use unicorn_engine::{Engine, EngineError, Event, FinishReason, Request, Timings};
 use unicorn_text::Detokenizer;
 
 use crate::interrupt::Catch;
@@ -61,6 +61,11 @@ pub fn generate(
             return Err(anyhow!("the engine lost the request"));
         }
     }
+}
+
+/// True where the engine can answer nothing any more, because a device was lost. Meant for an engine without requests.
+pub fn is_stopped(engine: &mut Engine) -> bool {
+    matches!(engine.step(), Err(EngineError::Stopped { .. }))
 }
 
 /// Endings that are failures become errors.

@@ -3,14 +3,18 @@
 //! Flags as typed (`args`) and the environment become one [`config::Config`]; everyone else takes typed structs.
 
 mod args;
+mod argv;
 mod bench_spec;
 mod chat;
+mod clean;
 mod commands;
 mod config;
+mod conversation;
 mod devices;
 mod exit;
 mod generate;
 mod interrupt;
+mod model_name;
 mod output;
 mod parse;
 mod progress;
@@ -22,21 +26,21 @@ mod table;
 mod term;
 mod units;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use crate::args::{BenchCommand, Cli, Command};
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::output::say;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse_line(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version go to stdout, mistakes to stderr; a reader that went away changes nothing.
-            let _ = error.print();
+            output::show_usage(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
         }
     };
@@ -45,11 +49,20 @@ fn main() -> ExitCode {
     let exit = dispatch(&cli.command, &config).unwrap_or_else(|error| {
         let exit = exit::of_error(&error);
         if exit != Exit::PipeClosed {
-            say!("{} {}", config.style.error("error:"), exit::describe(&error));
+            exit::show(&error, config.style);
         }
         exit
     });
     exit.into()
+}
+
+/// Parses the command line. A prompt may begin with a dash where it cannot be a flag.
+fn parse_line(line: Vec<OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(&line).or_else(|error| {
+        let is_flag = matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidValue);
+        let again = argv::with_dashed_prompt(&line, &Cli::command()).filter(|_| is_flag);
+        again.map_or(Err(()), |line| Cli::try_parse_from(line).map_err(|_| ())).map_err(|()| error)
+    })
 }
 
 fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {

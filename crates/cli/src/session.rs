@@ -80,6 +80,14 @@ pub struct TextSide {
 }
 
 impl TextSide {
+    /// Uses the template in `source`, which was read from `file`, in place of the model's own.
+    pub fn set_template(&mut self, file: &Path, source: &str) -> anyhow::Result<()> {
+        let template = compile_template(source, &self.tokenizer)
+            .with_context(|| format!("--chat-template {}", file.display()))?;
+        self.template = Ok(Some(template));
+        Ok(())
+    }
+
     /// The chat template; absent for models that only continue text.
     pub fn template(&self) -> anyhow::Result<Option<&ChatTemplate>> {
         match &self.template {
@@ -106,9 +114,13 @@ impl Session {
         let path = find_model(model, config)?;
         let model = unicorn_model::open(&path).with_context(|| named(&path))?;
         let (text, engine) = std::thread::scope(|scope| {
-            let text = scope.spawn(|| open_text(&model));
+            let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model));
             let engine = open_engine(&model.spec, &*model.source, choice, config);
-            let text = text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked")));
+            let text = match text {
+                Ok(text) => text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked"))),
+                // The system has no thread left: one after the other does it too.
+                Err(_) => open_text(&model),
+            };
             (text, engine)
         });
         let session = Session { text: text.with_context(|| named(&path))?, engine: engine? };
@@ -122,9 +134,7 @@ impl Session {
 
 fn open_text(model: &OpenModel) -> anyhow::Result<TextSide> {
     let tokenizer = model.tokenizer()?;
-    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
-    let (bos, eos) = (token(tokenizer.bos()), token(tokenizer.eos()));
-    let template = model.chat_template()?.map(|source| ChatTemplate::new(&source, bos, eos)).transpose();
+    let template = model.chat_template()?.map(|source| compile_template(&source, &tokenizer)).transpose();
     let defaults = model.generation_defaults()?;
     let recommended = Recommended {
         temperature: defaults.temperature,
@@ -140,6 +150,20 @@ fn open_text(model: &OpenModel) -> anyhow::Result<TextSide> {
     stop_tokens.sort_unstable();
     stop_tokens.dedup();
     Ok(TextSide { template, tokenizer, recommended, stop_tokens })
+}
+
+fn compile_template(source: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate, TemplateError> {
+    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
+    ChatTemplate::new(source, token(tokenizer.bos()), token(tokenizer.eos()))
+}
+
+/// What is said about a model that only continues text.
+pub fn no_template(system: bool) -> &'static str {
+    if system {
+        "this model has no chat template: the prompt is continued as it is, and --system is not used"
+    } else {
+        "this model has no chat template: the prompt is continued as it is"
+    }
 }
 
 /// Opens the device and loads the weights.

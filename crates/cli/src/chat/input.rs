@@ -1,5 +1,7 @@
 //! Reading lines at a terminal: history across runs, several lines, completion of /commands.
 
+use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rustyline::completion::{Completer, Pair};
@@ -20,8 +22,12 @@ const HISTORY_MAX: usize = 1000;
 pub enum Typed {
     /// A whole entry.
     Line(String),
-    /// Ctrl-C.
+    /// Ctrl-C on an empty line.
     Interrupted,
+    /// Ctrl-C on a line with text, which is dropped.
+    Dropped,
+    /// Bytes that are no text; says what is wrong with them.
+    Unreadable(String),
     /// Ctrl-D.
     End,
 }
@@ -42,7 +48,7 @@ impl LineReader {
             .bracketed_paste(true)
             .build();
         let mut editor = Editor::with_config(config)?;
-        editor.set_helper(Some(ChatHelper { style }));
+        editor.set_helper(Some(ChatHelper { style, empty: Cell::new(true) }));
         if let Some(path) = &history {
             let _ = editor.load_history(path);
         }
@@ -51,6 +57,7 @@ impl LineReader {
 
     /// Shows the prompt and reads one entry.
     pub fn read(&mut self) -> anyhow::Result<Typed> {
+        self.note_empty(true);
         match self.editor.readline(PROMPT) {
             Ok(line) => {
                 if !line.trim().is_empty() {
@@ -58,10 +65,22 @@ impl LineReader {
                 }
                 Ok(Typed::Line(line))
             }
-            Err(ReadlineError::Interrupted) => Ok(Typed::Interrupted),
+            Err(ReadlineError::Interrupted) if self.was_empty() => Ok(Typed::Interrupted),
+            Err(ReadlineError::Interrupted) => Ok(Typed::Dropped),
             Err(ReadlineError::Eof) => Ok(Typed::End),
+            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                Ok(Typed::Unreadable(error.to_string()))
+            }
             Err(error) => Err(anyhow::Error::new(error).context("reading from the terminal")),
         }
+    }
+
+    fn note_empty(&self, empty: bool) {
+        self.editor.helper().iter().for_each(|helper| helper.empty.set(empty));
+    }
+
+    fn was_empty(&self) -> bool {
+        self.editor.helper().is_none_or(|helper| helper.empty.get())
     }
 
     /// Losing a line of history is no reason to end a chat, so failures pass.
@@ -78,6 +97,8 @@ const PROMPT: &str = ">>> ";
 
 struct ChatHelper {
     style: Style,
+    /// Whether the line was empty when it was last drawn: an interrupt does not tell.
+    empty: Cell<bool>,
 }
 
 impl Helper for ChatHelper {}
@@ -95,11 +116,11 @@ impl Highlighter for ChatHelper {
         prompt: &'p str,
         _default: bool,
     ) -> std::borrow::Cow<'b, str> {
-        self.style.bold(prompt).into()
+        self.style.bold(prompt).as_str().to_owned().into()
     }
 
     fn highlight_hint<'h>(&self, hint: &'h str) -> std::borrow::Cow<'h, str> {
-        self.style.dim(hint).into()
+        self.style.dim(hint).as_str().to_owned().into()
     }
 }
 
@@ -107,6 +128,7 @@ impl Hinter for ChatHelper {
     type Hint = String;
 
     fn hint(&self, line: &str, _position: usize, _context: &Context<'_>) -> Option<String> {
+        self.empty.set(line.is_empty());
         line.is_empty().then(|| "a message, or /help".to_owned())
     }
 }

@@ -11,7 +11,7 @@ use super::{DeviceChoice, PREFERRED, Tier, Watch, WatchedDevice};
 use crate::args::DeviceArgs;
 use crate::config::Config;
 use crate::exit::describe;
-use crate::output::say;
+use crate::output::{say, say_styled};
 
 /// An open device with what it was told.
 pub struct Opened {
@@ -117,7 +117,7 @@ fn open_by<T>(
                     let profile = device.profile();
                     let why = reasons.join("; ");
                     let line = format!("device {}: {} ({why})", profile.name, profile.description);
-                    say!("{}", config.style.dim(&line));
+                    say_styled(&config.style.dim(&line));
                 }
                 return Ok((choice, device, with));
             }
