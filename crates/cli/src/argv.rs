@@ -2,14 +2,27 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::{Arg, Command};
+use clap::error::ErrorKind;
+use clap::{Arg, Command, CommandFactory, Parser};
+
+use crate::args::Cli;
+
+/// Parses the command line. A prompt may begin with a dash where it cannot be a flag.
+pub fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line).or_else(|error| {
+        let is_flag = matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidValue);
+        let again = with_dashed_prompt(line, &Cli::command()).filter(|_| is_flag);
+        // What is wrong with the line as it was typed is what a person understands.
+        again.and_then(|line| Cli::try_parse_from(line).ok()).ok_or(error)
+    })
+}
 
 /// The command line with the prompt that begins with a dash moved behind `--`; `None` where there is no such prompt. Meant for
 /// lines that cannot be parsed as they are.
 ///
 /// `- an item` and `-5 + 3?` are prompts: no flag holds a space before its `=` or begins with a digit. A value that
 /// belongs to a flag stays with it: `--system "- be brief"` becomes `--system=- be brief`.
-pub fn with_dashed_prompt(line: &[OsString], command: &Command) -> Option<Vec<OsString>> {
+fn with_dashed_prompt(line: &[OsString], command: &Command) -> Option<Vec<OsString>> {
     let at = line.iter().position(|word| word == "run")?;
     let run = command.find_subcommand("run")?;
     if line.iter().any(|word| word == "--") {
@@ -61,10 +74,7 @@ fn wants_value(word: &OsStr, run: &Command) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
-    use crate::args::Cli;
 
     fn moved(line: &[&str]) -> Option<Vec<String>> {
         let line: Vec<OsString> = line.iter().map(OsString::from).collect();

@@ -29,18 +29,16 @@ mod units;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
-
-use crate::args::{BenchCommand, Cli, Command};
+use crate::args::{BenchCommand, Command};
 use crate::config::Config;
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
-    let cli = match parse_line(std::env::args_os().collect()) {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let cli = match argv::parse(&line) {
         Ok(cli) => cli,
         Err(error) => {
-            output::show_usage(&error);
+            output::show_usage(&error, &line);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
         }
     };
@@ -54,15 +52,6 @@ fn main() -> ExitCode {
         exit
     });
     exit.into()
-}
-
-/// Parses the command line. A prompt may begin with a dash where it cannot be a flag.
-fn parse_line(line: Vec<OsString>) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(&line).or_else(|error| {
-        let is_flag = matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidValue);
-        let again = argv::with_dashed_prompt(&line, &Cli::command()).filter(|_| is_flag);
-        again.map_or(Err(()), |line| Cli::try_parse_from(line).map_err(|_| ())).map_err(|()| error)
-    })
 }
 
 fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {

@@ -1,6 +1,8 @@
 //! The one way to stdout and stderr. What is written is cleaned of terminal control ([`crate::clean`]) unless it is the answer
 //! itself and goes to a file or a pipe. A closed pipe is an ordinary way for a program to end, so nothing panics.
 
+use std::borrow::Cow;
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 
@@ -116,16 +118,20 @@ fn to_stderr(line: &str) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Help and version go to stdout, mistakes to stderr. A mistake repeats what was typed: where that holds control characters, the
-/// colours are given up.
-pub fn show_usage(error: &clap::Error) {
-    let plain = error.render().to_string();
-    match clean(&plain) {
-        std::borrow::Cow::Owned(cleaned) if error.use_stderr() => to_stderr(cleaned.trim_end()),
-        _ => {
-            // A reader that went away changes nothing.
-            let _ = error.print();
-        }
+/// Help and version go to stdout, mistakes to stderr. A mistake repeats what was typed in `line`: where that holds control
+/// characters, the colours are given up.
+pub fn show_usage(error: &clap::Error, line: &[OsString]) {
+    if error.kind() == clap::error::ErrorKind::InvalidUtf8
+        && let Some(word) = line.iter().find(|word| word.to_str().is_none())
+    {
+        return say!("error: the argument {word:?} is not UTF-8");
+    }
+    let is_clean = |word: &OsString| matches!(clean(&word.to_string_lossy()), Cow::Borrowed(_));
+    if !error.use_stderr() || line.iter().all(is_clean) {
+        // A reader that went away changes nothing.
+        let _ = error.print();
+    } else {
+        to_stderr(clean(&error.render().to_string()).trim_end());
     }
 }
 

@@ -11,6 +11,7 @@ use unicorn_model::OpenModel;
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
 use crate::args::DeviceArgs;
+use crate::clean::one_line;
 use crate::config::Config;
 use crate::devices;
 use crate::exit::usage;
@@ -189,7 +190,7 @@ pub fn engine_on(
     let options = EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() };
     let placement = Placement::single(spec)?;
     let engine = Engine::new(spec, source, vec![device], placement, options, &mut |_| {});
-    engine.with_context(|| format!("cannot load {}", spec.name))
+    engine.with_context(|| format!("cannot load {}", one_line(&spec.name)))
 }
 
 /// Says what was decided.
@@ -197,7 +198,7 @@ pub fn explain(engine: &Engine, start: Instant) {
     let spec = engine.spec();
     say!(
         "model {}: {}, {} parameters, {} layers, {} of weights",
-        spec.name,
+        one_line(&spec.name),
         spec.architecture,
         units::parameters(spec.parameters()),
         spec.layers(),

@@ -26,8 +26,8 @@ pub enum Typed {
     Interrupted,
     /// Ctrl-C on a line with text, which is dropped.
     Dropped,
-    /// Bytes that are no text; says what is wrong with them.
-    Unreadable(String),
+    /// Bytes that are no text.
+    Unreadable,
     /// Ctrl-D.
     End,
 }
@@ -68,9 +68,7 @@ impl LineReader {
             Err(ReadlineError::Interrupted) if self.was_empty() => Ok(Typed::Interrupted),
             Err(ReadlineError::Interrupted) => Ok(Typed::Dropped),
             Err(ReadlineError::Eof) => Ok(Typed::End),
-            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
-                Ok(Typed::Unreadable(error.to_string()))
-            }
+            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => Ok(Typed::Unreadable),
             Err(error) => Err(anyhow::Error::new(error).context("reading from the terminal")),
         }
     }

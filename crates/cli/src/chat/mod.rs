@@ -10,6 +10,7 @@ use unicorn_engine::{AdmissionError, Request};
 use unicorn_text::TemplateError;
 
 use crate::args::RunArgs;
+use crate::clean::one_line;
 use crate::config::Config;
 use crate::conversation::Conversation;
 use crate::exit::{self, Exit};
@@ -84,7 +85,7 @@ pub fn run(session: Session, args: &RunArgs, config: &Config) -> anyhow::Result<
             Typed::Interrupted if warned => return Ok(Exit::Done),
             Typed::Interrupted => chat.note("press Ctrl-C again, or Ctrl-D, to leave"),
             Typed::Dropped => {}
-            Typed::Unreadable(why) => say!("{why}"),
+            Typed::Unreadable => say!("what was typed is not UTF-8 text"),
             Typed::Line(line) => {
                 if chat.handle(&line)? == Next::Leave {
                     return Ok(Exit::Done);
@@ -100,7 +101,7 @@ impl Chat<'_> {
         if !self.config.talks() {
             return;
         }
-        let name = &self.session.engine.spec().name;
+        let name = one_line(&self.session.engine.spec().name);
         let device = self.session.engine.devices().first().map_or("", |d| d.profile().name.as_str());
         self.note(&format!("{name} on {device}; /help lists the commands, exit or Ctrl-D leaves"));
         if self.raw && !self.raw_asked {

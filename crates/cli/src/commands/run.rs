@@ -55,7 +55,7 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
     let template = args.chat_template.as_deref().map(read_template).transpose()?;
     let asked = asked(args, |text| is_model(text, &config.hub))?;
     if let Some(model) = asked.model.filter(|_| config.talks()) {
-        say!("{model} is a model's name: it answers (a space before it makes it a prompt)");
+        say!("{model} is taken as the model, as with -m; with a space before it, it is a prompt");
     }
     let input = input(asked.prompt, args, config)?;
     if input == Input::Chat && !term::stdout_is_terminal() {
