@@ -53,6 +53,18 @@ pub fn one_line(text: &str) -> String {
     out
 }
 
+/// As [`clean`], with one symbol for each character: for a line editor, which counts them.
+pub fn one_symbol_each(text: &str) -> Cow<'_, str> {
+    let symbol = |c: char| match u32::from(c) {
+        _ if !is_escaped(c) => c,
+        // The pictures of control characters stand in their order.
+        code @ 0..0x20 => char::from_u32(0x2400 + code).unwrap_or('\u{fffd}'),
+        0x7f => '\u{2421}',
+        _ => '\u{fffd}',
+    };
+    if text.chars().any(is_escaped) { text.chars().map(symbol).collect() } else { Cow::Borrowed(text) }
+}
+
 /// Cleans a stream, wherever its chunks are cut.
 #[derive(Default, Debug)]
 pub struct Cleaner {
@@ -112,6 +124,12 @@ mod tests {
         assert_eq!(clean("over\rwritten"), "over\\u000dwritten");
         assert_eq!(clean("end\r"), "end\\u000d");
         assert_eq!(one_line("a\nb\r\n\tc\x1b"), "a\\nb\\r\\n\\tc\\u001b");
+    }
+
+    #[test]
+    fn an_editor_gets_as_many_symbols_as_characters() {
+        assert_eq!(one_symbol_each("a\x1b[2J\x7f\u{9b}\nb"), "a␛[2J␡\u{fffd}\nb");
+        assert!(matches!(one_symbol_each("é日"), Cow::Borrowed("é日")));
     }
 
     #[test]

@@ -127,7 +127,7 @@ mod tests {
     fn cells_stay_in_their_place() {
         let mut table = Table::new([("a", Align::Left), ("b", Align::Left)]);
         table.row(["x\n\x1b[2J", "y"]);
-        assert_eq!(table.text(), "a              b\nx\\n\\u001b[2J  y\n");
+        assert_eq!(table.text(), "a             b\nx\\n\\u001b[2J  y\n");
     }
 
     #[test]

@@ -141,6 +141,31 @@ fn ctrl_c_stops_an_answer_and_keeps_the_chat() {
 }
 
 #[test]
+fn a_terminal_that_goes_away_ends_the_chat() {
+    let tiny = Fixture::new("Tiny", Some(TEMPLATE));
+    let mut chat = tiny.chat(&["--ctx", "200000"]);
+    chat.line("hello");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(chat.hang_up(), Some(1));
+}
+
+#[test]
+fn a_paste_cannot_steer_the_terminal() {
+    let tiny = Fixture::new("Tiny", Some(TEMPLATE));
+    let mut chat = tiny.chat(&["-n", "2"]);
+    chat.wait_for("or /help");
+    chat.press("\x1b[200~ab\x1b[31mcd\x07\u{202e}ef\x1b[201~");
+    chat.wait_for("ef");
+    chat.press("\r");
+    chat.wait_for("answer: 2 tokens");
+    chat.line("exit");
+    let (code, seen) = chat.end();
+    assert_eq!(code, Some(0));
+    assert!(seen.contains("cd␇\u{fffd}ef"), "{seen:?}");
+    assert!(!seen.contains("\x1b[31m") && !seen.contains(['\x07', '\u{202e}']), "{seen:?}");
+}
+
+#[test]
 fn bytes_that_are_no_text_do_not_end_the_chat() {
     let tiny = Fixture::new("Tiny", Some(TEMPLATE));
     let mut chat = tiny.chat(&["-n", "2"]);

@@ -1,5 +1,6 @@
 //! Reading lines at a terminal: history across runs, several lines, completion of /commands.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,10 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Config, Context, Editor, Helper};
+use rustyline::{ColorMode, Config, Context, Editor, Helper};
 
 use super::command::{HELP, is_complete};
+use crate::clean::one_symbol_each;
 use crate::term::Style;
 
 /// Lines of history kept between runs.
@@ -46,6 +48,8 @@ impl LineReader {
             .history_ignore_space(true)
             .auto_add_history(false)
             .bracketed_paste(true)
+            // Without colours, too, lines are drawn by the helper, which cleans them; whether there are colours is its style's matter.
+            .color_mode(ColorMode::Forced)
             .build();
         let mut editor = Editor::with_config(config)?;
         editor.set_helper(Some(ChatHelper { style, empty: Cell::new(true) }));
@@ -109,15 +113,16 @@ impl Validator for ChatHelper {
 }
 
 impl Highlighter for ChatHelper {
-    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
-        &'s self,
-        prompt: &'p str,
-        _default: bool,
-    ) -> std::borrow::Cow<'b, str> {
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _default: bool) -> Cow<'b, str> {
         self.style.bold(prompt).as_str().to_owned().into()
     }
 
-    fn highlight_hint<'h>(&self, hint: &'h str) -> std::borrow::Cow<'h, str> {
+    /// What is pasted may hold control characters, which the editor would draw as they are.
+    fn highlight<'l>(&self, line: &'l str, _position: usize) -> Cow<'l, str> {
+        one_symbol_each(line)
+    }
+
+    fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
         self.style.dim(hint).as_str().to_owned().into()
     }
 }

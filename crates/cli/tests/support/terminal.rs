@@ -26,7 +26,8 @@ pub struct Terminal {
 impl Terminal {
     /// Starts `command` with the terminal as stdin, stdout and stderr, without colours.
     pub fn start(mut command: Command) -> Terminal {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+        // Not inherited: a child that held its own terminal's other end would never see it go away.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let keys = openpt(flags).expect("a terminal");
         grantpt(&keys).expect("a terminal");
         unlockpt(&keys).expect("a terminal");
@@ -97,20 +98,31 @@ impl Terminal {
         self.child.id()
     }
 
+    /// Closes the terminal's window; the exit code of the child.
+    pub fn hang_up(self) -> Option<i32> {
+        let Terminal { keys, child, screen, .. } = self;
+        drop((keys, screen));
+        wait(child)
+    }
+
     /// Waits for the end; the exit code and all that was written.
     pub fn end(mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + PATIENCE;
         while self.receive(deadline) {}
-        let status = loop {
-            match self.child.try_wait().expect("the child can be waited for") {
-                Some(status) => break status,
-                None if Instant::now() > deadline => {
-                    self.child.kill().expect("the child can be killed");
-                    panic!("still running; the screen:\n{}", self.seen);
-                }
-                None => std::thread::sleep(Duration::from_millis(10)),
+        (wait(self.child), self.seen)
+    }
+}
+
+fn wait(mut child: Child) -> Option<i32> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match child.try_wait().expect("the child can be waited for") {
+            Some(status) => return status.code(),
+            None if Instant::now() > deadline => {
+                child.kill().expect("the child can be killed");
+                panic!("the child is still running");
             }
-        };
-        (status.code(), std::mem::take(&mut self.seen))
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
     }
 }
