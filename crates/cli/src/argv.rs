@@ -23,9 +23,9 @@ pub fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
 /// `- an item` and `-5 + 3?` are prompts: no flag holds a space before its `=` or begins with a digit. A value that
 /// belongs to a flag stays with it: `--system "- be brief"` becomes `--system=- be brief`.
 fn with_dashed_prompt(line: &[OsString], command: &Command) -> Option<Vec<OsString>> {
-    let at = line.iter().position(|word| word == "run")?;
-    let run = command.find_subcommand("run")?;
-    if line.iter().any(|word| word == "--") {
+    let subcommand = |word: &OsString| command.find_subcommand(word);
+    let (at, run) = line.iter().enumerate().skip(1).find_map(|(at, word)| Some((at, subcommand(word)?)))?;
+    if run.get_name() != "run" || line.iter().any(|word| word == "--") {
         return None;
     }
     let mut out = line.get(..=at)?.to_vec();
@@ -100,6 +100,7 @@ mod tests {
             &["u", "run", "--", "- item"],
             &["u", "run", "-x"],
             &["u", "bench", "- item"],
+            &["u", "bench", "run", "- item"],
             &["u", "run", "--sytem=be brief"],
         ] {
             assert_eq!(moved(line), None, "{line:?}");
