@@ -99,9 +99,14 @@ pub struct KvArgs {
 
 /// Answer a prompt, or chat
 ///
-/// With PROMPT, or with text on stdin, one answer is streamed to stdout. Text on stdin is appended to PROMPT. With
-/// neither, a chat starts; `/help` lists its commands. Figures go to stderr: tokens per second for reading the
-/// prompt and for writing the answer.
+/// With PROMPT, or with text on stdin, one answer is streamed to stdout. With neither, a chat starts; `/help` lists its
+/// commands. A model's name alone starts that model: `unicorn run gemma3-270m` is `unicorn run -m gemma3-270m`. Figures
+/// go to stderr: tokens per second for reading the prompt and for writing the answer.
+///
+/// Text on stdin is appended to PROMPT, and how much it was is said. A pipe that has sent nothing when the model is
+/// loaded, and for 3 s at least, is left alone: --stdin waits for it however long it takes, --no-stdin never looks
+/// (in `while read` loops, over ssh). Text that comes too late ends the run with an error. Without PROMPT, or with - in
+/// its place, stdin is read to its end.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   unicorn run \"What is the capital of France?\"
@@ -111,6 +116,9 @@ pub struct KvArgs {
 pub struct RunArgs {
     /// What to answer; without it and with a terminal on stdin, a chat starts
     pub prompt: Option<String>,
+    /// The prompt, where a model's name came first
+    #[arg(value_name = "PROMPT", hide = true)]
+    pub second: Option<String>,
     #[command(flatten)]
     pub model: ModelArgs,
     /// System prompt, before everything else [default: what suits the model; an empty text leaves it to the chat template]
@@ -125,6 +133,15 @@ pub struct RunArgs {
     /// Continue the text as it is, without the model's chat template
     #[arg(long, help_heading = "Prompt")]
     pub raw: bool,
+    /// Chat template to use in place of the model's own, a Jinja file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "raw", help_heading = "Prompt")]
+    pub chat_template: Option<PathBuf>,
+    /// Wait for text on stdin, however long it takes to come
+    #[arg(long, conflicts_with = "no_stdin", help_heading = "Prompt")]
+    pub stdin: bool,
+    /// Leave stdin alone
+    #[arg(long, help_heading = "Prompt")]
+    pub no_stdin: bool,
     /// Longest context in tokens: prompt, history and answer; 0 for all that the model allows [default: the model's, 8192 at most]
     #[arg(
         short,

@@ -3,17 +3,21 @@
 //! Flags as typed (`args`) and the environment become one [`config::Config`]; everyone else takes typed structs.
 
 mod args;
+mod argv;
 mod bench_spec;
 mod chat;
+mod clean;
 mod commands;
 mod config;
 mod context;
+mod conversation;
 mod devices;
 mod exit;
 mod generate;
 mod hints;
 mod interrupt;
 mod memory;
+mod model_name;
 mod open_device;
 mod output;
 mod parse;
@@ -30,19 +34,18 @@ mod units;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 use crate::args::{BenchCommand, Cli, Command};
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::output::say;
 
 fn main() -> ExitCode {
-    let cli = match parse(std::env::args_os().collect()) {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let cli = match parse(&line) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version go to stdout, mistakes to stderr; a reader that went away changes nothing.
-            let _ = error.print();
+            output::show_usage(&error, &line);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
         }
     };
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
     let exit = dispatch(&cli.command, &config).unwrap_or_else(|error| {
         let exit = exit::of_error(&error);
         if exit != Exit::PipeClosed {
-            say!("{} {}", config.style.error("error:"), exit::describe(&error));
+            exit::show(&error, config.style);
         }
         exit
     });
@@ -59,12 +62,12 @@ fn main() -> ExitCode {
 }
 
 /// Parses the command line. What is refused is explained to people who know other programs.
-fn parse(line: Vec<OsString>) -> Result<Cli, clap::Error> {
-    if let Some(error) = hints::swallowed_flag(&line) {
+fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
+    if let Some(error) = hints::swallowed_flag(line) {
         return Err(error);
     }
     let is_model = |name: &str| unicorn_hub::resolve(name).is_ok();
-    Cli::try_parse_from(&line).map_err(|error| hints::explain(error, &line, &Cli::command(), is_model))
+    argv::parse(line).map_err(|error| hints::explain(error, line, &Cli::command(), is_model))
 }
 
 fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {

@@ -12,7 +12,7 @@ use crate::devices::cache::{DeviceCache, Key, ago};
 use crate::devices::{DeviceChoice, OpenOptions, Tier, Watch, WatchedDevice, preferred};
 use crate::exit::describe;
 use crate::memory::Need;
-use crate::output::say;
+use crate::output::{say, say_styled};
 use crate::parse::OrAuto;
 
 /// An open device with what it was told.
@@ -172,7 +172,7 @@ fn open_by<T>(
                     let profile = device.profile();
                     let why = reasons.join("; ");
                     let line = format!("device {}: {} ({why})", profile.name, profile.description);
-                    say!("{}", config.style.dim(&line));
+                    say_styled(&config.style.dim(&line));
                 }
                 return Ok((choice, device, with));
             }

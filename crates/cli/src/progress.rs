@@ -1,16 +1,16 @@
 //! Showing downloads: a bar where stderr is a terminal, a few plain lines elsewhere.
 
-use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use unicorn_hub::{Event, HubConfig, HubError, Reference};
 
+use crate::clean::one_line;
 use crate::config::Config;
 use crate::interrupt::Catch;
 use crate::output::say;
+use crate::term;
 use crate::units;
 
 /// Returns where the model lies, fetching it first where it must be. Ctrl-C stops the download; what is there stays.
@@ -21,7 +21,7 @@ pub fn fetch(reference: &Reference, config: &Config) -> Result<PathBuf, HubError
 /// As [`fetch`], with another configuration of the hub.
 pub fn fetch_with(reference: &Reference, config: &Config, hub: &HubConfig) -> Result<PathBuf, HubError> {
     let catch = Catch::new();
-    let mut display = Display::new(config.talks(), std::io::stderr().is_terminal());
+    let mut display = Display::new(config.talks(), term::stderr_is_terminal());
     let result = unicorn_hub::pull(reference, hub, &mut |event| {
         display.show(event);
         if catch.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -98,10 +98,9 @@ fn bar(file: &str, have: u64, total: Option<u64>) -> ProgressBar {
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    let bar = bar.with_style(style.progress_chars("=> ")).with_message(file.to_owned()).with_position(have);
+    let bar = bar.with_style(style.progress_chars("=> ")).with_message(one_line(file)).with_position(have);
     // What was there before is no speed of this download.
     bar.reset_eta();
-    bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use unicorn_text::{DateTime, EncodeOptions, RenderOptions};
 
-use crate::chat::Conversation;
+use crate::conversation::Conversation;
 use crate::session::TextSide;
 
 /// A prompt as tokens.

@@ -10,6 +10,7 @@ use unicorn_model::OpenModel;
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
 use crate::args::DeviceArgs;
+use crate::clean::one_line;
 use crate::config::Config;
 pub use crate::context::ContextChoice;
 use crate::exit::usage;
@@ -59,6 +60,14 @@ pub struct TextSide {
 }
 
 impl TextSide {
+    /// Uses the template in `source`, which was read from `file`, in place of the model's own.
+    pub fn set_template(&mut self, file: &Path, source: &str) -> anyhow::Result<()> {
+        let template = compile_template(source, &self.tokenizer)
+            .with_context(|| format!("--chat-template {}", file.display()))?;
+        self.template = Ok(Some(template));
+        Ok(())
+    }
+
     /// The chat template; absent for models that only continue text.
     pub fn template(&self) -> anyhow::Result<Option<&ChatTemplate>> {
         match &self.template {
@@ -85,9 +94,13 @@ impl Session {
         let path = find_model(model, config)?;
         let model = unicorn_model::open(&path).with_context(|| named(&path))?;
         let (text, engine) = std::thread::scope(|scope| {
-            let text = scope.spawn(|| open_text(&model));
+            let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model));
             let engine = open_engine(&model.spec, &*model.source, choice, config);
-            let text = text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked")));
+            let text = match text {
+                Ok(text) => text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked"))),
+                // The system has no thread left: one after the other does it too.
+                Err(_) => open_text(&model),
+            };
             (text, engine)
         });
         let session = Session { text: text.with_context(|| named(&path))?, engine: engine? };
@@ -101,9 +114,7 @@ impl Session {
 
 fn open_text(model: &OpenModel) -> anyhow::Result<TextSide> {
     let tokenizer = model.tokenizer()?;
-    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
-    let (bos, eos) = (token(tokenizer.bos()), token(tokenizer.eos()));
-    let template = model.chat_template()?.map(|source| ChatTemplate::new(&source, bos, eos)).transpose();
+    let template = model.chat_template()?.map(|source| compile_template(&source, &tokenizer)).transpose();
     let defaults = model.generation_defaults()?;
     let recommended = Recommended {
         temperature: defaults.temperature,
@@ -119,6 +130,20 @@ fn open_text(model: &OpenModel) -> anyhow::Result<TextSide> {
     stop_tokens.sort_unstable();
     stop_tokens.dedup();
     Ok(TextSide { template, tokenizer, recommended, stop_tokens })
+}
+
+fn compile_template(source: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate, TemplateError> {
+    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
+    ChatTemplate::new(source, token(tokenizer.bos()), token(tokenizer.eos()))
+}
+
+/// What is said about a model that only continues text.
+pub fn no_template(system: bool) -> &'static str {
+    if system {
+        "this model has no chat template: the prompt is continued as it is, and --system is not used"
+    } else {
+        "this model has no chat template: the prompt is continued as it is"
+    }
 }
 
 /// Opens the device and loads the weights.
@@ -143,7 +168,7 @@ pub fn engine_on(
     let context = choice.context.resolve(spec.context_max).map_err(usage)?;
     let options = EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() };
     let placement = Placement::single(spec)?;
-    let cannot = || format!("cannot load {}", spec.name);
+    let cannot = || format!("cannot load {}", one_line(&spec.name));
     opened.check_room(&Need::of(spec, &options)).with_context(cannot)?;
     let engine = Engine::new(spec, source, vec![opened.device], placement, options, &mut |_| {});
     engine.with_context(cannot)
@@ -154,7 +179,7 @@ pub fn explain(engine: &Engine, start: Instant) {
     let spec = engine.spec();
     say!(
         "model {}: {}, {} parameters, {} layers, {} of weights",
-        spec.name,
+        one_line(&spec.name),
         spec.architecture,
         units::parameters(spec.parameters()),
         spec.layers(),

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::exit::{Exit, usage};
 use crate::interrupt::Catch;
 use crate::open_device;
-use crate::output::{Out, say};
+use crate::output::{Out, say, say_styled};
 use crate::session::{ContextChoice, EngineChoice, engine_on, explain, find_model};
 use crate::units;
 
@@ -58,7 +58,7 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
         let mut row = row(&engine, &result, &*device, &roof, load_seconds);
         if config.talks() && args.output == OutputFormat::Table {
             let (median, ..) = result.median_min_max();
-            say!("{}", config.style.dim(&format!("{}: {:.2} tok/s", result.name(), median)));
+            say_styled(&config.style.dim(&format!("{}: {:.2} tok/s", result.name(), median)));
         }
         if args.profile {
             let times = bench_profile(&mut engine, test, depth, select)?.into_iter();
