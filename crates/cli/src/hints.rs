@@ -10,7 +10,7 @@ const COMMANDS: [(&[&str], &str); 12] = [
     (&["generate", "ask", "complete", "prompt"], "did you mean `unicorn run PROMPT`?"),
     (&["serve", "server", "start", "api"], "a server is not built yet; `unicorn run` answers here"),
     (&["ps", "stop"], "there is no server yet: a model lives as long as the `unicorn run` that uses it"),
-    (&["rm", "remove", "delete", "uninstall"], "`unicorn models` shows where models lie"),
+    (&["delete", "uninstall", "erase"], "did you mean `unicorn rm MODEL`?"),
     (&["install", "get", "fetch", "add"], "did you mean `unicorn pull MODEL`?"),
     (&["info", "metadata", "dump"], "did you mean `unicorn inspect MODEL`?"),
     (&["benchmark", "speed"], "did you mean `unicorn bench`?"),
@@ -323,11 +323,7 @@ mod tests {
     fn nothing_of_ours_is_called_foreign() {
         let root = Cli::command();
         for (names, text) in COMMANDS {
-            // `rm` is a command of its own where there is one.
-            assert!(
-                names.iter().all(|n| root.find_subcommand(n).is_none() || *n == "rm"),
-                "{names:?} {text}"
-            );
+            assert!(names.iter().all(|name| root.find_subcommand(name).is_none()), "{names:?} {text}");
         }
         for flag in SWALLOWED {
             assert!(flag_text(flag).is_some(), "{flag}");
