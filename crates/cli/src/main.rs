@@ -8,11 +8,13 @@ mod chat;
 mod commands;
 mod config;
 mod devices;
+mod environment;
 mod exit;
 mod generate;
 mod interrupt;
 mod output;
 mod parse;
+mod preview;
 mod progress;
 mod prompt;
 mod session;
@@ -57,6 +59,7 @@ fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {
         Command::Run(args) => commands::run::run(args, config),
         Command::Pull(args) => commands::pull::run(args, config),
         Command::Models(args) => commands::models::run(args, config),
+        Command::Rm(args) => commands::rm::run(args, config),
         Command::Bench(args) => match &args.what {
             Some(BenchCommand::Ffn(args)) => commands::bench::ffn::run(args, config),
             None => commands::bench::model::run(&args.run, config),

@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use unicorn_hub::{Event, HubConfig, HubError, Reference};
@@ -22,7 +21,7 @@ pub fn fetch(reference: &Reference, config: &Config) -> Result<PathBuf, HubError
 pub fn fetch_with(reference: &Reference, config: &Config, hub: &HubConfig) -> Result<PathBuf, HubError> {
     let catch = Catch::new();
     let mut display = Display::new(config.talks(), std::io::stderr().is_terminal());
-    let result = unicorn_hub::pull(reference, hub, &mut |event| {
+    let result = unicorn_hub::pull(reference, hub, &crate::preview::check, &mut |event| {
         display.show(event);
         if catch.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -101,7 +100,6 @@ fn bar(file: &str, have: u64, total: Option<u64>) -> ProgressBar {
     let bar = bar.with_style(style.progress_chars("=> ")).with_message(file.to_owned()).with_position(have);
     // What was there before is no speed of this download.
     bar.reset_eta();
-    bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
 

