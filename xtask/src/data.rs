@@ -106,7 +106,7 @@ fn model(name: &str, cache: &Path, link: &Path) -> Result<()> {
                 drawn = Instant::now();
                 eprintln!("{file}: {} of {} MB", have / 1_000_000, total.unwrap_or_default() / 1_000_000);
             }
-            Event::End { file, bytes } => eprintln!("{file}: {} MB", bytes / 1_000_000),
+            Event::End { file, bytes, .. } => eprintln!("{file}: {} MB", bytes / 1_000_000),
             _ => {}
         }
         ControlFlow::Continue(())

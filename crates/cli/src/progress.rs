@@ -82,9 +82,9 @@ fn show_bar(slot: &mut Option<ProgressBar>, event: Event<'_>) {
             }
         }
         Event::Waiting => slot.iter().for_each(ProgressBar::tick),
-        Event::End { file, bytes } => {
+        Event::End { file, bytes, verified } => {
             slot.take().iter().for_each(ProgressBar::finish_and_clear);
-            say!("{}", ended(file, bytes));
+            say!("{}", ended(file, bytes, verified));
         }
         _ => {}
     }
@@ -103,8 +103,8 @@ fn bar(file: &str, have: u64, total: Option<u64>) -> ProgressBar {
     bar
 }
 
-fn ended(file: &str, bytes: u64) -> String {
-    format!("{file}: {}, hash verified", units::bytes(bytes))
+fn ended(file: &str, bytes: u64, verified: bool) -> String {
+    format!("{file}: {}{}", units::bytes(bytes), if verified { ", hash verified" } else { "" })
 }
 
 /// Plain lines: begin, every tenth, end.
@@ -133,7 +133,7 @@ impl Lines {
                 self.tenth = now;
                 crossed.then(|| format!("{file}: {} %", now * 10))
             }
-            Event::End { file, bytes } => Some(ended(file, bytes)),
+            Event::End { file, bytes, verified } => Some(ended(file, bytes, verified)),
             _ => None,
         }
     }
@@ -154,7 +154,7 @@ mod tests {
             .collect();
         assert_eq!(said.len(), 8, "{said:?}");
         assert_eq!(said[0], "f: 20 %");
-        assert!(lines.line(Event::End { file: "f", bytes: 1000 }).is_some());
+        assert!(lines.line(Event::End { file: "f", bytes: 1000, verified: true }).is_some());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! browser shows.
 
 use crate::HubError;
-use crate::names::check_relative;
+use crate::safe_name::check_relative;
 
 /// Hosts that are the public hub.
 const HUB_HOSTS: &[&str] = &["huggingface.co", "www.huggingface.co", "hf.co"];

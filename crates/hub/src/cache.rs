@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::HubError;
-use crate::names::{check_id, check_relative};
 use crate::progress::{Event, Progress};
 use crate::quant::{self, Pick};
+use crate::safe_name::{check_id, check_relative};
 use crate::snapshot;
 
 /// One repository's folder in the cache.
@@ -91,6 +91,19 @@ impl RepoCache {
         }
         put_in_place(&link, |fresh| symlink(&target, &blob, fresh)).map_err(HubError::io(&link))?;
         Ok(link)
+    }
+
+    /// Makes links of files that hold the text of one: what remains of a snapshot that was copied by a tool, or through a
+    /// file system, that knows no links. A cache that cannot be written stays as it is, and opening the model tells.
+    pub fn mend_links(&self, snapshot: &Path) {
+        let Some(commit) = snapshot.file_name().and_then(|name| name.to_str()) else { return };
+        for file in snapshot::files_below(snapshot) {
+            if let Some(id) = link_text(&snapshot.join(&file))
+                && self.blob(&id).is_ok_and(|blob| blob.is_file())
+            {
+                let _ = self.link(commit, &file, &id);
+            }
+        }
     }
 
     /// Makes the name of a revision (`main`, a tag) lead to a commit. Called once all of its files are there.
@@ -191,6 +204,17 @@ impl RepoCache {
         let begun = |snapshot: &PathBuf| snapshot.join("config.json").is_file();
         self.snapshots(revision).iter().find(|s| begun(s)).map(|s| snapshot::lacks(s)).unwrap_or_default()
     }
+}
+
+/// The blob that a file leads to which is no link, but holds the text of one.
+fn link_text(path: &Path) -> Option<String> {
+    let metadata = path.symlink_metadata().ok()?;
+    if !metadata.is_file() || metadata.len() > 512 {
+        return None;
+    }
+    let text = fs::read_to_string(path).ok()?;
+    let id = text.trim_start_matches("../").strip_prefix("blobs/")?;
+    (text.starts_with("../") && check_id(id).is_ok()).then(|| id.to_string())
 }
 
 /// Makes `path` with `make`, under a name nobody else has, and renames it: whoever opens `path` meanwhile sees the old

@@ -21,4 +21,4 @@ pub enum Preview<'a> {
 }
 
 /// Called once with the beginning of a model that is about to be fetched; the error is why it is not to be.
-pub type Check<'a> = dyn Fn(Preview<'_>) -> Result<(), String> + 'a;
+pub(crate) type Check<'a> = dyn Fn(Preview<'_>) -> Result<(), String> + 'a;

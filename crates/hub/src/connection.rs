@@ -13,7 +13,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Error, Proxy};
 
 use crate::HubConfig;
-use crate::config::{Certificates, SettingError};
+use crate::setting::{Certificates, SettingError};
 
 /// Looks names up on a thread, to give up in time. The client's own lookup panics where no thread can be made; this one
 /// then waits for as long as the system does.

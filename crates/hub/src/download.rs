@@ -202,7 +202,7 @@ fn fetch_once(
         wait(pause, progress).map_err(|()| partial.interrupted())?;
     }
     partial.finish(blob.sha256)?;
-    let _ = progress(Event::End { file: blob.name, bytes: partial.written });
+    let _ = progress(Event::End { file: blob.name, bytes: partial.written, verified: blob.sha256.is_some() });
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::SettingError;
+use crate::setting::SettingError;
 
 /// Resolving, fetching or listing models failed.
 #[derive(thiserror::Error, Debug)]

@@ -5,8 +5,8 @@ use std::io::Read;
 use ureq::http::{HeaderMap, HeaderValue, Response, Uri};
 use ureq::{Agent, Body};
 
-use crate::config::{Setting, SettingError};
 use crate::proxy::{self, origin};
+use crate::setting::{Setting, SettingError};
 use crate::{HubConfig, HubError, connection};
 
 const REDIRECTS_MAX: usize = 8;

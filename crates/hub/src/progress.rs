@@ -28,18 +28,20 @@ pub enum Event<'a> {
     },
     /// Nothing new; asks whether to go on, and keeps a spinner turning.
     Waiting,
-    /// A file is complete, and its hash is right where the hub told one.
+    /// A file is complete.
     End {
         /// File or package.
         file: &'a str,
         /// Its size in bytes.
         bytes: u64,
+        /// The hub told its SHA-256, and that is what it has.
+        verified: bool,
     },
 }
 
 /// Called with every [`Event`]; `Break` stops the pull with [`HubError::Interrupted`](crate::HubError::Interrupted), and
 /// the next one continues it.
-pub type Progress<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
+pub(crate) type Progress<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
 
 /// Tells the user something. Whether to go on is asked at the next event.
 pub(crate) fn say(progress: &mut Progress<'_>, text: &str) {

@@ -6,7 +6,7 @@ use ureq::Proxy;
 use ureq::http::Uri;
 
 use crate::HubConfig;
-use crate::config::{Setting, SettingError};
+use crate::setting::{Setting, SettingError};
 
 const SCHEMES: &[&str] = &["http", "https", "socks", "socks4", "socks4a", "socks5", "socks5h"];
 

@@ -60,6 +60,7 @@ pub fn pull(
         if let Reference::Hub(name) = reference
             && path.is_dir()
         {
+            RepoCache::new(cache_dir, &cache::folder(&name.owner, &name.repo)).mend_links(&path);
             companions::complete(name, &path, config, progress)?;
         }
         return Ok(path);

@@ -11,9 +11,9 @@ use crate::check::{Check, Preview};
 use crate::download::{self, Blob, status_error};
 use crate::http::{Answer, Client, Range, header};
 use crate::known::PinnedFile;
-use crate::names::{check_id, check_relative};
 use crate::progress::{Progress, say};
 use crate::quant::{self, Pick};
+use crate::safe_name::{check_id, check_relative};
 use crate::sniff;
 use crate::{HubConfig, HubError};
 

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::names::check_relative;
 use crate::quant::{self, GgufChoice, split_shard};
+use crate::safe_name::check_relative;
 
 /// Folders below a snapshot that are searched, and files looked at: a foreign cache may hold anything.
 const DEPTH_MAX: usize = 4;

@@ -142,6 +142,25 @@ fn a_pull_notes_what_there_is_not() {
 }
 
 #[test]
+fn links_that_became_text_are_mended() {
+    let hub = FakeHub::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = minimal(&dir);
+    let blobs = dir.path().join("models--owner--repo/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join("abc"), "the content").unwrap();
+    fs::write(snapshot.join("config.json"), "../../blobs/abc").unwrap();
+    fs::write(snapshot.join("tokenizer.json"), "../../blobs/gone").unwrap();
+    fs::write(snapshot.join("model.safetensors"), "../../blobs/../../x").unwrap();
+    let mut config = config(&hub, &dir);
+    config.offline = true;
+    let path = fetch("owner/repo", &config).unwrap();
+    assert_eq!(fs::read_to_string(path.join("config.json")).unwrap(), "the content");
+    assert_eq!(fs::read_to_string(path.join("tokenizer.json")).unwrap(), "../../blobs/gone");
+    assert_eq!(fs::read_to_string(path.join("model.safetensors")).unwrap(), "../../blobs/../../x");
+}
+
+#[test]
 fn parts_of_a_model_are_named_offline() {
     let hub = FakeHub::start(&[]);
     let dir = tempfile::tempdir().unwrap();

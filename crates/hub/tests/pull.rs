@@ -57,7 +57,7 @@ fn a_whole_pull_has_the_standard_layout() {
     let path = pull(&reference, &config(&hub, &dir), &mut |event| {
         match event {
             Event::Begin { file, have, total } => events.push(format!("begin {file} {have} {total:?}")),
-            Event::End { file, bytes } => events.push(format!("end {file} {bytes}")),
+            Event::End { file, bytes, verified: true } => events.push(format!("end {file} {bytes}")),
             _ => {}
         }
         ControlFlow::Continue(())
