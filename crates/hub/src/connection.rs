@@ -4,6 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::Builder;
 
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -34,7 +35,7 @@ impl Resolver for Lookup {
             .ok_or_else(|| Error::BadUri(uri.to_string()))?;
         let found = match address.parse::<SocketAddr>() {
             Ok(address) => vec![address],
-            Err(_) => look_up(address, timeout)?,
+            Err(_) => look_up(Builder::new(), address, timeout)?,
         };
         let mut result = self.empty();
         // As many as the client keeps.
@@ -45,10 +46,10 @@ impl Resolver for Lookup {
     }
 }
 
-fn look_up(address: String, timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error> {
+fn look_up(thread: Builder, address: String, timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let name = address.clone();
-    let spawned = std::thread::Builder::new()
+    let spawned = thread
         .name("name lookup".to_string())
         .spawn(move || sender.send(name.to_socket_addrs().map(Vec::from_iter)));
     if spawned.is_err() {
@@ -138,6 +139,18 @@ mod tests {
             origin: "SSL_CERT_FILE".to_string(),
         });
         trusted(&config).map(|all| all.len()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn names_are_looked_up_where_no_thread_can_be_made() {
+        let impossible = || Builder::new().stack_size(1 << 60);
+        assert!(impossible().spawn(|| ()).is_err(), "the test asks for more than a machine has");
+        for builder in [impossible(), Builder::new()] {
+            let timeout =
+                NextTimeout { after: std::time::Duration::from_secs(60).into(), ..NextTimeout::default() };
+            let found = look_up(builder, "localhost:80".to_string(), timeout).unwrap();
+            assert!(found.iter().all(|address| address.ip().is_loopback()) && !found.is_empty(), "{found:?}");
+        }
     }
 
     #[test]

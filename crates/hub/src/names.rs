@@ -47,6 +47,9 @@ pub fn resolve(name: &str) -> Result<Reference, HubError> {
         let what = match path.exists() {
             true => "neither a file nor a folder",
             false if name.starts_with('~') => "no such file or folder (the shell has not expanded the ~)",
+            false if !is_path(name) && name.matches('/').count() > 1 => {
+                "no such file or folder (a file on the hub is given as hf.co/OWNER/REPO/FILE)"
+            }
             false => "no such file or folder",
         };
         return Err(HubError::Io { path, source: std::io::Error::new(std::io::ErrorKind::NotFound, what) });
@@ -161,6 +164,8 @@ mod tests {
         for name in bad {
             assert!(matches!(resolve(name), Err(HubError::BadName { .. })), "{name:?}");
         }
+        let error = resolve("owner/repo/x.gguf").unwrap_err().to_string();
+        assert!(error.contains("hf.co/OWNER/REPO/FILE"), "{error}");
         for name in ["/no/such/file", "../up/x", "./gone", "missing.gguf", "models/missing.gguf"] {
             assert!(matches!(resolve(name), Err(HubError::Io { .. })), "{name:?}");
         }

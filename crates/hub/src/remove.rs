@@ -54,10 +54,12 @@ impl Removal {
         let locks: Vec<Vec<File>> = self.parts.iter().map(Part::lock).collect::<Result<_, _>>()?;
         self.parts.iter().try_for_each(Part::remove)?;
         drop(locks);
-        self.parts.iter().filter(|part| !part.root.exists()).for_each(|part| {
-            // Lock files hold nothing; a folder that stays does no harm.
-            let _ = fs::remove_dir_all(&part.locks);
-        });
+        for part in self.parts.iter().filter(|part| !part.root.exists()) {
+            // Lock files hold nothing, so a folder of them that stays does no harm. Behind a link it is not ours.
+            if part.locks.parent().is_some_and(|folder| !folder.is_symlink()) {
+                let _ = fs::remove_dir_all(&part.locks);
+            }
+        }
         Ok(())
     }
 }
@@ -169,6 +171,13 @@ fn part(
     };
     if revision.is_none() && pick == Pick::default() {
         return Ok(Some(all()));
+    }
+    if let Some(link) =
+        ["snapshots", "refs"].iter().map(|name| root.join(name)).find(|path| path.is_symlink())
+    {
+        let reason =
+            "is a link: what it leads to is left alone; name the repository to remove the link".to_string();
+        return Err(HubError::NotOfTheCache { path: link, reason });
     }
     let (going, staying) = split(&cache, revision, pick);
     if going.is_empty() {

@@ -302,6 +302,10 @@ impl Repo<'_> {
         let either = |linked: &str, plain: &str| header(first, linked).or(header(last, plain));
         let tag = either("x-linked-etag", "etag").unwrap_or_default();
         let id = tag.trim_start_matches("W/").trim_matches('"').to_string();
+        if id.is_empty() {
+            let reason = "it tells no etag, as a hub does".to_string();
+            return Err(HubError::BadAnswer { url: answer.url, reason });
+        }
         check_id(&id)?;
         let bytes = either("x-linked-size", "content-length").and_then(|v| v.parse().ok());
         let is_sha256 = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());

@@ -394,6 +394,16 @@ fn nothing_outside_the_cache_is_removed() {
         let error = removal(path.to_str().unwrap(), &config).unwrap_err();
         assert!(matches!(error, HubError::NotOfTheCache { .. }), "{}: {error}", path.display());
     }
+    // Folders of the cache that are links to elsewhere.
+    let elsewhere = outside.path().join("models--x--y");
+    fs::create_dir_all(elsewhere.join("c1")).unwrap();
+    fs::write(elsewhere.join("c1/m-Q4_0.gguf"), "precious").unwrap();
+    symlink(&elsewhere, dir.path().join("models--x--y/snapshots")).unwrap();
+    symlink(outside.path(), dir.path().join(".locks")).unwrap();
+    let error = removal("x/y:Q4_0", &config).unwrap_err();
+    assert!(matches!(error, HubError::NotOfTheCache { .. }), "{error}");
+    removal("x/y", &config).unwrap().carry_out().unwrap();
+    assert!(!dir.path().join("models--x--y").exists() && elsewhere.join("c1/m-Q4_0.gguf").exists());
     // A repository that is a link to elsewhere, and links in one that lead out of it.
     symlink(outside.path(), dir.path().join("models--linked--repo")).unwrap();
     let error = removal("linked/repo", &config).unwrap_err();
@@ -410,6 +420,17 @@ fn nothing_outside_the_cache_is_removed() {
     removed.carry_out().unwrap();
     assert!(!exists(&dir, ""));
     assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+}
+
+#[test]
+fn messages_name_a_path_once() {
+    let hub = FakeHub::start(&[("m-Q4_0.gguf", lfs(content(100, 1)))]);
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("models--owner--repo/refs/main");
+    fs::create_dir_all(main.join("in the way")).unwrap();
+    let text = fetch("owner/repo", &config(&hub, &dir)).unwrap_err().to_string();
+    assert!(text.starts_with(main.to_str().unwrap()), "{text}");
+    assert_eq!(text.matches(dir.path().to_str().unwrap()).count(), 1, "{text}");
 }
 
 #[test]
