@@ -52,7 +52,8 @@ pub(crate) fn rest(name: &str) -> Option<Rest<'_>> {
     if let Some(rest) = after("https://").or_else(|| after("http://")) {
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         let path = path.split(['?', '#']).next().unwrap_or_default();
-        let host = host.to_ascii_lowercase();
+        // A user and a password, which no message repeats.
+        let host = host.rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
         let foreign = !HUB_HOSTS.contains(&host.as_str());
         return Some(Rest { path, host: foreign.then_some(host), is_url: true });
     }
@@ -324,6 +325,8 @@ mod tests {
         assert_eq!(file, Some(name(Some("v1"), None, Some("x.gguf"))));
         let mirror = parse("https://hf-mirror.com/a/b").unwrap().unwrap();
         assert_eq!(mirror.host.as_deref(), Some("hf-mirror.com"));
+        let user = parse("https://user:secret@huggingface.co/a/b").unwrap().unwrap();
+        assert_eq!((user.host, user.owner.as_str()), (None, "a"));
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub fn resolve(name: &str) -> Result<Reference, HubError> {
 /// As [`resolve`], but paths are not looked at.
 pub(crate) fn resolve_name(name: &str) -> Result<Reference, HubError> {
     check_text(name)?;
+    let name = name.trim();
     if let Some(model) = known::find(name) {
         return Ok(Reference::Known(model.name));
     }
@@ -137,6 +138,7 @@ mod tests {
     #[test]
     fn known_names_ignore_case() {
         assert_eq!(resolve("SmolLM2-135M").unwrap(), Reference::Known("smollm2-135m"));
+        assert_eq!(resolve(" smollm2-135m\n").unwrap(), Reference::Known("smollm2-135m"));
     }
 
     #[test]
