@@ -99,14 +99,14 @@ fn model(name: &str, cache: &Path, link: &Path) -> Result<()> {
     }
     let reference = unicorn_hub::resolve(name)?;
     let mut drawn = Instant::now();
-    let path = unicorn_hub::pull(&reference, &HubConfig::new(cache), &mut |event| {
+    let path = unicorn_hub::pull(&reference, &HubConfig::new(cache), &|_| Ok(()), &mut |event| {
         match event {
             Event::Message(text) => eprintln!("{text}"),
             Event::Advance { file, have, total } if drawn.elapsed() > Duration::from_secs(2) => {
                 drawn = Instant::now();
                 eprintln!("{file}: {} of {} MB", have / 1_000_000, total.unwrap_or_default() / 1_000_000);
             }
-            Event::End { file, bytes } => eprintln!("{file}: {} MB", bytes / 1_000_000),
+            Event::End { file, bytes, .. } => eprintln!("{file}: {} MB", bytes / 1_000_000),
             _ => {}
         }
         ControlFlow::Continue(())

@@ -57,6 +57,8 @@ pub enum Command {
     Pull(PullArgs),
     #[command(visible_aliases = ["list", "ls"])]
     Models(ModelsArgs),
+    #[command(visible_alias = "remove")]
+    Rm(RmArgs),
     Bench(BenchArgs),
     Perplexity(PerplexityArgs),
     #[command(visible_alias = "show")]
@@ -168,9 +170,10 @@ pub struct RunArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   unicorn pull smollm2-135m
-  unicorn pull ggml-org/gemma-3-270m-it-GGUF:q8_0")]
+  unicorn pull ggml-org/gemma-3-270m-it-GGUF:q8_0
+  unicorn pull https://huggingface.co/Qwen/Qwen3-0.6B-GGUF/blob/main/Qwen3-0.6B-Q8_0.gguf")]
 pub struct PullArgs {
-    /// A known name, or a Hugging Face `owner/repo[:quant]`
+    /// A known name, a Hugging Face `owner/repo[@revision][:quant]`, or an address there
     #[arg(value_name = "MODEL")]
     pub name: String,
     /// Ask the source for a newer version of a model that is there already
@@ -184,6 +187,22 @@ pub struct ModelsArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Remove models from the cache
+///
+/// Files that other models in the cache use stay. Nothing outside the cache folder is touched.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  unicorn rm smollm2-135m
+  unicorn rm --yes ggml-org/gemma-3-270m-it-GGUF:q8_0 Qwen/Qwen3-0.6B")]
+pub struct RmArgs {
+    /// Names as `unicorn models` lists them; `owner/repo` is all of a repository
+    #[arg(value_name = "MODEL", required = true)]
+    pub names: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// Measure speed, with the share of what the machine could do

@@ -12,6 +12,7 @@ mod config;
 mod context;
 mod conversation;
 mod devices;
+mod environment;
 mod exit;
 mod generate;
 mod hints;
@@ -21,6 +22,7 @@ mod model_name;
 mod open_device;
 mod output;
 mod parse;
+mod preview;
 mod progress;
 mod prompt;
 mod session;
@@ -75,6 +77,7 @@ fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {
         Command::Run(args) => commands::run::run(args, config),
         Command::Pull(args) => commands::pull::run(args, config),
         Command::Models(args) => commands::models::run(args, config),
+        Command::Rm(args) => commands::rm::run(args, config),
         Command::Bench(args) => match &args.what {
             Some(BenchCommand::Ffn(args)) => commands::bench::ffn::run(args, config),
             None => commands::bench::model::run(&args.run, config),

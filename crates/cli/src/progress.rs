@@ -22,7 +22,7 @@ pub fn fetch(reference: &Reference, config: &Config) -> Result<PathBuf, HubError
 pub fn fetch_with(reference: &Reference, config: &Config, hub: &HubConfig) -> Result<PathBuf, HubError> {
     let catch = Catch::new();
     let mut display = Display::new(config.talks(), term::stderr_is_terminal());
-    let result = unicorn_hub::pull(reference, hub, &mut |event| {
+    let result = unicorn_hub::pull(reference, hub, &crate::preview::check, &mut |event| {
         display.show(event);
         if catch.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -83,9 +83,9 @@ fn show_bar(slot: &mut Option<ProgressBar>, event: Event<'_>) {
             }
         }
         Event::Waiting => slot.iter().for_each(ProgressBar::tick),
-        Event::End { file, bytes } => {
+        Event::End { file, bytes, verified } => {
             slot.take().iter().for_each(ProgressBar::finish_and_clear);
-            say!("{}", ended(file, bytes));
+            say!("{}", ended(file, bytes, verified));
         }
         _ => {}
     }
@@ -104,8 +104,8 @@ fn bar(file: &str, have: u64, total: Option<u64>) -> ProgressBar {
     bar
 }
 
-fn ended(file: &str, bytes: u64) -> String {
-    format!("{file}: {}, hash verified", units::bytes(bytes))
+fn ended(file: &str, bytes: u64, verified: bool) -> String {
+    format!("{file}: {}{}", units::bytes(bytes), if verified { ", hash verified" } else { "" })
 }
 
 /// Plain lines: begin, every tenth, end.
@@ -134,7 +134,7 @@ impl Lines {
                 self.tenth = now;
                 crossed.then(|| format!("{file}: {} %", now * 10))
             }
-            Event::End { file, bytes } => Some(ended(file, bytes)),
+            Event::End { file, bytes, verified } => Some(ended(file, bytes, verified)),
             _ => None,
         }
     }
@@ -155,7 +155,7 @@ mod tests {
             .collect();
         assert_eq!(said.len(), 8, "{said:?}");
         assert_eq!(said[0], "f: 20 %");
-        assert!(lines.line(Event::End { file: "f", bytes: 1000 }).is_some());
+        assert!(lines.line(Event::End { file: "f", bytes: 1000, verified: true }).is_some());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use unicorn_core::{KvType, ModelSpec, WeightSource};
 use unicorn_engine::{Engine, EngineOptions, Placement};
-use unicorn_model::OpenModel;
+use unicorn_model::{ModelError, Notice, OpenModel, OpenTokenizer};
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
 use crate::args::DeviceArgs;
@@ -29,11 +29,30 @@ pub fn find_model(name: &str, config: &Config) -> anyhow::Result<PathBuf> {
 
 /// The tokenizer of a model, whose weights need not be there.
 pub fn open_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
-    unicorn_model::open_tokenizer(path).with_context(|| named(path))
+    let open = unicorn_model::open_tokenizer(path).map_err(|error| named(path, error))?;
+    warn(&open.notices);
+    Ok(open.tokenizer)
 }
 
-fn named(path: &Path) -> String {
-    format!("cannot open model {}", path.display())
+/// Opens a model's files and tells what had to be guessed.
+pub fn open_model(path: &Path) -> anyhow::Result<OpenModel> {
+    let model = unicorn_model::open(path).map_err(|error| named(path, error))?;
+    warn(&model.notices);
+    Ok(model)
+}
+
+fn warn(notices: &[Notice]) {
+    for notice in notices {
+        say!("warning: {notice}");
+    }
+}
+
+/// Names the model, unless the error names the file itself.
+fn named(path: &Path, error: ModelError) -> anyhow::Error {
+    match error.path() {
+        Some(_) => error.into(),
+        None => anyhow::Error::new(error).context(format!("cannot open model {}", path.display())),
+    }
 }
 
 /// How the engine is to be set up.
@@ -92,7 +111,7 @@ impl Session {
     pub fn open(model: &str, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
         let start = Instant::now();
         let path = find_model(model, config)?;
-        let model = unicorn_model::open(&path).with_context(|| named(&path))?;
+        let model = open_model(&path)?;
         let (text, engine) = std::thread::scope(|scope| {
             let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model));
             let engine = open_engine(&model.spec, &*model.source, choice, config);
@@ -103,7 +122,11 @@ impl Session {
             };
             (text, engine)
         });
-        let session = Session { text: text.with_context(|| named(&path))?, engine: engine? };
+        let text = text.map_err(|error| match error.downcast() {
+            Ok(error) => named(&path, error),
+            Err(error) => error.context(format!("cannot open model {}", path.display())),
+        })?;
+        let session = Session { text, engine: engine? };
         if config.explains() {
             say!("{}", path.display());
             explain(&session.engine, start);
@@ -113,9 +136,10 @@ impl Session {
 }
 
 fn open_text(model: &OpenModel) -> anyhow::Result<TextSide> {
-    let tokenizer = model.tokenizer()?;
+    let OpenTokenizer { tokenizer, notices } = model.tokenizer()?;
+    warn(&notices);
     let template = model.chat_template()?.map(|source| compile_template(&source, &tokenizer)).transpose();
-    let defaults = model.generation_defaults()?;
+    let defaults = model.generation_defaults();
     let recommended = Recommended {
         temperature: defaults.temperature,
         top_k: defaults.top_k.map(|k| k as usize),

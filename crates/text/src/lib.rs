@@ -9,6 +9,7 @@
 
 mod bpe;
 mod detokenizer;
+mod end_tokens;
 mod error;
 mod gguf;
 mod hugging_face;
@@ -23,5 +24,6 @@ mod word_piece;
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use gguf::GgufVocabulary;
+pub use hugging_face::{SpecialTokens, TokenName};
 pub use template::{ChatTemplate, DateTime, RenderOptions, TemplateError};
 pub use tokenizer::{EncodeOptions, Tokenizer};

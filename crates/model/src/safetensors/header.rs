@@ -7,6 +7,7 @@ use serde::{Deserialize, de};
 use unicorn_core::TensorType;
 
 use crate::files::ReadAt;
+use crate::shown::shown;
 use crate::tensors::StoredType;
 
 /// Longest header that is read, as in the reference implementation.
@@ -18,29 +19,25 @@ const DIMS_MAX: usize = 8;
 #[derive(thiserror::Error, Debug)]
 #[allow(missing_docs)] // The messages say what each field is.
 pub enum SafetensorsError {
-    #[error("{field}: {source}")]
+    #[error("{field}: {source}", field = shown(field), source = shown(source))]
     Io { field: &'static str, source: std::io::Error },
-    #[error("{field} ends at byte {end}, past the end of the file ({file_bytes} bytes)")]
+    #[error("{field} ends at byte {end}, past the end of the file ({file_bytes} bytes)", field = shown(field))]
     Truncated { field: &'static str, end: u64, file_bytes: u64 },
     #[error("header length {found} is more than the limit of {HEADER_BYTES_MAX} bytes")]
     HeaderTooLong { found: u64 },
-    #[error("header: {0}")]
+    #[error("header: {}", shown(.0))]
     Json(serde_json::Error),
     #[error("header has more than {TENSORS_MAX} tensors")]
     TooMany,
-    #[error("tensor {tensor} occurs twice")]
+    #[error("tensor {tensor} occurs twice", tensor = shown(tensor))]
     Duplicate { tensor: String },
-    #[error(
-        "tensor {tensor}: data_offsets [{start}, {end}] are not a range inside the {data_bytes} bytes of data"
-    )]
+    #[error("tensor {tensor}: data_offsets [{start}, {end}] are not a range inside the {data_bytes} bytes of data", tensor = shown(tensor))]
     Offsets { tensor: String, start: u64, end: u64, data_bytes: u64 },
-    #[error("tensor {tensor}: shape {shape:?} overflows")]
+    #[error("tensor {tensor}: shape {shape:?} overflows", tensor = shown(tensor))]
     Overflow { tensor: String, shape: Vec<u64> },
-    #[error(
-        "tensor {tensor}: shape {shape:?} of {dtype} takes {expected} bytes, but data_offsets span {found}"
-    )]
+    #[error("tensor {tensor}: shape {shape:?} of {dtype} takes {expected} bytes, but data_offsets span {found}", tensor = shown(tensor), dtype = shown(dtype))]
     Size { tensor: String, shape: Vec<u64>, dtype: String, expected: u64, found: u64 },
-    #[error("tensors {first} and {second} overlap")]
+    #[error("tensors {first} and {second} overlap", first = shown(first), second = shown(second))]
     Overlap { first: String, second: String },
     #[error("bytes {start}..{end} of the data belong to no tensor")]
     Hole { start: u64, end: u64 },
@@ -243,7 +240,7 @@ impl<'de> Deserialize<'de> for RawHeader {
 }
 
 fn named<E: de::Error>(tensor: &str, error: &E) -> E {
-    E::custom(format_args!("tensor {tensor}: {error}"))
+    E::custom(format_args!("tensor {}: {error}", shown(tensor)))
 }
 
 /// String pairs in file order.

@@ -116,10 +116,12 @@ fn directories() {
     assert!(error(dir.path()).ends_with("name one of them: a.gguf, b.gguf"), "{}", error(dir.path()));
     let other = dir.path().join("notes.txt");
     std::fs::write(&other, "hello").unwrap();
+    assert!(error(&other).contains("a text that begins with \"hello\", not a model"));
+    std::fs::write(&other, [7; 2000]).unwrap();
     assert!(error(&other).contains("neither a GGUF file nor *.safetensors"));
     assert!(error(&dir.path().join("absent.gguf")).contains("absent.gguf"));
     std::fs::write(dir.path().join("empty.gguf"), "").unwrap();
-    assert!(error(&dir.path().join("empty.gguf")).contains("magic ends at byte 4"));
+    assert!(error(&dir.path().join("empty.gguf")).ends_with("empty.gguf: an empty file, not a model"));
     // The magic decides for files without an extension.
     tiny("llama", 1).save(dir.path(), "blob");
     open(&dir.path().join("blob")).unwrap();

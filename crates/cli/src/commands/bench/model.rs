@@ -101,8 +101,7 @@ fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Resul
     let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
         None => {
             let path = find_model(config.model(&args.model), config)?;
-            let model = unicorn_model::open(&path)
-                .with_context(|| format!("cannot open model {}", path.display()))?;
+            let model = crate::session::open_model(&path)?;
             (model.spec, model.source)
         }
         Some(shape) => {
