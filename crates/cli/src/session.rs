@@ -26,21 +26,21 @@ pub fn find_model(name: &str, config: &Config) -> anyhow::Result<PathBuf> {
 }
 
 /// The tokenizer of a model, whose weights need not be there.
-pub fn open_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
+pub fn open_tokenizer(path: &Path, config: &Config) -> anyhow::Result<Tokenizer> {
     let open = unicorn_model::open_tokenizer(path).map_err(|error| named(path, error))?;
-    warn(&open.notices);
+    warn(&open.notices, config);
     Ok(open.tokenizer)
 }
 
 /// Opens a model's files and tells what had to be guessed.
-pub fn open_model(path: &Path) -> anyhow::Result<OpenModel> {
+pub fn open_model(path: &Path, config: &Config) -> anyhow::Result<OpenModel> {
     let model = unicorn_model::open(path).map_err(|error| named(path, error))?;
-    warn(&model.notices);
+    warn(&model.notices, config);
     Ok(model)
 }
 
-fn warn(notices: &[Notice]) {
-    for notice in notices {
+fn warn(notices: &[Notice], config: &Config) {
+    for notice in notices.iter().filter(|_| config.talks()) {
         say!("warning: {notice}");
     }
 }
@@ -123,9 +123,9 @@ impl Session {
     pub fn open(model: &str, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
         let start = Instant::now();
         let path = find_model(model, config)?;
-        let model = open_model(&path)?;
+        let model = open_model(&path, config)?;
         let (text, engine) = std::thread::scope(|scope| {
-            let text = scope.spawn(|| open_text(&model));
+            let text = scope.spawn(|| open_text(&model, config));
             let engine = open_engine(&model.spec, &*model.source, choice, config);
             let text = text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked")));
             (text, engine)
@@ -143,9 +143,9 @@ impl Session {
     }
 }
 
-fn open_text(model: &OpenModel) -> anyhow::Result<TextSide> {
+fn open_text(model: &OpenModel, config: &Config) -> anyhow::Result<TextSide> {
     let OpenTokenizer { tokenizer, notices } = model.tokenizer()?;
-    warn(&notices);
+    warn(&notices, config);
     let token = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
     let (bos, eos) = (token(tokenizer.bos()), token(tokenizer.eos()));
     let template = model.chat_template()?.map(|source| ChatTemplate::new(&source, bos, eos)).transpose();
