@@ -28,21 +28,21 @@ pub fn find_model(name: &str, config: &Config) -> anyhow::Result<PathBuf> {
 }
 
 /// The tokenizer of a model, whose weights need not be there.
-pub fn open_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
+pub fn open_tokenizer(path: &Path, config: &Config) -> anyhow::Result<Tokenizer> {
     let open = unicorn_model::open_tokenizer(path).map_err(|error| named(path, error))?;
-    warn(&open.notices);
+    warn(&open.notices, config);
     Ok(open.tokenizer)
 }
 
 /// Opens a model's files and tells what had to be guessed.
-pub fn open_model(path: &Path) -> anyhow::Result<OpenModel> {
+pub fn open_model(path: &Path, config: &Config) -> anyhow::Result<OpenModel> {
     let model = unicorn_model::open(path).map_err(|error| named(path, error))?;
-    warn(&model.notices);
+    warn(&model.notices, config);
     Ok(model)
 }
 
-fn warn(notices: &[Notice]) {
-    for notice in notices {
+fn warn(notices: &[Notice], config: &Config) {
+    for notice in notices.iter().filter(|_| config.talks()) {
         say!("warning: {notice}");
     }
 }
@@ -111,14 +111,14 @@ impl Session {
     pub fn open(model: &str, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
         let start = Instant::now();
         let path = find_model(model, config)?;
-        let model = open_model(&path)?;
+        let model = open_model(&path, config)?;
         let (text, engine) = std::thread::scope(|scope| {
-            let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model));
+            let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model, config));
             let engine = open_engine(&model.spec, &*model.source, choice, config);
             let text = match text {
                 Ok(text) => text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked"))),
                 // The system has no thread left: one after the other does it too.
-                Err(_) => open_text(&model),
+                Err(_) => open_text(&model, config),
             };
             (text, engine)
         });
@@ -135,9 +135,9 @@ impl Session {
     }
 }
 
-fn open_text(model: &OpenModel) -> anyhow::Result<TextSide> {
+fn open_text(model: &OpenModel, config: &Config) -> anyhow::Result<TextSide> {
     let OpenTokenizer { tokenizer, notices } = model.tokenizer()?;
-    warn(&notices);
+    warn(&notices, config);
     let template = model.chat_template()?.map(|source| compile_template(&source, &tokenizer)).transpose();
     let defaults = model.generation_defaults();
     let recommended = Recommended {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use unicorn_core::WeightSpan;
 
-use crate::ModelError;
 use crate::arch;
+use crate::error::ModelError;
 use crate::gguf::{self, Gguf, GgufError};
 use crate::json::parse_json;
 use crate::notice::Notices;

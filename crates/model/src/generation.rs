@@ -74,7 +74,8 @@ fn from_config(model: &HuggingFaceModel, tokens: usize) -> (GenerationDefaults, 
     let config: Map<String, Value> = match read_json(&path) {
         Ok(Some(config)) => config,
         Ok(None) => {
-            let effect = "sampling defaults, and tokens that end an answer, may be missing with it";
+            let effect =
+                "what it recommends for sampling, and tokens that it has end an answer, are not known";
             return (GenerationDefaults::default(), vec![Notice::MissingFile { file: path, effect }]);
         }
         Err(error) => {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::ModelError;
+use crate::error::ModelError;
 use crate::files::read_small;
 use crate::wrong_file::describe;
 

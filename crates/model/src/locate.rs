@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::ModelError;
-use crate::files::{ModelFiles, OpenFile, ReadAt};
+use crate::error::ModelError;
+use crate::files::{ModelFiles, OpenFile};
 use crate::folder;
-use crate::gguf::{self, GgufModel};
 use crate::json::read_json;
 use crate::notice::Notice;
-use crate::safetensors::{self, SafetensorsModel};
+use crate::read_at::ReadAt;
+use crate::shards::gguf::{self, GgufModel};
+use crate::shards::safetensors::{self, SafetensorsModel};
 use crate::tensors::TensorTable;
 use crate::wrong_file;
 

@@ -1,12 +1,12 @@
 //! Opening a model: from a path to what it computes, where its weights lie, and what had to be guessed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use unicorn_core::{ModelSpec, WeightError, WeightSource, WeightSpan};
 
-use crate::ModelError;
 use crate::arch::{self, Weights};
+use crate::error::ModelError;
 use crate::folder;
 use crate::generation::{self, GenerationDefaults};
 use crate::inspect::{self, Inspection};
@@ -111,20 +111,5 @@ impl OpenModel {
     /// Sampling defaults that come with the model. What cannot be used is left out, and among the notices.
     pub fn generation_defaults(&self) -> GenerationDefaults {
         generation::defaults(&self.source.located, self.spec.vocab).0
-    }
-
-    /// The files as plain data.
-    pub fn inspect(&self) -> Inspection {
-        inspect::describe(&self.source.located)
-    }
-
-    /// Paths of the weight files, in shard order.
-    pub fn file_paths(&self) -> Vec<PathBuf> {
-        self.source.located.files().paths().map(PathBuf::from).collect()
-    }
-
-    /// Bytes of all weight files.
-    pub fn file_bytes(&self) -> u64 {
-        self.source.located.files().bytes()
     }
 }

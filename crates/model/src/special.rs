@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use unicorn_text::{SpecialTokens, TokenName};
 
 use crate::gguf::{Gguf, Value as GgufValue};
@@ -95,29 +95,37 @@ pub(crate) fn hugging_face(model: &HuggingFaceModel, tokens: Option<usize>) -> (
     let mut told = Vec::new();
     for name in ["tokenizer_config.json", "special_tokens_map.json"] {
         let path = model.directory.join(name);
-        // A file that is damaged is told where it is needed, or below.
-        let Ok(Some(config)) = read_json(&path) else { continue };
+        let config = match read_json(&path) {
+            Ok(Some(config)) => config,
+            Ok(None) => continue,
+            // Building a tokenizer without this file is an error, told there.
+            Err(_) if name == "tokenizer_config.json" => continue,
+            Err(error) => {
+                told.push(Notice::SetAside { reason: error.without_path(), file: path });
+                continue;
+            }
+        };
         let notices = Notices::new(&path);
         special.bos.extend(names(config.get("bos_token"), "bos_token", &notices));
         special.ends.extend(names(config.get("eos_token"), "eos_token", &notices));
         told.extend(notices.into_list());
     }
     let path = model.directory.join("generation_config.json");
+    // That this file is damaged is told with the sampling defaults.
     let generation = read_json(&path).ok().flatten().unwrap_or_default();
     let text = model.config.get("text_config").and_then(Value::as_object);
     let config_path = model.directory.join("config.json");
-    let sources: [(&Path, &str, Option<&serde_json::Map<String, Value>>); 3] = [
-        (&path, "", Some(&generation)),
-        (&config_path, "", Some(&model.config)),
-        (&config_path, "text_config.", text),
-    ];
-    for (path, prefix, config) in sources {
-        let Some(config) = config else { continue };
+    let mut read = |path: &Path, prefix: &str, config: &Map<String, Value>| {
         let notices = Notices::new(path);
         let ids = |key: &str| ids(config.get(key), &format!("{prefix}{key}"), tokens, &notices);
         special.bos.extend(ids("bos_token_id").into_iter().map(TokenName::Id));
         special.ends.extend(ids("eos_token_id").into_iter().map(TokenName::Id));
         told.extend(notices.into_list());
+    };
+    read(&path, "", &generation);
+    read(&config_path, "", &model.config);
+    if let Some(text) = text {
+        read(&config_path, "text_config.", text);
     }
     (special, told)
 }

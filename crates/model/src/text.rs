@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use unicorn_text::{GgufVocabulary, TokenName, Tokenizer};
 
-use crate::ModelError;
+use crate::error::ModelError;
 use crate::files::read_small;
 use crate::gguf::{Gguf, Value as GgufValue};
 use crate::json::{CONFIG_BYTES_MAX, read_json};
@@ -59,8 +59,10 @@ fn from_folder(
 ) -> Result<(Tokenizer, Vec<Notice>), ModelError> {
     let path = model.directory.join("tokenizer.json");
     if !path.is_file() {
-        let reason = format!("{} is missing", path.display());
-        return Err(ModelError::NoTokenizer { reason });
+        let other = ["tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"];
+        let other = other.iter().find(|name| model.directory.join(name).is_file());
+        let hint = other.map(|name| format!("; {name} is not read")).unwrap_or_default();
+        return Err(ModelError::NoTokenizer { reason: format!("tokenizer.json is missing{hint}") });
     }
     // Damage is an error here: what it says of the tokenizer would be lost without a word.
     read_json(&model.directory.join("tokenizer_config.json"))?;
@@ -91,6 +93,13 @@ fn from_folder(
 /// What was guessed or dropped on the text side, as far as it shows without building the tokenizer.
 pub(crate) fn notices(located: &Located, tokens: Option<usize>, model_name: &str) -> Vec<Notice> {
     let mut all = tokens_notices(located, tokens);
+    if let Located::HuggingFace(model) = located {
+        let file = model.directory.join("tokenizer_config.json");
+        if !file.is_file() {
+            let effect = "the names of special tokens, and the chat template that it may hold, are not known";
+            all.push(Notice::MissingFile { file, effect });
+        }
+    }
     // A template that cannot be read is an error where it is needed.
     let Ok((template, told)) = find_template(located) else { return all };
     all.extend(told);

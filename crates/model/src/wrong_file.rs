@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::files::ReadAt;
+use crate::read_at::ReadAt;
 
 /// Bytes that are looked at; a tar archive is known by byte 257, a zip of PyTorch by the name of its first entry.
 const HEAD_BYTES: usize = 1024;

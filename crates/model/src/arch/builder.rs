@@ -10,7 +10,7 @@ use super::context::Context;
 use super::keys;
 use super::names::{Naming, Role, is_ignorable};
 use super::plan::{Bias, LayerPlan, Plan};
-use crate::ModelError;
+use crate::error::ModelError;
 use crate::tensors::{StoredType, TensorInfo, TensorTable, as_weight};
 
 /// Builds the blocks of a model.

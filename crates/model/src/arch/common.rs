@@ -8,7 +8,7 @@ use super::meta::Meta;
 use super::names::Role;
 use super::plan::{Bias, LayerPlan, Plan};
 use super::rope;
-use crate::ModelError;
+use crate::error::ModelError;
 
 // Limits that keep a hostile file from asking for memory before its tensors are checked.
 const LAYERS_MAX: usize = 4096;

@@ -6,7 +6,7 @@ use super::keys::Class;
 use super::meta::Meta;
 use super::names::Naming;
 use super::plan::Plan;
-use crate::ModelError;
+use crate::error::ModelError;
 use crate::tensors::TensorTable;
 
 /// One architecture.

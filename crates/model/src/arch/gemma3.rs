@@ -8,7 +8,7 @@ use super::keys::{self, Class, GEMMA3_SIZES};
 use super::meta::Meta;
 use super::plan::Plan;
 use super::rope;
-use crate::ModelError;
+use crate::error::ModelError;
 
 pub(super) const GEMMA3: Architecture = Architecture {
     name: "gemma3",

@@ -6,7 +6,7 @@ use super::common::{apply_window, plan as common_plan, sliding_layers};
 use super::context::{Architecture, Context};
 use super::keys::{self, Class};
 use super::plan::Plan;
-use crate::ModelError;
+use crate::error::ModelError;
 
 pub(super) const LLAMA: Architecture = Architecture {
     name: "llama",

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::keys::{self, Class, Key, Neutral};
-use crate::ModelError;
+use crate::error::ModelError;
 use crate::gguf::{Gguf, Value as GgufValue};
 use crate::notice::Notices;
 
@@ -71,11 +71,12 @@ impl<'a> Meta<'a> {
 
     /// The key's full name for messages: the one that the file uses, else the usual one.
     pub fn name(&self, key: Key) -> String {
-        let (names, used): (_, Box<dyn Fn(&&&str) -> bool + '_>) = match self.source {
-            Source::Gguf { file, .. } => (key.gguf, Box::new(move |n| file.get(&self.full(n)).is_some())),
-            Source::Json { config, .. } => (key.json, Box::new(move |n| config.contains_key(**n))),
-        };
-        self.full(names.iter().find(used).or(names.first()).unwrap_or(&""))
+        let names = if self.is_gguf() { key.gguf } else { key.json };
+        let used = names.iter().find(|name| match self.source {
+            Source::Gguf { file, .. } => file.get(&self.full(name)).is_some(),
+            Source::Json { config, .. } => config.contains_key(**name),
+        });
+        self.full(used.or(names.first()).unwrap_or(&""))
     }
 
     fn full(&self, name: &str) -> String {

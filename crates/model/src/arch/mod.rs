@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 use unicorn_core::{ModelSpec, WeightSource};
 
-use crate::ModelError;
+use crate::error::ModelError;
 use crate::gguf::Gguf;
 use crate::notice::Notices;
 use crate::tensors::TensorTable;
@@ -91,6 +91,7 @@ fn gguf_context<'a>(
     file_name: &str,
     notices: &'a Notices,
 ) -> Result<Context<'a>, ModelError> {
+    check_type(file)?;
     let key = "general.architecture";
     let name = file.string(key)?.ok_or_else(|| ModelError::MissingKey { key: key.to_owned() })?;
     let architecture = ARCHITECTURES.iter().find(|a| a.name == name).ok_or_else(|| unknown_gguf(&name))?;
@@ -103,6 +104,17 @@ fn gguf_context<'a>(
         model_name,
         naming: Naming::Gguf,
     })
+}
+
+/// `general.type` tells what goes with a model apart from models, even where it has their architecture.
+fn check_type(file: &Gguf) -> Result<(), ModelError> {
+    let what = match file.string("general.type")?.as_deref() {
+        Some("adapter") => "an adapter (LoRA), which has to be merged into its base model first,",
+        Some("imatrix") => "an importance matrix, which is no model,",
+        Some("mmproj") => "a vision projector, which is no language model,",
+        _ => return Ok(()),
+    };
+    Err(ModelError::Unsupported { what: what.to_owned() })
 }
 
 fn unknown_gguf(name: &str) -> ModelError {

@@ -6,7 +6,7 @@ use super::common::{apply_window, plan as common_plan, sliding_layers};
 use super::context::{Architecture, Context};
 use super::keys::{self, Class};
 use super::plan::{Bias, Plan};
-use crate::ModelError;
+use crate::error::ModelError;
 
 pub(super) const QWEN2: Architecture = Architecture {
     name: "qwen2",

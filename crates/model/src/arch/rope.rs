@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::context::Context;
 use super::keys::{self, GEMMA3_SIZES, ROPE_REFUSED};
 use super::meta::Meta;
-use crate::ModelError;
+use crate::error::ModelError;
 use crate::tensors::StoredType;
 
 /// Which layers of a model with two rotary embeddings.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::error::GgufError;
-use crate::files::ReadAt;
+use crate::read_at::ReadAt;
 
 /// Bytes of the first read; enough for the metadata of a model without its vocabulary.
 const FIRST_READ: u64 = 256 << 10;

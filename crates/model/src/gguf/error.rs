@@ -56,7 +56,7 @@ pub enum GgufError {
     Misaligned { tensor: String, offset: u64, alignment: u64 },
     #[error("tensor {tensor}: offset {offset} overflows", tensor = shown(tensor))]
     OffsetOverflow { tensor: String, offset: u64 },
-    #[error("tensor {tensor}: bytes {start}..{end} reach past the end of the file ({file_bytes} bytes)", tensor = shown(tensor))]
+    #[error("tensor {tensor}: bytes {start}..{end} reach past the end of the file ({file_bytes} bytes), which is incomplete", tensor = shown(tensor))]
     PastEnd { tensor: String, start: u64, end: u64, file_bytes: u64 },
     #[error("tensors {first} and {second} overlap", first = shown(first), second = shown(second))]
     Overlap { first: String, second: String },

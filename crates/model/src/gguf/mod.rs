@@ -3,7 +3,6 @@
 mod cursor;
 mod error;
 mod parse;
-mod shards;
 mod types;
 mod value;
 
@@ -13,4 +12,3 @@ pub use types::ValueType;
 pub use value::{ArrayValue, Value};
 
 pub(crate) use parse::{GgufTensor, Head, parse_up_to_end};
-pub(crate) use shards::{GgufModel, is_later_shard, is_projector, open};

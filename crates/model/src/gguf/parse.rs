@@ -10,7 +10,7 @@ use super::cursor::Cursor;
 use super::error::GgufError;
 use super::types::{self, ValueType};
 use super::value::{self, ArrayValue, Value};
-use crate::files::ReadAt;
+use crate::read_at::ReadAt;
 use crate::tensors::StoredType;
 
 /// Limits on counts; real files have some 50 keys and at most some 10,000 tensors.

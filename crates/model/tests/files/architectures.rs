@@ -5,7 +5,7 @@ use unicorn_core::{
     Activation, AttentionSpec, AttentionWeights, Block, BlockKind, FfnSpec, HeadSpec, ModelSpec, RopeSpec,
     RopeStyle, TensorType, WeightSource,
 };
-use unicorn_model::{ModelError, OpenModel, open};
+use unicorn_model::{ModelError, OpenModel, inspect, open};
 
 use crate::writer::{Gguf, V, tiny};
 
@@ -285,9 +285,8 @@ fn weights_and_text_of_a_gguf() {
     assert_eq!(model.chat_template().unwrap().as_deref(), Some("{{ messages[0].content }}"));
     let defaults = model.generation_defaults();
     assert_eq!((defaults.temperature, defaults.top_k, defaults.top_p), (Some(0.6), Some(20), None));
-    assert_eq!(model.file_paths(), [path]);
-    assert_eq!(model.file_bytes(), g.bytes().len() as u64);
-    let i = model.inspect();
+    let i = inspect(&path).unwrap();
+    assert_eq!((&i.files[..], i.file_bytes), (&[path][..], g.bytes().len() as u64));
     assert_eq!((i.format.as_str(), i.version, i.architecture.as_deref()), ("GGUF", Some(3), Some("llama")));
     assert_eq!((i.tensors.len(), i.totals.len(), i.totals[0].ty.as_str()), (11, 1, "F32"));
     assert_eq!(i.parameters, model.spec.parameters());

@@ -80,7 +80,7 @@ fn projectors_and_damaged_files_are_set_aside() {
     // By what it says inside, whatever its name.
     projector.save(dir.path(), "vision.gguf");
     let model = open(dir.path()).unwrap();
-    assert!(model.file_paths()[0].ends_with("X-Q4_K_M.gguf") && model.notices.is_empty());
+    assert!(inspect(dir.path()).unwrap().files[0].ends_with("X-Q4_K_M.gguf") && model.notices.is_empty());
     std::fs::write(dir.path().join("A.gguf"), POINTER).unwrap();
     let model = open(dir.path()).unwrap();
     let text = model.notices[0].to_string();
@@ -189,6 +189,9 @@ fn a_gguf_is_judged_by_its_first_bytes() {
     let other = tiny("mamba", 1).bytes();
     assert!(fails(&other[..100]).starts_with("unknown architecture \"mamba\""));
     assert!(fails(&tiny("clip", 1).bytes()[..100]).contains("a vision projector"));
+    let mut adapter = tiny("llama", 1);
+    adapter.keys.insert(1, ("general.type".into(), V::Str("adapter")));
+    assert!(fails(&adapter.bytes()[..150]).contains("an adapter (LoRA)"));
     let mut moe = tiny("llama", 1);
     moe.keys.insert(1, ("llama.expert_count".into(), V::U32(8)));
     assert!(fails(&moe.bytes()[..200]).contains("mixture of experts"));

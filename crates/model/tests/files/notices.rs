@@ -139,6 +139,10 @@ fn end_tokens_of_a_folder() {
     // What cannot be followed is told, and the rest holds.
     write(dir, "generation_config.json", &json!({"eos_token_id": [2, 999, -1], "bos_token_id": "x"}));
     write(dir, "tokenizer_config.json", &json!({"eos_token": 7, "bos_token": "no such token"}));
+    std::fs::write(dir.join("special_tokens_map.json"), "[").unwrap();
+    assert_eq!(ends(), (vec![1, 2, 5], Some(2)));
+    assert_told(&open(dir).unwrap(), &["special_tokens_map.json: is left out of account"]);
+    write(dir, "special_tokens_map.json", &json!({"eos_token": {"content": "d"}}));
     assert_eq!(ends(), (vec![1, 2, 3, 5], Some(3)));
     let model = open(dir).unwrap();
     assert_told(
@@ -186,6 +190,7 @@ fn sampling_defaults_out_of_range() {
     let dir = dir.path();
     folder(dir, &config("LlamaForCausalLM", 1));
     assert_told(&open(dir).unwrap(), &["generation_config.json: is missing"]);
+    assert_told(&open(dir).unwrap(), &["tokenizer_config.json: is missing"]);
     let bad = json!({"temperature": "hot", "top_p": -0.1, "top_k": 2.5, "repetition_penalty": 1.1, "do_sample": "no",
         "min_p": null, "stop_strings": ["END"], "suppress_tokens": []});
     write(dir, "generation_config.json", &bad);

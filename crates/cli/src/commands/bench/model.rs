@@ -101,7 +101,7 @@ fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Resul
     let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
         None => {
             let path = find_model(config.model(&args.model), config)?;
-            let model = crate::session::open_model(&path)?;
+            let model = crate::session::open_model(&path, config)?;
             (model.spec, model.source)
         }
         Some(shape) => {

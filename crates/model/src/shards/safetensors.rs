@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use unicorn_core::WeightSpan;
 
-use super::header::{HEADER_BYTES_MAX, SafetensorsError, parse};
-use crate::ModelError;
+use crate::error::ModelError;
 use crate::files::{ModelFiles, OpenFile, read_small};
 use crate::json::not_json;
+use crate::safetensors::{HEADER_BYTES_MAX, SafetensorsError, parse};
 use crate::tensors::{TensorInfo, TensorTable};
 use crate::wrong_file;
 

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use unicorn_core::WeightSpan;
 
-use super::error::GgufError;
-use super::parse::{Gguf, parse, parse_up_to_end};
-use crate::ModelError;
-use crate::files::{ModelFiles, OpenFile, ReadAt};
+use crate::error::ModelError;
+use crate::files::{ModelFiles, OpenFile};
+use crate::gguf::{Gguf, GgufError, parse, parse_up_to_end};
+use crate::read_at::ReadAt;
 use crate::tensors::{TensorInfo, TensorTable};
 
 /// Most shards that a model may have; the file name has five digits.
