@@ -131,7 +131,7 @@ fn ctrl_c_stops_an_answer_and_keeps_the_chat() {
     let tiny = Fixture::new("Tiny", Some(TEMPLATE));
     let mut chat = tiny.chat(&["--ctx", "200000"]);
     chat.line("hello");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    chat.wait_for_answer(64);
     // The terminal is not the one that controls the process, so it sends no signal by itself.
     let kill = Command::new("kill").args(["-INT", &chat.id().to_string()]).status().unwrap();
     assert!(kill.success());
@@ -145,7 +145,7 @@ fn a_terminal_that_goes_away_ends_the_chat() {
     let tiny = Fixture::new("Tiny", Some(TEMPLATE));
     let mut chat = tiny.chat(&["--ctx", "200000"]);
     chat.line("hello");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    chat.wait_for_answer(64);
     assert_eq!(chat.hang_up(), Some(1));
 }
 

@@ -63,6 +63,15 @@ impl Terminal {
         }
     }
 
+    /// Waits until an answer is being written: until the editor has let go of the terminal and this many bytes came after.
+    pub fn wait_for_answer(&mut self, bytes: usize) {
+        self.wait_for("\x1b[?2004l");
+        let deadline = Instant::now() + PATIENCE;
+        while self.seen.len() < self.from + bytes {
+            assert!(self.receive(deadline), "no answer; the screen:\n{}", self.seen);
+        }
+    }
+
     fn receive(&mut self, deadline: Instant) -> bool {
         match self.screen.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(bytes) => {
