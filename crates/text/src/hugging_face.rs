@@ -1,54 +1,19 @@
 //! Building a tokenizer from a Hugging Face `tokenizer.json`.
 
 use serde_json::Value;
-use tokenizers::{AddedVocabulary, Model as _, OffsetType, PreTokenizer as _};
 
 use crate::TextError;
 use crate::gguf::end_tokens;
+use crate::pipeline::{Pipeline, TOKENIZER, failed};
 use crate::special::SpecialMatcher;
-use crate::tokenizer::{Decoding, EncodeOptions, Model, Parts, Tokenizer};
+use crate::tokenizer::{Decoding, Model, Parts, Tokenizer};
 use crate::vocabulary::{TokenKind, Vocabulary, byte_of};
 
-const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// Ids above this are taken for damage: no vocabulary comes near.
 const ID_MAX: u32 = 1 << 24;
-
-/// The pipeline that a `tokenizer.json` describes.
-pub(crate) struct HuggingFace {
-    tokenizer: tokenizers::Tokenizer,
-    /// The added vocabulary with special tokens treated as text.
-    specials_as_text: AddedVocabulary,
-    adds_bos: bool,
-}
-
-impl HuggingFace {
-    pub(crate) fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
-        self.try_encode(text, options).map_err(|error| failed(TOKENIZER, error))
-    }
-
-    fn try_encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, tokenizers::Error> {
-        let added = match options.parse_special {
-            true => self.tokenizer.get_added_vocabulary(),
-            false => &self.specials_as_text,
-        };
-        let mut words = added.extract_and_normalize(self.tokenizer.get_normalizer(), text);
-        if let Some(pre_tokenizer) = self.tokenizer.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut words)?;
-        }
-        let model = self.tokenizer.get_model();
-        words.tokenize(|word| model.tokenize(word.get()))?;
-        let encoding = words.into_encoding(None, 0, OffsetType::None)?;
-        let encoding = self.tokenizer.post_process(encoding, None, options.add_special)?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    pub(crate) fn adds_bos(&self) -> bool {
-        self.adds_bos
-    }
-}
 
 impl Tokenizer {
     /// Builds a tokenizer from `tokenizer.json`; `tokenizer_config.json` names the BOS and EOS tokens and
@@ -83,11 +48,7 @@ impl Tokenizer {
         ends.sort_unstable();
         ends.dedup();
         let (decoding, drops_leading_space) = decoding(&decoder);
-        let mut specials_as_text = tokenizer.get_added_vocabulary().clone();
-        specials_as_text.set_encode_special_tokens(true);
-        let mut model = HuggingFace { tokenizer, specials_as_text, adds_bos: false };
-        let empty = model.encode("", EncodeOptions { add_special: true, parse_special: false })?;
-        model.adds_bos = empty.first().is_some_and(|&id| Some(id) == bos);
+        let model = Pipeline::new(tokenizer, &vocabulary, bos)?;
         Ok(Self::from_parts(Parts {
             special: SpecialMatcher::new(&vocabulary, false),
             vocabulary,
@@ -101,10 +62,6 @@ impl Tokenizer {
             suffix: None,
         }))
     }
-}
-
-fn failed(file: &'static str, error: impl ToString) -> TextError {
-    TextError::HuggingFace { file, reason: error.to_string() }
 }
 
 fn parse(file: &'static str, json: Option<&[u8]>) -> Result<Value, TextError> {
