@@ -108,7 +108,7 @@ pub struct RunArgs {
     /// System prompt, before everything else [default: what suits the model; an empty text leaves it to the chat template]
     #[arg(long, value_name = "TEXT", conflicts_with = "raw", help_heading = "Prompt")]
     pub system: Option<String>,
-    /// Continue the text as it is, without the model's chat template
+    /// Continue the text as it is, without the model's chat template; special tokens such as <|im_start|> in it count as such
     #[arg(long, help_heading = "Prompt")]
     pub raw: bool,
     /// Longest context in tokens: prompt, history and answer [default: the model's, 8192 at most]
@@ -331,7 +331,7 @@ pub enum OutputFormat {
 pub struct PerplexityArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Text to predict, UTF-8
+    /// Text to predict, UTF-8; special tokens in it are plain text
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
     /// Context length in tokens

@@ -122,9 +122,7 @@ impl Session {
 
 fn open_text(model: &OpenModel) -> anyhow::Result<TextSide> {
     let tokenizer = model.tokenizer()?;
-    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
-    let (bos, eos) = (token(tokenizer.bos()), token(tokenizer.eos()));
-    let template = model.chat_template()?.map(|source| ChatTemplate::new(&source, bos, eos)).transpose();
+    let template = model.chat_template()?.map_or(Ok(None), |source| ChatTemplate::new(&source, &tokenizer));
     let defaults = model.generation_defaults()?;
     let recommended = Recommended {
         temperature: defaults.temperature,

@@ -245,9 +245,10 @@ impl Chat<'_> {
     fn tokens(&self) -> anyhow::Result<Tokens> {
         let text = &self.session.text;
         if !self.raw
-            && let Some(tokens) = prompt::chat(text, &self.conversation)?
+            && let Some(prompt) = prompt::chat(text, &self.conversation)?
         {
-            return Ok(tokens);
+            prompt.tell(self.config);
+            return Ok(prompt.tokens);
         }
         let last = self.conversation.messages().last();
         prompt::raw(text, last.map_or("", |m| m.content.as_str()), self.raw_asked)

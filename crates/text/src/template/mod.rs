@@ -106,6 +106,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`TemplateError::Syntax`] with the line of the fault, [`TemplateError::Thread`] where none can be made.
     pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<Option<Self>, TemplateError> {
+        let source = source.trim_start_matches('\u{feff}');
         if source.trim().is_empty() {
             return Ok(None);
         }
@@ -330,7 +331,7 @@ mod tests {
             ..GgufVocabulary::default()
         };
         let tokenizer = Tokenizer::from_gguf(tokenizer).unwrap();
-        for blank in ["", " \n\t "] {
+        for blank in ["", " \n\t ", "\u{feff}\n"] {
             assert!(ChatTemplate::new(blank, &tokenizer).unwrap().is_none());
         }
     }
