@@ -1,10 +1,13 @@
 //! The Jinja engine, set up as transformers sets up Jinja2, within bounds.
 //!
-//! Fuel pays for instructions, for text and for items before they are made. It does not pay for what `==`,
-//! `in`, `sort` and `unique` do inside of values: two lists that contain each other many times over (`[x, x]` of
-//! `[y, y]` of ...) take exponential time to compare, though no memory. So rendering also has a deadline. A
-//! thread that misses it cannot be stopped; it is left behind, and its template refuses everything from then
-//! on, so that one template costs one thread at most.
+//! Fuel pays for instructions, for text and for items before they are made. Two things escape it, both with lists
+//! that contain each other many times over (`[x, x]` of `[y, y]` of ...):
+//!
+//! - `==`, `in`, `sort` and `unique` look inside of values, which takes exponential time, though no memory. So
+//!   rendering also has a deadline. A thread that misses it cannot be stopped; it is left behind, and its template
+//!   refuses everything from then on, so that one template costs one thread at most.
+//! - `~` and filters other than `join`, `replace`, `string` and `tojson` print such a list before they pay for it.
+//!   The deadline returns to the caller, but the thread that is left behind goes on to take memory.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -36,7 +39,7 @@ const STACK_BYTES: usize = 1 << 28;
 const NAME: &str = "chat";
 
 /// How long a render may take. Fuel ends ordinary work in well under a second.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 
 /// What a caller hands to a template, all of it text that somebody typed.
 #[derive(Debug, Clone, PartialEq)]
@@ -273,7 +276,25 @@ fn closes(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::plain_generation_blocks;
+    use super::*;
+
+    #[test]
+    fn work_that_fuel_does_not_count_ends_at_the_deadline_and_is_not_tried_again() {
+        let source = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}\
+            {% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}";
+        let engine = Engine::new(source, "", "").unwrap();
+        let render = || {
+            let arguments =
+                Arguments { messages: Json::Null, tools: None, documents: None, kwargs: Map::new() };
+            let scalars = Scalars { add_generation_prompt: true, now: None, fuel: 1_000_000, guard: None };
+            engine.render(arguments, scalars)
+        };
+        let late = Err(TemplateError::Deadline(DEADLINE.as_secs()));
+        assert_eq!(render(), late);
+        let again = std::time::Instant::now();
+        assert_eq!(render(), late);
+        assert!(again.elapsed() < DEADLINE / 2);
+    }
 
     #[test]
     fn generation_blocks_become_scopes() {

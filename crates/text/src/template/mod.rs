@@ -1,8 +1,8 @@
 //! Chat templates: Jinja as Python's Jinja2 renders it under the transformers library.
 //!
 //! Templates come from model files and are untrusted. A template can reach nothing but its arguments: no
-//! file, no clock, no other template. All that it does and produces is paid for with fuel; see [`engine`] for
-//! what fuel does not pay for.
+//! file, no clock, no other template. What it does and produces is paid for with fuel, but for two things that
+//! [`engine`] names, and ends at a deadline.
 //!
 //! A rendered conversation is a [`Prompt`], which tells the special tokens that the template wrote from those
 //! that stand in messages; see [`specials`]. Conversations that a template refuses or would lose are reshaped
