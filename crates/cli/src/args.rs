@@ -132,7 +132,7 @@ pub struct RunArgs {
         help_heading = "Prompt"
     )]
     pub system: Option<String>,
-    /// Continue the text as it is, without the model's chat template
+    /// Continue the text as it is, without the model's chat template; special tokens such as <|im_start|> in it count as such
     #[arg(long, help_heading = "Prompt")]
     pub raw: bool,
     /// Chat template to use in place of the model's own, a Jinja file
@@ -360,7 +360,7 @@ pub enum OutputFormat {
 pub struct PerplexityArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Text to predict, UTF-8; - for stdin
+    /// Text to predict, UTF-8; - for stdin; special tokens in it are plain text
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
     /// Context length in tokens; 0 for all that the model allows

@@ -81,9 +81,9 @@ pub struct TextSide {
 impl TextSide {
     /// Uses the template in `source`, which was read from `file`, in place of the model's own.
     pub fn set_template(&mut self, file: &Path, source: &str) -> anyhow::Result<()> {
-        let template = compile_template(source, &self.tokenizer)
-            .with_context(|| format!("--chat-template {}", file.display()))?;
-        self.template = Ok(Some(template));
+        let named = || format!("--chat-template {}", file.display());
+        let template = ChatTemplate::new(source, &self.tokenizer).with_context(named)?;
+        self.template = Ok(Some(template.ok_or_else(|| anyhow!("{}: it holds no template", named()))?));
         Ok(())
     }
 
@@ -138,7 +138,7 @@ impl Session {
 fn open_text(model: &OpenModel, config: &Config) -> anyhow::Result<TextSide> {
     let OpenTokenizer { tokenizer, notices } = model.tokenizer()?;
     warn(&notices, config);
-    let template = model.chat_template()?.map(|source| compile_template(&source, &tokenizer)).transpose();
+    let template = model.chat_template()?.map_or(Ok(None), |source| ChatTemplate::new(&source, &tokenizer));
     let defaults = model.generation_defaults();
     let recommended = Recommended {
         temperature: defaults.temperature,
@@ -154,11 +154,6 @@ fn open_text(model: &OpenModel, config: &Config) -> anyhow::Result<TextSide> {
     stop_tokens.sort_unstable();
     stop_tokens.dedup();
     Ok(TextSide { template, tokenizer, recommended, stop_tokens })
-}
-
-fn compile_template(source: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate, TemplateError> {
-    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
-    ChatTemplate::new(source, token(tokenizer.bos()), token(tokenizer.eos()))
 }
 
 /// What is said about a model that only continues text.

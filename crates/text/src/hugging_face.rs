@@ -1,52 +1,17 @@
 //! Building a tokenizer from a Hugging Face `tokenizer.json`.
 
 use serde_json::Value;
-use tokenizers::{AddedVocabulary, Model as _, OffsetType, PreTokenizer as _};
 
 use crate::TextError;
 use crate::end_tokens::end_tokens;
+use crate::pipeline::{Pipeline, TOKENIZER, failed};
 use crate::special::SpecialMatcher;
-use crate::tokenizer::{Decoding, EncodeOptions, Model, Parts, Tokenizer};
+use crate::tokenizer::{Decoding, Model, Parts, Tokenizer};
 use crate::vocabulary::{TokenKind, Vocabulary, byte_of};
 
-const TOKENIZER: &str = "tokenizer.json";
 
 /// Ids above this are taken for damage: no vocabulary comes near.
 const ID_MAX: u32 = 1 << 24;
-
-/// The pipeline that a `tokenizer.json` describes.
-pub(crate) struct HuggingFace {
-    tokenizer: tokenizers::Tokenizer,
-    /// The added vocabulary with special tokens treated as text.
-    specials_as_text: AddedVocabulary,
-    adds_bos: bool,
-}
-
-impl HuggingFace {
-    pub(crate) fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
-        self.try_encode(text, options).map_err(|error| failed(TOKENIZER, error))
-    }
-
-    fn try_encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, tokenizers::Error> {
-        let added = match options.parse_special {
-            true => self.tokenizer.get_added_vocabulary(),
-            false => &self.specials_as_text,
-        };
-        let mut words = added.extract_and_normalize(self.tokenizer.get_normalizer(), text);
-        if let Some(pre_tokenizer) = self.tokenizer.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut words)?;
-        }
-        let model = self.tokenizer.get_model();
-        words.tokenize(|word| model.tokenize(word.get()))?;
-        let encoding = words.into_encoding(None, 0, OffsetType::None)?;
-        let encoding = self.tokenizer.post_process(encoding, None, options.add_special)?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    pub(crate) fn adds_bos(&self) -> bool {
-        self.adds_bos
-    }
-}
 
 /// A token by its id or by its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,11 +55,7 @@ impl Tokenizer {
         let eos = named.first().copied();
         let ends = end_tokens(&mut vocabulary, named);
         let (decoding, drops_leading_space) = decoding(&decoder);
-        let mut specials_as_text = tokenizer.get_added_vocabulary().clone();
-        specials_as_text.set_encode_special_tokens(true);
-        let mut model = HuggingFace { tokenizer, specials_as_text, adds_bos: false };
-        let empty = model.encode("", EncodeOptions { add_special: true, parse_special: false })?;
-        model.adds_bos = empty.first().is_some_and(|&id| Some(id) == bos);
+        let model = Pipeline::new(tokenizer, &vocabulary, bos)?;
         Ok(Self::from_parts(Parts {
             special: SpecialMatcher::new(&vocabulary, false),
             vocabulary,
@@ -110,8 +71,6 @@ impl Tokenizer {
     }
 }
 
-fn failed(file: &'static str, error: impl ToString) -> TextError {
-    TextError::HuggingFace { file, reason: error.to_string() }
 }
 
 /// The token table in id order; ids that the file skips are unused tokens without text.

@@ -264,9 +264,10 @@ impl Chat<'_> {
     fn tokens(&self, conversation: &Conversation) -> anyhow::Result<Tokens> {
         let text = &self.session.text;
         if !self.raw
-            && let Some(tokens) = prompt::chat(text, conversation)?
+            && let Some(prompt) = prompt::chat(text, conversation)?
         {
-            return Ok(tokens);
+            prompt.tell(self.config);
+            return Ok(prompt.tokens);
         }
         let last = conversation.messages().last();
         prompt::raw(text, last.map_or("", |m| m.content.as_str()), self.raw_asked)

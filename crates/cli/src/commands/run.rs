@@ -230,8 +230,9 @@ fn tokens(session: &Session, args: &RunArgs, text: &str, config: &Config) -> any
     }
     let mut conversation = Conversation::new(args.system.as_deref().or(session.text.recommended.system));
     conversation.ask(text.to_owned());
-    if let Some(tokens) = prompt::chat(&session.text, &conversation)? {
-        return Ok(tokens);
+    if let Some(prompt) = prompt::chat(&session.text, &conversation)? {
+        prompt.tell(config);
+        return Ok(prompt.tokens);
     }
     if config.talks() {
         say!("{}", no_template(args.system.is_some()));
