@@ -35,6 +35,19 @@ pub struct Case {
 }
 
 impl Case {
+    /// The case for an oracle that rounds activations as the device's kernels do; `None` where nothing is quantized, or the KV cache is:
+    /// its rounding has ties of its own.
+    pub fn rounded(mut self) -> Option<Case> {
+        let products = match &self.block {
+            Block::Embedding { .. } => return None,
+            Block::Head { .. } => 1,
+            Block::Ffn { .. } | Block::Attention { .. } => 2,
+        };
+        let quantized = self.types().iter().any(|ty| ty.is_quantized());
+        self.tolerance = Tolerance::rounded(products);
+        (quantized && self.kv == KvType::F32).then_some(self)
+    }
+
     /// Rows of the residual stream.
     pub fn rows(&self) -> usize {
         self.batch.iter().map(|s| s.tokens).sum()

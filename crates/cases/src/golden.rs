@@ -16,16 +16,21 @@ use unicorn_core::{
 pub const GOLDEN_MODELS: [&str; 6] =
     ["llama-linear", "llama-llama3", "qwen2", "qwen2-yarn", "qwen3", "gemma3"];
 
+/// Models of `tests/data/tiny` with quantized matrices, as GGUF alone; the logits are those of the weights as they expand. All quantized
+/// types occur.
+pub const QUANTIZED_MODELS: [&str; 5] =
+    ["qwen3-q4_0", "qwen3-q8_0", "qwen3-mixed32", "qwen3-q4_k", "qwen3-mixed256"];
+
 const PAGE_TOKENS: usize = 32;
 const STREAM: StreamId = StreamId(2);
 
 /// A model with what it must compute.
 #[derive(Clone, Debug)]
 pub struct Golden {
-    /// One of [`GOLDEN_MODELS`].
+    /// One of [`GOLDEN_MODELS`] or [`QUANTIZED_MODELS`].
     pub name: &'static str,
-    /// The model as a GGUF file and as a safetensors folder.
-    pub files: [PathBuf; 2],
+    /// The model as a GGUF file, and as a safetensors folder where there is one.
+    pub files: Vec<PathBuf>,
     /// One sequence.
     pub tokens: Vec<u32>,
     /// `[tokens, vocab]`.
@@ -46,7 +51,8 @@ impl Golden {
             return Err(invalid(format!("{name}: {} bytes for {} tokens", bytes.len(), tokens.len())));
         }
         let logits = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let files = [folder.join(format!("{name}.gguf")), folder.join(name)];
+        let mut files = vec![folder.join(format!("{name}.gguf"))];
+        files.extend(Some(folder.join(name)).filter(|folder| folder.is_dir()));
         Ok(Golden { name, files, tokens, logits })
     }
 }

@@ -3,5 +3,5 @@
 pub mod reference;
 pub mod simd;
 
-pub use reference::ReferenceDevice;
+pub use reference::{ActivationRounding, ReferenceDevice};
 pub use simd::{CpuOptions, SimdDevice, SimdLevel};

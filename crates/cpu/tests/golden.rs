@@ -3,12 +3,14 @@
 
 use std::path::Path;
 
-use unicorn_cases::golden::{Chunks, GOLDEN_MODELS, Golden, logits, relative_error};
+use unicorn_cases::golden::{Chunks, GOLDEN_MODELS, Golden, QUANTIZED_MODELS, logits, relative_error};
 use unicorn_core::{Device, KvType};
-use unicorn_cpu::{CpuOptions, ReferenceDevice, SimdDevice, SimdLevel};
+use unicorn_cpu::{ActivationRounding, CpuOptions, ReferenceDevice, SimdDevice, SimdLevel};
 
 /// Largest error of a logit, relative to the largest logit: angles, norms and sums in f32 on either side.
 const TOLERANCE: f32 = 1e-4;
+/// The same for quantized weights, whose kernels round activations to 8 bits.
+const TOLERANCE_QUANTIZED: f32 = 0.05;
 /// Whole, in pieces, and two sequences in one batch.
 const CHUNKS: [Chunks<'static>; 4] = [&[&[40]], &[&[13, 1]], &[&[7]], &[&[40], &[1]]];
 
@@ -24,7 +26,7 @@ fn run(device: &dyn Device, path: &Path, tokens: &[u32], chunks: Chunks<'_>) -> 
 }
 
 /// Both file formats, whole and in chunks.
-fn check(device: &dyn Device, name: &'static str) {
+fn check(device: &dyn Device, name: &'static str, tolerance: f32) {
     let golden = golden(name);
     for path in &golden.files {
         for chunks in CHUNKS {
@@ -32,7 +34,7 @@ fn check(device: &dyn Device, name: &'static str) {
                 let error = relative_error(&got, &golden.logits);
                 let on = &device.profile().name;
                 assert!(
-                    error < TOLERANCE,
+                    error < tolerance,
                     "{on}: {} in chunks of {chunks:?}: error {error:e}",
                     path.display()
                 );
@@ -44,7 +46,7 @@ fn check(device: &dyn Device, name: &'static str) {
 #[test]
 fn reference_gives_the_logits_of_transformers() {
     for name in GOLDEN_MODELS {
-        check(&ReferenceDevice::new(), name);
+        check(&ReferenceDevice::new(), name, TOLERANCE);
     }
 }
 
@@ -53,7 +55,37 @@ fn every_simd_level_gives_the_logits_of_transformers() {
     for level in SimdLevel::available() {
         for name in GOLDEN_MODELS {
             let options = CpuOptions { threads: Some(2), level: Some(level) };
-            check(&SimdDevice::open(options).unwrap(), name);
+            check(&SimdDevice::open(options).unwrap(), name, TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn quantized_models_give_the_logits_of_their_weights() {
+    for name in QUANTIZED_MODELS {
+        check(&ReferenceDevice::new(), name, TOLERANCE);
+        for level in SimdLevel::available() {
+            let options = CpuOptions { threads: Some(2), level: Some(level) };
+            check(&SimdDevice::open(options).unwrap(), name, TOLERANCE_QUANTIZED);
+        }
+    }
+}
+
+#[test]
+fn eight_bit_activations_explain_what_quantized_models_are_off_by() {
+    let rounding = ReferenceDevice::with_rounding(ActivationRounding { block: 32 });
+    for name in QUANTIZED_MODELS {
+        let golden = golden(name);
+        let off = |device: &dyn Device| {
+            let got = &run(device, &golden.files[0], &golden.tokens, &[&[40]])[0];
+            relative_error(got, &golden.logits)
+        };
+        let expected = off(&rounding);
+        for level in SimdLevel::available() {
+            let options = CpuOptions { threads: Some(2), level: Some(level) };
+            let measured = off(&SimdDevice::open(options).unwrap());
+            println!("{name} {level}: off by {measured:e}, the rounding oracle by {expected:e}");
+            assert!(measured < 2.0 * expected, "{name} {level}: off by {measured:e}, not {expected:e}");
         }
     }
 }

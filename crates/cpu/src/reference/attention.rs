@@ -2,7 +2,7 @@
 
 use unicorn_core::{AttentionSpec, Batch, PageId};
 
-use super::{KvCache, Matrix, dot, linear, rms_norm_rows, rope};
+use super::{KvCache, Matrix, dot, rms_norm_rows, rope};
 
 /// `cap * tanh(s / cap)`.
 pub fn soft_cap(cap: f64, s: f64) -> f64 {
@@ -45,9 +45,9 @@ impl Attention {
         let spec = &self.spec;
         let mut n = x.to_vec();
         rms_norm_rows(&spec.norm, &self.norm, &mut n);
-        let mut q = linear(&self.q, spec.width, self.q_bias.as_deref(), &n);
-        let mut k = linear(&self.k, spec.width, self.k_bias.as_deref(), &n);
-        let v = linear(&self.v, spec.width, self.v_bias.as_deref(), &n);
+        let mut q = self.q.multiply(spec.width, self.q_bias.as_deref(), &n);
+        let mut k = self.k.multiply(spec.width, self.k_bias.as_deref(), &n);
+        let v = self.v.multiply(spec.width, self.v_bias.as_deref(), &n);
         if let Some(norm) = &spec.qk_norm {
             for (heads, weight) in [(&mut q, &self.q_norm), (&mut k, &self.k_norm)] {
                 if let Some(weight) = weight {
@@ -76,7 +76,7 @@ impl Attention {
                 self.attend(&q[head.clone()], h, pages, position as usize, kv, &mut attended[head]);
             }
         }
-        let mut y = linear(&self.o, q_row, self.o_bias.as_deref(), &attended);
+        let mut y = self.o.multiply(q_row, self.o_bias.as_deref(), &attended);
         if let (Some(norm), Some(weight)) = (&spec.post_norm, &self.post_norm) {
             rms_norm_rows(norm, weight, &mut y);
         }

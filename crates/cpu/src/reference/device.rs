@@ -10,8 +10,8 @@ use unicorn_core::{
 };
 
 use super::{
-    Attention, Embedding, Ffn, Head, KvCache, Weights, check_block, check_layout, check_outputs, check_pages,
-    check_tokens, dot, widen,
+    ActivationRounding, Attention, Embedding, Ffn, Head, KvCache, Weights, check_block, check_layout,
+    check_outputs, check_pages, check_tokens, dot, widen,
 };
 
 /// The oracle: runs every block in f64 on one thread. Work is done when [`Device::submit`] returns.
@@ -72,6 +72,14 @@ impl ReferenceDevice {
             features: Vec::new(),
         };
         ReferenceDevice { profile, state: Mutex::default() }
+    }
+
+    /// The oracle of kernels that multiply quantized weights with 8-bit activations: what they are off by beside this rounding is that
+    /// of their sums.
+    pub fn with_rounding(rounding: ActivationRounding) -> ReferenceDevice {
+        let mut device = ReferenceDevice::new();
+        device.state.get_mut().unwrap_or_else(PoisonError::into_inner).weights.rounding = Some(rounding);
+        device
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

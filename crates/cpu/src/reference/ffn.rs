@@ -2,7 +2,7 @@
 
 use unicorn_core::{Activation, FfnSpec};
 
-use super::{Matrix, linear, rms_norm_rows};
+use super::{Matrix, rms_norm_rows};
 
 /// The gate's activation.
 pub fn activate(activation: Activation, x: f64) -> f64 {
@@ -30,12 +30,12 @@ impl Ffn {
         let (width, hidden) = (self.spec.width, self.spec.hidden);
         let mut n = x.to_vec();
         rms_norm_rows(&self.spec.norm, &self.norm, &mut n);
-        let mut h = linear(&self.gate, width, None, &n);
-        let up = linear(&self.up, width, None, &n);
+        let mut h = self.gate.multiply(width, None, &n);
+        let up = self.up.multiply(width, None, &n);
         for (h, up) in h.iter_mut().zip(&up) {
             *h = activate(self.spec.activation, *h) * up;
         }
-        let mut y = linear(&self.down, hidden, None, &h);
+        let mut y = self.down.multiply(hidden, None, &h);
         if let (Some(spec), Some(weight)) = (&self.spec.post_norm, &self.post_norm) {
             rms_norm_rows(spec, weight, &mut y);
         }

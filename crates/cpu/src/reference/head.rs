@@ -2,7 +2,7 @@
 
 use unicorn_core::{Batch, HeadOutput, HeadSpec, Select, TopEntry};
 
-use super::{Matrix, linear, rms_norm_rows, soft_cap};
+use super::{Matrix, rms_norm_rows, soft_cap};
 
 /// Tensors of a head block.
 pub(super) struct Head {
@@ -22,7 +22,9 @@ impl Head {
             .copied()
             .collect();
         rms_norm_rows(&self.spec.norm, &self.norm, &mut n);
-        let logits: Vec<f32> = linear(&self.weight, width, None, &n)
+        let logits: Vec<f32> = self
+            .weight
+            .multiply(width, None, &n)
             .into_iter()
             .map(|v| self.spec.soft_cap.map_or(v, |cap| soft_cap(cap as f64, v)) as f32)
             .collect();

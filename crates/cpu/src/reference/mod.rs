@@ -14,6 +14,7 @@ mod kv;
 mod linear;
 mod rms_norm;
 mod rope;
+mod rounding;
 mod weights;
 
 pub use attention::{first_visible, soft_cap, softmax};
@@ -25,6 +26,7 @@ pub use kv::round_to;
 pub use linear::{dot, linear};
 pub use rms_norm::{rms_norm, rms_norm_rows};
 pub use rope::rope;
+pub use rounding::ActivationRounding;
 
 use attention::Attention;
 use embedding::Embedding;

@@ -1,27 +1,23 @@
 //! The [`Device`] trait over the fast kernels.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use unicorn_core::{
     Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, KernelTime, KvLayout,
-    MemoryUse, NormSpec, RateKind, Roofline, RopeSpec, StreamId, TensorType, Ticket, Weight, WeightSource,
-    Work,
+    MemoryUse, RateKind, Roofline, StreamId, TensorType, Ticket, WeightSource, Work,
 };
 
-use super::blocks::{AttentionBlock, EmbeddingBlock, FfnBlock, HeadBlock, Loaded, Norm, QkNorm};
-use super::kv::{KvCache, KvGeometry};
+use super::blocks::Loaded;
+use super::errors::{NAME, invalid, unsupported};
 use super::level::SimdLevel;
-use super::linear::PackedMatrix;
+use super::load::{load_block, reserve_kv};
 use super::pool::Pool;
-use super::submit::{Memory, Stream};
-use super::topology::{brand, free_bytes, memory_bytes, physical_cores};
-use super::weights::WeightStore;
-use super::{linear, roofline};
-use crate::reference::{check_block, check_layout};
+use super::state::State;
+use super::topology::{brand, memory_bytes, physical_cores};
+use super::{linear, roofline, submit};
+use crate::reference::check_block;
 
-/// Name of the device in messages and on the command line.
-pub(super) const NAME: &str = "cpu";
 /// More threads than this are refused: surely a mistake.
 const THREADS_MAX: usize = 1024;
 
@@ -43,38 +39,11 @@ pub struct SimdDevice {
     state: Mutex<State>,
 }
 
-/// Everything that submissions and loads change.
-#[derive(Default)]
-pub(super) struct State {
-    pub(super) weights: WeightStore,
-    pub(super) blocks: HashMap<BlockId, Loaded>,
-    next_block: u32,
-    pub(super) layout: Option<KvLayout>,
-    pub(super) streams: HashMap<StreamId, Stream>,
-    /// Distinct rope specs of the loaded blocks.
-    pub(super) ropes: Vec<RopeSpec>,
-    pub(super) memory: Memory,
-    tickets: u64,
-    /// Per kernel, while profiling is on.
-    pub(super) times: Option<HashMap<String, KernelTime>>,
-}
-
-pub(super) fn invalid(what: impl Into<String>) -> DeviceError {
-    DeviceError::Invalid { device: NAME.to_owned(), what: what.into() }
-}
-
-pub(super) fn out_of_memory(what: impl Into<String>, requested: u64) -> DeviceError {
-    DeviceError::OutOfMemory { device: NAME.to_owned(), what: what.into(), requested, free: free_bytes() }
-}
-
-fn unsupported(what: impl Into<String>) -> DeviceError {
-    DeviceError::Unsupported { device: NAME.to_owned(), what: what.into() }
-}
-
 impl SimdDevice {
     /// Starts the thread pool.
     ///
-    /// Errors when the processor lacks the level, the number of threads is absurd, or a thread cannot be started.
+    /// Errors when the processor lacks the level or the number of threads is absurd. More threads than the system grants or than
+    /// there are CPUs to run them do not work: `profile().workers` is the number that does.
     pub fn open(options: CpuOptions) -> Result<SimdDevice, DeviceError> {
         let level = options.level.unwrap_or_else(SimdLevel::detect);
         if !level.is_available() {
@@ -84,19 +53,14 @@ impl SimdDevice {
         if threads == 0 || threads > THREADS_MAX {
             return Err(invalid(format!("{threads} threads")));
         }
-        let started = Pool::new(threads);
-        let pool = started.map_err(|e| DeviceError::Failed {
-            device: NAME.to_owned(),
-            what: format!("starting {threads} threads"),
-            reason: e.to_string(),
-        })?;
+        let pool = Pool::new(threads);
         let profile = DeviceProfile {
             name: NAME.to_owned(),
             kind: DeviceKind::Cpu,
             description: brand(),
             memory_bytes: memory_bytes(),
             unified_memory: true,
-            workers: threads,
+            workers: pool.team(),
             features: level.features().iter().map(|f| (*f).to_owned()).collect(),
         };
         Ok(SimdDevice { profile, level, pool, state: Mutex::new(State::default()) })
@@ -111,110 +75,6 @@ impl SimdDevice {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn load_block(
-        &self,
-        state: &mut State,
-        block: &Block,
-        source: &dyn WeightSource,
-    ) -> Result<Loaded, DeviceError> {
-        let level = self.level;
-        let mut loader = Loader { store: &mut state.weights, source, level, pool: &self.pool };
-        Ok(match block {
-            Block::Embedding { spec, table } => {
-                let [table] = loader.matrices([table])?;
-                Loaded::Embedding(EmbeddingBlock::new(spec, table))
-            }
-            Block::Attention { spec, weights: w } => {
-                let matrices = loader.matrices([&w.q, &w.k, &w.v, &w.o])?;
-                let norm = loader.norm(&spec.norm, &w.norm)?;
-                let post_norm = loader.optional_norm(&spec.post_norm, &w.post_norm)?;
-                let mut biases = [None, None, None, None];
-                for (bias, weight) in biases.iter_mut().zip([&w.q_bias, &w.k_bias, &w.v_bias, &w.o_bias]) {
-                    *bias = weight.as_ref().map(|b| loader.vector(b, 0.0)).transpose()?;
-                }
-                let qk_norm = match (&spec.qk_norm, &w.q_norm, &w.k_norm) {
-                    (Some(norm), Some(q), Some(k)) => {
-                        let offset = norm.weight_offset;
-                        Some(QkNorm {
-                            q: loader.vector(q, offset)?,
-                            k: loader.vector(k, offset)?,
-                            eps: norm.eps,
-                        })
-                    }
-                    _ => None,
-                };
-                let known = state.ropes.iter().position(|r| *r == spec.rope);
-                let rope = known.unwrap_or_else(|| {
-                    state.ropes.push(spec.rope.clone());
-                    state.ropes.len() - 1
-                });
-                let mut block =
-                    AttentionBlock::new(spec, rope, norm, matrices, biases, qk_norm, post_norm, level);
-                if let Some(layout) = state.layout {
-                    block.set_cache(Some(new_cache(&block, layout)?), level);
-                }
-                Loaded::Attention(Box::new(block))
-            }
-            Block::Ffn { spec, weights: w } => {
-                let matrices = loader.matrices([&w.gate, &w.up, &w.down])?;
-                let norm = loader.norm(&spec.norm, &w.norm)?;
-                let post_norm = loader.optional_norm(&spec.post_norm, &w.post_norm)?;
-                Loaded::Ffn(FfnBlock::new(spec, norm, matrices, post_norm))
-            }
-            Block::Head { spec, norm, weight } => {
-                let [matrix] = loader.matrices([weight])?;
-                let norm = loader.norm(&spec.norm, norm)?;
-                Loaded::Head(HeadBlock::new(spec, norm, matrix, level))
-            }
-        })
-    }
-}
-
-fn new_cache(block: &AttentionBlock, layout: KvLayout) -> Result<KvCache, DeviceError> {
-    let (kv_heads, dim) = (block.spec.kv_heads, block.spec.head_dim);
-    check_layout(&layout, dim).map_err(unsupported)?;
-    let absurd = || out_of_memory(format!("a KV cache of {} pages", layout.pages), u64::MAX);
-    let geometry = KvGeometry::new(layout, kv_heads, dim).ok_or_else(absurd)?;
-    let what = || format!("the KV cache of a block, {} pages", layout.pages);
-    KvCache::new(geometry).ok_or_else(|| out_of_memory(what(), geometry.bytes() as u64))
-}
-
-/// Reads the weights of one block.
-struct Loader<'a> {
-    store: &'a mut WeightStore,
-    source: &'a dyn WeightSource,
-    level: SimdLevel,
-    pool: &'a Pool,
-}
-
-impl Loader<'_> {
-    fn matrices<const N: usize>(
-        &mut self,
-        weights: [&Weight; N],
-    ) -> Result<[Arc<PackedMatrix>; N], DeviceError> {
-        let loaded = self.store.load_matrices(&weights, self.source, self.level, self.pool, NAME)?;
-        loaded.try_into().map_err(|_| invalid("a block with another number of matrices"))
-    }
-
-    fn vector(&mut self, weight: &Weight, offset: f32) -> Result<Arc<[f32]>, DeviceError> {
-        self.store.load_vector(weight, offset, self.source)
-    }
-
-    fn norm(&mut self, spec: &NormSpec, weight: &Weight) -> Result<Norm, DeviceError> {
-        Ok(Norm::new(spec, self.vector(weight, spec.weight_offset)?))
-    }
-
-    fn optional_norm(
-        &mut self,
-        spec: &Option<NormSpec>,
-        weight: &Option<Weight>,
-    ) -> Result<Option<Norm>, DeviceError> {
-        match (spec, weight) {
-            (Some(spec), Some(weight)) => self.norm(spec, weight).map(Some),
-            _ => Ok(None),
-        }
-    }
 }
 
 impl Device for SimdDevice {
@@ -225,7 +85,7 @@ impl Device for SimdDevice {
     fn measure(&self) -> Result<Roofline, DeviceError> {
         // Other work would only disturb the measurement.
         let _state = self.lock();
-        Ok(roofline::measure(self.level, self.pool.threads()))
+        Ok(roofline::measure(self.level, self.pool.team()))
     }
 
     fn rate_kind(&self, ty: TensorType) -> RateKind {
@@ -235,7 +95,7 @@ impl Device for SimdDevice {
     fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
         check_block(block).map_err(invalid)?;
         let mut state = self.lock();
-        match self.load_block(&mut state, block, source) {
+        match load_block(&mut state, block, source, self.level, &self.pool) {
             Ok(loaded) => {
                 let id = BlockId(state.next_block);
                 state.next_block += 1;
@@ -259,37 +119,12 @@ impl Device for SimdDevice {
     }
 
     fn reserve_kv(&self, layout: KvLayout) -> Result<(), DeviceError> {
-        let mut state = self.lock();
-        let attention = |loaded: &Loaded| match loaded {
-            Loaded::Attention(block) => check_layout(&layout, block.spec.head_dim),
-            _ => Ok(()),
-        };
-        state.blocks.values().try_for_each(attention).map_err(unsupported)?;
-        // Free the old caches first: both together may not fit.
-        state.layout = None;
-        let mixers =
-            |state: &mut State, f: &mut dyn FnMut(&mut AttentionBlock) -> Result<(), DeviceError>| {
-                state
-                    .blocks
-                    .values_mut()
-                    .try_for_each(|b| if let Loaded::Attention(b) = b { f(b) } else { Ok(()) })
-            };
-        mixers(&mut state, &mut |block| {
-            block.set_cache(None, self.level);
-            Ok(())
-        })?;
-        mixers(&mut state, &mut |block| {
-            let cache = new_cache(block, layout)?;
-            block.set_cache(Some(cache), self.level);
-            Ok(())
-        })?;
-        state.layout = Some(layout);
-        Ok(())
+        reserve_kv(&mut self.lock(), layout, self.level)
     }
 
     fn submit(&self, work: &Work) -> Result<Ticket, DeviceError> {
         let mut state = self.lock();
-        state.run(work, &self.pool, self.level)?;
+        submit::run(&mut state, work, &self.pool, self.level)?;
         state.tickets += 1;
         Ok(Ticket(state.tickets))
     }
@@ -342,7 +177,7 @@ impl Device for SimdDevice {
         MemoryUse {
             weights: state.weights.bytes(),
             kv,
-            scratch: (streams + state.memory.bytes()) as u64,
+            scratch: (streams + state.workspace.bytes()) as u64,
             copied: state.weights.copied,
         }
     }

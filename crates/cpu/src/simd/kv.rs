@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 
 use unicorn_core::{KvLayout, KvType, PageId};
 
-use super::vector::Simd;
+use super::float_vector::FloatVector;
 
 /// Positions per transposed tile of keys.
 pub(crate) const TILE: usize = 16;
@@ -215,7 +215,7 @@ impl KvHead<'_> {
     /// # Panics
     /// When the lengths are not `dim`.
     #[inline(always)]
-    pub(crate) unsafe fn store<S: Simd>(&self, position: usize, key: &[f32], value: &[f32]) {
+    pub(crate) unsafe fn store<S: FloatVector>(&self, position: usize, key: &[f32], value: &[f32]) {
         let dim = self.cache.geometry.dim;
         assert!(key.len() == dim && value.len() == dim, "a KV row of another length");
         let lane = position % TILE;
@@ -268,7 +268,7 @@ impl KvHead<'_> {
     /// # Safety
     /// The CPU has the instruction set of `S`; nobody writes this head now; `out` has `dim * TILE` elements.
     #[inline(always)]
-    pub(crate) unsafe fn expand_keys<S: Simd>(&self, position: usize, out: *mut f32) {
+    pub(crate) unsafe fn expand_keys<S: FloatVector>(&self, position: usize, out: *mut f32) {
         let g = &self.cache.geometry;
         let tile = self.key_tile(position);
         // SAFETY: the tile has `dim * TILE` elements in the layout of its type.
@@ -296,7 +296,7 @@ impl KvHead<'_> {
     /// # Safety
     /// As for [`KvHead::expand_keys`]; `out` has `count * padded` elements.
     #[inline(always)]
-    pub(crate) unsafe fn expand_values<S: Simd>(&self, position: usize, count: usize, out: *mut f32) {
+    pub(crate) unsafe fn expand_values<S: FloatVector>(&self, position: usize, count: usize, out: *mut f32) {
         let g = &self.cache.geometry;
         let rows = self.value_row(position);
         // SAFETY: the page holds `count` rows from this position on.
@@ -330,7 +330,7 @@ fn prefetch(start: *const u8, bytes: usize) {
 
 /// Converts `part` (at most `LANES` elements) to half floats at the front of `bits`.
 #[inline(always)]
-unsafe fn store_half<S: Simd>(part: &[f32], bits: &mut [u16; 16]) {
+unsafe fn store_half<S: FloatVector>(part: &[f32], bits: &mut [u16; 16]) {
     let mut full = [0f32; 16];
     full[..part.len()].copy_from_slice(part);
     // SAFETY: both arrays have 16 elements, at least LANES.
@@ -338,7 +338,7 @@ unsafe fn store_half<S: Simd>(part: &[f32], bits: &mut [u16; 16]) {
 }
 
 #[inline(always)]
-unsafe fn expand_halves<S: Simd>(from: *const u16, to: *mut f32, count: usize) {
+unsafe fn expand_halves<S: FloatVector>(from: *const u16, to: *mut f32, count: usize) {
     for at in (0..count).step_by(S::LANES) {
         // SAFETY: `count` is a multiple of 16, and so of LANES.
         unsafe { S::store(to.add(at), S::load_f16(from.add(at))) }

@@ -4,19 +4,24 @@
 //! Invariants: at one SIMD level results are the same to the bit on any number of threads, in any batch, and for any cut of a
 //! prompt into chunks. Nothing here reads the environment. `unsafe` kernels are reached through safe functions that check shapes.
 
-mod activation;
 mod attention;
 mod blocks;
+mod check;
 mod device;
+mod elementary;
+mod errors;
+mod float_vector;
 mod kv;
 mod level;
 mod limits;
 pub mod linear;
+mod load;
 mod pool;
 mod rms_norm;
 pub mod roofline;
 mod rope;
 mod shared;
+mod state;
 mod submit;
 #[cfg(test)]
 mod testing;
@@ -24,8 +29,8 @@ mod testing;
 mod tests;
 mod top_k;
 mod topology;
-mod vector;
 mod weights;
+mod workspace;
 
 pub use device::{CpuOptions, SimdDevice};
 pub use level::SimdLevel;

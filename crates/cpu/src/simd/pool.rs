@@ -1,24 +1,28 @@
-//! The thread pool: one parallel region at a time, light barriers inside it, no sleep between regions that follow closely.
+//! Threads that compute one batch together and stay awake between batches that follow closely.
 //!
-//! The calling thread is worker 0. A region is one closure that every worker runs; inside it workers meet at
-//! [`Worker::barrier`] and share loops through [`Worker::dynamic`]. Waiting threads spin, then yield to the operating
-//! system (machines are shared), and workers without a region park after [`IDLE_BEFORE_SLEEP`].
+//! The calling thread is worker 0. A region is one closure that every worker runs. All of them walk the same sequence of
+//! [`Worker::step`]s; the parts of a step are claimed one by one, and a step begins once every part of the one before is done.
+//! Nobody waits for a thread that holds no part: where the operating system has taken a thread's core away, the others do its
+//! share, and the thread passes over what it missed when it comes back. Who waits spins for a bounded time and then sleeps, which
+//! also leaves the core to a thread that was taken off another one.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a worker without work stays awake. Longer than the time between two tokens' submissions.
+/// How long a worker without a region stays awake. Longer than the time between two tokens' submissions.
 const IDLE_BEFORE_SLEEP: Duration = Duration::from_micros(800);
-/// Spins before a waiting thread starts to yield: some tens of microseconds.
-const SPINS_BEFORE_YIELD: u32 = 2000;
-/// Shared loops between two barriers.
-const LOOPS: usize = 16;
+/// How long a thread spins for a step: longer than threads that all have their core are apart, far less than a time slice.
+const SPIN: Duration = Duration::from_micros(60);
+/// Looks between two looks at the clock.
+const LOOKS: u32 = 64;
+/// How often the CPUs that the process may use are counted again.
+const RECOUNT: Duration = Duration::from_millis(200);
 
 /// A worker panicked; the region was abandoned and the pool is usable again.
 #[derive(thiserror::Error, Debug)]
@@ -30,7 +34,16 @@ pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     /// Held for the time of a region.
-    region: Mutex<()>,
+    region: Mutex<Team>,
+}
+
+/// How many threads take part in a region.
+struct Team {
+    size: usize,
+    /// When the CPUs were counted; `None` before the first region.
+    counted: Option<Instant>,
+    /// More threads than CPUs only take turns, and hold parts of a step while they wait for theirs.
+    within_cpus: bool,
 }
 
 #[repr(align(128))]
@@ -40,25 +53,26 @@ struct Line<T>(T);
 type Job = *const (dyn Fn(&Worker) + Sync);
 
 struct Shared {
-    threads: usize,
-    /// Counts regions; a change tells workers to start.
-    epoch: Line<AtomicU32>,
-    /// The current region's closure; valid while `running` is not zero.
-    job: UnsafeCell<Option<Job>>,
-    /// Workers still inside the region.
-    running: Line<AtomicUsize>,
-    arrived: Line<AtomicUsize>,
-    generation: Line<AtomicU32>,
-    /// Next index of each shared loop since the last barrier.
-    loops: [Line<AtomicUsize>; LOOPS],
+    gate: Line<Gate>,
+    /// The current region's closure and its threads; valid inside the gate.
+    job: UnsafeCell<Option<(Job, usize)>>,
+    /// Threads that take part: those with a lower index.
+    team: AtomicUsize,
+    /// Number of the current step in the upper half, parts of it that were claimed in the lower.
+    claims: Line<AtomicU64>,
+    /// Parts of the current step that are done.
+    done: Line<AtomicUsize>,
+    /// Threads that wait for a step, or for the others to leave.
+    waiting: Parking,
     /// A thread of the current region panicked.
     poisoned: AtomicBool,
     message: Mutex<Option<String>>,
     stop: AtomicBool,
+    /// Which threads sleep until there is a region for them.
     asleep: Vec<AtomicBool>,
 }
 
-// SAFETY: `job` is written only while no worker is inside a region, and published by `epoch`.
+// SAFETY: `job` is written only while the gate is shut and nobody is inside; opening it publishes the value.
 unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `job` is to a `Sync` closure.
 unsafe impl Send for Shared {}
@@ -66,10 +80,11 @@ unsafe impl Send for Shared {}
 /// A thread's view of the region it runs in.
 pub(crate) struct Worker<'a> {
     shared: &'a Shared,
+    team: usize,
     /// `0 .. threads`; 0 is the thread that started the region.
     pub(crate) index: usize,
-    /// Shared loops entered since the last barrier.
-    entered: Cell<usize>,
+    /// Steps that this thread has come to.
+    steps: Cell<u64>,
 }
 
 /// Unwinds threads out of a region in which another one panicked.
@@ -78,125 +93,219 @@ struct Abandoned;
 impl Worker<'_> {
     /// Threads in the region.
     pub(crate) fn threads(&self) -> usize {
-        self.shared.threads
+        self.team
     }
 
-    /// Waits until every thread of the region has arrived; writes before it are visible to all after it.
-    pub(crate) fn barrier(&self) {
-        self.entered.set(0);
-        let shared = self.shared;
-        if shared.threads == 1 {
-            shared.reset_loops();
+    /// One step of the region: calls `f` with parts of `0 .. count`, at most `grain` long, each on one thread. What earlier steps
+    /// wrote is visible in `f`. Returns when this thread finds no more parts, which others may still be at.
+    ///
+    /// Every thread of the region must walk the same sequence of steps, and touch what steps write inside `f` alone: outside of it,
+    /// the others may be some steps ahead.
+    pub(crate) fn step(&self, count: usize, grain: usize, mut f: impl FnMut(Range<usize>)) {
+        if count == 0 {
             return;
         }
-        let generation = shared.generation.0.load(Ordering::Acquire);
-        if shared.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == shared.threads {
-            shared.arrived.0.store(0, Ordering::Relaxed);
-            shared.reset_loops();
-            shared.generation.0.store(generation.wrapping_add(1), Ordering::Release);
-        } else {
-            let mut wait = Backoff::default();
-            while shared.generation.0.load(Ordering::Acquire) == generation {
-                if shared.poisoned.load(Ordering::Relaxed) {
-                    break;
+        let step = self.steps.get();
+        self.steps.set(step + 1);
+        if self.team == 1 {
+            return f(0..count);
+        }
+        let grain = grain.max(count.div_ceil(u32::MAX as usize)).max(1);
+        let parts = count.div_ceil(grain);
+        let shared = self.shared;
+        self.wait_for(step);
+        let mut claims = shared.claims.0.load(Ordering::Acquire);
+        while claims >> 32 == step && ((claims & u64::from(u32::MAX)) as usize) < parts {
+            // An exchange, not an addition: the step may end meanwhile, and the claim would be one on the next.
+            let claimed = shared.claims.0.compare_exchange_weak(
+                claims,
+                claims + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match claimed {
+                Ok(_) => {
+                    let start = (claims & u64::from(u32::MAX)) as usize * grain;
+                    f(start..count.min(start + grain));
+                    if shared.done.0.fetch_add(1, Ordering::AcqRel) + 1 == parts {
+                        shared.begin(step + 1);
+                    }
+                    claims = shared.claims.0.load(Ordering::Acquire);
                 }
-                wait.pause();
+                Err(now) => claims = now,
             }
         }
-        if shared.poisoned.load(Ordering::Relaxed) {
+    }
+
+    /// Waits until all steps that this thread has come to are done.
+    pub(crate) fn settle(&self) {
+        if self.team > 1 {
+            self.wait_for(self.steps.get());
+        }
+    }
+
+    /// Waits until `step` has begun.
+    fn wait_for(&self, step: u64) {
+        let shared = self.shared;
+        let begun = || shared.claims.0.load(Ordering::SeqCst) >> 32 >= step;
+        let abandoned = || shared.poisoned.load(Ordering::SeqCst);
+        shared.waiting.wait_until(|| begun() || abandoned());
+        if abandoned() {
             resume_unwind(Box::new(Abandoned));
         }
     }
+}
 
-    /// Calls `f` with parts of `0 .. count`, at most `grain` long, each for one thread. Every thread of the region must
-    /// reach the same sequence of such loops. No barrier at the end.
-    pub(crate) fn dynamic(&self, count: usize, grain: usize, mut f: impl FnMut(Range<usize>)) {
-        let slot = self.entered.get();
-        self.entered.set(slot + 1);
-        let grain = grain.max(1);
-        if self.shared.threads == 1 {
-            if count > 0 {
-                f(0..count);
-            }
-            return;
-        }
-        let Some(next) = self.shared.loops.get(slot) else {
-            return f(self.share(count, grain));
-        };
-        loop {
-            let start = next.0.fetch_add(grain, Ordering::Relaxed);
-            if start >= count {
-                return;
-            }
-            f(start..count.min(start + grain));
-        }
+/// Lets threads into a region while it is open, and counts those inside. Number of the region in the upper half.
+#[derive(Default)]
+struct Gate(AtomicU64);
+
+impl Gate {
+    const OPEN: u64 = 1 << 31;
+
+    fn open(&self) {
+        let region = (self.0.load(Ordering::Relaxed) >> 32).wrapping_add(1) << 32;
+        self.0.store(region | Gate::OPEN, Ordering::SeqCst);
     }
 
-    /// This thread's equal share of `0 .. count`, cut at multiples of `unit`; may be empty.
-    pub(crate) fn share(&self, count: usize, unit: usize) -> Range<usize> {
-        let units = count.div_ceil(unit);
-        let cut = |i: usize| count.min(units * i / self.shared.threads * unit);
-        cut(self.index)..cut(self.index + 1)
+    fn close(&self) {
+        self.0.fetch_and(!Gate::OPEN, Ordering::AcqRel);
+    }
+
+    /// The region to enter after `seen`, if one is open.
+    fn next(&self, seen: u64) -> Option<u64> {
+        let now = self.0.load(Ordering::SeqCst);
+        (now & Gate::OPEN != 0 && now >> 32 != seen).then_some(now >> 32)
+    }
+
+    /// Enters a region; false when it is over.
+    fn enter(&self, region: u64) -> bool {
+        let step = |now: u64| (now & Gate::OPEN != 0 && now >> 32 == region).then_some(now + 1);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).is_ok()
+    }
+
+    fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.load(Ordering::SeqCst) & (Gate::OPEN - 1) == 0
+    }
+}
+
+/// Where threads wait for something that others do.
+#[derive(Default)]
+struct Parking {
+    sleepers: Line<AtomicUsize>,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Parking {
+    /// Spins, then sleeps until it is so. Whoever makes it so calls [`Parking::wake`] afterwards, both in sequentially consistent
+    /// order: then either `ready` sees it, or `wake` sees the sleeper.
+    fn wait_until(&self, ready: impl Fn() -> bool) {
+        let mut since = None;
+        loop {
+            for _ in 0..LOOKS {
+                if ready() {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+            if since.get_or_insert_with(Instant::now).elapsed() > SPIN {
+                break;
+            }
+        }
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.0.fetch_add(1, Ordering::SeqCst);
+        while !ready() {
+            lock = self.changed.wait(lock).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn wake(&self) {
+        if self.sleepers.0.load(Ordering::SeqCst) != 0 {
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            self.changed.notify_all();
+        }
     }
 }
 
 impl Shared {
-    fn reset_loops(&self) {
-        for next in &self.loops {
-            next.0.store(0, Ordering::Relaxed);
-        }
+    /// Begins a step; the one before is done.
+    fn begin(&self, step: u64) {
+        self.done.0.store(0, Ordering::Relaxed);
+        self.claims.0.store(step << 32, Ordering::SeqCst);
+        self.waiting.wake();
     }
 
     /// Runs the closure as thread `index`, turning a panic into a poisoned region.
-    fn enter(&self, job: &(dyn Fn(&Worker) + Sync), index: usize) {
-        let worker = Worker { shared: self, index, entered: Cell::new(0) };
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(&worker))) {
+    fn run(&self, job: &(dyn Fn(&Worker) + Sync), team: usize, index: usize) {
+        let worker = Worker { shared: self, team, index, steps: Cell::new(0) };
+        let walked = catch_unwind(AssertUnwindSafe(|| {
+            job(&worker);
+            if index == 0 {
+                worker.settle();
+            }
+        }));
+        if let Err(payload) = walked {
             if !payload.is::<Abandoned>() {
                 let mut message = self.message.lock().unwrap_or_else(PoisonError::into_inner);
                 message.get_or_insert_with(|| panic_text(payload.as_ref()));
             }
             self.poisoned.store(true, Ordering::SeqCst);
+            self.waiting.wake();
         }
     }
 
     /// A worker's life.
     fn serve(&self, index: usize) {
         let mut seen = 0;
-        loop {
-            if !self.wait_for_region(seen, index) {
-                return;
+        while let Some(region) = self.wait_for_region(seen, index) {
+            seen = region;
+            if !self.gate.0.enter(region) {
+                continue;
             }
-            seen = seen.wrapping_add(1);
-            // SAFETY: the epoch was published after the job, and stays until `running` drops to zero.
-            if let Some(job) = unsafe { *self.job.get() } {
-                // SAFETY: `Pool::run` keeps the closure alive until `running` is zero.
-                self.enter(unsafe { &*job }, index);
+            // SAFETY: the value was published before the gate opened, and stays while somebody is inside.
+            if let Some((job, team)) = unsafe { *self.job.get() } {
+                // SAFETY: `Pool::run` keeps the closure alive until the gate is shut and everybody has left.
+                self.run(unsafe { &*job }, team, index);
             }
-            self.running.0.fetch_sub(1, Ordering::Release);
+            self.gate.0.leave();
+            self.waiting.wake();
         }
     }
 
-    /// False when the pool is closing.
-    fn wait_for_region(&self, seen: u32, index: usize) -> bool {
-        let mut wait = Backoff::default();
-        let mut idle_since = None;
+    /// The next region for this thread; `None` when the pool is closing.
+    fn wait_for_region(&self, seen: u64, index: usize) -> Option<u64> {
+        let next = || self.gate.0.next(seen).filter(|_| index < self.team.load(Ordering::SeqCst));
+        let stopped = || self.stop.load(Ordering::SeqCst);
+        let idle_since = Instant::now();
+        let mut looks = 0u32;
         loop {
-            if self.stop.load(Ordering::SeqCst) {
-                return false;
+            if stopped() {
+                return None;
             }
-            if self.epoch.0.load(Ordering::Acquire) != seen {
-                return true;
+            if let Some(region) = next() {
+                return Some(region);
             }
-            if !wait.pause() {
+            looks = looks.wrapping_add(1);
+            if !looks.is_multiple_of(LOOKS) {
+                std::hint::spin_loop();
                 continue;
             }
-            let since = *idle_since.get_or_insert_with(Instant::now);
-            if since.elapsed() < IDLE_BEFORE_SLEEP {
+            let idle = idle_since.elapsed();
+            if idle < IDLE_BEFORE_SLEEP {
+                if idle > SPIN {
+                    std::thread::yield_now();
+                }
                 continue;
             }
-            // Announce sleep, then look again: whoever publishes an epoch looks at `asleep` after it.
+            // Announce sleep, then look again: whoever opens the gate looks at `asleep` after it.
             self.asleep[index].store(true, Ordering::SeqCst);
-            while self.epoch.0.load(Ordering::SeqCst) == seen && !self.stop.load(Ordering::SeqCst) {
+            while next().is_none() && !stopped() {
                 std::thread::park();
             }
             self.asleep[index].store(false, Ordering::SeqCst);
@@ -204,79 +313,101 @@ impl Shared {
     }
 }
 
-/// Spins first, then yields.
-#[derive(Default)]
-struct Backoff(u32);
-
-impl Backoff {
-    /// True when it yielded.
-    fn pause(&mut self) -> bool {
-        if self.0 < SPINS_BEFORE_YIELD {
-            self.0 += 1;
-            std::hint::spin_loop();
-            false
-        } else {
-            std::thread::yield_now();
-            true
+impl Team {
+    /// The size of the next region's team, out of `threads`.
+    fn next_size(&mut self, threads: usize) -> usize {
+        let recount = self.counted.is_none_or(|at| at.elapsed() > RECOUNT);
+        if threads > 1 && self.within_cpus && recount {
+            self.size = threads.min(cpus());
+            self.counted = Some(Instant::now());
         }
+        self.size
     }
 }
 
+/// CPUs that this thread may use: its affinity, and no more than its quota.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(usize::MAX, usize::from)
+}
+
 impl Pool {
-    /// Starts `threads - 1` workers; `threads` is at least 1.
-    pub(crate) fn new(threads: usize) -> std::io::Result<Pool> {
+    /// Starts `threads - 1` workers beside the calling thread; `threads` is at least 1. Where the system refuses threads, the pool
+    /// has those that it got: see [`Pool::threads`].
+    pub(crate) fn new(threads: usize) -> Pool {
+        Pool::start(threads, |index, work| {
+            std::thread::Builder::new().name(format!("unicorn-cpu-{index}")).spawn(work)
+        })
+    }
+
+    fn start(
+        threads: usize,
+        mut spawn: impl FnMut(usize, Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>>,
+    ) -> Pool {
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
-            threads,
-            epoch: Line::default(),
+            gate: Line::default(),
             job: UnsafeCell::new(None),
-            running: Line::default(),
-            arrived: Line::default(),
-            generation: Line::default(),
-            loops: Default::default(),
+            team: AtomicUsize::new(0),
+            claims: Line::default(),
+            done: Line::default(),
+            waiting: Parking::default(),
             poisoned: AtomicBool::new(false),
             message: Mutex::new(None),
             stop: AtomicBool::new(false),
             asleep: (0..threads).map(|_| AtomicBool::new(false)).collect(),
         });
-        let mut pool = Pool { shared, workers: Vec::new(), region: Mutex::new(()) };
-        for index in 1..threads {
-            let shared = Arc::clone(&pool.shared);
-            let name = format!("unicorn-cpu-{index}");
-            pool.workers.push(std::thread::Builder::new().name(name).spawn(move || shared.serve(index))?);
-        }
-        Ok(pool)
+        let start = |index| {
+            let shared = Arc::clone(&shared);
+            spawn(index, Box::new(move || shared.serve(index))).ok()
+        };
+        let workers: Vec<_> = (1..threads).map_while(start).collect();
+        let size = workers.len() + 1;
+        let team = Team { size, counted: None, within_cpus: true };
+        Pool { shared, workers, region: Mutex::new(team) }
     }
 
-    /// Threads of a region, the caller included.
+    /// Threads, the caller included.
     pub(crate) fn threads(&self) -> usize {
-        self.shared.threads
+        self.workers.len() + 1
     }
 
-    /// Runs `job` on every thread and returns when all are done. Regions exclude each other; a job must not start one.
+    /// Threads that take part in a region now: no more than the CPUs that the process may use.
+    pub(crate) fn team(&self) -> usize {
+        self.region.lock().unwrap_or_else(PoisonError::into_inner).next_size(self.threads())
+    }
+
+    /// From now on all threads take part in regions, however few the CPUs are.
+    #[cfg(test)]
+    pub(crate) fn use_all_threads(&self) {
+        let mut team = self.region.lock().unwrap_or_else(PoisonError::into_inner);
+        (team.within_cpus, team.size) = (false, self.threads());
+    }
+
+    /// Runs `job` on the threads of the team and returns when all are done. Regions exclude each other; a job must not start one.
     pub(crate) fn run(&self, job: &(dyn Fn(&Worker) + Sync)) -> Result<(), Panicked> {
-        let _region: MutexGuard<()> = self.region.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut team = self.region.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = team.next_size(self.threads());
         let shared = &*self.shared;
-        shared.reset_loops();
-        shared.arrived.0.store(0, Ordering::Relaxed);
         shared.poisoned.store(false, Ordering::Relaxed);
-        if !self.workers.is_empty() {
-            // SAFETY: erases the closure's lifetime; it outlives the region, which ends when `running` is zero.
+        if size > 1 {
+            shared.done.0.store(0, Ordering::Relaxed);
+            shared.claims.0.store(0, Ordering::Relaxed);
+            shared.team.store(size, Ordering::Relaxed);
+            // SAFETY: erases the closure's lifetime; it outlives the region, which nobody is inside of when this returns.
             let erased: Job = unsafe { std::mem::transmute::<&(dyn Fn(&Worker) + Sync), Job>(job) };
-            // SAFETY: no worker reads `job` before the epoch changes.
-            unsafe { *shared.job.get() = Some(erased) };
-            shared.running.0.store(self.workers.len(), Ordering::Relaxed);
-            shared.epoch.0.fetch_add(1, Ordering::SeqCst);
-            for (worker, asleep) in self.workers.iter().zip(&shared.asleep[1..]) {
+            // SAFETY: the gate is shut and nobody inside.
+            unsafe { *shared.job.get() = Some((erased, size)) };
+            shared.gate.0.open();
+            for (worker, asleep) in self.workers.iter().zip(&shared.asleep[1..]).take(size - 1) {
                 if asleep.load(Ordering::SeqCst) {
                     worker.thread().unpark();
                 }
             }
         }
-        shared.enter(job, 0);
-        let mut wait = Backoff::default();
-        while shared.running.0.load(Ordering::Acquire) != 0 {
-            wait.pause();
+        shared.run(job, size, 0);
+        if size > 1 {
+            shared.gate.0.close();
+            shared.waiting.wait_until(|| shared.gate.0.is_empty());
         }
         if shared.poisoned.load(Ordering::SeqCst) {
             let message = shared.message.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -304,101 +435,4 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicU64;
-
-    #[test]
-    fn many_tiny_regions_with_barriers() {
-        for threads in 1..=5 {
-            let pool = Pool::new(threads).unwrap();
-            let cells: Vec<AtomicU64> = (0..threads).map(|_| AtomicU64::new(0)).collect();
-            let wrong = AtomicU64::new(0);
-            for round in 1..=300u64 {
-                pool.run(&|w| {
-                    for step in 0..5u64 {
-                        let value = round * 10 + step;
-                        cells[w.index].store(value, Ordering::Relaxed);
-                        w.barrier();
-                        for cell in &cells {
-                            wrong.fetch_add(
-                                u64::from(cell.load(Ordering::Relaxed) != value),
-                                Ordering::Relaxed,
-                            );
-                        }
-                        w.barrier();
-                    }
-                })
-                .unwrap();
-            }
-            assert_eq!(wrong.load(Ordering::Relaxed), 0, "{threads} threads");
-        }
-    }
-
-    #[test]
-    fn loops_visit_every_index_once() {
-        let pool = Pool::new(3).unwrap();
-        let counts: Vec<AtomicU64> = (0..1000).map(|_| AtomicU64::new(0)).collect();
-        for round in 1..=50 {
-            pool.run(&|w| {
-                for (count, grain) in [(1000, 7), (13, 100), (0, 3), (1000, 1)] {
-                    w.dynamic(count, grain, |r| {
-                        r.for_each(|i| _ = counts[i].fetch_add(1, Ordering::Relaxed));
-                    });
-                    if grain == 100 {
-                        w.barrier();
-                    }
-                }
-                for i in w.share(1000, 16) {
-                    counts[i].fetch_add(1, Ordering::Relaxed);
-                }
-            })
-            .unwrap();
-            for (i, c) in counts.iter().enumerate() {
-                let want = round * if i < 13 { 4 } else { 3 };
-                assert_eq!(c.load(Ordering::Relaxed), want, "index {i} round {round}");
-            }
-        }
-    }
-
-    #[test]
-    fn sleeps_and_wakes() {
-        let pool = Pool::new(3).unwrap();
-        let total = AtomicU64::new(0);
-        for round in 0..20 {
-            pool.run(&|w| _ = total.fetch_add(1 << (8 * w.index), Ordering::Relaxed)).unwrap();
-            std::thread::sleep(Duration::from_micros(300 * (round % 5)));
-        }
-        std::thread::sleep(Duration::from_millis(300));
-        let asleep = pool.shared.asleep[1..].iter().all(|a| a.load(Ordering::SeqCst));
-        assert!(asleep, "idle workers must park");
-        pool.run(&|w| _ = total.fetch_add(1 << (8 * w.index), Ordering::Relaxed)).unwrap();
-        assert_eq!(total.load(Ordering::Relaxed), 21 * 0x01_01_01);
-    }
-
-    #[test]
-    fn a_panic_is_an_error_and_the_pool_lives_on() {
-        let pool = Pool::new(4).unwrap();
-        for victim in 0..4 {
-            let error = pool
-                .run(&|w| {
-                    w.barrier();
-                    if w.index == victim {
-                        std::panic::panic_any(format!("broken in {victim}"));
-                    }
-                    w.barrier();
-                    w.barrier();
-                })
-                .unwrap_err();
-            assert_eq!(error.to_string(), format!("broken in {victim}"));
-            let sum = AtomicU64::new(0);
-            pool.run(&|w| {
-                w.barrier();
-                sum.fetch_add(1, Ordering::Relaxed);
-                w.barrier();
-                assert_eq!(sum.load(Ordering::Relaxed), 4);
-            })
-            .unwrap();
-        }
-    }
-}
+mod tests;

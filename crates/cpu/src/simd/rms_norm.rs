@@ -1,7 +1,7 @@
 //! RMS norm (Zhang and Sennrich 2019) of one row.
 
+use super::float_vector::{FloatVector, SimdFunction, dispatch};
 use super::level::SimdLevel;
-use super::vector::{Kernel, Simd, dispatch};
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight`; all three have the row's length.
 ///
@@ -29,10 +29,10 @@ struct Norm<'a> {
     add: bool,
 }
 
-impl Kernel for Norm<'_> {
+impl SimdFunction for Norm<'_> {
     type Output = ();
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: FloatVector>(self) {
         // SAFETY: the caller has the instruction set.
         let scale = unsafe { inverse_rms::<S>(self.x, self.eps) };
         let n = self.x.len();
@@ -55,7 +55,7 @@ impl Kernel for Norm<'_> {
 
 /// `1 / sqrt(mean(x^2) + eps)`.
 #[inline(always)]
-pub(crate) unsafe fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
+pub(crate) unsafe fn inverse_rms<S: FloatVector>(x: &[f32], eps: f32) -> f32 {
     let n = x.len();
     let wide = n - n % (4 * S::LANES);
     let whole = n - n % S::LANES;

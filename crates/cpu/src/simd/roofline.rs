@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use unicorn_core::Roofline;
 
 use super::level::SimdLevel;
-use super::linear::Memory;
+use super::linear::Allocation;
 
 /// Bytes read per thread: larger than the last-level cache of most processors, shared among threads.
 const READ_BYTES: usize = 64 << 20;
@@ -15,14 +15,16 @@ const BURST: Duration = Duration::from_millis(40);
 /// Steps between looks at the clock.
 const STEPS: usize = 20_000;
 
-/// Measures `threads` threads at once and adds their rates up. Takes about 0.2 s.
+/// Measures `threads` threads at once and adds their rates up. Takes about 0.2 s. Where the system refuses threads, fewer measure.
 pub fn measure(level: SimdLevel, threads: usize) -> Roofline {
     let threads = threads.max(1);
     let level = level.or_narrower();
     let all = |f: fn(SimdLevel) -> f64| -> f64 {
         std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(move || f(level))).collect();
-            handles.into_iter().map(|h| h.join().unwrap_or(0.0)).sum()
+            let start = |_| std::thread::Builder::new().spawn_scoped(scope, move || f(level)).ok();
+            let others: Vec<_> = (1..threads).map_while(start).collect();
+            let own = f(level);
+            own + others.into_iter().map(|h| h.join().unwrap_or(0.0)).sum::<f64>()
         })
     };
     Roofline {
@@ -36,7 +38,7 @@ pub fn measure(level: SimdLevel, threads: usize) -> Roofline {
 
 /// Bytes per second of this thread reading memory once, the best of three passes.
 pub fn read_rate(_level: SimdLevel) -> f64 {
-    let Some(memory) = Memory::zeroed(READ_BYTES) else { return 0.0 };
+    let Some(memory) = Allocation::zeroed(READ_BYTES) else { return 0.0 };
     // SAFETY: the memory is this function's alone.
     let buffer = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), READ_BYTES) };
     // Touched, so that pages exist.

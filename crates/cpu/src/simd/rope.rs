@@ -2,7 +2,7 @@
 
 use unicorn_core::{RopeSpec, RopeStyle};
 
-use super::vector::Simd;
+use super::float_vector::FloatVector;
 
 /// Floats in a table row: cosines, then sines. Interleaved pairs store each cosine twice and the sine with both signs, so
 /// that a rotation is `x * cos + swap(x) * sin`.
@@ -39,7 +39,7 @@ pub(crate) fn fill_table_row(spec: &RopeSpec, position: u32, row: &mut [f32]) {
 /// # Panics
 /// When the head is shorter than the rotated elements.
 #[inline(always)]
-pub(crate) unsafe fn rotate<S: Simd>(style: RopeStyle, table_row: &[f32], head: &mut [f32]) {
+pub(crate) unsafe fn rotate<S: FloatVector>(style: RopeStyle, table_row: &[f32], head: &mut [f32]) {
     let (cosines, sines) = table_row.split_at(table_row.len() / 2);
     let n = cosines.len();
     let whole = n - n % S::LANES;
@@ -84,16 +84,16 @@ pub(crate) unsafe fn rotate<S: Simd>(style: RopeStyle, table_row: &[f32], head: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::float_vector::{SimdFunction, dispatch};
     use crate::simd::level::SimdLevel;
     use crate::simd::testing::random_source;
-    use crate::simd::vector::{Kernel, dispatch};
     use unicorn_core::rope::RopeScaling;
 
     struct Rotate<'a>(RopeStyle, &'a [f32], &'a mut [f32]);
-    impl Kernel for Rotate<'_> {
+    impl SimdFunction for Rotate<'_> {
         type Output = ();
         #[inline(always)]
-        unsafe fn run<S: Simd>(self) {
+        unsafe fn run<S: FloatVector>(self) {
             // SAFETY: dispatched.
             unsafe { rotate::<S>(self.0, self.1, self.2) }
         }

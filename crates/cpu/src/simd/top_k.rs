@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use unicorn_core::TopEntry;
 
+use super::float_vector::{FloatVector, SimdFunction, dispatch};
 use super::level::SimdLevel;
-use super::vector::{Kernel, Simd, dispatch};
 
 /// Larger logits first, ties by the smaller id; NaN counts as smaller than every number.
 fn order(a: &TopEntry, b: &TopEntry) -> Ordering {
@@ -39,13 +39,13 @@ struct Scan<'a> {
     k: usize,
 }
 
-impl Kernel for Scan<'_> {
+impl SimdFunction for Scan<'_> {
     type Output = Vec<TopEntry>;
 
     /// Once `k` entries are kept, only larger logits can enter (equal ones have larger ids); the threshold rises whenever the
     /// list has grown to several times `k`.
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) -> Vec<TopEntry> {
+    unsafe fn run<S: FloatVector>(self) -> Vec<TopEntry> {
         let Scan { logits, first, k } = self;
         let capacity = k.saturating_mul(4).saturating_add(64).min(logits.len());
         let mut kept: Vec<TopEntry> = Vec::with_capacity(capacity + S::LANES);

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use unicorn_core::{DeviceError, TensorType, Weight, WeightSource, WeightSpan, quant};
 
+use super::errors::{failed, invalid, out_of_memory};
 use super::level::SimdLevel;
 use super::linear::{PackError, PackedMatrix};
 use super::pool::Pool;
-use super::topology::free_bytes;
 
 /// Bytes of a matrix that a thread reads and packs at a time.
 const LOAD_BYTES: usize = 256 << 10;
@@ -67,24 +67,23 @@ impl WeightStore {
         source: &dyn WeightSource,
         level: SimdLevel,
         pool: &Pool,
-        device: &str,
     ) -> Result<Vec<Arc<PackedMatrix>>, DeviceError> {
         let mut missing: Vec<(&Weight, PackedMatrix)> = Vec::new();
         for weight in weights {
             let known = missing.iter().any(|(w, _)| Key::new(w, 0.0) == Key::new(weight, 0.0));
             if !known && !self.matrices.contains_key(&Key::new(weight, 0.0)) {
                 let made = PackedMatrix::allocate(weight.ty, weight.rows, weight.cols, level);
-                missing.push((weight, made.map_err(|e| pack_error(device, weight, e))?));
+                missing.push((weight, made.map_err(|e| pack_error(weight, e))?));
             }
         }
-        fill(&missing, source, pool, device)?;
+        fill(&missing, source, pool)?;
         for (weight, matrix) in missing {
             self.copied += weight.span.bytes;
             self.matrices.insert(Key::new(weight, 0.0), Arc::new(matrix));
         }
         let found = |w: &&Weight| self.matrices.get(&Key::new(w, 0.0)).cloned();
         let all: Option<Vec<_>> = weights.iter().map(found).collect();
-        all.ok_or_else(|| failed(device, "loading", "a weight is missing".to_owned()))
+        all.ok_or_else(|| failed("loading", "a weight is missing"))
     }
 
     /// A vector as floats, `offset` added to each.
@@ -116,7 +115,6 @@ fn fill(
     matrices: &[(&Weight, PackedMatrix)],
     source: &dyn WeightSource,
     pool: &Pool,
-    device: &str,
 ) -> Result<(), DeviceError> {
     if matrices.is_empty() {
         return Ok(());
@@ -130,7 +128,7 @@ fn fill(
     let error: Mutex<Option<DeviceError>> = Mutex::new(None);
     let stop = AtomicBool::new(false);
     let done = pool.run(&|worker| {
-        worker.dynamic(parts.len(), 1, |range| {
+        worker.step(parts.len(), 1, |range| {
             for (i, panels) in &parts[range] {
                 if stop.load(Ordering::Relaxed) {
                     return;
@@ -140,7 +138,7 @@ fn fill(
                 if let Err(e) = unsafe { matrix.fill_panels(weight, source, panels.clone()) } {
                     stop.store(true, Ordering::Relaxed);
                     let mut first = error.lock().unwrap_or_else(PoisonError::into_inner);
-                    first.get_or_insert_with(|| pack_error(device, weight, e));
+                    first.get_or_insert_with(|| pack_error(weight, e));
                 }
             }
         });
@@ -148,25 +146,13 @@ fn fill(
     if let Some(error) = error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    done.map_err(|e| failed(device, "loading", e.to_string()))
+    done.map_err(|e| failed("loading", e))
 }
 
-fn failed(device: &str, what: &str, reason: String) -> DeviceError {
-    DeviceError::Failed { device: device.to_owned(), what: what.to_owned(), reason }
-}
-
-fn pack_error(device: &str, weight: &Weight, error: PackError) -> DeviceError {
+fn pack_error(weight: &Weight, error: PackError) -> DeviceError {
     match error {
         PackError::Read(source) => DeviceError::Weight { tensor: weight.name.clone(), source },
-        PackError::OutOfMemory { .. } => DeviceError::OutOfMemory {
-            device: device.to_owned(),
-            what: format!("tensor {}", weight.name),
-            requested: weight.span.bytes,
-            free: free_bytes(),
-        },
-        other => DeviceError::Invalid {
-            device: device.to_owned(),
-            what: format!("tensor {}: {other}", weight.name),
-        },
+        PackError::OutOfMemory { .. } => out_of_memory(format!("tensor {}", weight.name), weight.span.bytes),
+        other => invalid(format!("tensor {}: {other}", weight.name)),
     }
 }

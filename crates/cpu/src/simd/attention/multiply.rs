@@ -4,7 +4,7 @@
 //! Every output element is summed over the depth in ascending order, one fused multiply-add per step, whatever the shape
 //! of the call: results do not depend on how many rows share a call.
 
-use crate::simd::vector::Simd;
+use crate::simd::float_vector::FloatVector;
 
 /// Rows per call at most, and the interleaving of packed queries.
 pub(super) const GROUP: usize = 6;
@@ -15,12 +15,12 @@ pub(super) trait Element: Copy {
     ///
     /// # Safety
     /// The CPU has the instruction set of `S`, and the pointer is valid for `LANES` elements.
-    unsafe fn load<S: Simd>(p: *const Self) -> S::F;
+    unsafe fn load<S: FloatVector>(p: *const Self) -> S::F;
 }
 
 impl Element for f32 {
     #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const f32) -> S::F {
+    unsafe fn load<S: FloatVector>(p: *const f32) -> S::F {
         // SAFETY: the caller's.
         unsafe { S::load(p) }
     }
@@ -29,7 +29,7 @@ impl Element for f32 {
 /// Half floats as bits.
 impl Element for u16 {
     #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const u16) -> S::F {
+    unsafe fn load<S: FloatVector>(p: *const u16) -> S::F {
         // SAFETY: the caller's.
         unsafe { S::load_f16(p) }
     }
@@ -49,7 +49,7 @@ pub(super) struct Left {
 /// # Safety
 /// The CPU has the instruction set of `S`; all addressed elements are valid, those of `c` for writing.
 #[inline(always)]
-pub(super) unsafe fn multiply<S: Simd, E: Element, const R: usize, const V: usize>(
+pub(super) unsafe fn multiply<S: FloatVector, E: Element, const R: usize, const V: usize>(
     left: Left,
     right: [*const E; V],
     right_step: usize,

@@ -2,10 +2,11 @@
 
 use unicorn_core::Batch;
 
-use super::{
-    Heads, Part, Plan, Projections, Scratch, SlicePlan, Tokens, attend_split, attend_whole, merge_splits,
-    store_row,
-};
+use super::attend::{attend_split, attend_whole, merge_splits};
+use super::partition::{Coverage, Partition, SliceCut};
+use super::scratch::Scratch;
+use super::shapes::{Heads, Projections, Tokens, partial_len};
+use super::store::store_row;
 use crate::simd::kv::KvCache;
 use crate::simd::level::SimdLevel;
 use crate::simd::pool::Worker;
@@ -49,31 +50,31 @@ pub(crate) struct Attention<'a> {
     pub(crate) cache: &'a KvCache,
     pub(crate) batch: &'a Batch,
     pub(crate) rows: &'a BatchRows,
-    pub(crate) plan: &'a Plan,
-    /// At least `plan.partial_floats`.
+    pub(crate) partition: &'a Partition,
+    /// At least `partition.partial_floats`.
     pub(crate) partials: SharedSlice<'a, f32>,
     /// `[rows, heads * dim]`; rows of slices in splits stay unused.
     pub(crate) out: SharedSlice<'a, f32>,
 }
 
 impl Attention<'_> {
-    /// True when [`Attention::store`] and a barrier must come before [`Attention::attend`].
-    pub(crate) fn stores_first(&self) -> bool {
-        !self.plan.store_rows.is_empty()
-    }
-
-    /// Stores keys and values of slices in tiles.
+    /// Stores keys and values of slices in tiles. `from` reads the projections, which earlier steps wrote.
     ///
     /// # Safety
-    /// All threads of a region call it between the same two barriers; nothing else touches the cache meanwhile, and the
-    /// sequences of the batch share no page that they write.
-    pub(crate) unsafe fn store(&self, worker: &Worker, from: &Projections, scratch: &mut Scratch) {
-        for range in &self.plan.store_rows {
-            worker.dynamic(range.len(), STORE_ROWS, |part| {
+    /// All threads of a region call it at the same step; the sequences of the batch share no page that they write.
+    pub(crate) unsafe fn store<'p>(
+        &self,
+        worker: &Worker,
+        from: impl Fn() -> Projections<'p>,
+        scratch: &mut Scratch,
+    ) {
+        for range in &self.partition.store_rows {
+            worker.step(range.len(), STORE_ROWS, |part| {
+                let from = &from();
                 for row in range.start + part.start..range.start + part.end {
                     let pages = &self.batch.slices[self.rows.slice[row] as usize].pages;
                     let position = self.rows.position(self.batch, row);
-                    for kv_head in 0..self.plan.key.kv_heads {
+                    for kv_head in 0..self.partition.key.kv_heads {
                         let head = self.cache.head(pages, kv_head);
                         // SAFETY: every row is given to one thread.
                         unsafe {
@@ -85,13 +86,19 @@ impl Attention<'_> {
         }
     }
 
-    /// Runs all units.
+    /// Runs all units, behind [`Attention::store`].
     ///
     /// # Safety
     /// As for [`Attention::store`].
-    pub(crate) unsafe fn attend(&self, worker: &Worker, from: &Projections, scratch: &mut Scratch) {
-        let units = &self.plan.units;
-        worker.dynamic(units.len(), 1, |part| {
+    pub(crate) unsafe fn attend<'p>(
+        &self,
+        worker: &Worker,
+        from: impl Fn() -> Projections<'p>,
+        scratch: &mut Scratch,
+    ) {
+        let units = &self.partition.units;
+        worker.step(units.len(), 1, |part| {
+            let from = &from();
             for unit in &units[part] {
                 let slice = &self.batch.slices[unit.slice];
                 let tokens = Tokens {
@@ -102,13 +109,13 @@ impl Attention<'_> {
                 let (level, heads, kv_head) = (self.level, &self.heads, unit.kv_head);
                 let head = self.cache.head(&slice.pages, kv_head);
                 match unit.part {
-                    // SAFETY: units write disjoint heads and rows, and read what was stored before the barrier.
-                    Part::Whole => unsafe {
+                    // SAFETY: units write disjoint heads and rows, and read what earlier steps stored.
+                    Coverage::Whole => unsafe {
                         attend_whole(level, heads, from, head, kv_head, tokens, self.out, scratch);
                     },
-                    Part::Split { split, at } => {
+                    Coverage::Split { split, at } => {
                         let len =
-                            super::plan::partial_len(unit.tokens * self.plan.key.group, self.plan.key.padded);
+                            partial_len(unit.tokens * self.partition.key.group, self.partition.key.padded);
                         // SAFETY: partial results are disjoint, and so are the splits of a head.
                         unsafe {
                             let out = self.partials.write(at..at + len);
@@ -123,7 +130,7 @@ impl Attention<'_> {
     /// The finished output of a row, `[heads * dim]`, merged into `buffer` where it came in splits.
     ///
     /// # Safety
-    /// Call behind the barrier after [`Attention::attend`].
+    /// Call in a step after [`Attention::attend`].
     pub(crate) unsafe fn output_row<'b>(
         &'b self,
         row: usize,
@@ -132,8 +139,8 @@ impl Attention<'_> {
     ) -> &'b [f32] {
         let Heads { heads, group, dim, .. } = self.heads;
         let slice = self.rows.slice[row] as usize;
-        let SlicePlan::Splits { splits, at, floats, .. } = self.plan.slices[slice] else {
-            // SAFETY: nobody writes the outputs after the barrier.
+        let SliceCut::Splits { splits, at, floats, .. } = self.partition.slices[slice] else {
+            // SAFETY: nobody writes the outputs in this step.
             return unsafe { self.out.read(row * heads * dim..(row + 1) * heads * dim) };
         };
         buffer.clear();
@@ -142,7 +149,7 @@ impl Attention<'_> {
         let count = self.batch.slices[slice].tokens.len();
         for (head, out) in buffer.chunks_exact_mut(dim).enumerate() {
             let start = at + head / group * splits * floats;
-            // SAFETY: nobody writes the partial results after the barrier.
+            // SAFETY: nobody writes the partial results in this step.
             let partials = unsafe { self.partials.read(start..start + splits * floats) };
             merge_splits(
                 self.level,

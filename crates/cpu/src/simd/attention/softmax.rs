@@ -1,12 +1,12 @@
 //! The running softmax of one query row, and the merge of partial results.
 
-use super::BLOCK;
-use crate::simd::activation::{exp, soft_cap};
-use crate::simd::vector::Simd;
+use super::shapes::BLOCK;
+use crate::simd::elementary::{exp, soft_cap};
+use crate::simd::float_vector::FloatVector;
 
 /// `e^x` of one number, by the vector kernel.
 #[inline(always)]
-unsafe fn exp_one<S: Simd>(x: f32) -> f32 {
+unsafe fn exp_one<S: FloatVector>(x: f32) -> f32 {
     // All lanes are equal, and so is the largest; NaN must survive, which a maximum might drop.
     if x.is_nan() {
         return x;
@@ -17,7 +17,7 @@ unsafe fn exp_one<S: Simd>(x: f32) -> f32 {
 
 /// `values *= factor`; the length is a multiple of LANES.
 #[inline(always)]
-unsafe fn scale<S: Simd>(values: &mut [f32], factor: f32) {
+unsafe fn scale<S: FloatVector>(values: &mut [f32], factor: f32) {
     for at in (0..values.len()).step_by(S::LANES) {
         // SAFETY: inside the slice.
         unsafe {
@@ -33,7 +33,7 @@ unsafe fn scale<S: Simd>(values: &mut [f32], factor: f32) {
 /// # Safety
 /// The CPU has the instruction set of `S`; `scores` holds `BLOCK` floats.
 #[inline(always)]
-pub(super) unsafe fn softmax_row<S: Simd>(
+pub(super) unsafe fn softmax_row<S: FloatVector>(
     scores: *mut f32,
     visible: (usize, usize),
     cap: Option<f32>,
@@ -87,7 +87,10 @@ pub(super) unsafe fn softmax_row<S: Simd>(
 /// # Panics
 /// When the two have different lengths.
 #[inline(always)]
-pub(super) unsafe fn merge<S: Simd>(whole: (&mut [f32], &mut f32, &mut f32), part: (&[f32], f32, f32)) {
+pub(super) unsafe fn merge<S: FloatVector>(
+    whole: (&mut [f32], &mut f32, &mut f32),
+    part: (&[f32], f32, f32),
+) {
     let (sums, max, total) = whole;
     assert_eq!(sums.len(), part.0.len(), "partial results of different heads");
     if part.1 == f32::NEG_INFINITY && !part.2.is_nan() {

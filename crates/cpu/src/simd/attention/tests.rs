@@ -8,9 +8,10 @@ use unicorn_core::{Batch, KvLayout, KvType, PageId, RopeSpec, RopeStyle, Select,
 
 use super::*;
 use crate::simd::kv::{KvCache, KvGeometry};
+use crate::simd::level::SimdLevel;
 use crate::simd::pool::Pool;
 use crate::simd::rope::{fill_table_row, table_row_len};
-use crate::simd::shared::PerThread;
+use crate::simd::shared::{PerThread, SharedSlice};
 use crate::simd::testing::random_source;
 
 #[derive(Clone, Debug)]
@@ -150,7 +151,8 @@ fn run(
     let mut take =
         || -> Vec<PageId> { (0..pages_each).map(|_| free.swap_remove(random.below(free.len()))).collect() };
     let tables: Vec<Vec<PageId>> = sequences.iter().map(|_| take()).collect();
-    let pool = Pool::new(threads).unwrap();
+    let pool = Pool::new(threads);
+    pool.use_all_threads();
     let width = shape.kv_heads * shape.group * shape.dim;
     let mut results = vec![Vec::new(); sequences.len()];
     let mut starts = vec![0; sequences.len()];
@@ -204,42 +206,40 @@ fn run_batch(
         }
     }
     let from = Projections { q: &q, k: &k, v: &v, rope: &rope, rope_row };
-    let key = PlanKey {
+    let key = PartitionKey {
         kv_heads: shape.kv_heads,
         group: shape.group,
         padded: dim.next_multiple_of(16),
         window: shape.window,
     };
-    let (plan, rows) = (Plan::new(key, batch), BatchRows::new(batch));
+    let (partition, rows) = (Partition::new(key, batch), BatchRows::new(batch));
     let mut out = vec![f32::NAN; batch.rows() * width];
-    let mut partials = vec![f32::NAN; plan.partial_floats];
+    let mut partials = vec![f32::NAN; partition.partial_floats];
     let attention = Attention {
         level,
         heads: sequences[0].heads(),
         cache,
         batch,
         rows: &rows,
-        plan: &plan,
+        partition: &partition,
         partials: SharedSlice::new(&mut partials),
         out: SharedSlice::new(&mut out),
     };
     let scratch = PerThread::new(pool.threads(), Scratch::default);
     let results = Mutex::new(vec![f32::NAN; batch.rows() * width]);
     pool.run(&|worker| {
-        // SAFETY: indexed by worker; phases are separated by barriers.
+        // SAFETY: indexed by worker; all threads walk the same steps.
         unsafe {
             let scratch = scratch.get(worker.index);
-            if attention.stores_first() {
-                attention.store(worker, &from, scratch);
-                worker.barrier();
-            }
-            attention.attend(worker, &from, scratch);
-            worker.barrier();
-            for row in worker.share(batch.rows(), 1) {
-                let mut buffer = Vec::new();
-                let result = attention.output_row(row, scratch, &mut buffer).to_vec();
-                results.lock().unwrap()[row * width..(row + 1) * width].copy_from_slice(&result);
-            }
+            attention.store(worker, || from, scratch);
+            attention.attend(worker, || from, scratch);
+            worker.step(batch.rows(), 1, |part| {
+                for row in part {
+                    let mut buffer = Vec::new();
+                    let result = attention.output_row(row, scratch, &mut buffer).to_vec();
+                    results.lock().unwrap()[row * width..(row + 1) * width].copy_from_slice(&result);
+                }
+            });
         }
     })
     .unwrap();

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use unicorn_core::{AttentionSpec, RateKind};
 
-use super::{Label, Needs, Norm, Product, Region};
-use crate::simd::attention::{Attention, Heads, Plan, PlanKey, Projections};
+use super::label::Label;
+use super::norm::Norm;
+use super::region::{Inputs, Needs, Product, Region};
+use crate::simd::attention::{Attention, Heads, Partition, PartitionKey, Projections};
 use crate::simd::kv::KvCache;
 use crate::simd::level::SimdLevel;
 use crate::simd::linear::{Epilogue, PackedMatrix};
@@ -82,8 +84,8 @@ impl AttentionBlock {
     }
 
     /// Shapes that decide how the work is cut.
-    pub(crate) fn plan_key(&self) -> PlanKey {
-        PlanKey {
+    pub(crate) fn partition_key(&self) -> PartitionKey {
+        PartitionKey {
             kv_heads: self.spec.kv_heads,
             group: self.spec.heads / self.spec.kv_heads,
             padded: self.spec.head_dim.next_multiple_of(16),
@@ -92,13 +94,13 @@ impl AttentionBlock {
     }
 
     /// Shared memory for `rows` rows.
-    pub(crate) fn needs(&self, rows: usize, plan: &Plan) -> Needs {
+    pub(crate) fn needs(&self, rows: usize, partition: &Partition) -> Needs {
         let spec = &self.spec;
         Needs {
             q: rows * spec.heads * spec.head_dim,
             kv: rows * spec.kv_heads * spec.head_dim,
             y: if self.post_norm.is_some() { rows * spec.width } else { 0 },
-            partials: plan.partial_floats,
+            partials: partition.partial_floats,
             ..Needs::default()
         }
     }
@@ -119,27 +121,27 @@ impl AttentionBlock {
     /// Adds the block's output to the residual stream.
     ///
     /// # Safety
-    /// As [`super::Loaded::run`]. The batch's pages have been checked, and plan and rope table exist.
+    /// As [`super::Loaded::run`]. The batch's pages have been checked, and partition and rope table exist.
     ///
     /// # Panics
-    /// When there is no KV cache, plan or table.
+    /// When there is no KV cache, partition or table.
     pub(super) unsafe fn run(&self, worker: &Worker, region: &Region) {
         let rows = region.row_count();
-        let key = self.plan_key();
-        let (Some(cache), Some(plan), Some(table)) = (
+        let key = self.partition_key();
+        let (Some(cache), Some(partition), Some(table)) = (
             &self.kv,
-            region.plans.iter().find(|p| p.key == key),
+            region.partitions.iter().find(|p| p.key == key),
             region.ropes.iter().find(|t| t.rope == self.rope),
         ) else {
-            panic!("attention without cache, plan or rotations");
+            panic!("attention without cache, partition or rotations");
         };
         let buffers = &region.buffers;
         let [q, k, v, o] = &self.matrices;
-        // SAFETY: barriers separate the steps; inside one, outputs are disjoint.
+        // SAFETY: the outputs of a step are disjoint; what earlier ones wrote is read inside of steps.
         unsafe {
             region.start_marks(worker);
             let forms = q.activation_forms() | k.activation_forms() | v.activation_forms();
-            let x = region.normed(worker, &self.norm, rows, forms, |row| row);
+            let x = region.normed(&self.norm, rows, forms, |row| row);
             let product = |i: usize, out| Product {
                 matrix: &self.matrices[i],
                 out,
@@ -147,10 +149,9 @@ impl AttentionBlock {
             };
             region.multiply(
                 worker,
-                x,
+                &x,
                 &[product(0, buffers.q), product(1, buffers.k), product(2, buffers.v)],
             );
-            worker.barrier();
             let weights = (q.bytes() + k.bytes() + v.bytes()) as u64;
             let flops = 2 * (rows * (q.rows() + k.rows() + v.rows()) * q.cols()) as u64;
             region.mark(worker, &self.project_label, weights, flops);
@@ -161,12 +162,12 @@ impl AttentionBlock {
                 cache,
                 batch: region.batch,
                 rows: region.rows,
-                plan,
+                partition,
                 partials: buffers.partials,
                 out: buffers.attended,
             };
             let (heads, dim) = (self.spec.heads, self.spec.head_dim);
-            let from = Projections {
+            let from = || Projections {
                 q: buffers.q.read(0..rows * heads * dim),
                 k: buffers.k.read(0..rows * self.spec.kv_heads * dim),
                 v: buffers.v.read(0..rows * self.spec.kv_heads * dim),
@@ -174,25 +175,20 @@ impl AttentionBlock {
                 rope_row: table.row,
             };
             let scratch = &mut region.scratch(worker).attention;
-            if attention.stores_first() {
-                attention.store(worker, &from, scratch);
-                worker.barrier();
-            }
-            attention.attend(worker, &from, scratch);
-            worker.barrier();
-            let bytes = plan.positions * cache.geometry().bytes_per_position() as u64;
-            region.mark(worker, &self.attend_label, bytes, 4 * plan.pairs * (heads * dim) as u64);
+            attention.store(worker, from, scratch);
+            attention.attend(worker, from, scratch);
+            let bytes = partition.positions * cache.geometry().bytes_per_position() as u64;
+            region.mark(worker, &self.attend_label, bytes, 4 * partition.pairs * (heads * dim) as u64);
 
-            let x = region.quantized(
-                worker,
+            let x = Inputs {
                 rows,
-                heads * dim,
-                o.activation_forms(),
-                |row, scratch, buffer, quantize| {
+                cols: heads * dim,
+                forms: o.activation_forms(),
+                fill: |row, scratch: &mut _, buffer: &mut _, quantize: &dyn Fn(&[f32])| {
                     quantize(attention.output_row(row, scratch, buffer));
                 },
-            );
-            region.add_to_residual(worker, x, o, self.biases[3].as_deref(), self.post_norm.as_ref());
+            };
+            region.add_to_residual(worker, &x, o, self.biases[3].as_deref(), self.post_norm.as_ref());
             let flops = 2 * (rows * o.rows() * o.cols()) as u64;
             region.mark(worker, &self.output_label, o.bytes() as u64, flops);
         }

@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use unicorn_core::{EmbeddingSpec, RateKind};
 
-use super::{Label, Region};
+use super::label::Label;
+use super::region::Region;
 use crate::simd::linear::PackedMatrix;
 use crate::simd::pool::Worker;
+
+/// Rows that a thread takes at a time.
+const ROWS: usize = 4;
 
 /// A loaded embedding.
 pub(crate) struct EmbeddingBlock {
@@ -28,19 +32,20 @@ impl EmbeddingBlock {
     /// As [`super::Loaded::run`]. Token ids have been checked.
     pub(super) unsafe fn run(&self, worker: &Worker, region: &Region) {
         let width = self.spec.width;
-        // SAFETY: rows are shared out disjointly; the barrier publishes them.
+        // SAFETY: every row is given to one thread.
         unsafe {
             region.start_marks(worker);
-            for row in worker.share(region.row_count(), 1) {
-                let slice = region.rows.slice[row] as usize;
-                let token = region.batch.slices[slice].tokens[row - region.rows.first[slice]];
-                let out = region.x.write(row * width..(row + 1) * width);
-                self.table.dequantize_row(token as usize, out);
-                if self.spec.scale != 1.0 {
-                    out.iter_mut().for_each(|v| *v *= self.spec.scale);
+            worker.step(region.row_count(), ROWS, |part| {
+                for row in part {
+                    let slice = region.rows.slice[row] as usize;
+                    let token = region.batch.slices[slice].tokens[row - region.rows.first[slice]];
+                    let out = region.x.write(row * width..(row + 1) * width);
+                    self.table.dequantize_row(token as usize, out);
+                    if self.spec.scale != 1.0 {
+                        out.iter_mut().for_each(|v| *v *= self.spec.scale);
+                    }
                 }
-            }
-            worker.barrier();
+            });
             let rows = region.row_count() as u64;
             let row_bytes = (self.table.bytes() / self.table.rows().max(1)) as u64;
             region.mark(worker, &self.label, rows * row_bytes, rows * width as u64);

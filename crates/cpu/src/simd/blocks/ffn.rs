@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use unicorn_core::FfnSpec;
 
-use super::{Label, Needs, Norm, Region, grain};
+use super::label::Label;
+use super::norm::Norm;
+use super::region::{Inputs, Needs, Region, grain};
 use crate::simd::linear::{OutputView, PackedMatrix, linear_glu};
 use crate::simd::pool::Worker;
 
@@ -50,31 +52,30 @@ impl FfnBlock {
     pub(super) unsafe fn run(&self, worker: &Worker, region: &Region) {
         let (rows, hidden) = (region.row_count(), self.spec.hidden);
         let (gate, up) = (&*self.gate, &*self.up);
-        // SAFETY: panels are given to one thread each; barriers separate the steps.
+        // SAFETY: panels are given to one thread each.
         unsafe {
             region.start_marks(worker);
             let forms = gate.activation_forms() | up.activation_forms();
-            let x = region.normed(worker, &self.norm, rows, forms, |row| row);
+            let x = region.normed(&self.norm, rows, forms, |row| row);
             let out = region.buffers.hidden;
-            worker.dynamic(gate.panels(), grain(gate, worker.threads()), |panels| {
+            region.step_over(worker, &x, gate.panels(), grain(gate, worker.threads()), |x, panels| {
                 let view = OutputView::from_raw(out.pointer(0), out.len(), hidden, hidden);
                 linear_glu(gate, up, x, panels, 0..rows, self.spec.activation, view);
             });
-            worker.barrier();
             let per_row = 2 * (gate.rows() * gate.cols()) as u64;
             let bytes = (gate.bytes() + up.bytes()) as u64;
             region.mark(worker, &self.gate_up_label, bytes, 2 * rows as u64 * per_row);
 
-            let x = region.quantized(
-                worker,
+            let forms = self.down.activation_forms();
+            let x = Inputs {
                 rows,
-                hidden,
-                self.down.activation_forms(),
-                |row, _, _, quantize| {
+                cols: hidden,
+                forms,
+                fill: |row, _: &mut _, _: &mut _, quantize: &dyn Fn(&[f32])| {
                     quantize(out.read(row * hidden..(row + 1) * hidden));
                 },
-            );
-            region.add_to_residual(worker, x, &self.down, None, self.post_norm.as_ref());
+            };
+            region.add_to_residual(worker, &x, &self.down, None, self.post_norm.as_ref());
             region.mark(worker, &self.down_label, self.down.bytes() as u64, rows as u64 * per_row);
         }
     }

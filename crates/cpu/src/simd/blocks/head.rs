@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use unicorn_core::{HeadOutput, HeadSpec, RateKind, Select};
 
-use super::{Label, Norm, Product, Region, ThreadScratch};
-use crate::simd::activation::{Elementwise, apply};
+use super::label::Label;
+use super::norm::Norm;
+use super::region::{Product, Region};
+use super::scratch::ThreadScratch;
+use crate::simd::elementary::{Elementwise, apply};
 use crate::simd::level::SimdLevel;
 use crate::simd::linear::{Epilogue, PackedMatrix};
 use crate::simd::pool::Worker;
@@ -82,25 +85,23 @@ impl HeadBlock {
         let outputs = &region.batch.outputs;
         let vocab = self.spec.vocab;
         let group = head_group(region.batch.select, outputs.len(), vocab).max(1);
-        // SAFETY: barriers separate the steps; inside one, outputs are disjoint.
+        // SAFETY: the outputs of a step are disjoint.
         unsafe {
             region.start_marks(worker);
             for first in (0..outputs.len()).step_by(group) {
                 let rows = group.min(outputs.len() - first);
                 let forms = self.matrix.activation_forms();
-                let x = region.normed(worker, &self.norm, rows, forms, |i| outputs[first + i] as usize);
+                let x = region.normed(&self.norm, rows, forms, |i| outputs[first + i] as usize);
                 let out = region.buffers.logits;
                 region.multiply(
                     worker,
-                    x,
+                    &x,
                     &[Product { matrix: &self.matrix, out, epilogue: Epilogue::Store }],
                 );
-                worker.barrier();
                 let flops = 2 * (rows * vocab * self.spec.width) as u64;
                 region.mark(worker, &self.label, self.matrix.bytes() as u64, flops);
                 if self.spec.soft_cap.is_some() || region.batch.select != Select::Logits {
                     self.select(worker, region, out, first, rows);
-                    worker.barrier();
                     region.mark(worker, &self.select_label, 0, 0);
                 }
             }
@@ -121,7 +122,7 @@ impl HeadBlock {
     ) {
         let vocab = self.spec.vocab;
         let parts = vocab.div_ceil(SELECT_PART);
-        worker.dynamic(rows * parts, 1, |range| {
+        worker.step(rows * parts, 1, |range| {
             for part in range {
                 let (row, start) = (part / parts, part % parts * SELECT_PART);
                 let len = SELECT_PART.min(vocab - start);

@@ -1,21 +1,21 @@
-//! Activations in the forms that the kernels read.
+//! PackedActivations in the forms that the kernels read.
 //!
 //! Rows (tokens) go in tiles of [`INT_TILE`] or [`FLOAT_TILE`]; the last tile is as wide as rows are left. In a tile of `w`
 //! rows, bytes are `[column / 4][row w][4]`; words `[column / 4][2][row w][2]`, columns 0 and 2 of a quad before 1 and 3;
 //! floats `[column][row w]`. Beside the integer forms lie, per tile and
-//! group of 32 columns, the [`AUX_WORDS`] words `[word][row w]` named in [`super::vector`].
+//! group of 32 columns, the [`AUX_WORDS`] words `[word][row w]` named in [`super::group_words`].
 
 use std::ops::{BitOr, Range};
 
+use super::group_words::AUX_WORDS;
 use super::layout::GROUP;
-use super::vector::AUX_WORDS;
 
 /// Rows per tile of the integer forms.
 pub(super) const INT_TILE: usize = 4;
 /// Rows per tile of the float form.
 pub(super) const FLOAT_TILE: usize = 6;
 
-/// The forms of activations that a set of matrices reads. Join with `|`: one [`Activations`] then serves them all.
+/// The forms of activations that a set of matrices reads. Join with `|`: one [`PackedActivations`] then serves them all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ActivationForms(u8);
 
@@ -70,7 +70,7 @@ impl Buffer {
 }
 
 /// A reusable buffer of activations `[rows, cols]`, ready for [`super::linear`].
-pub struct Activations {
+pub struct PackedActivations {
     rows: usize,
     cols: usize,
     forms: ActivationForms,
@@ -83,21 +83,21 @@ pub struct Activations {
 
 // SAFETY: the pointers lead into the owned buffers; shared writes happen only in `quantize_row`, whose contract keeps
 // them disjoint and apart from reads.
-unsafe impl Send for Activations {}
+unsafe impl Send for PackedActivations {}
 // SAFETY: as above.
-unsafe impl Sync for Activations {}
+unsafe impl Sync for PackedActivations {}
 
-impl Default for Activations {
-    fn default() -> Activations {
-        Activations::new()
+impl Default for PackedActivations {
+    fn default() -> PackedActivations {
+        PackedActivations::new()
     }
 }
 
-impl Activations {
+impl PackedActivations {
     /// An empty buffer.
-    pub fn new() -> Activations {
+    pub fn new() -> PackedActivations {
         let null = std::ptr::null_mut();
-        Activations {
+        PackedActivations {
             rows: 0,
             cols: 0,
             forms: ActivationForms::default(),
@@ -110,7 +110,7 @@ impl Activations {
     }
 
     /// Makes room for `rows` rows of `cols` elements in these forms; memory is kept for reuse. The content is undefined until
-    /// every row was given to [`Activations::quantize_row`].
+    /// every row was given to [`PackedActivations::quantize_row`].
     ///
     /// # Panics
     /// When `forms` has integers and `cols` is no multiple of 32.
@@ -156,7 +156,7 @@ impl Activations {
     /// No other thread may use the same row at the same time, nor read the buffer.
     ///
     /// # Panics
-    /// When `row` or the length of `x` does not fit the shape given to [`Activations::reset`].
+    /// When `row` or the length of `x` does not fit the shape given to [`PackedActivations::reset`].
     pub unsafe fn quantize_row(&self, row: usize, x: &[f32]) {
         assert!(row < self.rows && x.len() == self.cols, "row {row} of {} x {}", self.rows, self.cols);
         #[cfg(target_arch = "x86_64")]

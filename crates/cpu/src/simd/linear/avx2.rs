@@ -1,17 +1,18 @@
-//! [`Simd`] with AVX2, FMA and F16C.
+//! [`PanelVector`] with AVX2, FMA and F16C.
 #![allow(clippy::undocumented_unsafe_blocks)] // SAFETY of all blocks: the contract of the trait.
 
 use std::arch::x86_64::*;
 
-use super::encoding::Kind;
-use super::vector::{Part, Simd};
+use super::kind::Kind;
+use super::panel_vector::{GroupColumns, PanelVector};
+use super::tile_job::{FloatTileJob, IntTileJob};
 use super::{float, int};
 
 /// 8 rows per register.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2;
 
-impl Simd for Avx2 {
+impl PanelVector for Avx2 {
     type I = __m256i;
     type F = __m256;
     const LANES: usize = 8;
@@ -104,16 +105,16 @@ impl Simd for Avx2 {
     // Sums live in i16 lanes, each the sum of products at two columns. VPMADDUBSW saturates only beyond two products of 255;
     // VPADDW wraps, so that only the final, centered sum has to fit.
     #[inline(always)]
-    unsafe fn center(center: i32, _part: Part) -> __m256i {
+    unsafe fn center(center: i32, _part: GroupColumns) -> __m256i {
         unsafe { _mm256_set1_epi16(center as i16) }
     }
     #[inline(always)]
-    unsafe fn start(aux: *const i32, stride: usize, center: __m256i, part: Part) -> __m256i {
+    unsafe fn start(aux: *const i32, stride: usize, center: __m256i, part: GroupColumns) -> __m256i {
         unsafe {
             let word = match part {
-                Part::Full => 0,
-                Part::First => 1,
-                Part::Last => 2,
+                GroupColumns::Full => 0,
+                GroupColumns::First => 1,
+                GroupColumns::Last => 2,
             };
             _mm256_mullo_epi16(_mm256_set1_epi32(aux.add(word * stride).read_unaligned()), center)
         }
@@ -190,21 +191,21 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn int_tile<K: Kind, const T: usize>(job: &int::TileJob) {
+    unsafe fn int_tile<K: Kind, const T: usize>(job: &IntTileJob) {
         unsafe { int_tile::<K, T>(job) }
     }
     #[inline(always)]
-    unsafe fn float_tile<const T: usize>(job: &float::TileJob) {
+    unsafe fn float_tile<const T: usize>(job: &FloatTileJob) {
         unsafe { float_tile::<T>(job) }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int_tile<K: Kind, const T: usize>(job: &int::TileJob) {
+unsafe fn int_tile<K: Kind, const T: usize>(job: &IntTileJob) {
     unsafe { int::tile::<Avx2, K, T>(job) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn float_tile<const T: usize>(job: &float::TileJob) {
+unsafe fn float_tile<const T: usize>(job: &FloatTileJob) {
     unsafe { float::tile::<Avx2, T>(job) }
 }

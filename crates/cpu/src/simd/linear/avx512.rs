@@ -1,17 +1,19 @@
-//! [`Simd`] with AVX-512 F, BW, VL, DQ and VNNI.
+//! [`PanelVector`] with AVX-512 F, BW, VL, DQ and VNNI.
 #![allow(clippy::undocumented_unsafe_blocks)] // SAFETY of all blocks: the contract of the trait.
 
 use std::arch::x86_64::*;
 
-use super::encoding::Kind;
-use super::vector::{AUX_HALVES, AUX_PAIRS, Part, Simd};
+use super::group_words::{AUX_HALVES, AUX_PAIRS};
+use super::kind::Kind;
+use super::panel_vector::{GroupColumns, PanelVector};
+use super::tile_job::{FloatTileJob, IntTileJob};
 use super::{float, int};
 
 /// 16 rows per register.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512;
 
-impl Simd for Avx512 {
+impl PanelVector for Avx512 {
     type I = __m512i;
     type F = __m512;
     const LANES: usize = 16;
@@ -101,17 +103,17 @@ impl Simd for Avx512 {
 
     // Sums live in i32 lanes; VPDPBUSD is exact.
     #[inline(always)]
-    unsafe fn center(center: i32, part: Part) -> __m512i {
+    unsafe fn center(center: i32, part: GroupColumns) -> __m512i {
         let low = (-center) & 0xffff;
         let weights = match part {
-            Part::Full => low | low << 16,
-            Part::First => low,
-            Part::Last => low << 16,
+            GroupColumns::Full => low | low << 16,
+            GroupColumns::First => low,
+            GroupColumns::Last => low << 16,
         };
         unsafe { _mm512_set1_epi32(weights) }
     }
     #[inline(always)]
-    unsafe fn start(aux: *const i32, stride: usize, center: __m512i, _part: Part) -> __m512i {
+    unsafe fn start(aux: *const i32, stride: usize, center: __m512i, _part: GroupColumns) -> __m512i {
         unsafe {
             let halves = aux.add((AUX_HALVES - AUX_PAIRS) * stride).read_unaligned();
             _mm512_madd_epi16(_mm512_set1_epi32(halves), center)
@@ -186,21 +188,21 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn int_tile<K: Kind, const T: usize>(job: &int::TileJob) {
+    unsafe fn int_tile<K: Kind, const T: usize>(job: &IntTileJob) {
         unsafe { int_tile::<K, T>(job) }
     }
     #[inline(always)]
-    unsafe fn float_tile<const T: usize>(job: &float::TileJob) {
+    unsafe fn float_tile<const T: usize>(job: &FloatTileJob) {
         unsafe { float_tile::<T>(job) }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn int_tile<K: Kind, const T: usize>(job: &int::TileJob) {
+unsafe fn int_tile<K: Kind, const T: usize>(job: &IntTileJob) {
     unsafe { int::tile::<Avx512, K, T>(job) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn float_tile<const T: usize>(job: &float::TileJob) {
+unsafe fn float_tile<const T: usize>(job: &FloatTileJob) {
     unsafe { float::tile::<Avx512, T>(job) }
 }

@@ -4,11 +4,14 @@ use half::{bf16, f16};
 use unicorn_core::quant::{Random, random_blocks};
 use unicorn_core::{TensorType, Weight, WeightSpan};
 
-use super::encoding::{Encoding, Kind};
-use super::int::{PanelFn, PanelJob};
+use super::encoding::Encoding;
+use super::group_words::{AUX_HALVES, AUX_PAIRS};
+use super::job::{PanelFn, PanelJob};
+use super::kind::Kind;
+use super::panel_vector::{GroupColumns, PanelVector};
 use super::tests::{Bytes, fill, fresh_seed};
-use super::vector::{AUX_HALVES, AUX_PAIRS, Part, Simd};
-use super::{Activations, PackedMatrix, encoding, float, int};
+use super::tile_job::{FloatTileJob, IntTileJob};
+use super::{PackedActivations, PackedMatrix, encoding, float, int};
 use crate::simd::level::SimdLevel;
 
 /// 16 lanes, `VPDPBUSD` semantics.
@@ -32,7 +35,7 @@ fn zip<T: Copy, U: Copy>(a: [T; 16], b: [T; 16], f: impl Fn(T, T) -> U) -> [U; 1
 
 // SAFETY of all blocks: the contract of the trait.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Simd for Emulated {
+impl PanelVector for Emulated {
     type I = I;
     type F = F;
     const LANES: usize = 16;
@@ -86,15 +89,15 @@ impl Simd for Emulated {
     unsafe fn load_i8(p: *const u8) -> I {
         unsafe { p.cast::<[i8; 16]>().read() }.map(i32::from)
     }
-    unsafe fn center(center: i32, part: Part) -> I {
+    unsafe fn center(center: i32, part: GroupColumns) -> I {
         let low = (-center) & 0xffff;
         [match part {
-            Part::Full => low | low << 16,
-            Part::First => low,
-            Part::Last => low << 16,
+            GroupColumns::Full => low | low << 16,
+            GroupColumns::First => low,
+            GroupColumns::Last => low << 16,
         }; 16]
     }
-    unsafe fn start(aux: *const i32, stride: usize, center: I, _part: Part) -> I {
+    unsafe fn start(aux: *const i32, stride: usize, center: I, _part: GroupColumns) -> I {
         unsafe { Self::madd16([*aux.add((AUX_HALVES - AUX_PAIRS) * stride); 16], center) }
     }
     unsafe fn dot(sum: I, codes: I, activations: I) -> I {
@@ -144,10 +147,10 @@ impl Simd for Emulated {
         e.map(|e| unicorn_core::quant::mxfp4_scale(e as u8))
     }
     unsafe fn prefetch(_p: *const u8) {}
-    unsafe fn int_tile<K: Kind, const T: usize>(job: &int::TileJob) {
+    unsafe fn int_tile<K: Kind, const T: usize>(job: &IntTileJob) {
         unsafe { int::tile::<Emulated, K, T>(job) }
     }
-    unsafe fn float_tile<const T: usize>(job: &float::TileJob) {
+    unsafe fn float_tile<const T: usize>(job: &FloatTileJob) {
         unsafe { float::tile::<Emulated, T>(job) }
     }
 }
@@ -180,9 +183,9 @@ fn check(ty: TensorType, cols: usize, decode: PanelFn, tiles: PanelFn) {
     let span = WeightSpan { file: 0, offset: 0, bytes: bytes.len() as u64 };
     let weight = Weight { name: "w".into(), ty, rows, cols, span };
     let w = PackedMatrix::load(&weight, &Bytes(bytes), SimdLevel::Scalar).unwrap();
-    let portable = w.kernel().functions().tiles;
+    let portable = super::compiled::functions(w.kernel()).tiles;
     for n in [1, 2, 3, 4, 7, 13] {
-        let mut x = Activations::new();
+        let mut x = PackedActivations::new();
         fill(&mut x, &random.normals(n * cols, 1.0), cols, w.activation_forms());
         for count in 1..=4 {
             let run = |f: PanelFn| {

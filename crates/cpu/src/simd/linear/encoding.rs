@@ -5,8 +5,9 @@ use half::f16;
 use unicorn_core::TensorType;
 use unicorn_core::quant::{IQ4_VALUES, MXFP4_VALUES, mxfp4_scale};
 
+use super::kind::*;
 use super::layout::{Format, GROUP, PANEL_ROWS, Panel, Scales};
-use super::vector::Simd;
+use super::panel_vector::PanelVector;
 
 /// What the kernels need to know about a type, all of it constant.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +50,7 @@ impl Coding {
     }
 
     /// The center that a level subtracts: where bytes must be unsigned, wide codes are raised by 128.
-    pub(super) const fn center_at<S: Simd>(&self) -> i32 {
+    pub(super) const fn center_at<S: PanelVector>(&self) -> i32 {
         if self.wide && !S::WORDS { 128 } else { self.center }
     }
 }
@@ -63,41 +64,6 @@ const fn shifted(values: &[i8; 16], by: i8) -> [u8; 16] {
     }
     out
 }
-
-/// What the product of unpacked codes has to do. Types of one kind share that code.
-pub(super) trait Kind: Copy {
-    /// Codes are centered.
-    const CENTERED: bool;
-    /// See [`Coding::wide`].
-    const WIDE: bool;
-    /// See [`Coding::halves`].
-    const HALVES: bool;
-    /// See [`Coding::offset`].
-    const OFFSET: bool;
-}
-
-macro_rules! kinds {
-    ($($name:ident: $centered:literal $wide:literal $halves:literal $offset:literal),* $(,)?) => {$(
-        #[derive(Clone, Copy)]
-        pub(super) struct $name;
-        impl Kind for $name {
-            const CENTERED: bool = $centered;
-            const WIDE: bool = $wide;
-            const HALVES: bool = $halves;
-            const OFFSET: bool = $offset;
-        }
-    )*};
-}
-
-kinds!(
-    Offset: false false false true,
-    Centered: true false false false,
-    CenteredOffset: true false false true,
-    HalvesCentered: true false true false,
-    HalvesOffset: false false true true,
-    // Centered at 128 where bytes must be unsigned.
-    Wide: true true false false,
-);
 
 /// An integer type as a compile-time parameter.
 pub(super) trait Encoding: Copy {
@@ -145,7 +111,7 @@ encodings!(
 /// # Safety
 /// `g` must lie in the panel and the processor have the level of `S`.
 #[inline(always)]
-pub(super) unsafe fn codes<S: Simd, E: Encoding>(panel: &Panel, g: usize, v: usize) -> [S::I; 8] {
+pub(super) unsafe fn codes<S: PanelVector, E: Encoding>(panel: &Panel, g: usize, v: usize) -> [S::I; 8] {
     let c = &E::CODING;
     // SAFETY: lines are 64 bytes, vector `v` starts at byte `4 LANES v` of each.
     unsafe {
@@ -213,9 +179,9 @@ pub(super) unsafe fn codes<S: Simd, E: Encoding>(panel: &Panel, g: usize, v: usi
 }
 
 /// The scales of one group: `value = d * code + m`, or with scales per half, integer factors on the sums of the halves
-/// (prepared by [`Simd::sub_scale`]) before `d`, and pairs of minimums for the sums of activations before `m`.
+/// (prepared by [`PanelVector::sub_scale`]) before `d`, and pairs of minimums for the sums of activations before `m`.
 #[derive(Clone, Copy)]
-pub(super) struct GroupScales<S: Simd> {
+pub(super) struct GroupScales<S: PanelVector> {
     pub d: S::F,
     pub m: S::F,
     pub half: [S::I; 2],
@@ -227,7 +193,11 @@ pub(super) struct GroupScales<S: Simd> {
 /// # Safety
 /// As [`codes`].
 #[inline(always)]
-pub(super) unsafe fn scales<S: Simd, E: Encoding>(panel: &Panel, g: usize, v: usize) -> GroupScales<S> {
+pub(super) unsafe fn scales<S: PanelVector, E: Encoding>(
+    panel: &Panel,
+    g: usize,
+    v: usize,
+) -> GroupScales<S> {
     // SAFETY: 16 rows per field; see the table of fields in `Scales`.
     unsafe {
         let group = panel.scales(g);

@@ -4,9 +4,10 @@ use std::mem::MaybeUninit;
 
 use unicorn_core::TensorType;
 
-use super::int::PanelJob;
+use super::job::PanelJob;
 use super::layout::{PANEL_ROWS, Panel};
-use super::vector::Simd;
+use super::panel_vector::PanelVector;
+use super::tile_job::FloatTileJob;
 
 /// Floats of weights converted at a time: half of a 32 KiB L1 cache.
 const SCRATCH_FLOATS: usize = 4 << 10;
@@ -30,7 +31,7 @@ encodings!(Single = F32, Half = F16, Brain = BF16);
 
 /// The weights of `LANES` rows from `v * LANES` on at column `k`.
 #[inline(always)]
-unsafe fn weights<S: Simd, E: FloatEncoding>(panel: &Panel, k: usize, v: usize) -> S::F {
+unsafe fn weights<S: PanelVector, E: FloatEncoding>(panel: &Panel, k: usize, v: usize) -> S::F {
     // SAFETY: by the caller's contract.
     unsafe {
         let column = panel.low(k);
@@ -46,9 +47,9 @@ unsafe fn weights<S: Simd, E: FloatEncoding>(panel: &Panel, k: usize, v: usize) 
 /// must be under way to hide the latency.
 ///
 /// # Safety
-/// As [`super::int::PanelFn`]; the activations must have one row.
+/// As [`super::job::PanelFn`]; the activations must have one row.
 #[inline(always)]
-pub(super) unsafe fn decode<S: Simd, E: FloatEncoding>(job: &PanelJob<'_>) {
+pub(super) unsafe fn decode<S: PanelVector, E: FloatEncoding>(job: &PanelJob<'_>) {
     // SAFETY: by the caller's contract.
     unsafe {
         let mut p = 0;
@@ -67,7 +68,7 @@ pub(super) unsafe fn decode<S: Simd, E: FloatEncoding>(job: &PanelJob<'_>) {
 }
 
 #[inline(always)]
-unsafe fn decode_panels<S: Simd, E: FloatEncoding, const P: usize>(job: &PanelJob<'_>, p: usize) {
+unsafe fn decode_panels<S: PanelVector, E: FloatEncoding, const P: usize>(job: &PanelJob<'_>, p: usize) {
     // SAFETY: by the caller's contract.
     unsafe {
         let (_, x) = job.x.float_tile(0, 0);
@@ -99,9 +100,9 @@ struct Scratch(#[allow(dead_code)] [f32; SCRATCH_FLOATS]);
 /// Any number of rows of activations against panels. Weights go to scratch as `[column][row]`, a panel after the other.
 ///
 /// # Safety
-/// As [`super::int::PanelFn`].
+/// As [`super::job::PanelFn`].
 #[inline(always)]
-pub(super) unsafe fn tiles<S: Simd, E: FloatEncoding>(job: &PanelJob<'_>) {
+pub(super) unsafe fn tiles<S: PanelVector, E: FloatEncoding>(job: &PanelJob<'_>) {
     // SAFETY: by the caller's contract; `chunk` columns of `at_once` panels fit the scratch.
     unsafe {
         let mut scratch = MaybeUninit::<Scratch>::uninit();
@@ -135,7 +136,7 @@ pub(super) unsafe fn tiles<S: Simd, E: FloatEncoding>(job: &PanelJob<'_>) {
                 let mut row = 0;
                 for tile in job.tile..job.tile + job.tiles {
                     let (width, x) = job.x.float_tile(tile, first);
-                    let job = TileJob {
+                    let job = FloatTileJob {
                         weights: scratch,
                         weight_stride,
                         len,
@@ -159,27 +160,15 @@ pub(super) unsafe fn tiles<S: Simd, E: FloatEncoding>(job: &PanelJob<'_>) {
     }
 }
 
-/// Converted weights times one tile of activations: vector `r` of column `k` lies at `16 k + r * weight_stride`. With `resume`
-/// the sums go on from what `out` holds.
-pub(super) struct TileJob {
-    weights: *const f32,
-    weight_stride: usize,
-    len: usize,
-    x: *const f32,
-    resume: bool,
-    out: *mut f32,
-    out_stride: usize,
-}
-
 /// `R` vectors of weight rows times `T` rows of activations.
 ///
 /// # Safety
 /// The job must describe valid memory and the processor have the level of `S`.
 #[inline(always)]
-pub(super) unsafe fn tile<S: Simd, const T: usize>(job: &TileJob) {
+pub(super) unsafe fn tile<S: PanelVector, const T: usize>(job: &FloatTileJob) {
     // SAFETY: by the caller's contract.
     unsafe {
-        let TileJob { weights, weight_stride, x, out, out_stride, .. } = *job;
+        let FloatTileJob { weights, weight_stride, x, out, out_stride, .. } = *job;
         let mut sums = [[S::zero_f(); R]; T];
         if job.resume {
             for t in 0..T {

@@ -8,11 +8,14 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::activations::{Activations, IntTile};
-use super::encoding::{Encoding, Kind, codes, scales};
+use super::activations::IntTile;
+use super::encoding::{Encoding, codes, scales};
+use super::group_words::{AUX_HALVES, AUX_PAIRS, AUX_SCALE, AUX_SUM, AUX_WORDS};
+use super::job::PanelJob;
+use super::kind::Kind;
 use super::layout::{GROUP, PANEL_ROWS, Panel};
-use super::matrix::PackedMatrix;
-use super::vector::{AUX_HALVES, AUX_PAIRS, AUX_SCALE, AUX_SUM, AUX_WORDS, Part, Simd};
+use super::panel_vector::{GroupColumns, PanelVector};
+use super::tile_job::{IntTileJob, Strides};
 
 /// Bytes of unpacked codes: half of a 32 KiB L1 cache.
 const SCRATCH_BYTES: usize = 16 << 10;
@@ -20,32 +23,6 @@ const SCRATCH_BYTES: usize = 16 << 10;
 const GROUP_BYTES: usize = GROUP * PANEL_ROWS;
 /// Groups in scratch when codes are bytes.
 const GROUPS_MAX: usize = SCRATCH_BYTES / GROUP_BYTES;
-
-/// What to multiply: some panels of a matrix with some tiles of activations.
-#[derive(Clone, Copy)]
-pub(super) struct PanelJob<'a> {
-    pub matrix: &'a PackedMatrix,
-    /// First panel.
-    pub panel: usize,
-    /// Number of panels.
-    pub count: usize,
-    pub x: &'a Activations,
-    /// First tile of activations.
-    pub tile: usize,
-    /// Number of tiles.
-    pub tiles: usize,
-    /// Result `[panel][row][16]`, rows from the first tile's first row.
-    pub out: *mut f32,
-    /// Floats between panels of the result.
-    pub out_stride: usize,
-}
-
-/// A compiled kernel.
-///
-/// # Safety
-/// The processor must have the kernel's instructions; panels and tiles must exist; the matrix must have the kernel's
-/// type and the activations its forms and columns; `out` must have room.
-pub(super) type PanelFn = unsafe fn(&PanelJob<'_>);
 
 /// Scales of a group for all 16 rows, widened.
 #[repr(C, align(64))]
@@ -66,9 +43,9 @@ struct Scratch {
 /// One row of activations against whole panels, up to four at a time: more streams from memory are faster than one.
 ///
 /// # Safety
-/// As [`PanelFn`]; the activations must have one row.
+/// As [`super::job::PanelFn`]; the activations must have one row.
 #[inline(always)]
-pub(super) unsafe fn decode<S: Simd, E: Encoding>(job: &PanelJob<'_>) {
+pub(super) unsafe fn decode<S: PanelVector, E: Encoding>(job: &PanelJob<'_>) {
     // SAFETY: by the caller's contract.
     unsafe {
         let x = job.x.int_tile(0, 0);
@@ -89,7 +66,7 @@ pub(super) unsafe fn decode<S: Simd, E: Encoding>(job: &PanelJob<'_>) {
 }
 
 #[inline(always)]
-unsafe fn decode_panels<S: Simd, E: Encoding, const P: usize>(
+unsafe fn decode_panels<S: PanelVector, E: Encoding, const P: usize>(
     job: &PanelJob<'_>,
     p: usize,
     groups: usize,
@@ -119,7 +96,7 @@ unsafe fn decode_panels<S: Simd, E: Encoding, const P: usize>(
 
 /// Adds one group's products to the sums of a panel.
 #[inline(always)]
-unsafe fn group<S: Simd, E: Encoding>(panel: &Panel, g: usize, x: &IntTile, sums: &mut [S::F; 2]) {
+unsafe fn group<S: PanelVector, E: Encoding>(panel: &Panel, g: usize, x: &IntTile, sums: &mut [S::F; 2]) {
     // SAFETY: by the caller's contract.
     unsafe {
         let aux = x.aux.add(g * AUX_WORDS);
@@ -140,14 +117,14 @@ unsafe fn group<S: Simd, E: Encoding>(panel: &Panel, g: usize, x: &IntTile, sums
                 let pairs = aux.add(AUX_PAIRS);
                 if E::CODING.halves {
                     let (mut a, mut b) =
-                        (start::<S, E>(pairs, Part::First), start::<S, E>(pairs, Part::Last));
+                        (start::<S, E>(pairs, GroupColumns::First), start::<S, E>(pairs, GroupColumns::Last));
                     for j in 0..4 {
                         a = S::dot(a, q[j], S::splat_at(bytes.add(4 * j)));
                         b = S::dot(b, q[j + 4], S::splat_at(bytes.add(4 * j + 16)));
                     }
                     S::add32(S::finish_scaled(a, s.half[0]), S::finish_scaled(b, s.half[1]))
                 } else {
-                    let mut dot = start::<S, E>(pairs, Part::Full);
+                    let mut dot = start::<S, E>(pairs, GroupColumns::Full);
                     for j in 0..8 {
                         dot = S::dot(dot, q[j], S::splat_at(bytes.add(4 * j)));
                     }
@@ -171,7 +148,7 @@ unsafe fn group<S: Simd, E: Encoding>(panel: &Panel, g: usize, x: &IntTile, sums
 
 /// Asks for what the loop reads a little later: hardware prefetchers stop at page ends and at the jumps between planes.
 #[inline(always)]
-unsafe fn prefetch<S: Simd, E: Encoding>(panel: &Panel, g: usize, panels: usize) {
+unsafe fn prefetch<S: PanelVector, E: Encoding>(panel: &Panel, g: usize, panels: usize) {
     // SAFETY: prefetching may name any address.
     unsafe {
         let ahead = panel.ahead() * panels;
@@ -186,7 +163,7 @@ unsafe fn prefetch<S: Simd, E: Encoding>(panel: &Panel, g: usize, panels: usize)
 }
 
 #[inline(always)]
-unsafe fn start<S: Simd, E: Encoding>(pairs: *const i32, part: Part) -> S::I {
+unsafe fn start<S: PanelVector, E: Encoding>(pairs: *const i32, part: GroupColumns) -> S::I {
     let center = E::CODING.center_at::<S>();
     // SAFETY: by the caller's contract.
     unsafe { if center == 0 { S::zero() } else { S::start(pairs, 1, S::center(center, part), part) } }
@@ -194,7 +171,7 @@ unsafe fn start<S: Simd, E: Encoding>(pairs: *const i32, part: Part) -> S::I {
 
 /// Even and odd columns of signed bytes as words.
 #[inline(always)]
-unsafe fn split<S: Simd>(bytes: S::I) -> (S::I, S::I) {
+unsafe fn split<S: PanelVector>(bytes: S::I) -> (S::I, S::I) {
     // SAFETY: by the caller's contract.
     unsafe { (S::sar16_8(S::shift16(bytes, 8)), S::sar16_8(bytes)) }
 }
@@ -202,9 +179,9 @@ unsafe fn split<S: Simd>(bytes: S::I) -> (S::I, S::I) {
 /// Any number of rows of activations against panels, [`R`] vectors of rows at a time.
 ///
 /// # Safety
-/// As [`PanelFn`].
+/// As [`super::job::PanelFn`].
 #[inline(always)]
-pub(super) unsafe fn tiles<S: Simd, E: Encoding>(job: &PanelJob<'_>) {
+pub(super) unsafe fn tiles<S: PanelVector, E: Encoding>(job: &PanelJob<'_>) {
     // SAFETY: by the caller's contract; `chunk` groups of `at_once` panels fit the scratch.
     unsafe {
         let mut scratch = MaybeUninit::<Scratch>::uninit();
@@ -238,7 +215,7 @@ pub(super) unsafe fn tiles<S: Simd, E: Encoding>(job: &PanelJob<'_>) {
                 let mut row = 0;
                 for tile in job.tile..job.tile + job.tiles {
                     let x = job.x.int_tile(tile, first);
-                    let job = TileJob {
+                    let job = IntTileJob {
                         codes: codes_at,
                         lines: scales_at.cast(),
                         strides,
@@ -267,32 +244,9 @@ const R: usize = 2;
 /// 32-bit words of a [`ScaleLine`].
 const LINE_WORDS: usize = size_of::<ScaleLine>() / 4;
 
-/// Where the second vector of rows lies after the first: bytes of codes, words of scales, floats of results.
-#[derive(Clone, Copy)]
-struct Strides {
-    codes: usize,
-    scales: usize,
-    out: usize,
-}
-
-/// Unpacked weights times one tile of activations. With `resume` the sums go on from what `out` holds.
-pub(super) struct TileJob {
-    codes: *const u8,
-    lines: *const f32,
-    strides: Strides,
-    groups: usize,
-    center: i32,
-    /// Quads per dot product: 8, or 4 with scales per half. Not a constant, lest the compiler unroll the loop over them: it then
-    /// loads everything first and spills.
-    quads: usize,
-    x: IntTile,
-    resume: bool,
-    out: *mut f32,
-}
-
 /// Unpacks groups of a panel: codes `[group][quad][row 16][4]` (words: two lines per quad and vector), scales widened.
 #[inline(always)]
-unsafe fn unpack<S: Simd, E: Encoding>(
+unsafe fn unpack<S: PanelVector, E: Encoding>(
     panel: &Panel,
     groups: &Range<usize>,
     out: *mut u8,
@@ -335,10 +289,10 @@ unsafe fn unpack<S: Simd, E: Encoding>(
 /// # Safety
 /// The job must describe valid memory and the processor have the level of `S`.
 #[inline(always)]
-pub(super) unsafe fn tile<S: Simd, K: Kind, const T: usize>(job: &TileJob) {
+pub(super) unsafe fn tile<S: PanelVector, K: Kind, const T: usize>(job: &IntTileJob) {
     // SAFETY: by the caller's contract.
     unsafe {
-        let TileJob { strides, out, .. } = *job;
+        let IntTileJob { strides, out, .. } = *job;
         let words = K::WIDE && S::WORDS;
         let mut sums = [[S::zero_f(); R]; T];
         if job.resume {
@@ -358,8 +312,15 @@ pub(super) unsafe fn tile<S: Simd, K: Kind, const T: usize>(job: &TileJob) {
             } else if K::HALVES {
                 half_dots::<S, K, T>(codes, line.add(32).cast(), strides, bytes, aux, job.center, job.quads)
             } else {
-                let mut dots =
-                    byte_dots::<S, K, T>(codes, strides, bytes, aux, job.center, Part::Full, job.quads);
+                let mut dots = byte_dots::<S, K, T>(
+                    codes,
+                    strides,
+                    bytes,
+                    aux,
+                    job.center,
+                    GroupColumns::Full,
+                    job.quads,
+                );
                 for t in 0..T {
                     for r in 0..R {
                         dots[t][r] = S::finish(dots[t][r]);
@@ -394,13 +355,13 @@ pub(super) unsafe fn tile<S: Simd, K: Kind, const T: usize>(job: &TileJob) {
 }
 
 #[inline(always)]
-unsafe fn byte_dots<S: Simd, K: Kind, const T: usize>(
+unsafe fn byte_dots<S: PanelVector, K: Kind, const T: usize>(
     codes: *const u8,
     strides: Strides,
     bytes: *const u8,
     aux: *const i32,
     center: i32,
-    part: Part,
+    part: GroupColumns,
     quads: usize,
 ) -> [[S::I; R]; T] {
     // SAFETY: by the caller's contract.
@@ -432,7 +393,7 @@ unsafe fn byte_dots<S: Simd, K: Kind, const T: usize>(
 }
 
 #[inline(always)]
-unsafe fn half_dots<S: Simd, K: Kind, const T: usize>(
+unsafe fn half_dots<S: PanelVector, K: Kind, const T: usize>(
     codes: *const u8,
     half: *const i32,
     strides: Strides,
@@ -443,7 +404,7 @@ unsafe fn half_dots<S: Simd, K: Kind, const T: usize>(
 ) -> [[S::I; R]; T] {
     // SAFETY: by the caller's contract.
     unsafe {
-        let mut first = byte_dots::<S, K, T>(codes, strides, bytes, aux, center, Part::First, quads);
+        let mut first = byte_dots::<S, K, T>(codes, strides, bytes, aux, center, GroupColumns::First, quads);
         for t in 0..T {
             for r in 0..R {
                 let scale = S::load(half.add(r * strides.scales).cast());
@@ -451,7 +412,8 @@ unsafe fn half_dots<S: Simd, K: Kind, const T: usize>(
             }
         }
         let bytes = bytes.wrapping_add(16 * T);
-        let last = byte_dots::<S, K, T>(codes.add(256), strides, bytes, aux, center, Part::Last, quads);
+        let last =
+            byte_dots::<S, K, T>(codes.add(256), strides, bytes, aux, center, GroupColumns::Last, quads);
         for t in 0..T {
             for r in 0..R {
                 let scale = S::load(half.add(16 + r * strides.scales).cast());
@@ -463,7 +425,7 @@ unsafe fn half_dots<S: Simd, K: Kind, const T: usize>(
 }
 
 #[inline(always)]
-unsafe fn word_dots<S: Simd, const T: usize>(
+unsafe fn word_dots<S: PanelVector, const T: usize>(
     codes: *const u8,
     strides: Strides,
     words: *const u8,

@@ -6,11 +6,11 @@ use half::{bf16, f16};
 use unicorn_core::{TensorType, Weight, WeightError, WeightSource};
 
 use super::activations::ActivationForms;
+use super::allocation::Allocation;
 use super::encoding::{Coding, row_group};
 use super::layout::{GROUP, Layout, PANEL_ROWS, Panel};
-use super::memory::Memory;
 use super::pack::pack_panel;
-use super::select::{Kernel, select};
+use super::select::{LinearKernel, select};
 use crate::simd::level::SimdLevel;
 
 /// Bytes read from the file at a time: a part of the L2 cache, and many times a system call's worth.
@@ -62,8 +62,8 @@ pub struct PackedMatrix {
     cols: usize,
     level: SimdLevel,
     layout: Layout,
-    kernel: Kernel,
-    memory: Memory,
+    kernel: LinearKernel,
+    memory: Allocation,
 }
 
 // SAFETY: the memory is owned; shared writes happen only in `fill_panels`, whose contract keeps them disjoint and apart
@@ -73,7 +73,7 @@ unsafe impl Send for PackedMatrix {}
 unsafe impl Sync for PackedMatrix {}
 
 impl PackedMatrix {
-    /// Memory for a matrix, all zero. `level` must be available on this processor (else the widest available below it is taken).
+    /// Allocation for a matrix, all zero. `level` must be available on this processor (else the widest available below it is taken).
     ///
     /// Errors when `cols` is no whole number of blocks or memory is short.
     pub fn allocate(
@@ -88,7 +88,7 @@ impl PackedMatrix {
         let level = level.or_narrower();
         let layout = Layout::new(ty, cols);
         let bytes = layout.and_then(|l| l.panel_bytes.checked_mul(rows.div_ceil(PANEL_ROWS)));
-        let memory = bytes.and_then(Memory::zeroed);
+        let memory = bytes.and_then(Allocation::zeroed);
         match (layout, memory) {
             (Some(layout), Some(memory)) => {
                 Ok(PackedMatrix { ty, rows, cols, level, layout, kernel: select(ty, level), memory })
@@ -186,7 +186,7 @@ impl PackedMatrix {
     }
 
     /// The kernel that was selected.
-    pub fn kernel(&self) -> Kernel {
+    pub fn kernel(&self) -> LinearKernel {
         self.kernel
     }
 

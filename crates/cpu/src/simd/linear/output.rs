@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use unicorn_core::Activation;
 
-use super::activations::Activations;
-use super::int::PanelJob;
+use super::activations::PackedActivations;
+use super::compiled::functions;
+use super::job::PanelJob;
 use super::layout::PANEL_ROWS;
 use super::matrix::PackedMatrix;
-use crate::simd::activation::activate;
-use crate::simd::vector::{self, Simd, dispatch};
+use crate::simd::elementary::activate;
+use crate::simd::float_vector::{FloatVector, SimdFunction, dispatch};
 
 /// Rows of activations per block: their integers and scales stay in the L2 cache while the panels pass by. A multiple of
 /// every tile width.
@@ -84,7 +85,7 @@ pub enum Epilogue<'a> {
 /// When shapes, forms or ranges do not fit.
 pub unsafe fn linear(
     w: &PackedMatrix,
-    x: &Activations,
+    x: &PackedActivations,
     panels: Range<usize>,
     rows: Range<usize>,
     out: OutputView<'_>,
@@ -113,7 +114,7 @@ pub unsafe fn linear(
 pub unsafe fn linear_glu(
     gate: &PackedMatrix,
     up: &PackedMatrix,
-    x: &Activations,
+    x: &PackedActivations,
     panels: Range<usize>,
     rows: Range<usize>,
     activation: Activation,
@@ -128,8 +129,9 @@ pub unsafe fn linear_glu(
         unsafe { mixed_glu(gate, up, x, panels, rows, activation, out) };
         return;
     }
-    let glu =
-        |y: Part, sums: [*const f32; 2]| dispatch(gate.level(), Glu { y, sums, activation, out, w: gate });
+    let glu = |y: PanelSums, sums: [*const f32; 2]| {
+        dispatch(gate.level(), Glu { y, sums, activation, out, w: gate })
+    };
     if x.rows() == 1 {
         // SAFETY: checked above, and by the caller's contract.
         unsafe { decode(&[gate, up], x, panels, glu) }
@@ -143,7 +145,7 @@ pub unsafe fn linear_glu(
 unsafe fn mixed_glu(
     gate: &PackedMatrix,
     up: &PackedMatrix,
-    x: &Activations,
+    x: &PackedActivations,
     panels: Range<usize>,
     rows: Range<usize>,
     activation: Activation,
@@ -166,7 +168,7 @@ unsafe fn mixed_glu(
                 let target = out.start.add(r * out.stride + first_column + first);
                 let mut ups = [0f32; PANEL_ROWS];
                 std::ptr::copy_nonoverlapping(target, ups.as_mut_ptr(), count);
-                let y = Part {
+                let y = PanelSums {
                     panels: 1,
                     panel: first_column / PANEL_ROWS + first / PANEL_ROWS,
                     row: r,
@@ -182,7 +184,7 @@ unsafe fn mixed_glu(
 
 fn check(
     w: &PackedMatrix,
-    x: &Activations,
+    x: &PackedActivations,
     panels: &Range<usize>,
     rows: &Range<usize>,
     out: &OutputView<'_>,
@@ -197,7 +199,7 @@ fn check(
 /// Sums that a kernel computed: `panels` panels from `panel` on, `rows` rows from `row` on, `[panel][row][16]` with
 /// `stride` floats between panels.
 #[derive(Clone, Copy)]
-struct Part {
+struct PanelSums {
     panels: usize,
     panel: usize,
     row: usize,
@@ -209,11 +211,11 @@ struct Part {
 /// As [`linear`], with its checks done; the activations must have one row.
 unsafe fn decode<const N: usize>(
     ws: &[&PackedMatrix; N],
-    x: &Activations,
+    x: &PackedActivations,
     panels: Range<usize>,
-    finish: impl Fn(Part, [*const f32; N]),
+    finish: impl Fn(PanelSums, [*const f32; N]),
 ) {
-    let functions = ws.map(|w| w.kernel().functions().decode);
+    let compiled = ws.map(|w| functions(w.kernel()).decode);
     let mut sums = [[0f32; DECODE_PANELS * PANEL_ROWS]; N];
     for panel in panels.clone().step_by(DECODE_PANELS) {
         let count = DECODE_PANELS.min(panels.end - panel);
@@ -221,9 +223,9 @@ unsafe fn decode<const N: usize>(
             let (matrix, out) = (ws[i], sums[i].as_mut_ptr());
             let job = PanelJob { matrix, panel, count, x, tile: 0, tiles: 1, out, out_stride: PANEL_ROWS };
             // SAFETY: by the caller's contract.
-            unsafe { functions[i](&job) };
+            unsafe { compiled[i](&job) };
         }
-        let part = Part { panels: count, panel, row: 0, rows: 1, stride: PANEL_ROWS };
+        let part = PanelSums { panels: count, panel, row: 0, rows: 1, stride: PANEL_ROWS };
         finish(part, std::array::from_fn(|i| sums[i].as_ptr()));
     }
 }
@@ -235,14 +237,14 @@ struct Sums(#[allow(dead_code)] [f32; BLOCK_PANELS * BLOCK_ROWS * PANEL_ROWS]);
 /// As [`linear`], with its checks done; the kernels must have the same tile width.
 unsafe fn blocks<const N: usize>(
     ws: &[&PackedMatrix; N],
-    x: &Activations,
+    x: &PackedActivations,
     panels: Range<usize>,
     rows: Range<usize>,
-    finish: impl Fn(Part, [*const f32; N]),
+    finish: impl Fn(PanelSums, [*const f32; N]),
 ) {
-    let functions = ws.map(|w| w.kernel().functions().tiles);
+    let compiled = ws.map(|w| functions(w.kernel()).tiles);
     let width = ws[0].kernel().tile();
-    let tiles = Activations::tiles(&rows, width);
+    let tiles = PackedActivations::tiles(&rows, width);
     let mut sums = [const { MaybeUninit::<Sums>::uninit() }; N];
     let starts: [*mut f32; N] = std::array::from_fn(|i| sums[i].as_mut_ptr().cast());
     for tile in tiles.clone().step_by(BLOCK_ROWS / width) {
@@ -257,17 +259,17 @@ unsafe fn blocks<const N: usize>(
                 let job =
                     PanelJob { matrix: ws[i], panel, count, x, tile, tiles, out: starts[i], out_stride };
                 // SAFETY: by the caller's contract.
-                unsafe { functions[i](&job) };
+                unsafe { compiled[i](&job) };
             }
             let stride = BLOCK_ROWS * PANEL_ROWS;
-            let part = Part { panels: count, panel, row: first, rows: last - first, stride };
+            let part = PanelSums { panels: count, panel, row: first, rows: last - first, stride };
             finish(part, starts.map(|s| s.wrapping_add((first - tile * width) * PANEL_ROWS).cast_const()));
         }
     }
 }
 
 /// Writes sums to the output.
-fn finish(sums: *const f32, w: &PackedMatrix, y: Part, out: OutputView<'_>, epilogue: Epilogue<'_>) {
+fn finish(sums: *const f32, w: &PackedMatrix, y: PanelSums, out: OutputView<'_>, epilogue: Epilogue<'_>) {
     for p in 0..y.panels {
         let column = (y.panel + p) * PANEL_ROWS;
         let count = PANEL_ROWS.min(w.rows() - column);
@@ -307,18 +309,18 @@ fn finish(sums: *const f32, w: &PackedMatrix, y: Part, out: OutputView<'_>, epil
 
 /// Combines gate and up sums and writes them to the output.
 struct Glu<'a> {
-    y: Part,
+    y: PanelSums,
     sums: [*const f32; 2],
     activation: Activation,
     out: OutputView<'a>,
     w: &'a PackedMatrix,
 }
 
-impl vector::Kernel for Glu<'_> {
+impl SimdFunction for Glu<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: FloatVector>(self) {
         let Glu { y, sums: [gates, ups], activation, out, w } = self;
         for p in 0..y.panels {
             let column = (y.panel + p) * PANEL_ROWS;

@@ -2,15 +2,15 @@
 
 use super::activations::{FLOAT_TILE, INT_TILE};
 use super::encoding::{Coding, row_group};
-use super::int::PanelJob;
+use super::group_words::{AUX_HALVES, AUX_SCALE, AUX_WORDS};
+use super::job::PanelJob;
 use super::layout::{GROUP, PANEL_ROWS};
 use super::matrix::float_at;
-use super::vector::{AUX_HALVES, AUX_SCALE, AUX_WORDS};
 
 /// Integer weights of any type, any number of rows of activations.
 ///
 /// # Safety
-/// As [`super::int::PanelFn`].
+/// As [`super::job::PanelFn`].
 pub(super) unsafe fn integers(job: &PanelJob<'_>) {
     let coding = Coding::of(job.matrix.ty());
     let rows = job.tiles * INT_TILE;
@@ -68,7 +68,7 @@ unsafe fn group_product(
 /// Float weights, any number of rows of activations.
 ///
 /// # Safety
-/// As [`super::int::PanelFn`].
+/// As [`super::job::PanelFn`].
 pub(super) unsafe fn floats(job: &PanelJob<'_>) {
     let rows = job.tiles * FLOAT_TILE;
     for p in 0..job.count {

@@ -54,7 +54,7 @@ fn case(ty: TensorType, rows: usize, cols: usize, random: &mut Random) -> Case {
     Case { weight, source: Bytes(bytes), values: values.into_iter().map(f64::from).collect() }
 }
 
-pub(super) fn fill(x: &mut Activations, values: &[f32], cols: usize, forms: ActivationForms) {
+pub(super) fn fill(x: &mut PackedActivations, values: &[f32], cols: usize, forms: ActivationForms) {
     x.reset(values.len() / cols, cols, forms);
     for (row, v) in values.chunks_exact(cols).enumerate() {
         // SAFETY: one thread.
@@ -63,7 +63,7 @@ pub(super) fn fill(x: &mut Activations, values: &[f32], cols: usize, forms: Acti
 }
 
 /// The activations as the kernel sees them.
-fn seen(x: &Activations, values: &[f32]) -> Vec<f64> {
+fn seen(x: &PackedActivations, values: &[f32]) -> Vec<f64> {
     let cols = x.cols();
     let mut out: Vec<f64> = values.iter().map(|v| *v as f64).collect();
     if x.forms().contains(ActivationForms::FLOATS) {
@@ -102,7 +102,7 @@ fn shapes(ty: TensorType) -> Vec<(usize, usize)> {
     }
 }
 
-fn product(w: &PackedMatrix, x: &Activations, epilogue: Epilogue<'_>, out: &mut [f32], stride: usize) {
+fn product(w: &PackedMatrix, x: &PackedActivations, epilogue: Epilogue<'_>, out: &mut [f32], stride: usize) {
     let view = OutputView::new(out, w.rows(), stride);
     // SAFETY: one thread.
     unsafe { linear(w, x, 0..w.panels(), 0..x.rows(), view, epilogue) };
@@ -114,7 +114,7 @@ fn check_type(ty: TensorType, tokens: &[usize]) {
         for (rows, cols) in shapes(ty) {
             let c = case(ty, rows, cols, &mut random);
             let w = PackedMatrix::load(&c.weight, &c.source, level).unwrap();
-            let mut x = Activations::new();
+            let mut x = PackedActivations::new();
             for n in tokens {
                 let values = random.normals(n * cols, 1.0);
                 fill(&mut x, &values, cols, w.activation_forms());
@@ -206,7 +206,7 @@ fn extreme_codes_do_not_overflow() {
                 for sign in [1.0f32, -1.0] {
                     for n in [1, 4] {
                         let input = vec![sign; n * cols];
-                        let mut x = Activations::new();
+                        let mut x = PackedActivations::new();
                         fill(&mut x, &input, cols, w.activation_forms());
                         let mut out = vec![0f32; n * 16];
                         product(&w, &x, Epilogue::Store, &mut out, 16);
@@ -234,7 +234,7 @@ fn results_do_not_depend_on_the_batch() {
             let c = case(ty, rows, cols, &mut random);
             let w = PackedMatrix::load(&c.weight, &c.source, level).unwrap();
             let values = random.normals(n * cols, 1.0);
-            let (mut all, mut one) = (Activations::new(), Activations::new());
+            let (mut all, mut one) = (PackedActivations::new(), PackedActivations::new());
             fill(&mut all, &values, cols, w.activation_forms());
             let mut batch = vec![0f32; n * rows];
             product(&w, &all, Epilogue::Store, &mut batch, rows);
@@ -271,7 +271,7 @@ fn epilogues() {
             let values = random.normals(n * cols, 1.0);
             let bias = random.normals(rows, 1.0);
             let before = random.normals(n * stride, 1.0);
-            let mut x = Activations::new();
+            let mut x = PackedActivations::new();
             fill(&mut x, &values, cols, w.activation_forms());
             let run = |epilogue: Epilogue<'_>| {
                 let mut out = before.clone();
@@ -315,7 +315,7 @@ fn gated_products() {
                 let gate = PackedMatrix::load(&a.weight, &a.source, level).unwrap();
                 let up = PackedMatrix::load(&b.weight, &b.source, level).unwrap();
                 let values = random.normals(n * cols, 2.0);
-                let mut x = Activations::new();
+                let mut x = PackedActivations::new();
                 fill(&mut x, &values, cols, gate.activation_forms() | up.activation_forms());
                 let (mut g, mut u) = (vec![0f32; n * rows], vec![0f32; n * rows]);
                 product(&gate, &x, Epilogue::Store, &mut g, rows);
@@ -420,7 +420,7 @@ fn broken_activations_stay_broken() {
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut values = random.normals(256, 1.0);
                 values[77] = bad;
-                let mut x = Activations::new();
+                let mut x = PackedActivations::new();
                 fill(&mut x, &values, 256, w.activation_forms());
                 let mut out = vec![0f32; 16];
                 product(&w, &x, Epilogue::Store, &mut out, 16);
@@ -433,7 +433,7 @@ fn broken_activations_stay_broken() {
 #[test]
 fn zero_and_tiny_groups() {
     for value in [0.0f32, 1e-38, -0.0] {
-        let mut x = Activations::new();
+        let mut x = PackedActivations::new();
         fill(&mut x, &[value; 64], 64, ActivationForms::BYTES);
         assert!(seen(&x, &[value; 64]).iter().all(|v| *v == 0.0));
     }

@@ -1,12 +1,12 @@
 //! The vector operations that the kernels are written in. One kernel body serves every level: it is compiled once inside
 //! a function with the level's `#[target_feature]`, into which all of this inlines.
 
-use super::encoding::Kind;
-use super::{float, int};
+use super::kind::Kind;
+use super::tile_job::{FloatTileJob, IntTileJob};
 
 /// Which columns of a group a dot product covers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum GroupColumns {
     /// All 32.
     Full,
     /// The first 16.
@@ -15,24 +15,12 @@ pub(super) enum Part {
     Last,
 }
 
-/// Words of per-token, per-group data beside the quantized activations: see [`super::activations`].
-pub(super) const AUX_WORDS: usize = 6;
-/// Word of the scale (f32).
-pub(super) const AUX_SCALE: usize = 0;
-/// Word of scale times the sum of the codes (f32).
-pub(super) const AUX_SUM: usize = 1;
-/// Word of the negated sums of codes at columns 0, 1 and 2, 3 of all quads (two i16); the next two words cover the quads of
-/// the first and of the last half.
-pub(super) const AUX_PAIRS: usize = 2;
-/// Word of the sums of the codes of the first and last 16 columns (two i16).
-pub(super) const AUX_HALVES: usize = 5;
-
 /// Vector operations of one SIMD level. `I` holds integers, `F` floats, one row of a panel per 32-bit lane.
 ///
 /// # Safety
 /// Every method requires that the processor has the level's instructions; those with pointers require that the bytes
 /// they name may be read or written (no alignment).
-pub(super) trait Simd: Copy {
+pub(super) trait PanelVector: Copy {
     /// Integer vector.
     type I: Copy;
     /// Float vector.
@@ -67,19 +55,19 @@ pub(super) trait Simd: Copy {
     /// `LANES` signed bytes to i32 lanes.
     unsafe fn load_i8(p: *const u8) -> Self::I;
 
-    /// Prepares a center for [`Simd::start`].
-    unsafe fn center(center: i32, part: Part) -> Self::I;
+    /// Prepares a center for [`PanelVector::start`].
+    unsafe fn center(center: i32, part: GroupColumns) -> Self::I;
     /// The start of a dot product of codes with one token's activations that subtracts the center from every code. `aux` points to
-    /// the group's [`AUX_PAIRS`] word of the token; words are `stride` apart.
-    unsafe fn start(aux: *const i32, stride: usize, center: Self::I, part: Part) -> Self::I;
+    /// the group's [`AUX_PAIRS`](super::group_words::AUX_PAIRS) word of the token; words are `stride` apart.
+    unsafe fn start(aux: *const i32, stride: usize, center: Self::I, part: GroupColumns) -> Self::I;
     /// Adds the products of 4 unsigned codes and 4 signed activations per lane.
     unsafe fn dot(sum: Self::I, codes: Self::I, activations: Self::I) -> Self::I;
     /// The i32 result of a dot product of at most 32 columns. Products of centered codes must sum to at most 32767 in 16 columns'
     /// worth of pairs: true for codes of up to 5 bits over 32 columns and 6 bits over 16.
     unsafe fn finish(sum: Self::I) -> Self::I;
-    /// As [`Simd::finish`], times a scale made by [`Simd::sub_scale`].
+    /// As [`PanelVector::finish`], times a scale made by [`PanelVector::sub_scale`].
     unsafe fn finish_scaled(sum: Self::I, scale: Self::I) -> Self::I;
-    /// Prepares i32 scales of at most 8 bits for [`Simd::finish_scaled`].
+    /// Prepares i32 scales of at most 8 bits for [`PanelVector::finish_scaled`].
     unsafe fn sub_scale(v: Self::I) -> Self::I;
 
     unsafe fn to_f32(v: Self::I) -> Self::F;
@@ -99,7 +87,7 @@ pub(super) trait Simd: Copy {
     /// Asks for the cache line at `p`, which may be any address.
     unsafe fn prefetch(p: *const u8);
     /// [`int::tile`](super::int::tile), compiled once per kind and width.
-    unsafe fn int_tile<K: Kind, const T: usize>(job: &int::TileJob);
+    unsafe fn int_tile<K: Kind, const T: usize>(job: &IntTileJob);
     /// [`float::tile`](super::float::tile), compiled once per width.
-    unsafe fn float_tile<const T: usize>(job: &float::TileJob);
+    unsafe fn float_tile<const T: usize>(job: &FloatTileJob);
 }

@@ -1,14 +1,14 @@
 //! The x86-64 levels.
 #![allow(clippy::undocumented_unsafe_blocks)] // SAFETY of all blocks: the trait's contract demands their features of the caller.
 
-use super::Simd;
+use super::ops::FloatVector;
 use std::arch::x86_64::*;
 
 /// Eight lanes: AVX2 with FMA and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
 
-impl Simd for Avx2 {
+impl FloatVector for Avx2 {
     type F = __m256;
     const LANES: usize = 8;
     // Three rows of four vectors would spill one of the sixteen registers.
@@ -111,7 +111,7 @@ impl Simd for Avx2 {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
 
-impl Simd for Avx512 {
+impl FloatVector for Avx512 {
     type F = __m512;
     const LANES: usize = 16;
     const WIDE_ROWS: usize = 6;

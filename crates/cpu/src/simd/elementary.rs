@@ -2,8 +2,8 @@
 
 use unicorn_core::Activation;
 
+use super::float_vector::{FloatVector, SimdFunction, dispatch};
 use super::level::SimdLevel;
-use super::vector::{Kernel, Simd, dispatch};
 
 /// Below this argument `exp` underflows the normal range and the result is zero.
 const EXP_MIN: f32 = -87.0;
@@ -14,7 +14,7 @@ const EXP_MAX: f32 = 88.0;
 ///
 /// Range reduction by `ln 2` in two parts (Cody and Waite), then a polynomial of degree six.
 #[inline(always)]
-pub(crate) unsafe fn exp<S: Simd>(x: S::F) -> S::F {
+pub(crate) unsafe fn exp<S: FloatVector>(x: S::F) -> S::F {
     // SAFETY: the caller has the instruction set.
     unsafe {
         // `max` and `min` return the second operand for NaN, which carries it through.
@@ -32,7 +32,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::F) -> S::F {
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
-unsafe fn sigmoid_times<S: Simd>(x: S::F, argument: S::F) -> S::F {
+unsafe fn sigmoid_times<S: FloatVector>(x: S::F, argument: S::F) -> S::F {
     // SAFETY: the caller has the instruction set.
     unsafe {
         let e = exp::<S>(S::sub(S::splat(0.0), argument));
@@ -42,7 +42,7 @@ unsafe fn sigmoid_times<S: Simd>(x: S::F, argument: S::F) -> S::F {
 
 /// `x * sigmoid(x)`.
 #[inline(always)]
-pub(crate) unsafe fn silu<S: Simd>(x: S::F) -> S::F {
+pub(crate) unsafe fn silu<S: FloatVector>(x: S::F) -> S::F {
     // SAFETY: the caller has the instruction set.
     unsafe { sigmoid_times::<S>(x, x) }
 }
@@ -50,7 +50,7 @@ pub(crate) unsafe fn silu<S: Simd>(x: S::F) -> S::F {
 /// `0.5 x (1 + tanh(u)) = x * sigmoid(2u)` with `u = sqrt(2/pi) (x + 0.044715 x^3)`; this form loses no digits for
 /// negative `x`.
 #[inline(always)]
-pub(crate) unsafe fn gelu_tanh<S: Simd>(x: S::F) -> S::F {
+pub(crate) unsafe fn gelu_tanh<S: FloatVector>(x: S::F) -> S::F {
     // SAFETY: the caller has the instruction set.
     unsafe {
         const TWICE_ROOT: f32 = 1.595_769_1;
@@ -61,7 +61,7 @@ pub(crate) unsafe fn gelu_tanh<S: Simd>(x: S::F) -> S::F {
 
 /// Hyperbolic tangent: a polynomial below 0.625 (Cephes `tanhf`), `1 - 2 / (e^2x + 1)` above.
 #[inline(always)]
-pub(crate) unsafe fn tanh<S: Simd>(x: S::F) -> S::F {
+pub(crate) unsafe fn tanh<S: FloatVector>(x: S::F) -> S::F {
     // SAFETY: the caller has the instruction set.
     unsafe {
         let zero = S::splat(0.0);
@@ -81,7 +81,7 @@ pub(crate) unsafe fn tanh<S: Simd>(x: S::F) -> S::F {
 
 /// One gate value.
 #[inline(always)]
-pub(crate) unsafe fn activate<S: Simd>(activation: Activation, x: S::F) -> S::F {
+pub(crate) unsafe fn activate<S: FloatVector>(activation: Activation, x: S::F) -> S::F {
     // SAFETY: the caller has the instruction set.
     unsafe {
         match activation {
@@ -106,10 +106,10 @@ pub(crate) enum Elementwise {
 
 struct Apply<'a>(Elementwise, &'a mut [f32]);
 
-impl Kernel for Apply<'_> {
+impl SimdFunction for Apply<'_> {
     type Output = ();
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: FloatVector>(self) {
         let Apply(function, values) = self;
         let mut chunks = values.chunks_exact_mut(S::LANES);
         for chunk in &mut chunks {
@@ -126,7 +126,7 @@ impl Kernel for Apply<'_> {
 }
 
 #[inline(always)]
-unsafe fn evaluate<S: Simd>(function: Elementwise, x: S::F) -> S::F {
+unsafe fn evaluate<S: FloatVector>(function: Elementwise, x: S::F) -> S::F {
     // SAFETY: the caller has the instruction set.
     unsafe {
         match function {
@@ -143,7 +143,7 @@ unsafe fn evaluate<S: Simd>(function: Elementwise, x: S::F) -> S::F {
 
 /// `cap * tanh(x / cap)`.
 #[inline(always)]
-pub(crate) unsafe fn soft_cap<S: Simd>(x: S::F, cap: f32) -> S::F {
+pub(crate) unsafe fn soft_cap<S: FloatVector>(x: S::F, cap: f32) -> S::F {
     // SAFETY: the caller has the instruction set.
     unsafe { S::mul(S::splat(cap), tanh::<S>(S::div(x, S::splat(cap)))) }
 }

@@ -1,4 +1,4 @@
-//! Memory for weights: anonymous pages, aligned for huge pages, zeroed, freed when the last matrix in them goes.
+//! Allocation for weights: anonymous pages, aligned for huge pages, zeroed, freed when the last matrix in them goes.
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -19,7 +19,7 @@ struct Mapping {
     used: Mutex<usize>,
 }
 
-// SAFETY: the mapping is plain memory; who may access which part is the affair of `Memory`'s users.
+// SAFETY: the mapping is plain memory; who may access which part is the affair of `Allocation`'s users.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -60,36 +60,36 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new` with this size; no `Memory` is left.
+        // SAFETY: mapped by `new` with this size; no `Allocation` is left.
         unsafe { libc::munmap(self.raw.as_ptr().cast(), self.raw_bytes) };
     }
 }
 
 /// A zeroed, 64-byte aligned piece of memory.
-pub(crate) struct Memory {
+pub(crate) struct Allocation {
     mapping: Arc<Mapping>,
     at: usize,
     bytes: usize,
 }
 
-impl Memory {
+impl Allocation {
     /// `None` when the system has no more.
-    pub(crate) fn zeroed(bytes: usize) -> Option<Memory> {
+    pub(crate) fn zeroed(bytes: usize) -> Option<Allocation> {
         static OPEN: Mutex<Weak<Mapping>> = Mutex::new(Weak::new());
         if bytes > SLAB / 4 {
             let mapping = Arc::new(Mapping::new(bytes)?);
-            return Some(Memory { mapping, at: 0, bytes });
+            return Some(Allocation { mapping, at: 0, bytes });
         }
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mapping) = open.upgrade()
             && let Some(at) = mapping.take(bytes)
         {
-            return Some(Memory { mapping, at, bytes });
+            return Some(Allocation { mapping, at, bytes });
         }
         let mapping = Arc::new(Mapping::new(SLAB)?);
         *open = Arc::downgrade(&mapping);
         let at = mapping.take(bytes)?;
-        Some(Memory { mapping, at, bytes })
+        Some(Allocation { mapping, at, bytes })
     }
 
     /// First byte.
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn pieces_are_aligned_zeroed_and_disjoint() {
         let sizes = [1, 64, 100, 5184, 1 << 20, (SLAB / 4) + 1, 0, 7];
-        let pieces: Vec<Memory> = sizes.iter().map(|s| Memory::zeroed(*s).unwrap()).collect();
+        let pieces: Vec<Allocation> = sizes.iter().map(|s| Allocation::zeroed(*s).unwrap()).collect();
         for (i, piece) in pieces.iter().enumerate() {
             assert_eq!(piece.as_ptr() as usize % ALIGN, 0);
             // SAFETY: the piece is not shared.
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn absurd_sizes_are_refused() {
-        assert!(Memory::zeroed(usize::MAX).is_none());
-        assert!(Memory::zeroed(1 << 60).is_none());
+        assert!(Allocation::zeroed(usize::MAX).is_none());
+        assert!(Allocation::zeroed(1 << 60).is_none());
     }
 }

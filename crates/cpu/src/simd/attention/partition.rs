@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use unicorn_core::Batch;
 
-use super::SPLIT;
+use super::shapes::{SPLIT, first_visible, partial_len};
 
 /// Rows (query heads of a group times tokens) that share a pass over keys and values.
 const TILE_ROWS: usize = 48;
 
 /// Shapes that decide the cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct PlanKey {
+pub(crate) struct PartitionKey {
     /// Key and value heads.
     pub(crate) kv_heads: usize,
     /// Query heads per KV head.
@@ -34,12 +34,12 @@ pub(crate) struct Unit {
     /// Tokens.
     pub(crate) tokens: usize,
     /// The whole attention of these tokens, or a part of it.
-    pub(crate) part: Part,
+    pub(crate) part: Coverage,
 }
 
 /// What a unit covers of its tokens' context.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Part {
+pub(crate) enum Coverage {
     /// Everything; the result goes to the output rows. Keys and values of the whole batch have been stored.
     Whole,
     /// One split of positions. The unit first stores the keys and values of its slice that fall into the split; the partial
@@ -54,7 +54,7 @@ pub(crate) enum Part {
 
 /// How a slice is processed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum SlicePlan {
+pub(crate) enum SliceCut {
     /// In tiles of tokens, each over its whole context.
     Tiles,
     /// All tokens at once, over splits of the context whose results are merged afterwards. Partial results of KV head `h` and
@@ -73,13 +73,13 @@ pub(crate) enum SlicePlan {
 
 /// The cut of one batch for mixers of one shape.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Partition {
     /// Shapes it was made for.
-    pub(crate) key: PlanKey,
+    pub(crate) key: PartitionKey,
     /// Heavy units first.
     pub(crate) units: Vec<Unit>,
     /// One entry per slice.
-    pub(crate) slices: Vec<SlicePlan>,
+    pub(crate) slices: Vec<SliceCut>,
     /// Size of the partial buffer.
     pub(crate) partial_floats: usize,
     /// Rows of slices in tiles, whose keys and values must be stored before any unit runs.
@@ -90,20 +90,10 @@ pub(crate) struct Plan {
     pub(crate) positions: u64,
 }
 
-/// First position that a query at `position` sees.
-pub(crate) fn first_visible(position: usize, window: Option<usize>) -> usize {
-    window.map_or(0, |w| (position + 1).saturating_sub(w))
-}
-
-/// Floats of one partial result: accumulators, maxima and sums of `rows`.
-pub(crate) fn partial_len(rows: usize, padded: usize) -> usize {
-    rows * (padded + 2)
-}
-
-impl Plan {
+impl Partition {
     /// Cuts the batch.
-    pub(crate) fn new(key: PlanKey, batch: &Batch) -> Plan {
-        let mut plan = Plan {
+    pub(crate) fn new(key: PartitionKey, batch: &Batch) -> Partition {
+        let mut partition = Partition {
             key,
             units: Vec::new(),
             slices: Vec::new(),
@@ -117,33 +107,39 @@ impl Plan {
         for (index, slice) in batch.slices.iter().enumerate() {
             let (start, tokens) = (slice.start as usize, slice.tokens.len());
             if tokens == 0 {
-                plan.slices.push(SlicePlan::Tiles);
+                partition.slices.push(SliceCut::Tiles);
             } else if tokens <= tile_tokens {
-                plan.add_splits(index, start, tokens);
+                partition.add_splits(index, start, tokens);
             } else {
-                plan.slices.push(SlicePlan::Tiles);
-                plan.store_rows.push(row..row + tokens);
+                partition.slices.push(SliceCut::Tiles);
+                partition.store_rows.push(row..row + tokens);
                 for kv_head in 0..key.kv_heads {
                     for token in (0..tokens).step_by(tile_tokens) {
                         let tokens = tile_tokens.min(tokens - token);
-                        plan.units.push(Unit { slice: index, kv_head, token, tokens, part: Part::Whole });
+                        partition.units.push(Unit {
+                            slice: index,
+                            kv_head,
+                            token,
+                            tokens,
+                            part: Coverage::Whole,
+                        });
                     }
                 }
             }
             row += tokens;
             let visible = |p: usize| (p + 1 - first_visible(p, key.window)) as u64;
-            plan.pairs += (start..start + tokens).map(visible).sum::<u64>();
-            plan.positions += (start + tokens - first_visible(start, key.window).min(start)) as u64;
+            partition.pairs += (start..start + tokens).map(visible).sum::<u64>();
+            partition.positions += (start + tokens - first_visible(start, key.window).min(start)) as u64;
         }
         let cost = |u: &Unit| match u.part {
-            Part::Whole => {
+            Coverage::Whole => {
                 let end = batch.slices[u.slice].start as usize + u.token + u.tokens;
                 u.tokens * (end - first_visible(end - u.tokens, key.window))
             }
-            Part::Split { .. } => u.tokens * SPLIT,
+            Coverage::Split { .. } => u.tokens * SPLIT,
         };
-        plan.units.sort_by_key(|u| std::cmp::Reverse(cost(u)));
-        plan
+        partition.units.sort_by_key(|u| std::cmp::Reverse(cost(u)));
+        partition
     }
 
     fn add_splits(&mut self, slice: usize, start: usize, tokens: usize) {
@@ -154,11 +150,11 @@ impl Plan {
         let at = self.partial_floats;
         for kv_head in 0..key.kv_heads {
             for i in 0..splits {
-                let part = Part::Split { split: first + i, at: at + (kv_head * splits + i) * floats };
+                let part = Coverage::Split { split: first + i, at: at + (kv_head * splits + i) * floats };
                 self.units.push(Unit { slice, kv_head, token: 0, tokens, part });
             }
         }
         self.partial_floats += key.kv_heads * splits * floats;
-        self.slices.push(SlicePlan::Splits { first, splits, at, floats });
+        self.slices.push(SliceCut::Splits { first, splits, at, floats });
     }
 }

@@ -1,0 +1,50 @@
+//! A thread's buffers for attention.
+
+/// Accumulators of a set of query rows.
+#[derive(Default)]
+pub(super) struct SoftmaxState {
+    /// `[rows, padded]`.
+    pub(super) sums: Vec<f32>,
+    /// Running maximum per row.
+    pub(super) max: Vec<f32>,
+    /// Running sum of exponentials per row.
+    pub(super) total: Vec<f32>,
+}
+
+impl SoftmaxState {
+    pub(super) fn reset(&mut self, rows: usize, padded: usize) {
+        self.sums.clear();
+        self.sums.resize(rows * padded, 0.0);
+        self.max.clear();
+        self.max.resize(rows, f32::NEG_INFINITY);
+        self.total.clear();
+        self.total.resize(rows, 0.0);
+    }
+}
+
+/// A thread's buffers.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// Queries, interleaved in groups of rows: `[group][dim][GROUP]`.
+    pub(super) queries: Vec<f32>,
+    /// `[GROUP][BLOCK]`.
+    pub(super) scores: Vec<f32>,
+    /// One block of keys `[tile][dim][TILE]`.
+    pub(super) keys: Vec<f32>,
+    /// One block of values `[position][padded]`.
+    pub(super) values: Vec<f32>,
+    /// One head.
+    pub(super) head: Vec<f32>,
+    pub(super) part: SoftmaxState,
+    pub(super) whole: SoftmaxState,
+}
+
+impl Scratch {
+    /// Floats held.
+    pub(crate) fn capacity(&self) -> usize {
+        let states =
+            [&self.part, &self.whole].map(|s| s.sums.capacity() + s.max.capacity() + s.total.capacity());
+        let buffers = [&self.queries, &self.scores, &self.keys, &self.values, &self.head].map(Vec::capacity);
+        buffers.iter().sum::<usize>() + states.iter().sum::<usize>()
+    }
+}

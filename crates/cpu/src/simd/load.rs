@@ -1,0 +1,139 @@
+//! Loading blocks and giving them KV caches.
+
+use std::sync::Arc;
+
+use unicorn_core::{Block, DeviceError, KvLayout, NormSpec, Weight, WeightSource};
+
+use super::blocks::{AttentionBlock, EmbeddingBlock, FfnBlock, HeadBlock, Loaded, Norm, QkNorm};
+use super::errors::{invalid, out_of_memory, unsupported};
+use super::kv::{KvCache, KvGeometry};
+use super::level::SimdLevel;
+use super::linear::PackedMatrix;
+use super::pool::Pool;
+use super::state::State;
+use super::weights::WeightStore;
+use crate::reference::check_layout;
+
+/// Reads the weights of a block, whose shapes have been checked.
+pub(super) fn load_block(
+    state: &mut State,
+    block: &Block,
+    source: &dyn WeightSource,
+    level: SimdLevel,
+    pool: &Pool,
+) -> Result<Loaded, DeviceError> {
+    let mut loader = Loader { store: &mut state.weights, source, level, pool };
+    Ok(match block {
+        Block::Embedding { spec, table } => {
+            let [table] = loader.matrices([table])?;
+            Loaded::Embedding(EmbeddingBlock::new(spec, table))
+        }
+        Block::Attention { spec, weights: w } => {
+            let matrices = loader.matrices([&w.q, &w.k, &w.v, &w.o])?;
+            let norm = loader.norm(&spec.norm, &w.norm)?;
+            let post_norm = loader.optional_norm(&spec.post_norm, &w.post_norm)?;
+            let mut biases = [None, None, None, None];
+            for (bias, weight) in biases.iter_mut().zip([&w.q_bias, &w.k_bias, &w.v_bias, &w.o_bias]) {
+                *bias = weight.as_ref().map(|b| loader.vector(b, 0.0)).transpose()?;
+            }
+            let qk_norm = match (&spec.qk_norm, &w.q_norm, &w.k_norm) {
+                (Some(norm), Some(q), Some(k)) => {
+                    let offset = norm.weight_offset;
+                    Some(QkNorm { q: loader.vector(q, offset)?, k: loader.vector(k, offset)?, eps: norm.eps })
+                }
+                _ => None,
+            };
+            let known = state.ropes.iter().position(|r| *r == spec.rope);
+            let rope = known.unwrap_or_else(|| {
+                state.ropes.push(spec.rope.clone());
+                state.ropes.len() - 1
+            });
+            let mut block =
+                AttentionBlock::new(spec, rope, norm, matrices, biases, qk_norm, post_norm, level);
+            if let Some(layout) = state.layout {
+                block.set_cache(Some(new_cache(&block, layout)?), level);
+            }
+            Loaded::Attention(Box::new(block))
+        }
+        Block::Ffn { spec, weights: w } => {
+            let matrices = loader.matrices([&w.gate, &w.up, &w.down])?;
+            let norm = loader.norm(&spec.norm, &w.norm)?;
+            let post_norm = loader.optional_norm(&spec.post_norm, &w.post_norm)?;
+            Loaded::Ffn(FfnBlock::new(spec, norm, matrices, post_norm))
+        }
+        Block::Head { spec, norm, weight } => {
+            let [matrix] = loader.matrices([weight])?;
+            let norm = loader.norm(&spec.norm, norm)?;
+            Loaded::Head(HeadBlock::new(spec, norm, matrix, level))
+        }
+    })
+}
+
+/// Gives every attention block a KV cache of this geometry.
+pub(super) fn reserve_kv(state: &mut State, layout: KvLayout, level: SimdLevel) -> Result<(), DeviceError> {
+    for block in attention_blocks(state) {
+        check_layout(&layout, block.spec.head_dim).map_err(unsupported)?;
+    }
+    // Free the old caches first: both together may not fit.
+    state.layout = None;
+    attention_blocks(state).for_each(|block| block.set_cache(None, level));
+    for block in attention_blocks(state) {
+        let cache = new_cache(block, layout)?;
+        block.set_cache(Some(cache), level);
+    }
+    state.layout = Some(layout);
+    Ok(())
+}
+
+fn attention_blocks(state: &mut State) -> impl Iterator<Item = &mut AttentionBlock> {
+    state.blocks.values_mut().filter_map(|block| match block {
+        Loaded::Attention(block) => Some(&mut **block),
+        _ => None,
+    })
+}
+
+fn new_cache(block: &AttentionBlock, layout: KvLayout) -> Result<KvCache, DeviceError> {
+    let (kv_heads, dim) = (block.spec.kv_heads, block.spec.head_dim);
+    check_layout(&layout, dim).map_err(unsupported)?;
+    let absurd = || out_of_memory(format!("a KV cache of {} pages", layout.pages), u64::MAX);
+    let geometry = KvGeometry::new(layout, kv_heads, dim).ok_or_else(absurd)?;
+    let what = || format!("the KV cache of a block, {} pages", layout.pages);
+    KvCache::new(geometry).ok_or_else(|| out_of_memory(what(), geometry.bytes() as u64))
+}
+
+/// Reads the weights of one block.
+struct Loader<'a> {
+    store: &'a mut WeightStore,
+    source: &'a dyn WeightSource,
+    level: SimdLevel,
+    pool: &'a Pool,
+}
+
+impl Loader<'_> {
+    fn matrices<const N: usize>(
+        &mut self,
+        weights: [&Weight; N],
+    ) -> Result<[Arc<PackedMatrix>; N], DeviceError> {
+        let loaded = self.store.load_matrices(&weights, self.source, self.level, self.pool)?;
+        loaded.try_into().map_err(|_| invalid("a block with another number of matrices"))
+    }
+
+    fn vector(&mut self, weight: &Weight, offset: f32) -> Result<Arc<[f32]>, DeviceError> {
+        self.store.load_vector(weight, offset, self.source)
+    }
+
+    fn norm(&mut self, spec: &NormSpec, weight: &Weight) -> Result<Norm, DeviceError> {
+        Ok(Norm::new(spec, self.vector(weight, spec.weight_offset)?))
+    }
+
+    fn optional_norm(
+        &mut self,
+        spec: &Option<NormSpec>,
+        weight: &Option<Weight>,
+    ) -> Result<Option<Norm>, DeviceError> {
+        match (spec, weight) {
+            (Some(spec), Some(weight)) => self.norm(spec, weight).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
