@@ -121,12 +121,13 @@ struct Shape {
 }
 
 impl VulkanDevice {
-    /// Takes an open GPU. `name` is its name on the command line.
-    pub fn new(context: Context, name: &str) -> Result<VulkanDevice, VulkanError> {
+    /// Takes an open GPU with default options.
+    #[cfg(test)]
+    pub(crate) fn new(context: Context, name: &str) -> Result<VulkanDevice, VulkanError> {
         VulkanDevice::open(context, name, &VulkanOptions::default())
     }
 
-    /// The same with options.
+    /// Takes an open GPU, with options. `name` is its name on the command line.
     pub fn open(context: Context, name: &str, options: &VulkanOptions) -> Result<VulkanDevice, VulkanError> {
         let context = Arc::new(context);
         let gpu = context.profile();
@@ -270,7 +271,7 @@ impl VulkanDevice {
     /// Errors where the kernels cannot keep a block's heads in a cache of this type.
     fn require_cache(&self, a: &AttentionBlock, kv: KvType, gpu: &GpuProfile) -> Result<(), DeviceError> {
         let (ty, subgroup) = (kv.tensor_type(), select::subgroup(gpu));
-        if a.spec.head_dim % ty.block_len() != 0 {
+        if !a.spec.head_dim.is_multiple_of(ty.block_len()) {
             return Err(self.unsupported(format!("a {ty} KV cache for heads of {}", a.spec.head_dim)));
         }
         // Eight lanes find the largest of 32 values together.
@@ -580,7 +581,7 @@ impl Device for VulkanDevice {
             weights,
             kv,
             scratch: resident.saturating_sub(weights + kv),
-            copied: state.loader.uploader.copied(),
+            copied: self.context.copied(),
         }
     }
 

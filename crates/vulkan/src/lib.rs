@@ -21,7 +21,9 @@ mod device;
 #[cfg(test)]
 mod driver_tests;
 mod error;
-pub mod kernel;
+#[cfg(test)]
+mod invariance_tests;
+mod kernel;
 mod layout;
 mod library;
 mod load;
@@ -57,7 +59,7 @@ mod weights;
 pub use context::Context;
 pub use device::{VulkanDevice, VulkanOptions};
 pub use error::VulkanError;
-pub use library::{Candidate, Extensions, Library, LibraryOptions};
+pub use library::{Candidate, Library, LibraryOptions};
 pub use nodes::gpu_possible;
 pub use profile::{GpuProfile, Heap, MatrixShape, MatrixTypes};
 pub use statistics::{KernelStatistics, SharedStatistics};
