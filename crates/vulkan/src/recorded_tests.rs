@@ -17,14 +17,18 @@ use crate::select::{BlockShape, Router};
 
 /// Records the case table and whole models for one device: an error names a kernel that does not exist or breaks a limit.
 fn everything_is_recorded(name: &str) {
-    everything_is_recorded_without(name, &[]);
+    everything_is_recorded_with(name, &DeviceOptions::default());
 }
 
 /// [`everything_is_recorded`] on a device that must do without some kernels: loading a block that needs one of them is an error.
 fn everything_is_recorded_without(name: &str, avoid: &[&str]) {
+    everything_is_recorded_with(name, &avoiding(avoid));
+}
+
+/// [`everything_is_recorded`] with options. Recording asserts that loading checked every kernel, see `assert_selected`.
+fn everything_is_recorded_with(name: &str, options: &DeviceOptions) {
     let device = VulkanDevice::new(Context::null(recorded(name)), name).unwrap();
-    let avoid = avoid.iter().map(|a| a.to_string()).collect();
-    device.configure(&DeviceOptions { avoid, ..DeviceOptions::default() }).unwrap();
+    device.configure(options).unwrap();
     let mut done = 0;
     for plan in plans("") {
         match record(&plan, &device) {
@@ -38,6 +42,15 @@ fn everything_is_recorded_without(name: &str, avoid: &[&str]) {
     assert!(done > 700, "{name}: only {done} plans");
     let context = device.context();
     null_driver::assert_within_limits(context.profile(), &context.device);
+}
+
+#[test]
+fn options_change_kernels_within_what_is_checked() {
+    let apart = DeviceOptions { fused_ffn: false, ..DeviceOptions::default() };
+    let invariant = DeviceOptions { batch_invariant: true, ..DeviceOptions::default() };
+    for options in [apart, invariant] {
+        everything_is_recorded_with("780m", &options);
+    }
 }
 
 #[test]
