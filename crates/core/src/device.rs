@@ -103,11 +103,14 @@ pub struct DeviceOptions {
     pub fused_ffn: bool,
     /// Kernels never to run, as [`KernelTime::kernel`] names them. Another one takes their place, or loading fails.
     pub avoid: Vec<String>,
+    /// A sequence's results never depend on what it is batched with, on how its prompt is cut or on which blocks are submitted together. A
+    /// device where that holds anyway takes this and changes nothing; elsewhere it costs speed.
+    pub batch_invariant: bool,
 }
 
 impl Default for DeviceOptions {
     fn default() -> DeviceOptions {
-        DeviceOptions { fused_ffn: true, avoid: Vec::new() }
+        DeviceOptions { fused_ffn: true, avoid: Vec::new(), batch_invariant: false }
     }
 }
 

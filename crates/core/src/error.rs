@@ -49,13 +49,13 @@ pub enum DeviceError {
         free: u64,
     },
     /// No kernel exists for this operation, type and device.
-    #[error("{device}: no kernel for {op} with {ty} weights")]
+    #[error("{device}: no kernel for {op} in {ty}")]
     NoKernel {
         /// Device name.
         device: String,
-        /// Operation.
+        /// Operation; where there is a kernel that must not run, with its name.
         op: String,
-        /// Weight type.
+        /// Type of the operation's weights, or of the KV cache; F32 where it has neither.
         ty: TensorType,
     },
     /// The block asks for something this device does not implement.

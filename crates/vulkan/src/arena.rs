@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 
 use ash::vk;
-use unicorn_core::DeviceError;
 
-use crate::context::Context;
-use crate::error::VulkanError;
-use crate::memory::{self, Mapped, Place};
+use crate::place::{Mapped, Place};
 
 /// Buffers up to this size share chunks.
 pub(crate) const SMALL_BYTES_MAX: u64 = 1 << 20;
-const CHUNK_BYTES: u64 = 16 << 20;
+/// What is allocated for them at once.
+pub(crate) const CHUNK_BYTES: u64 = 16 << 20;
 
 /// Free ranges of one chunk, by offset.
 #[derive(Debug)]
@@ -65,12 +63,20 @@ impl Ranges {
 }
 
 /// One allocation that small buffers share.
-struct Chunk {
+pub(crate) struct Chunk {
     place: Place,
-    memory: vk::DeviceMemory,
-    type_index: u32,
-    mapped: Option<Mapped>,
+    allocation: Allocation,
     ranges: Ranges,
+}
+
+/// Memory as the driver gave it.
+#[derive(Clone, Copy)]
+pub(crate) struct Allocation {
+    pub(crate) memory: vk::DeviceMemory,
+    pub(crate) type_index: u32,
+    pub(crate) bytes: u64,
+    /// Where the host sees it, for types that it can see.
+    pub(crate) mapped: Option<Mapped>,
 }
 
 /// The chunks of a device.
@@ -87,55 +93,39 @@ pub(crate) struct Piece {
 }
 
 impl Arena {
-    /// Room for a small buffer: in a chunk that has some, else in a new chunk.
-    pub(crate) fn take(
-        &mut self,
-        context: &Context,
-        place: Place,
-        needs: &vk::MemoryRequirements,
-        what: &str,
-    ) -> Result<Piece, VulkanError> {
-        for chunk in &mut self.chunks {
-            if chunk.place == place
-                && needs.memory_type_bits & (1 << chunk.type_index) != 0
-                && let Some(offset) = chunk.ranges.take(needs.size, needs.alignment)
-            {
-                return Ok(Piece { memory: chunk.memory, offset, mapped: chunk.mapped });
-            }
-        }
-        let whole = vk::MemoryRequirements { size: CHUNK_BYTES, ..*needs };
-        // Where a whole chunk no longer fits, one of the buffer's size may.
-        let made = memory::allocate(context, place, &whole, what).map(|a| (a, CHUNK_BYTES));
-        let (allocation, bytes) = match made {
-            Ok(made) => made,
-            Err(VulkanError::Device(DeviceError::OutOfMemory { .. })) => {
-                (memory::allocate(context, place, needs, what)?, needs.size)
-            }
-            Err(other) => return Err(other),
-        };
-        let mut chunk = Chunk {
-            place,
-            memory: allocation.memory,
-            type_index: allocation.type_index,
-            mapped: allocation.mapped,
-            ranges: Ranges::new(bytes),
-        };
-        let offset = chunk.ranges.take(needs.size, needs.alignment).unwrap_or(0);
-        let piece = Piece { memory: chunk.memory, offset, mapped: chunk.mapped };
-        self.chunks.push(chunk);
-        Ok(piece)
+    /// Room for a small buffer in a chunk that has some; `None` where a new one is needed.
+    pub(crate) fn take(&mut self, place: Place, needs: &vk::MemoryRequirements) -> Option<Piece> {
+        let fits =
+            |c: &&mut Chunk| c.place == place && needs.memory_type_bits & (1 << c.allocation.type_index) != 0;
+        self.chunks.iter_mut().filter(fits).find_map(|chunk| chunk.take(needs))
     }
 
-    /// Gives a piece back; a chunk that nothing uses any more is freed.
-    pub(crate) fn give(&mut self, context: &Context, memory: vk::DeviceMemory, offset: u64, bytes: u64) {
-        let Some(index) = self.chunks.iter().position(|c| c.memory == memory) else { return };
-        let chunk = &mut self.chunks[index];
-        chunk.ranges.give(offset, bytes);
-        if chunk.ranges.is_unused() {
-            let bytes = chunk.ranges.bytes;
-            memory::free(context, memory, bytes);
-            self.chunks.swap_remove(index);
-        }
+    /// Adds a chunk and takes room for a small buffer in it, which it has.
+    pub(crate) fn grow(
+        &mut self,
+        place: Place,
+        allocation: Allocation,
+        needs: &vk::MemoryRequirements,
+    ) -> Option<Piece> {
+        let mut chunk = Chunk { place, allocation, ranges: Ranges::new(allocation.bytes) };
+        let piece = chunk.take(needs);
+        self.chunks.push(chunk);
+        piece
+    }
+
+    /// Gives a piece back; returns the chunk's allocation, to be freed, where nothing uses it any more.
+    pub(crate) fn give(&mut self, memory: vk::DeviceMemory, offset: u64, bytes: u64) -> Option<Allocation> {
+        let index = self.chunks.iter().position(|c| c.allocation.memory == memory)?;
+        self.chunks[index].ranges.give(offset, bytes);
+        let unused = self.chunks[index].ranges.is_unused();
+        unused.then(|| self.chunks.swap_remove(index).allocation)
+    }
+}
+
+impl Chunk {
+    fn take(&mut self, needs: &vk::MemoryRequirements) -> Option<Piece> {
+        let offset = self.ranges.take(needs.size, needs.alignment)?;
+        Some(Piece { memory: self.allocation.memory, offset, mapped: self.allocation.mapped })
     }
 }
 

@@ -16,14 +16,14 @@ use crate::cut::{self, Pace};
 use crate::error::VulkanError;
 use crate::load::{self, Loader};
 use crate::lru::Lru;
-use crate::memory::{Buffer, Place};
+use crate::memory::Buffer;
 use crate::pipeline::Pipelines;
+use crate::place::Place;
 use crate::profile::GpuProfile;
 use crate::recording::Recording;
 use crate::replay::{Bound, Recorded};
-use crate::route::Router;
 use crate::scratch::{Capacity, Scratch, Sizes};
-use crate::select::{self, FlashPlan, FlashTile, Path, SliceShape};
+use crate::select::{self, BlockShape, FlashTile, FlashTiling, Lacking, Path, Router, SliceShape};
 use crate::timing::Timings;
 use crate::transfer;
 
@@ -55,22 +55,26 @@ struct State {
 impl State {
     fn router(&self) -> Router<'_> {
         let kv = self.kv.map(|k| k.ty).unwrap_or_default();
-        Router { gpu: &self.gpu, kv, fused_ffn: self.options.fused_ffn }
+        Router { gpu: &self.gpu, kv, options: &self.options }
     }
 
     /// How attention of a batch is cut into tiles; `None` where it runs row by row.
-    fn flash_plan(&self, blocks: &[BlockId], batch: &Batch) -> Option<FlashPlan> {
+    fn flash_tiling(&self, blocks: &[BlockId], batch: &Batch) -> Option<FlashTiling> {
         let slices = slice_shapes(batch);
         let suits = select::flash_suits(&slices);
         let router = self.router();
         let attention = blocks.iter().filter_map(|id| self.blocks.get(id));
         let mut flash = attention.filter_map(|block| match block {
-            GpuBlock::Attention(a) => Some(router.flash(a, router.path(block, batch.rows()), suits)),
+            GpuBlock::Attention(a) => {
+                let path = router.path(&block.shape(), batch.rows());
+                Some(router.flash(&a.shape(), path, suits))
+            }
             _ => None,
         });
         // Blocks of one batch are cut alike: where kernels are to be avoided they may have to go row by row for one of them.
-        let flash = if self.gpu.avoid.is_empty() { suits } else { flash.all(|f| f) };
-        flash.then(|| select::flash_plan(&slices, self.sizes.heads, &self.gpu))
+        let flash =
+            if self.gpu.avoid.is_empty() && !self.options.batch_invariant { suits } else { flash.all(|f| f) };
+        flash.then(|| select::flash_tiling(&slices, self.sizes.heads, &self.gpu))
     }
 }
 
@@ -117,12 +121,13 @@ struct Shape {
 }
 
 impl VulkanDevice {
-    /// Takes an open GPU. `name` is its name on the command line.
-    pub fn new(context: Context, name: &str) -> Result<VulkanDevice, VulkanError> {
+    /// Takes an open GPU with default options.
+    #[cfg(test)]
+    pub(crate) fn new(context: Context, name: &str) -> Result<VulkanDevice, VulkanError> {
         VulkanDevice::open(context, name, &VulkanOptions::default())
     }
 
-    /// The same with options.
+    /// Takes an open GPU, with options. `name` is its name on the command line.
     pub fn open(context: Context, name: &str, options: &VulkanOptions) -> Result<VulkanDevice, VulkanError> {
         let context = Arc::new(context);
         let gpu = context.profile();
@@ -169,7 +174,7 @@ impl VulkanDevice {
     ///
     /// Errors where validation was not asked for or the mistake is not told.
     pub fn prove_validation(&self) -> Result<(), VulkanError> {
-        crate::validation::prove(&self.context)
+        crate::prove::prove_validation(&self.context)
     }
 
     /// The open GPU.
@@ -181,18 +186,19 @@ impl VulkanDevice {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Selection has nothing to put in the place of a kernel that is to be avoided.
-    fn no_other(&self, kernel: &str) -> DeviceError {
-        DeviceError::Unsupported {
-            device: self.profile.name.clone(),
-            what: format!(
-                "doing without the kernel `{kernel}`, which the selftest found wrong with this driver,"
-            ),
-        }
+    /// Errors where a kernel that a block may need is missing or must not run.
+    fn require_kernels(&self, router: Router<'_>, block: &BlockShape) -> Result<(), DeviceError> {
+        let device = || self.profile.name.clone();
+        let lacking = router.lacking(block, crate::shaders::exists);
+        lacking.map_or(Ok(()), |Lacking { op, ty }| Err(DeviceError::NoKernel { device: device(), op, ty }))
     }
 
     fn fail(&self, e: VulkanError) -> DeviceError {
         e.into_device_error(&self.profile.name)
+    }
+
+    fn unsupported(&self, what: impl Into<String>) -> DeviceError {
+        DeviceError::Unsupported { device: self.profile.name.clone(), what: what.into() }
     }
 
     fn invalid(&self, what: impl Into<String>) -> DeviceError {
@@ -262,6 +268,19 @@ impl VulkanDevice {
         state.streams.get_mut(&id).ok_or_else(|| self.invalid("the stream vanished"))
     }
 
+    /// Errors where the kernels cannot keep a block's heads in a cache of this type.
+    fn require_cache(&self, a: &AttentionBlock, kv: KvType, gpu: &GpuProfile) -> Result<(), DeviceError> {
+        let (ty, subgroup) = (kv.tensor_type(), select::subgroup(gpu));
+        if !a.spec.head_dim.is_multiple_of(ty.block_len()) {
+            return Err(self.unsupported(format!("a {ty} KV cache for heads of {}", a.spec.head_dim)));
+        }
+        // Eight lanes find the largest of 32 values together.
+        if kv == KvType::Q8_0 && subgroup < 8 {
+            return Err(self.unsupported(format!("a Q8_0 KV cache with subgroups of {subgroup}")));
+        }
+        Ok(())
+    }
+
     /// The keys' and the values' cache of a block.
     fn reserve_block(&self, a: &AttentionBlock, kv: KvLayout) -> Result<[Buffer; 2], DeviceError> {
         let element_bytes =
@@ -298,11 +317,14 @@ impl Device for VulkanDevice {
 
     fn configure(&self, options: &DeviceOptions) -> Result<(), DeviceError> {
         let mut state = self.lock();
+        let gpu = GpuProfile { avoid: options.avoid.clone(), ..state.gpu.clone() };
+        let router = Router { gpu: &gpu, options, ..state.router() };
+        state.blocks.values().try_for_each(|block| self.require_kernels(router, &block.shape()))?;
         for stream in state.streams.values_mut() {
             self.context.wait(stream.pending, "earlier work on the stream").map_err(|e| self.fail(e))?;
             stream.recordings.clear();
         }
-        state.gpu.avoid.clone_from(&options.avoid);
+        state.gpu = gpu;
         state.options = options.clone();
         Ok(())
     }
@@ -313,10 +335,11 @@ impl Device for VulkanDevice {
 
     fn load(&self, block: &Block, source: &dyn WeightSource) -> Result<BlockId, DeviceError> {
         let mut state = self.lock();
-        let loaded = state.loader.load(block, source)?;
-        if let Some(wrong) = state.router().indispensable(&loaded) {
-            return Err(self.no_other(&wrong));
+        if let Some(what) = load::unsupported(block) {
+            return Err(self.unsupported(what));
         }
+        self.require_kernels(state.router(), &BlockShape::of(block))?;
+        let loaded = state.loader.load(block, source)?;
         state.sizes = state.sizes.max(load::sizes(&loaded));
         let id = BlockId(state.next_block);
         state.next_block += 1;
@@ -338,6 +361,13 @@ impl Device for VulkanDevice {
     fn reserve_kv(&self, layout: KvLayout) -> Result<(), DeviceError> {
         let mut state = self.lock();
         let state = &mut *state;
+        let router = Router { kv: layout.ty, ..state.router() };
+        for block in state.blocks.values() {
+            if let GpuBlock::Attention(a) = block {
+                self.require_cache(a, layout.ty, router.gpu)?;
+                self.require_kernels(router, &block.shape())?;
+            }
+        }
         for stream in state.streams.values_mut() {
             self.context.wait(stream.pending, "earlier work on the stream").map_err(|e| self.fail(e))?;
             stream.recordings.clear();
@@ -353,15 +383,6 @@ impl Device for VulkanDevice {
         let ids: Vec<BlockId> = state.blocks.keys().copied().collect();
         for id in ids {
             let Some(GpuBlock::Attention(a)) = state.blocks.get(&id) else { continue };
-            if a.spec.head_dim % layout.ty.tensor_type().block_len() != 0 {
-                let what = format!("a {} KV cache for heads of {}", layout.ty.tensor_type(), a.spec.head_dim);
-                return Err(DeviceError::Unsupported { device: self.profile.name.clone(), what });
-            }
-            if layout.ty == KvType::Q8_0 && select::subgroup(&state.gpu) < 8 {
-                // Eight lanes find the largest of 32 values together.
-                let what = format!("a Q8_0 KV cache with subgroups of {}", select::subgroup(&state.gpu));
-                return Err(DeviceError::Unsupported { device: self.profile.name.clone(), what });
-            }
             // The caches first: where they find no room, nothing else has been made.
             let [keys, values] = self.reserve_block(a, layout)?;
             let turns = match state.turns.iter().find(|t| t.0 == a.spec.rope) {
@@ -397,9 +418,10 @@ impl Device for VulkanDevice {
         let rows = batch.rows();
         let longest = batch.slices.iter().map(|s| s.start as usize + s.tokens.len()).max().unwrap_or(1);
         let positions = select::served_positions(longest);
-        let plan = state.flash_plan(&work.blocks, batch);
+        let plan = state.flash_tiling(&work.blocks, batch);
         let row_splits = plan.as_ref().map_or_else(|| select::decode_records(rows, positions), |p| p.records);
-        let alone = rows_are_alone(batch, state.kv.map_or(1, |kv| kv.page_tokens));
+        let alone =
+            !state.options.batch_invariant && rows_are_alone(batch, state.kv.map_or(1, |kv| kv.page_tokens));
         let pages: usize = batch.slices.iter().map(|s| s.pages.len()).sum();
         let top = match batch.select {
             Select::Logits => None,
@@ -559,13 +581,13 @@ impl Device for VulkanDevice {
             weights,
             kv,
             scratch: resident.saturating_sub(weights + kv),
-            copied: state.loader.uploader.copied(),
+            copied: self.context.copied(),
         }
     }
 
     fn describe(&self, block: BlockId) -> Vec<String> {
         let state = self.lock();
-        state.blocks.get(&block).map(|b| state.router().describe(b)).unwrap_or_default()
+        state.blocks.get(&block).map(|b| state.router().describe(&b.shape())).unwrap_or_default()
     }
 
     fn set_profiling(&self, on: bool) {
@@ -584,7 +606,7 @@ impl VulkanDevice {
             state.kv.unwrap_or(KvLayout { page_tokens: 32, pages: 0, positions: 0, ty: Default::default() });
         let mut builder = Builder {
             gpu: &state.gpu,
-            fused_ffn: state.options.fused_ffn,
+            router: state.router(),
             scratch: &stream.scratch,
             recording: Recording::default(),
             path: Path::Vector,
@@ -602,11 +624,13 @@ impl VulkanDevice {
         };
         let router = state.router();
         let path = |block: &GpuBlock| {
-            router.path(block, if let GpuBlock::Head(_) = block { shape.outputs } else { shape.rows })
+            let rows = if let GpuBlock::Head(_) = block { shape.outputs } else { shape.rows };
+            router.path(&block.shape(), rows)
         };
         for (i, id) in work.blocks.iter().enumerate() {
             let next = match work.blocks.get(i + 1) {
                 Some(id) => match find(id)? {
+                    _ if state.options.batch_invariant => None,
                     GpuBlock::Head(_) if !shape.all_outputs => None,
                     block if path(block) == Path::Matrix => None,
                     block => block.input(),
@@ -626,12 +650,24 @@ impl VulkanDevice {
             }
         }
         let recording: Recording = builder.recording;
-        // Whatever selection did: a kernel that is known to be wrong never runs.
-        if let Some(d) = recording.dispatches.iter().find(|d| state.gpu.avoids(&d.kernel.shader)) {
-            return Err(self.no_other(&format!("{}: {}", d.op, d.kernel.shader)));
-        }
+        #[cfg(test)]
+        assert_selected(&router, work.blocks.iter().filter_map(|id| state.blocks.get(id)), &recording);
         Recorded::new(&self.context, &state.pipelines, recording, shape.timed, state.bound)
             .map_err(|e| self.fail(e))
+    }
+}
+
+/// Asserts that loading checked every kernel of a recording.
+#[cfg(test)]
+fn assert_selected<'b>(
+    router: &Router<'_>,
+    blocks: impl Iterator<Item = &'b GpuBlock>,
+    recording: &Recording,
+) {
+    let selected: Vec<_> = blocks.flat_map(|b| router.kernels(&b.shape())).collect();
+    for d in &recording.dispatches {
+        let known = selected.iter().any(|s| (s.op, &s.shader) == (d.op, &d.kernel.shader));
+        assert!(known, "{}: {} is recorded and was not selected", d.op, d.kernel.shader);
     }
 }
 
@@ -658,7 +694,7 @@ fn slice_shapes(batch: &Batch) -> Vec<SliceShape> {
 }
 
 /// Writes the batch where the kernels read it.
-fn write_batch(scratch: &Scratch, batch: &Batch, flash: Option<&FlashPlan>) {
+fn write_batch(scratch: &Scratch, batch: &Batch, flash: Option<&FlashTiling>) {
     let mut rows = Vec::with_capacity(batch.rows() * 16);
     let mut pages: Vec<u8> = Vec::new();
     let mut first_page = 0u32;

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use unicorn_core::{
-    Activation, AttentionSpec, AttentionWeights, Block, DeviceError, FfnSpec, FfnWeights, NormSpec, Weight,
-    WeightSource, WeightSpan,
+    AttentionSpec, AttentionWeights, Block, DeviceError, FfnSpec, FfnWeights, NormSpec, Weight, WeightSource,
+    WeightSpan,
 };
 
 use crate::blocks::{AttentionBlock, EmbeddingBlock, FfnBlock, GpuBlock, HeadBlock, Norm, Projection};
 use crate::context::Context;
 use crate::memory::Buffer;
 use crate::scratch::Sizes;
+use crate::select;
 use crate::transfer::Uploader;
 use crate::weights::{self, Matrix};
 
@@ -29,16 +30,10 @@ impl Loader {
 
     pub(crate) fn load(&mut self, block: &Block, source: &dyn WeightSource) -> Result<GpuBlock, DeviceError> {
         match block {
-            Block::Embedding { spec, table } => {
-                self.require(
-                    spec.width % 32 == 0 || !table.ty.is_quantized(),
-                    "a width that is no multiple of 32",
-                )?;
-                Ok(GpuBlock::Embedding(EmbeddingBlock {
-                    table: self.matrix(table, source)?,
-                    scale: spec.scale,
-                }))
-            }
+            Block::Embedding { spec, table } => Ok(GpuBlock::Embedding(EmbeddingBlock {
+                table: self.matrix(table, source)?,
+                scale: spec.scale,
+            })),
             Block::Attention { spec, weights } => self.attention(spec, weights, source),
             Block::Ffn { spec, weights } => self.ffn(spec, weights, source),
             Block::Head { spec, norm, weight } => Ok(GpuBlock::Head(HeadBlock {
@@ -55,12 +50,6 @@ impl Loader {
         w: &AttentionWeights,
         source: &dyn WeightSource,
     ) -> Result<GpuBlock, DeviceError> {
-        self.require(spec.width.is_multiple_of(32), "a width that is no multiple of 32")?;
-        self.require(
-            spec.head_dim.is_multiple_of(8) && spec.head_dim <= 256,
-            "a head size past 256 or no multiple of 8",
-        )?;
-        self.require(spec.heads / spec.kv_heads.max(1) <= 16, "more than 16 query heads per KV head")?;
         let bias = if [&w.q_bias, &w.k_bias, &w.v_bias].iter().any(|b| b.is_some()) {
             let mut all = Vec::new();
             for (bias, matrix) in [(&w.q_bias, &w.q), (&w.k_bias, &w.k), (&w.v_bias, &w.v)] {
@@ -106,17 +95,12 @@ impl Loader {
         w: &FfnWeights,
         source: &dyn WeightSource,
     ) -> Result<GpuBlock, DeviceError> {
-        self.require(spec.width.is_multiple_of(32), "a width that is no multiple of 32")?;
-        self.require(spec.hidden.is_multiple_of(32), "a hidden width that is no multiple of 32")?;
         Ok(GpuBlock::Ffn(FfnBlock {
             norm: self.norm(&spec.norm, &w.norm, source)?,
             gate: self.matrix(&w.gate, source)?,
             up: self.matrix(&w.up, source)?,
             down: self.matrix(&w.down, source)?,
-            activation: match spec.activation {
-                Activation::Silu => 0,
-                Activation::GeluTanh => 1,
-            },
+            activation: select::activation_code(spec.activation),
             post_norm: self.optional_norm(&spec.post_norm, &w.post_norm, source)?,
         }))
     }
@@ -125,24 +109,19 @@ impl Loader {
         self.stacked(&[weight], source)
     }
 
-    /// The query, key and value projections: neighbours of one type become one matrix, so that one dispatch computes them.
+    /// The query, key and value projections.
     fn projections(
         &mut self,
         [q, k, v]: [&Weight; 3],
         source: &dyn WeightSource,
     ) -> Result<Vec<Projection>, DeviceError> {
-        let groups: Vec<(&'static str, Vec<&Weight>)> = match (q.ty == k.ty, k.ty == v.ty) {
-            (true, true) => vec![("attention_qkv", vec![q, k, v])],
-            (true, false) => vec![("attention_qk", vec![q, k]), ("attention_v", vec![v])],
-            (false, true) => vec![("attention_q", vec![q]), ("attention_kv", vec![k, v])],
-            (false, false) => {
-                vec![("attention_q", vec![q]), ("attention_k", vec![k]), ("attention_v", vec![v])]
-            }
+        let mut left = &[q, k, v][..];
+        let mut load = |(op, count): &(&'static str, usize)| {
+            let (together, others) = left.split_at(*count);
+            left = others;
+            Ok(Projection { op, matrix: self.stacked(together, source)? })
         };
-        let load = |(op, weights): (&'static str, Vec<&Weight>)| {
-            Ok(Projection { op, matrix: self.stacked(&weights, source)? })
-        };
-        groups.into_iter().map(load).collect()
+        select::projections([q.ty, k.ty, v.ty]).iter().map(&mut load).collect()
     }
 
     /// One matrix of several weights' rows, kept once per list of spans.
@@ -195,15 +174,28 @@ impl Loader {
         self.matrices.values().filter_map(Weak::upgrade).map(|m| m.bytes()).sum()
     }
 
-    fn require(&self, fine: bool, what: &str) -> Result<(), DeviceError> {
-        if fine {
-            return Ok(());
-        }
-        Err(DeviceError::Unsupported { device: self.context.profile().name.clone(), what: what.to_string() })
-    }
-
     fn invalid(&self, what: &str) -> DeviceError {
         DeviceError::Invalid { device: self.context.profile().name.clone(), what: what.to_string() }
+    }
+}
+
+/// What the kernels ask of a block's shapes; a text says which they lack.
+pub(crate) fn unsupported(block: &Block) -> Option<&'static str> {
+    let whole = |n: usize| n.is_multiple_of(32);
+    match block {
+        Block::Embedding { spec, table } if !whole(spec.width) && table.ty.is_quantized() => {
+            Some("a width that is no multiple of 32")
+        }
+        Block::Attention { spec, .. } if !whole(spec.width) => Some("a width that is no multiple of 32"),
+        Block::Attention { spec, .. } if !spec.head_dim.is_multiple_of(8) || spec.head_dim > 256 => {
+            Some("a head size past 256 or no multiple of 8")
+        }
+        Block::Attention { spec, .. } if spec.heads > 16 * spec.kv_heads => {
+            Some("more than 16 query heads per KV head")
+        }
+        Block::Ffn { spec, .. } if !whole(spec.width) => Some("a width that is no multiple of 32"),
+        Block::Ffn { spec, .. } if !whole(spec.hidden) => Some("a hidden width that is no multiple of 32"),
+        Block::Embedding { .. } | Block::Attention { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
     }
 }
 

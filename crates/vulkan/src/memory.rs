@@ -6,34 +6,13 @@ use std::sync::atomic::Ordering;
 use ash::vk;
 use unicorn_core::DeviceError;
 
-use crate::arena;
+use crate::arena::{Allocation, CHUNK_BYTES, Piece, SMALL_BYTES_MAX};
 use crate::context::Context;
 use crate::error::VulkanError;
-
-/// Where a buffer should live.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// Fast for the GPU; mapped too where the GPU shares the host's memory.
-    Device,
-    /// Written by the host, read by the GPU (write-combined).
-    Upload,
-    /// Written by the host in few bytes, read by the GPU often: device memory that is mapped, where there is any.
-    Near,
-    /// Written by the GPU, read by the host (cached).
-    Readback,
-}
-
-/// Start of mapped memory.
-#[derive(Clone, Copy)]
-pub(crate) struct Mapped(*mut u8);
-
-// SAFETY: the pointer is only dereferenced in methods whose contracts order host and device access.
-unsafe impl Send for Mapped {}
-// SAFETY: as above.
-unsafe impl Sync for Mapped {}
+use crate::place::{Mapped, Place};
 
 /// A buffer bound to memory, with a device address. Freed on drop.
-pub struct Buffer {
+pub(crate) struct Buffer {
     context: Arc<Context>,
     pub(crate) handle: vk::Buffer,
     memory: vk::DeviceMemory,
@@ -50,7 +29,12 @@ impl Buffer {
     /// Allocates `bytes` bytes. `what` appears in errors.
     ///
     /// Errors when no memory type fits or the memory is short; device memory never spills to the host unasked.
-    pub fn new(context: &Arc<Context>, place: Place, bytes: u64, what: &str) -> Result<Buffer, VulkanError> {
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        place: Place,
+        bytes: u64,
+        what: &str,
+    ) -> Result<Buffer, VulkanError> {
         let bytes = bytes.max(16);
         if let Some(address) = context.pretended_address(bytes) {
             return Ok(Buffer {
@@ -68,7 +52,8 @@ impl Buffer {
         Buffer::with_memory(context, place, bytes, what)
     }
 
-    /// The same where nothing executes, too.
+    /// As [`Buffer::new`], but with real memory even on a device that was opened to compile kernels only, whose other buffers are bare
+    /// addresses. For what touches the memory without running a kernel.
     pub(crate) fn with_memory(
         context: &Arc<Context>,
         place: Place,
@@ -86,10 +71,9 @@ impl Buffer {
         let handle = unsafe { device.create_buffer(&info, None) }?;
         // SAFETY: the buffer was just made.
         let needs = unsafe { device.get_buffer_memory_requirements(handle) };
-        let shared = needs.size <= arena::SMALL_BYTES_MAX;
+        let shared = needs.size <= SMALL_BYTES_MAX;
         let found = if shared {
-            let mut arena = context.arena.lock().unwrap_or_else(|e| e.into_inner());
-            arena.take(context, place, &needs, what).map(|p| (p.memory, p.offset, p.mapped))
+            take_piece(context, place, &needs, what).map(|p| (p.memory, p.offset, p.mapped))
         } else {
             allocate(context, place, &needs, what).map(|a| (a.memory, 0, a.mapped))
         };
@@ -116,30 +100,31 @@ impl Buffer {
     }
 
     /// Device address of the first byte.
-    pub fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.address
     }
 
     /// Size in bytes.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// True when the host can write or read it in place.
-    pub fn is_mapped(&self) -> bool {
+    pub(crate) fn is_mapped(&self) -> bool {
         self.mapped.is_some()
     }
 
     /// Writes host data at `offset`. The caller has waited for all GPU work that uses the range.
     ///
     /// Panics when the buffer is not mapped or the range leaves it: both are bugs of this crate.
-    pub fn write(&self, offset: u64, data: &[u8]) {
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) {
         if self.context.compile_only() {
             return;
         }
         let base = self.mapped.map_or(std::ptr::null_mut(), |m| m.0);
         assert!(!base.is_null(), "the buffer is not mapped");
         assert!(offset + data.len() as u64 <= self.bytes, "write past the end of a buffer");
+        self.context.count_copy(data.len() as u64);
         // SAFETY: mapped, in range, and memory of ours only.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), base.add(offset as usize), data.len()) };
     }
@@ -147,13 +132,14 @@ impl Buffer {
     /// Reads back `out.len()` bytes at `offset`. The caller has waited for the work that wrote them.
     ///
     /// Panics when the buffer is not mapped or the range leaves it: both are bugs of this crate.
-    pub fn read(&self, offset: u64, out: &mut [u8]) {
+    pub(crate) fn read(&self, offset: u64, out: &mut [u8]) {
         if self.context.compile_only() {
             return;
         }
         let base = self.mapped.map_or(std::ptr::null_mut(), |m| m.0);
         assert!(!base.is_null(), "the buffer is not mapped");
         assert!(offset + out.len() as u64 <= self.bytes, "read past the end of a buffer");
+        self.context.count_copy(out.len() as u64);
         // SAFETY: mapped and in range.
         unsafe { std::ptr::copy_nonoverlapping(base.add(offset as usize), out.as_mut_ptr(), out.len()) };
     }
@@ -163,7 +149,7 @@ impl Buffer {
     /// # Safety
     /// No GPU work uses the range while the slice lives, and no other slice of it does.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn mapped_slice(&self, offset: u64, len: usize) -> Option<&mut [u8]> {
+    pub(crate) unsafe fn mapped_slice(&self, offset: u64, len: usize) -> Option<&mut [u8]> {
         if offset.checked_add(len as u64).is_none_or(|end| end > self.bytes) {
             return None;
         }
@@ -174,7 +160,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // Where nothing executes there is no memory.
+        // A device that only compiles has buffers without memory.
         if self.handle == vk::Buffer::null() {
             return;
         }
@@ -187,19 +173,13 @@ impl Drop for Buffer {
         unsafe { self.context.device.destroy_buffer(self.handle, None) };
         if self.shared {
             let mut arena = self.context.arena.lock().unwrap_or_else(|e| e.into_inner());
-            arena.give(&self.context, self.memory, self.offset, self.held);
+            if let Some(chunk) = arena.give(self.memory, self.offset, self.held) {
+                free(&self.context, chunk.memory, chunk.bytes);
+            }
         } else {
             free(&self.context, self.memory, self.held);
         }
     }
-}
-
-/// Fresh memory.
-pub(crate) struct Allocation {
-    pub(crate) memory: vk::DeviceMemory,
-    pub(crate) type_index: u32,
-    /// Where the host sees it, for types that it can see.
-    pub(crate) mapped: Option<Mapped>,
 }
 
 /// Frees what [`allocate`] made. Unmapped by that.
@@ -207,6 +187,32 @@ pub(crate) fn free(context: &Context, memory: vk::DeviceMemory, bytes: u64) {
     // SAFETY: the owner gave the memory up and no buffer is bound to it any more.
     unsafe { context.device.free_memory(memory, None) };
     context.allocated.fetch_sub(bytes, Ordering::Relaxed);
+}
+
+/// Room for a small buffer: in a chunk that has some, else in a new chunk.
+fn take_piece(
+    context: &Context,
+    place: Place,
+    needs: &vk::MemoryRequirements,
+    what: &str,
+) -> Result<Piece, VulkanError> {
+    let mut arena = context.arena.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some(piece) = arena.take(place, needs) {
+        return Ok(piece);
+    }
+    let whole = vk::MemoryRequirements { size: CHUNK_BYTES, ..*needs };
+    // Where a whole chunk no longer fits, one of the buffer's size may.
+    let allocation = match allocate(context, place, &whole, what) {
+        Err(VulkanError::Device(DeviceError::OutOfMemory { .. })) => allocate(context, place, needs, what)?,
+        other => other?,
+    };
+    let unaligned = || VulkanError::Limit {
+        device: context.profile().name.clone(),
+        what: format!("the alignment of {what}"),
+        asked: format!("{} bytes", needs.alignment),
+        most: allocation.bytes,
+    };
+    arena.grow(place, allocation, needs).ok_or_else(unaligned)
 }
 
 /// Allocates memory for `place` in the first fitting type whose heap has room, and maps it where the host can see it.
@@ -271,7 +277,7 @@ fn mapped(
     what: &str,
 ) -> Result<Allocation, VulkanError> {
     context.allocated.fetch_add(bytes, Ordering::Relaxed);
-    let mut allocation = Allocation { memory, type_index: index as u32, mapped: None };
+    let mut allocation = Allocation { memory, type_index: index as u32, bytes, mapped: None };
     let flags = context.memory_types.memory_types[index].property_flags;
     if flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE | vk::MemoryPropertyFlags::HOST_COHERENT) {
         // SAFETY: the memory is host visible and not mapped yet.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use ash::vk;
 use ash::vk::Handle;
 
-use crate::context::Context;
+use crate::profile::GpuProfile;
 use crate::select;
 
 /// What a device saw.
@@ -27,8 +27,8 @@ impl Seen {
 }
 
 /// Asserts that what was recorded on a device of this driver keeps its limits, and those that Vulkan guarantees everywhere.
-pub(crate) fn assert_within_limits(context: &Context) {
-    let (gpu, seen) = (context.profile(), Seen::of(context.device.handle()));
+pub(crate) fn assert_within_limits(gpu: &GpuProfile, device: &ash::Device) {
+    let seen = Seen::of(device.handle());
     // The guaranteed maxComputeWorkGroupCount.
     let groups = seen.groups.each_ref().map(|g| g.load(Ordering::Relaxed));
     assert!(groups.iter().all(|g| (1..=65535).contains(g)), "{}: a dispatch of {groups:?} groups", gpu.name);

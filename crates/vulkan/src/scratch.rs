@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::context::Context;
 use crate::error::VulkanError;
-use crate::memory::{Buffer, Place};
+use crate::memory::Buffer;
+use crate::place::Place;
 use crate::select::{FlashTile, TILE_PADDING, TILE_ROWS, split_floats, top_pairs_most};
 
 /// Quantized activations: packed bytes `[rows, cols]` and scale with sums `[rows, cols / 32]`.
@@ -119,7 +120,7 @@ pub(crate) struct Scratch {
     pub(crate) tickets: Buffer,
     /// f32 `[outputs, vocab]`, for selection on the device.
     pub(crate) logits: Buffer,
-    /// The same, read by the host.
+    /// f32 `[outputs, vocab]` in memory that the host reads fast, for logits that it asked for.
     pub(crate) logits_host: Buffer,
     /// `(logit, id)` pairs of the slices of each row, `[outputs, slices, k]`.
     pub(crate) pairs: Buffer,

@@ -8,7 +8,7 @@ use ash::vk;
 use serde::{Deserialize, Serialize};
 
 use crate::error::VulkanError;
-use crate::pipeline::Kernel;
+use crate::kernel::Kernel;
 
 /// Statistics of one compiled kernel.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

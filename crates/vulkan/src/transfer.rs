@@ -2,7 +2,7 @@
 //! pinned buffers, so that reads and splits on several threads run while copies do.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ash::vk;
@@ -10,7 +10,8 @@ use unicorn_core::DeviceError;
 
 use crate::context::Context;
 use crate::error::VulkanError;
-use crate::memory::{Buffer, Place};
+use crate::memory::Buffer;
+use crate::place::Place;
 
 /// Bytes of one piece of an upload: enough that a copy's fixed costs vanish, and so few that the slots of all threads stay small.
 pub(crate) const PIECE_BYTES: u64 = 2 << 20;
@@ -29,7 +30,7 @@ struct Slot {
     busy_until: u64,
 }
 
-/// Uploads bytes into device buffers and counts them.
+/// Uploads bytes into device buffers.
 pub(crate) struct Uploader {
     context: Arc<Context>,
     /// Slots that no thread fills, in order of their copies.
@@ -39,11 +40,10 @@ pub(crate) struct Uploader {
     threads: usize,
     /// Where memory is mapped, write there; tests try the ring on such devices too.
     in_place: bool,
-    copied: AtomicU64,
 }
 
 /// A range of a buffer: offset and length in bytes.
-pub(crate) type Part = (u64, u64);
+pub(crate) type ByteRange = (u64, u64);
 
 impl Uploader {
     pub(crate) fn new(context: &Arc<Context>) -> Uploader {
@@ -54,7 +54,6 @@ impl Uploader {
             threads: (std::thread::available_parallelism().map_or(1, |n| n.get()) + THREADS_WAITING)
                 .min(THREADS_MAX),
             in_place: true,
-            copied: AtomicU64::new(0),
         }
     }
 
@@ -62,11 +61,6 @@ impl Uploader {
     #[cfg(test)]
     pub(crate) fn staged(context: &Arc<Context>, threads: usize) -> Uploader {
         Uploader { in_place: false, threads, ..Uploader::new(context) }
-    }
-
-    /// Bytes that went through the ring, so were copied twice.
-    pub(crate) fn copied(&self) -> u64 {
-        self.copied.load(Ordering::Relaxed)
     }
 
     /// Frees what only loading needs; the next upload makes it anew.
@@ -84,7 +78,7 @@ impl Uploader {
     pub(crate) fn fill_pieces<const N: usize>(
         &self,
         buffer: &Buffer,
-        pieces: &[[Part; N]],
+        pieces: &[[ByteRange; N]],
         fill: impl Fn(usize, &mut Vec<u8>, [&mut [u8]; N]) -> Result<(), DeviceError> + Sync,
     ) -> Result<(), DeviceError> {
         if self.context.compile_only() {
@@ -118,7 +112,7 @@ impl Uploader {
     fn piece<const N: usize>(
         &self,
         buffer: &Buffer,
-        parts: &[Part; N],
+        parts: &[ByteRange; N],
         fill: impl FnOnce([&mut [u8]; N]) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
         let device = &self.context.profile().name;
@@ -153,7 +147,7 @@ impl Uploader {
             // Submissions are numbered in order, so the ring's order is that of the copies as long as both happen under its lock.
             let mut ring = lock(&self.ring);
             slot.busy_until = slot.copy(buffer, &regions).map_err(fail)?;
-            self.copied.fetch_add(parts.iter().map(|p| p.1).sum(), Ordering::Relaxed);
+            self.context.count_copy(parts.iter().map(|p| p.1).sum());
             ring.push_back(slot);
             Ok(())
         })
@@ -178,6 +172,10 @@ impl Uploader {
     pub(crate) fn write(&self, buffer: &Buffer, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.fill(buffer, offset, data.len() as u64, |at, out| {
             out.copy_from_slice(&data[at as usize..][..out.len()]);
+            // Elsewhere the ring counts it.
+            if self.in_place && buffer.is_mapped() {
+                self.context.count_copy(out.len() as u64);
+            }
             Ok(())
         })
     }
@@ -191,7 +189,8 @@ impl Uploader {
         read: impl Fn(u64, &mut [u8]) -> Result<(), DeviceError> + Sync,
     ) -> Result<(), DeviceError> {
         let starts = (0..bytes).step_by(PIECE_BYTES as usize);
-        let pieces: Vec<[Part; 1]> = starts.map(|at| [(offset + at, PIECE_BYTES.min(bytes - at))]).collect();
+        let pieces: Vec<[ByteRange; 1]> =
+            starts.map(|at| [(offset + at, PIECE_BYTES.min(bytes - at))]).collect();
         self.fill_pieces(buffer, &pieces, |i, _, [out]| read(i as u64 * PIECE_BYTES, out))
     }
 }
@@ -284,7 +283,7 @@ pub(crate) fn download(
         device.cmd_pipeline_barrier2(slot.commands, &vk::DependencyInfo::default().memory_barriers(&after));
         device.end_command_buffer(slot.commands)?;
     }
-    slot.busy_until = context.submit_for(slot.commands, "a download")?;
+    slot.busy_until = context.submit(slot.commands, "a download")?;
     context.wait(slot.busy_until, "a download")?;
     slot.staging.read(0, out);
     Ok(())

@@ -6,9 +6,10 @@ use unicorn_core::{DeviceError, NormSpec, TensorType, Weight, WeightSource, quan
 
 use crate::context::Context;
 use crate::layout::{self, Planes};
-use crate::memory::{Buffer, Place};
-use crate::select::TILE_PADDING;
-use crate::transfer::{PIECE_BYTES, Part, Uploader};
+use crate::memory::Buffer;
+use crate::place::Place;
+use crate::select::{TILE_PADDING, WeightShape};
+use crate::transfer::{ByteRange, PIECE_BYTES, Uploader};
 
 /// A matrix in device memory.
 pub(crate) struct Matrix {
@@ -51,7 +52,7 @@ impl Offsets {
     }
 
     /// The ranges that blocks `first .. first + count` fill in the planes of low bits, high bits and scales.
-    fn parts(&self, p: Planes, first: u64, count: u64) -> [Part; 3] {
+    fn parts(&self, p: Planes, first: u64, count: u64) -> [ByteRange; 3] {
         let part = |start: u64, bytes: usize| (start + first * bytes as u64, count * bytes as u64);
         [part(0, p.low * p.groups), part(self.high, p.high * p.groups), part(self.scale, p.scale)]
     }
@@ -141,7 +142,7 @@ impl Matrix {
             Some(p) => fill_planes(p, ty, &offsets, uploader, &buffer, &blocks, read)?,
             None => {
                 let list = pieces(&blocks, PIECE_BYTES / block_bytes);
-                let parts: Vec<[Part; 1]> =
+                let parts: Vec<[ByteRange; 1]> =
                     list.iter().map(|b| [(b.at * block_bytes, b.count * block_bytes)]).collect();
                 uploader.fill_pieces(&buffer, &parts, |i, _, [out]| read(&list[i], out))?;
             }
@@ -159,6 +160,11 @@ impl Matrix {
     #[cfg(test)]
     pub(crate) fn buffer(&self) -> &Buffer {
         &self.buffer
+    }
+
+    /// Type and shape.
+    pub(crate) fn shape(&self) -> WeightShape {
+        WeightShape { ty: self.ty, rows: self.rows, cols: self.cols }
     }
 
     /// Bytes held.
@@ -187,7 +193,7 @@ fn fill_planes(
     // Whole multiples of 64 blocks keep every part of a copy aligned.
     let most = PIECE_BYTES / block.max(split_bytes) as u64 / 64 * 64;
     let list = pieces(blocks, most);
-    let parts: Vec<[Part; 3]> = list.iter().map(|b| offsets.parts(p, b.at, b.count)).collect();
+    let parts: Vec<[ByteRange; 3]> = list.iter().map(|b| offsets.parts(p, b.at, b.count)).collect();
     uploader.fill_pieces(buffer, &parts, |i, host, [low, high, scale]| {
         let bytes = list[i].count as usize * block;
         if host.len() < bytes {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Builder, NextInput};
-use crate::pipeline::Kernel;
+use super::builder::{Builder, NextInput};
+use crate::kernel::Kernel;
 use crate::push::Push;
 use crate::select;
 use crate::weights::Matrix;

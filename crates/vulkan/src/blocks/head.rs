@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use unicorn_core::Select;
 
+use super::builder::{Builder, Norm, NormRows, NormTo, flat_groups};
 use super::linear::{Input, Output, Product, Quantize};
-use super::tiled::Form;
-use super::{Builder, Norm, NormRows, NormTo, flat_groups};
+use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::pipeline::Kernel;
 use crate::push::Push;
-use crate::select;
+use crate::select::{self, Form, HeadShape};
 use crate::weights::Matrix;
 
 pub(crate) struct HeadBlock {
@@ -20,6 +19,10 @@ pub(crate) struct HeadBlock {
 }
 
 impl HeadBlock {
+    pub(crate) fn shape(&self) -> HeadShape {
+        HeadShape { weight: self.weight.shape(), soft_cap: self.soft_cap.is_some() }
+    }
+
     pub(crate) fn record(&self, b: &mut Builder<'_>, wanted: Select) {
         if b.outputs == 0 {
             return;

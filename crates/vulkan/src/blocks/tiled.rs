@@ -1,42 +1,13 @@
-//! Tiled products on GPUs without matrix units, and the forms of activations that products take.
+//! Tiled products on GPUs without matrix units, and the small kernels beside products.
 
+use super::builder::{Builder, flat_groups};
 use super::linear::{Input, Output, Product, Quantize};
-use super::{Builder, flat_groups};
+use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::pipeline::Kernel;
-use crate::profile::GpuProfile;
 use crate::push::Push;
-use crate::select::{self, Operand, Path, TiledOutput};
-use crate::weights::Matrix;
-
-/// The form of a product's input.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Form {
-    /// f32.
-    Float,
-    /// f16.
-    Half,
-    /// Quantized to 8 bits.
-    Quantized,
-}
-
-impl Form {
-    /// What the product of a matrix takes on a path.
-    pub(crate) fn of(matrix: &Matrix, path: Path, gpu: &GpuProfile) -> Form {
-        match (path, select::operand(matrix.ty, gpu)) {
-            (Path::Vector, _) if matrix.is_float() => Form::Float,
-            (Path::Vector, _) | (Path::Matrix, Operand::Quantized) => Form::Quantized,
-            (Path::Matrix, Operand::Half) => Form::Half,
-        }
-    }
-}
+use crate::select::{self, TiledOutput};
 
 impl<'a> Builder<'a> {
-    /// What the product of a matrix takes in this batch.
-    pub(crate) fn form(&self, matrix: &Matrix) -> Form {
-        Form::of(matrix, self.path, self.gpu)
-    }
-
     /// Quantizes the block's inner activations, `[rows, cols]`, from f16.
     pub(crate) fn quantize_half(&mut self, cols: usize) {
         const THREADS: usize = 256;

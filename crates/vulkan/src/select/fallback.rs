@@ -1,32 +1,10 @@
 //! Tiled matrix products for GPUs without matrix units: which tier, which tile.
 
-use unicorn_core::TensorType;
-
-use super::{MatrixProduct, Problem, Tier, TiledOutput, subgroup, tier, workgroup};
-use crate::pipeline::Kernel;
+use super::limits::{subgroup, workgroup};
+use super::problem::{MatrixProduct, Problem};
+use super::tier::{Tier, TiledOutput};
+use crate::kernel::Kernel;
 use crate::profile::GpuProfile;
-
-/// The form of the activations that a tiled product takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Operand {
-    /// f16.
-    Half,
-    /// Quantized to 8 bits, with scale and sums per 32 columns.
-    Quantized,
-}
-
-/// What the tiled product of a weight type takes.
-pub fn operand(ty: TensorType, gpu: &GpuProfile) -> Operand {
-    match tier(ty, gpu) {
-        Tier::Dot => Operand::Quantized,
-        Tier::Cooperative(_) | Tier::Plain => Operand::Half,
-    }
-}
-
-/// Whether [`Tier::Dot`] serves a type. Its quantized output is put together by eight threads of one subgroup.
-pub(super) fn dot(ty: TensorType, gpu: &GpuProfile) -> bool {
-    ty.is_quantized() && gpu.integer_dot && subgroup(gpu) >= 8
-}
 
 /// A workgroup's tile and a thread's part of it, see `shaders/lib/tile.glsl`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,9 +100,15 @@ pub(super) fn product(problem: &Problem, tier: Tier, gpu: &GpuProfile) -> Matrix
 
 #[cfg(test)]
 mod tests {
+    use unicorn_core::TensorType;
+
+    use super::super::form::{Form, form};
+    use super::super::path::Path;
+    use super::super::product::matrix_product;
+    use super::super::test_gpus::gpu;
+    use super::super::tier::tier;
     use super::*;
     use crate::profile::{MatrixShape, MatrixTypes};
-    use crate::select::tests::gpu;
     use crate::tiers::Limit;
 
     fn gpus() -> Vec<GpuProfile> {
@@ -188,7 +172,7 @@ mod tests {
         for gpu in gpus().iter().filter(|g| !g.matrices.is_empty()) {
             for ty in TensorType::ALL {
                 assert!(matches!(tier(ty, gpu), Tier::Cooperative(_)), "{} {ty}", gpu.name);
-                assert_eq!(operand(ty, gpu), Operand::Half);
+                assert_eq!(form(ty, Path::Matrix, gpu), Form::Half);
             }
         }
     }
@@ -206,7 +190,7 @@ mod tests {
         let q4 = TensorType::Q4_K;
         assert!(matches!(of(&avoiding(h100, 0), q4), Tier::Cooperative(_)));
         assert_eq!(of(&avoiding(h100, 1), q4), Tier::Dot);
-        assert_eq!(operand(q4, &avoiding(h100, 1)), Operand::Quantized);
+        assert_eq!(form(q4, Path::Matrix, &avoiding(h100, 1)), Form::Quantized);
         assert_eq!(of(&avoiding(h100, 2), q4), Tier::Plain);
         // Nothing is left: the best one is named, and refused by who records it.
         assert!(matches!(of(&avoiding(h100, 3), q4), Tier::Cooperative(_)));
@@ -222,7 +206,7 @@ mod tests {
             activation: Some(0),
             output: TiledOutput::Half,
         };
-        let product = super::super::matrix_product(&problem, &avoiding(h100, 1));
+        let product = matrix_product(&problem, &avoiding(h100, 1));
         assert_eq!(product.kernel.shader, "matmul_dot_glu_q4_k");
     }
 }

@@ -1,195 +1,52 @@
 //! Which kernel runs an operation: a pure function of the operation, its types and shape, and the device profile.
+//!
+//! `router` puts the kernels of a whole block together, before its weights are read: what it lists is all that a recording may hold.
+//!
+//! # What batching changes
+//!
+//! The path of a batch follows from its number of rows ([`path`]), and the paths round differently: up to 8 rows (4 of float weights on
+//! discrete GPUs with matrix units) products take activations of 8 bits, or f32 with float weights; with more rows they take f16, or 8 bits
+//! without matrix units. So the same sequence may give other tokens alone than in a larger batch, or with its prompt cut otherwise. What
+//! holds on each path:
+//!
+//! - Few rows: a row's products are summed in an order that depends on the matrix alone, and its attention is split by its own position
+//!   alone. What a block prepares for the next one (the norm folded into the product, `Builder::prepared`) sums squares in an order that
+//!   depends on the number of rows and on which blocks are submitted together, and whether keys and values are finished inside attention
+//!   depends on the other slices: both change the last bits.
+//! - Many rows: tiles do not change the order of a sum, but splits of long rows depend on the number of rows, and splits of keys in flash
+//!   attention on the length of the sequence's own chunk, never on the rest of the batch.
+//!
+//! With [`unicorn_core::DeviceOptions::batch_invariant`] every batch takes the path of few rows, attention row by row, each block its own
+//! norm, and keys and values a dispatch of their own. Then nothing depends on the batch, on how a prompt is cut or on which blocks are
+//! submitted together; prompts are read at the speed of decoding 8 tokens at once.
 
 mod attention;
+mod block;
 mod fallback;
 mod flash;
+mod form;
+mod limits;
 mod linear;
+mod path;
+mod problem;
+mod product;
+mod router;
+#[cfg(test)]
+mod test_gpus;
+#[cfg(test)]
+mod tests;
+mod tier;
 mod top;
 
-pub use attention::*;
-pub use fallback::{Operand, operand};
-pub use flash::*;
-use linear::cores;
-pub use linear::*;
-pub use top::*;
-
-use crate::profile::GpuProfile;
-
-/// Which family of kernels runs a batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Path {
-    /// Matrix-vector products with activations quantized to 8 bits: few rows, bound by reading the weights.
-    Vector,
-    /// Tiled matrix products, with activations in the form that each matrix's [`Tier`] takes.
-    Matrix,
-}
-
-impl Path {
-    /// The other one.
-    pub fn other(self) -> Path {
-        match self {
-            Path::Vector => Path::Matrix,
-            Path::Matrix => Path::Vector,
-        }
-    }
-}
-
-/// The faster path of `rows` rows through a block; `float` where all of its weights are floats.
-///
-/// Matrix-vector products of float weights convert every weight once for each token, and from 5 tokens on that costs a discrete GPU more
-/// than reading them (H100, F16: 0.29 ms for 8 tokens where the tiled product of 32 takes 0.18).
-pub fn path(rows: usize, float: bool, gpu: &GpuProfile) -> Path {
-    let most = if float && cooperative(gpu).is_some() && !gpu.integrated { 4 } else { VECTOR_TOKENS };
-    if rows > most { Path::Matrix } else { Path::Vector }
-}
-
-/// The subgroup size that our kernels ask for: 32 where the device offers it, else its own.
-pub fn subgroup(gpu: &GpuProfile) -> u32 {
-    if gpu.subgroup_size_control && (gpu.subgroup_min..=gpu.subgroup_max).contains(&32) {
-        32
-    } else {
-        gpu.subgroup_default
-    }
-}
-
-/// The largest workgroup, at most `wanted` threads.
-pub fn workgroup(wanted: usize, gpu: &GpuProfile) -> u32 {
-    (wanted as u32).min(gpu.workgroup_invocations).min(subgroup(gpu).saturating_mul(gpu.workgroup_subgroups))
-}
-
-#[cfg(test)]
-mod tests {
-    use unicorn_core::{KvType, TensorType};
-
-    use super::*;
-
-    /// What matters of recorded profiles: name, subgroup sizes, workgroup limits, integrated.
-    pub(super) fn gpu(
-        name: &str,
-        min: u32,
-        max: u32,
-        default: u32,
-        invocations: u32,
-        subgroups: u32,
-        integrated: bool,
-    ) -> GpuProfile {
-        GpuProfile {
-            name: name.into(),
-            driver: String::new(),
-            vendor: 0,
-            integrated,
-            software: min == 8,
-            subgroup_min: min,
-            subgroup_max: max,
-            subgroup_default: default,
-            subgroup_size_control: true,
-            shared_bytes: 32 << 10,
-            workgroup_invocations: invocations,
-            workgroup_subgroups: subgroups,
-            push_bytes: 128,
-            allocation_bytes: 1 << 31,
-            f16: true,
-            integer_dot: true,
-            matrices: Vec::new(),
-            matrix2: false,
-            heaps: Vec::new(),
-            timestamp_ns: 1.0,
-            cores: None,
-            avoid: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_row_never_leaves_its_subgroup_and_a_workgroup_fits() {
-        let gpus = [
-            gpu("780M", 32, 64, 64, 1024, 32, true),
-            gpu("H100", 32, 32, 32, 1024, 32, false),
-            gpu("Arc", 8, 32, 32, 1024, 64, false),
-            gpu("llvmpipe", 8, 8, 8, 1024, 32, false),
-        ];
-        for gpu in &gpus {
-            for cols in [32, 64, 576, 1536, 4096, 14336] {
-                let kernel = linear_vector(TensorType::Q4_K, [4096, cols], 1, Fold::default(), gpu);
-                let (threads, lanes) = (kernel.constants[0], kernel.constants[2]);
-                assert!(lanes <= subgroup(gpu) && lanes.is_power_of_two(), "{} {cols}", gpu.name);
-                assert_eq!(threads, lanes * VECTOR_ROWS as u32);
-                assert_eq!(workgroup(threads as usize, gpu), threads, "{} {cols}", gpu.name);
-                assert!(crate::shaders::words(&kernel.shader).is_some());
-            }
-        }
-    }
-
-    #[test]
-    fn some_tokens_of_float_weights_go_to_the_matrix_units_of_discrete_gpus() {
-        let h100 = crate::profiles::recorded("h100");
-        let apu = crate::profiles::recorded("780m");
-        for (gpu, float, most) in [(&h100, true, 4), (&h100, false, 8), (&apu, true, 8), (&apu, false, 8)] {
-            assert_eq!(path(most, float, gpu), Path::Vector);
-            assert_eq!(path(most + 1, float, gpu), Path::Matrix);
-        }
-    }
-
-    #[test]
-    fn every_type_has_its_kernels() {
-        let gpu = gpu("H100", 32, 32, 32, 1024, 32, false);
-        for ty in TensorType::ALL {
-            for activation in [None, Some(0)] {
-                let kernel = linear_vector(ty, [512, 512], 1, Fold { activation, ..Fold::default() }, &gpu);
-                assert!(crate::shaders::words(&kernel.shader).is_some(), "{}", kernel.shader);
-            }
-            let embedding = format!("embedding_{}", ty.name().to_lowercase());
-            assert!(crate::shaders::words(&embedding).is_some(), "{embedding}");
-        }
-    }
-
-    #[test]
-    fn few_recordings_serve_all_lengths() {
-        let served: std::collections::BTreeSet<_> = (1..=8192).map(served_positions).collect();
-        assert_eq!(served.len(), 6);
-        for positions in [1, 256, 257, 5000] {
-            assert!(served_positions(positions) >= positions);
-        }
-    }
-
-    #[test]
-    fn decode_splits_cover_every_row_up_to_the_longest() {
-        // `split_positions` of the shader.
-        let size = |n: usize, wanted: usize| 64 * n.div_ceil(64 * wanted);
-        for wanted in [4, 16, 44, 128] {
-            for longest in [1usize, 64, 65, 500, 1024, 1025, 5000, 20_000, 131_072] {
-                let most = (1..=longest).map(|n| n.div_ceil(size(n, wanted))).max();
-                assert!(most.is_some_and(|m| m <= decode_splits(longest, wanted)), "{longest} {wanted}");
-                // Every dispatch of a batch finds room for its partial results.
-                let splits = decode_splits(longest, wanted);
-                for rows in [1, 8, 9, 64, 1000, 5000] {
-                    let dispatched = rows.min(decode_rows(splits));
-                    assert!(dispatched > 0 && dispatched * splits <= decode_records(rows, longest));
-                }
-                assert!(decode_rows(splits) >= VECTOR_TOKENS);
-            }
-        }
-    }
-
-    #[test]
-    fn decode_tiles_fit_shared_memory_and_registers() {
-        let gpus = [gpu("H100", 32, 32, 32, 1024, 32, false), gpu("llvmpipe", 8, 8, 8, 1024, 32, false)];
-        for gpu in &gpus {
-            for head_dim in [8, 16, 64, 80, 96, 128, 256] {
-                for group in 1..=16 {
-                    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
-                        let t = decode_tiles(head_dim, group, kv, gpu);
-                        let floats = (t.part + 2) * head_dim as u32
-                            + t.subgroups * t.part * (head_dim as u32 + 2)
-                            + t.part * 128;
-                        assert!(floats * 4 < 32 << 10, "{head_dim} {group}");
-                        assert!(t.part * t.parts >= group as u32 && t.part * (t.parts - 1) < group as u32);
-                        assert_eq!(t.threads, t.subgroups * subgroup(gpu));
-                        // Sums of the lots share memory with those of the subgroups.
-                        assert!(t.lots >= 1 && t.lots <= t.subgroups && t.flight >= 1);
-                        assert!(subgroup(gpu).is_multiple_of(t.lanes));
-                    }
-                }
-            }
-        }
-    }
-}
+pub(crate) use attention::*;
+pub(crate) use block::*;
+pub(crate) use flash::*;
+pub(crate) use form::*;
+pub(crate) use limits::{subgroup, workgroup};
+pub(crate) use linear::*;
+pub(crate) use path::*;
+pub(crate) use problem::*;
+pub(crate) use product::{matrix_product, split_floats};
+pub(crate) use router::*;
+pub(crate) use tier::*;
+pub(crate) use top::*;

@@ -1,12 +1,12 @@
 //! Selection of the largest logits.
 
-use super::{subgroup, workgroup};
-use crate::pipeline::Kernel;
+use super::limits::{subgroup, workgroup};
+use crate::kernel::Kernel;
 use crate::profile::GpuProfile;
 
 /// How the largest logits of a row are found: the slices of a row each by a workgroup, then their pairs by one.
 #[derive(Clone, PartialEq, Debug)]
-pub struct TopPlan {
+pub(crate) struct TopKernels {
     /// The kernel that reads logits.
     pub first: Kernel,
     /// Slices of a row.
@@ -15,9 +15,9 @@ pub struct TopPlan {
     pub second: Option<Kernel>,
 }
 
-impl TopPlan {
+impl TopKernels {
     /// `(value, id)` pairs of all slices of a row.
-    pub fn pairs(&self, k: usize) -> usize {
+    pub(crate) fn pairs(&self, k: usize) -> usize {
         if self.second.is_some() { self.slices * k } else { 0 }
     }
 }
@@ -28,12 +28,12 @@ const EACH: usize = 8;
 const THREADS: usize = 256;
 
 /// Pairs of a row that a plan for at most `k` of `count` logits may have.
-pub fn top_pairs_most(count: usize, k: usize, gpu: &GpuProfile) -> usize {
+pub(crate) fn top_pairs_most(count: usize, k: usize, gpu: &GpuProfile) -> usize {
     count.div_ceil(EACH * workgroup(THREADS, gpu) as usize) * k
 }
 
 /// The `k` largest of `count` logits.
-pub fn top(count: usize, k: usize, gpu: &GpuProfile) -> TopPlan {
+pub(crate) fn top(count: usize, k: usize, gpu: &GpuProfile) -> TopKernels {
     let kernel = |threads: u32, count: usize, pairs: bool, last: bool| Kernel {
         shader: "top_k".into(),
         constants: vec![threads, count.div_ceil(threads as usize) as u32, pairs as u32, last as u32],
@@ -47,7 +47,7 @@ pub fn top(count: usize, k: usize, gpu: &GpuProfile) -> TopPlan {
     let pairs = slices * k;
     // As few threads as hold the pairs in a few registers each: rounds are short where few subgroups take part.
     let second_threads = workgroup(pairs.div_ceil(4).next_multiple_of(64).clamp(64, 1024), gpu);
-    TopPlan {
+    TopKernels {
         first: kernel(threads, slice, false, slices == 1),
         slices,
         second: (slices > 1).then(|| kernel(second_threads, pairs, true, true)),

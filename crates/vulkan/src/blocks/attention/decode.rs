@@ -1,14 +1,13 @@
 //! Attention of few rows: one dispatch from q, k and v to the output, each split of the cache by a workgroup of its own.
 
+use super::super::builder::{Builder, NormRows, NormTo};
 use super::super::linear::Input;
-use super::super::tiled::Form;
-use super::super::{Builder, NormRows, NormTo};
-use super::{AttentionBlock, Cache};
+use super::block::{AttentionBlock, Cache};
+use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::pipeline::Kernel;
 use crate::push::Push;
 use crate::scratch::Scratch;
-use crate::select;
+use crate::select::{self, Form};
 
 /// What attention leaves.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,12 @@
 //! Attention of many rows: flash attention over tiles of rows, with the keys split where tiles are few.
 
-use super::super::Builder;
+use super::super::builder::Builder;
 use super::super::linear::Input;
-use super::super::tiled::Form;
-use super::{AttentionBlock, Cache};
+use super::block::{AttentionBlock, Cache};
+use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::pipeline::Kernel;
 use crate::push::Push;
-use crate::select::{self, FlashProblem, TILE_ROWS};
+use crate::select::{self, FlashProblem, Form, TILE_ROWS};
 
 impl AttentionBlock {
     /// From q, k and v to the input of the output product, over this many tiles of rows and at most this many splits of their keys.

@@ -1,0 +1,47 @@
+//! A loaded block of any kind.
+
+use super::attention::AttentionBlock;
+use super::builder::{NextInput, Norm};
+use super::embedding::EmbeddingBlock;
+use super::ffn::FfnBlock;
+use super::head::HeadBlock;
+use crate::select::BlockShape;
+use crate::weights::Matrix;
+
+/// A loaded block.
+pub(crate) enum GpuBlock {
+    Embedding(EmbeddingBlock),
+    Attention(Box<AttentionBlock>),
+    Ffn(FfnBlock),
+    Head(HeadBlock),
+}
+
+impl GpuBlock {
+    /// What its kernels are chosen by: the same as [`BlockShape::of`] of the block that it was loaded from.
+    pub(crate) fn shape(&self) -> BlockShape {
+        match self {
+            GpuBlock::Embedding(e) => BlockShape::Embedding(e.table.shape()),
+            GpuBlock::Attention(a) => BlockShape::Attention(a.shape()),
+            GpuBlock::Ffn(f) => BlockShape::Ffn(f.shape()),
+            GpuBlock::Head(h) => BlockShape::Head(h.shape()),
+        }
+    }
+
+    /// The block's own pre-norm and the form that its first products take, so that the block before can prepare it; `None` where it
+    /// needs both forms.
+    pub(crate) fn input(&self) -> Option<NextInput<'_>> {
+        fn form<'a>(norm: &'a Norm, matrices: &[&Matrix]) -> Option<NextInput<'a>> {
+            let float = matrices[0].is_float();
+            matrices.iter().all(|m| m.is_float() == float).then_some(NextInput { norm, float })
+        }
+        match self {
+            GpuBlock::Embedding(_) => None,
+            GpuBlock::Attention(a) => {
+                let matrices: Vec<&Matrix> = a.inputs.iter().map(|p| &*p.matrix).collect();
+                form(&a.norm, &matrices)
+            }
+            GpuBlock::Ffn(f) => form(&f.norm, &[&f.gate, &f.up]),
+            GpuBlock::Head(h) => form(&h.norm, &[&h.weight]),
+        }
+    }
+}
