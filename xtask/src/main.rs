@@ -10,6 +10,7 @@ mod golden;
 mod lavapipe;
 mod licences;
 mod mesa;
+mod metadata;
 mod peers;
 mod sh;
 mod shaders;
