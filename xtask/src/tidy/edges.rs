@@ -30,6 +30,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("xtask", &["unicorn-core", "unicorn-cases", "unicorn-hub"]),
 ];
 
+/// The table with the folders' names in place of the packages', as the documents have it.
+pub fn by_folder() -> Vec<(String, Vec<String>)> {
+    let folder = |package: &str| match package {
+        "unicorn" => "cli".to_string(),
+        other => other.strip_prefix("unicorn-").unwrap_or(other).to_string(),
+    };
+    EDGES.iter().map(|(package, uses)| (folder(package), uses.iter().map(|u| folder(u)).collect())).collect()
+}
+
 /// Checks the packages of the workspace against the table.
 pub fn check(metadata: &Metadata) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: the house rules that a program can check.
 
 mod circles;
+mod docs;
 mod edges;
 mod finding;
 mod names;
@@ -21,6 +22,10 @@ use crate::{metadata, sh};
 use finding::Finding;
 use names::Names;
 use source::Source;
+
+const ARCHITECTURE: &str = "ARCHITECTURE.md";
+/// Names what was there at the time.
+const CHANGELOG: &str = "CHANGELOG.md";
 
 /// Checks every file that git knows or would add.
 pub fn run() -> Result<()> {
@@ -44,6 +49,16 @@ pub fn run() -> Result<()> {
     for (path, text) in &sources {
         let source = Source::new(path, text, test_files.contains(path));
         findings.extend(rules::check(&source));
+    }
+    let exists = |path: &str| sh::root().join(path).exists();
+    for (path, text) in sources.iter().filter(|(path, _)| path.ends_with(".md") && path != CHANGELOG) {
+        findings.extend(docs::check(path, text, |name| {
+            let beside = Path::new(path).parent().unwrap_or(Path::new("")).join(name);
+            exists(name) || exists(&beside.to_string_lossy())
+        }));
+        if path == ARCHITECTURE {
+            findings.extend(docs::check_crates(path, text, &edges::by_folder()));
+        }
     }
     findings.extend(rules::unused_allowances(&sources, &test_files));
     findings.sort();

@@ -6,9 +6,11 @@ use super::names::Names;
 use super::parse;
 use crate::metadata::Target;
 
-/// Parses units of one package each, given as name, whether it is a library, and files of which the first is the root. Each may use
-/// those before it.
-pub fn names(units: &[(&str, bool, &[(&str, &str)])]) -> Names {
+/// A package of one unit: its name, whether that is a library, and files of which the first is the root.
+type Sample<'a> = (&'a str, bool, &'a [(&'a str, &'a str)]);
+
+/// Parses samples of which each may use those before it.
+pub fn names(units: &[Sample<'_>]) -> Names {
     let dir = tempfile::tempdir().unwrap();
     let mut parsed = Vec::new();
     for (i, (name, is_library, files)) in units.iter().enumerate() {
