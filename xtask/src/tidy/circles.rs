@@ -162,6 +162,13 @@ mod tests {
     }
 
     #[test]
+    fn a_module_and_a_function_may_have_one_name() {
+        let lib = ("a/src/lib.rs", "mod one;\nmod two;\nfn two() { one::f() }\n");
+        let one = ("a/src/one.rs", "use super::two::Two;\npub fn f() {}\n");
+        assert_eq!(found(&[lib, one, ("a/src/two.rs", "pub struct Two;\n")]), [""; 0]);
+    }
+
+    #[test]
     fn tests_may_use_what_they_like() {
         let one = ("a/src/one.rs", "pub fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::two::two;\n}\n");
         let two = ("a/src/two.rs", "pub fn two() { crate::one::f() }\n");

@@ -84,6 +84,10 @@ impl Names {
             found.extend(library.map(|unit| Target::Module(Place { unit, module: 0 })));
         }
         while let Some((next, more)) = rest.split_first() {
+            // A module and a function may have one name; only the module holds others.
+            if found.iter().any(|t| matches!(t, Target::Module(_))) {
+                found.retain(|t| matches!(t, Target::Module(_)));
+            }
             let step = |target: &Target| match *target {
                 Target::Module(at) if next == "super" => vec![parent(at)],
                 Target::Module(at) => {
@@ -94,7 +98,6 @@ impl Names {
                 other => vec![other],
             };
             found = found.iter().flat_map(step).collect();
-            // A module and a function may have one name; only one of them holds the next name.
             if found.iter().any(|t| !matches!(t, Target::Within(_))) {
                 found.retain(|t| !matches!(t, Target::Within(_)));
             }
