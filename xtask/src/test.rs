@@ -1,6 +1,8 @@
 //! `cargo xtask test`: the data that the tests need, the workspace's tests, then the real models.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +19,12 @@ pub struct Args {
     /// Leave the end-to-end tests on real models out
     #[arg(long)]
     pub no_models: bool,
+    /// Run only the end-to-end tests whose name contains this
+    #[arg(long, value_name = "NAME", conflicts_with = "no_models")]
+    pub only: Option<String>,
+    /// Run the end-to-end tests on this binary, instead of building one
+    #[arg(long, value_name = "FILE", conflicts_with = "no_models")]
+    pub binary: Option<PathBuf>,
     /// Fail where a test cannot run here, for lack of a Vulkan driver for example
     #[arg(long)]
     pub strict: bool,
@@ -32,13 +40,16 @@ pub fn run(args: &Args) -> Result<()> {
         }
         println!("tests that need a Vulkan driver are {NOT_RUN}: {reason}");
     }
-    let (mut tally, built) = sh::step("workspace tests", || workspace_tests(args.strict))?;
+    let (mut tally, built) = match args.only {
+        Some(_) => (Tally::default(), true),
+        None => sh::step("workspace tests", || workspace_tests(args.strict))?,
+    };
     if !args.no_models {
-        let binary = sh::step("release build", || {
-            sh::run(&mut sh::cargo("build --locked --release -p unicorn"))?;
-            Ok(sh::target("release/unicorn"))
-        })?;
-        tally += e2e::run(&binary, &data);
+        let binary = match &args.binary {
+            Some(binary) => fs::canonicalize(binary).with_context(|| binary.display().to_string())?,
+            None => sh::step("release build", build)?,
+        };
+        tally += e2e::run(&binary, &data, args.only.as_deref().unwrap_or(""));
     }
     println!("{tally}");
     if tally.not_run > 0 {
@@ -49,6 +60,11 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("cargo test failed");
     }
     Ok(())
+}
+
+fn build() -> Result<PathBuf> {
+    sh::run(&mut sh::cargo("build --locked --release -p unicorn"))?;
+    Ok(sh::target("release/unicorn"))
 }
 
 /// Runs `cargo test` with its output passed on; returns the tests counted and whether cargo was content.

@@ -30,9 +30,15 @@ pub struct Bench<'a> {
 impl Bench<'_> {
     /// The binary with the test data's cache and without network.
     pub fn unicorn(&self, arguments: &[&str]) -> Command {
-        let mut command = sh::command(self.binary);
-        command.args(arguments).env("HF_HUB_CACHE", &self.data.hub).env("HF_HUB_OFFLINE", "1");
-        command.env_remove("UNICORN_MODEL");
+        let mut command = self.around(self.binary);
+        command.args(arguments);
+        command
+    }
+
+    /// A program that starts the binary, in the same environment.
+    pub fn around(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = sh::command(program);
+        command.env("HF_HUB_CACHE", &self.data.hub).env("HF_HUB_OFFLINE", "1").env_remove("UNICORN_MODEL");
         command
     }
 

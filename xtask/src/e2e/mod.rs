@@ -1,6 +1,7 @@
 //! End-to-end tests: the release binary on real models.
 
 mod answers;
+mod field;
 mod harness;
 mod perplexity;
 mod vulkan;
@@ -21,6 +22,11 @@ const TESTS: &[(&str, Test)] = &[
     ("bench_json", answers::bench_reports),
     ("models_lists_the_cache", answers::models_lists_the_cache),
     ("a_file_that_is_no_model", answers::a_file_that_is_no_model),
+    ("wrong_files_are_named", field::wrong_files_are_named),
+    ("the_environment_cannot_panic", field::the_environment_cannot_panic),
+    ("special_tokens_in_a_prompt_are_text", field::special_tokens_in_a_prompt_are_text),
+    ("a_loop_keeps_its_lines", field::a_loop_keeps_its_lines),
+    ("a_silent_pipe_does_not_block", field::a_silent_pipe_does_not_block),
     ("perplexity_smollm2", |b| perplexity::perplexity(b, &b.data.smollm2, SMOLLM2_PERPLEXITY)),
     ("perplexity_gemma3", |b| perplexity::perplexity(b, &b.data.gemma3, GEMMA3_PERPLEXITY)),
     ("perplexity_smollm2_vulkan", |b| {
@@ -31,12 +37,13 @@ const TESTS: &[(&str, Test)] = &[
     ("vulkan_kernels_and_validation", vulkan::kernels_and_validation),
 ];
 
-/// Runs all tests, reporting as `cargo test` does.
-pub fn run(binary: &Path, data: &TestData) -> Tally {
-    println!("\n     Running end-to-end tests on real models\n\nrunning {} tests", TESTS.len());
+/// Runs the tests whose names contain `only`, reporting as `cargo test` does.
+pub fn run(binary: &Path, data: &TestData, only: &str) -> Tally {
+    let tests: Vec<&(&str, Test)> = TESTS.iter().filter(|(name, _)| name.contains(only)).collect();
+    println!("\n     Running end-to-end tests on real models\n\nrunning {} tests", tests.len());
     let mut tally = Tally::default();
     let begin = Instant::now();
-    for (name, test) in TESTS {
+    for (name, test) in &tests {
         match test(&Bench { binary, data }) {
             Ok(Outcome::Passed(note)) => {
                 tally.passed += 1;
@@ -57,9 +64,10 @@ pub fn run(binary: &Path, data: &TestData) -> Tally {
     }
     let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
     println!(
-        "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
+        "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
         tally.passed,
         tally.failed,
+        TESTS.len() - tests.len(),
         begin.elapsed().as_secs_f32()
     );
     tally
