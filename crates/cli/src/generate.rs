@@ -197,7 +197,7 @@ mod tests {
         let mut ask = |error: Option<DeviceError>| {
             *next.lock().unwrap() = error;
             let request = Request { prompt: vec![1, 2, 3], max_tokens: Some(2), ..Request::default() };
-            let detokenizer = tokenizer.detokenizer_after(None, true);
+            let detokenizer = tokenizer.tokenizer.detokenizer_after(None, true);
             let answer = generate(&mut engine, detokenizer, request, &catch, |_| Ok(()));
             (answer.map(|a| a.timings.generated_tokens).map_err(|e| e.to_string()), is_stopped(&mut engine))
         };

@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn only_models_count() {
         let folder = tempfile::tempdir().unwrap();
-        let hub = HubConfig { cache_dir: folder.path().to_owned(), ..HubConfig::from_variables(|_| None) };
+        let hub = HubConfig::new(folder.path());
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         std::fs::write(path("m.gguf"), "GGUF").unwrap();
         std::fs::write(path("blob"), "GGUF and more").unwrap();

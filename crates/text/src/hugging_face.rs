@@ -9,7 +9,6 @@ use crate::special::SpecialMatcher;
 use crate::tokenizer::{Decoding, Model, Parts, Tokenizer};
 use crate::vocabulary::{TokenKind, Vocabulary, byte_of};
 
-
 /// Ids above this are taken for damage: no vocabulary comes near.
 const ID_MAX: u32 = 1 << 24;
 
@@ -69,8 +68,6 @@ impl Tokenizer {
             suffix: None,
         }))
     }
-}
-
 }
 
 /// The token table in id order; ids that the file skips are unused tokens without text.

@@ -4,7 +4,7 @@ mod common;
 
 use common::{byte_tokenizer, llama_cpp_models, read_vocabulary};
 use serde_json::{Value, json};
-use unicorn_text::{SpecialTokens, TokenName, ChatTemplate, EncodeOptions, RenderOptions, Tokenizer};
+use unicorn_text::{ChatTemplate, EncodeOptions, RenderOptions, SpecialTokens, TokenName, Tokenizer};
 
 fn gguf(name: &str) -> Tokenizer {
     Tokenizer::from_gguf(read_vocabulary(&llama_cpp_models().join(format!("ggml-vocab-{name}.gguf"))))
