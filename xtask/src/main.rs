@@ -4,17 +4,19 @@ mod bench_json;
 mod ci;
 mod compare;
 mod data;
+mod deny;
 mod e2e;
 mod gate;
 mod golden;
 mod lavapipe;
-mod licences;
 mod mesa;
+mod metadata;
 mod peers;
 mod sh;
 mod shaders;
 mod shape_file;
 mod stats;
+mod tally;
 mod test;
 mod tidy;
 
@@ -32,12 +34,12 @@ struct Cli {
 enum Command {
     /// Install what the tests need, then run them all, real models included
     Test(test::Args),
-    /// What continuous integration runs: fmt, clippy, tidy, licences, test
+    /// What continuous integration runs: fmt, tidy, licences, clippy, fuzz targets, shaders, test
     Ci,
-    /// Check the house rules: crate edges, environment reads, file length, leftovers
+    /// Check the house rules: crate edges, import circles, unused public items, unsafe code, panics, leftovers
     Tidy,
-    /// Check licences and sources of all dependencies, without the network
-    Licences,
+    /// Check licences, sources and doubled versions of all dependencies
+    Licences(deny::Args),
     /// Fetch the test data without running a test
     Data,
     /// Regenerate the reference data under tests/data
@@ -55,7 +57,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(args) => test::run(&args),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
-        Command::Licences => licences::run(),
+        Command::Licences(args) => deny::run(&args),
         Command::Data => data::install().map(|_| ()),
         Command::Golden(args) => golden::run(&args),
         Command::Peers(args) => peers::run(&args),

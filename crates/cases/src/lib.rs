@@ -9,6 +9,7 @@
 
 mod case;
 mod feed;
+mod flawed;
 pub mod golden;
 mod record;
 mod run;
@@ -19,6 +20,7 @@ mod tolerance;
 
 pub use case::Case;
 pub use feed::Feed;
+pub use flawed::Flawed;
 pub use record::{Plan, plans, record};
 pub use run::{CaseError, Outcome, judge, run};
 pub use table::{select, table};

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use unicorn_engine::PlaceRules;
 
 use crate::bench_spec::{ShapeChoice, WeightType};
+use crate::context::ContextChoice;
 use crate::devices::{DeviceChoice, Tier};
-use crate::parse;
+use crate::parse::{self, OrAuto};
 use crate::settings::AnswerArgs;
 
 const EXAMPLES: &str = "\
@@ -24,6 +26,9 @@ Environment:
   UNICORN_MODEL    default of --model
   HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE    as for every Hugging Face tool
   NO_COLOR         no colours";
+
+/// What other programs call `--ctx`.
+const CONTEXT_ALIASES: [&str; 5] = ["ctx-size", "num-ctx", "context", "max-context", "max-model-len"];
 
 /// Runs large language models on every compute unit of this machine.
 #[derive(Parser, Debug)]
@@ -47,11 +52,17 @@ pub struct GlobalArgs {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    #[command(visible_alias = "chat")]
     Run(RunArgs),
+    #[command(visible_alias = "download")]
     Pull(PullArgs),
+    #[command(visible_aliases = ["list", "ls"])]
     Models(ModelsArgs),
+    #[command(visible_alias = "remove")]
+    Rm(RmArgs),
     Bench(BenchArgs),
     Perplexity(PerplexityArgs),
+    #[command(visible_alias = "show")]
     Inspect(InspectArgs),
     Tokenize(TokenizeArgs),
     Devices(DevicesArgs),
@@ -77,9 +88,22 @@ pub struct DeviceArgs {
     /// `unicorn devices` lists what is here.
     #[arg(long, value_name = "DEVICE", help_heading = "Device")]
     pub device: Option<DeviceChoice>,
-    /// Worker threads [default: one per physical core]
-    #[arg(short, long, value_name = "N", value_parser = parse::threads, help_heading = "Device")]
-    pub threads: Option<usize>,
+    /// Worker threads; 0 or -1 for the default [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true, help_heading = "Device")]
+    pub threads: Option<OrAuto<usize>>,
+}
+
+#[derive(Args, Debug)]
+pub struct PlaceArgs {
+    /// Which device runs which part of the model, for example mixer=cpu,ffn=vulkan or 0-15=vulkan:0,16-31=vulkan:1
+    ///
+    /// Parts are mixer, ffn, embedding, head, layers such as 0-15 or 3, or both as in 0-15.ffn. Of several rules for a part the last one
+    /// counts. Unless said otherwise the embedding goes with the first mixer and the head with the last ffn.
+    #[arg(long, value_name = "RULES", conflicts_with = "device", help_heading = "Device")]
+    pub place: Option<PlaceRules>,
+    /// Write what the devices did and when to FILE, for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Device")]
+    pub trace: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -91,9 +115,14 @@ pub struct KvArgs {
 
 /// Answer a prompt, or chat
 ///
-/// With PROMPT, or with text on stdin, one answer is streamed to stdout. Text on stdin is appended to PROMPT. With
-/// neither, a chat starts; `/help` lists its commands. Figures go to stderr: tokens per second for reading the
-/// prompt and for writing the answer.
+/// With PROMPT, or with text on stdin, one answer is streamed to stdout. With neither, a chat starts; `/help` lists its
+/// commands. A model's name alone starts that model: `unicorn run gemma3-270m` is `unicorn run -m gemma3-270m`. Figures
+/// go to stderr: tokens per second for reading the prompt and for writing the answer.
+///
+/// Text on stdin is appended to PROMPT, and how much it was is said. A pipe that has sent nothing when the model is
+/// loaded, and for 3 s at least, is left alone: --stdin waits for it however long it takes, --no-stdin never looks
+/// (in `while read` loops, over ssh). Text that comes too late ends the run with an error. Without PROMPT, or with - in
+/// its place, stdin is read to its end.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   unicorn run \"What is the capital of France?\"
@@ -103,59 +132,51 @@ pub struct KvArgs {
 pub struct RunArgs {
     /// What to answer; without it and with a terminal on stdin, a chat starts
     pub prompt: Option<String>,
+    /// The prompt, where a model's name came first
+    #[arg(value_name = "PROMPT", hide = true)]
+    pub second: Option<String>,
     #[command(flatten)]
     pub model: ModelArgs,
     /// System prompt, before everything else [default: what suits the model; an empty text leaves it to the chat template]
-    #[arg(long, value_name = "TEXT", conflicts_with = "raw", help_heading = "Prompt")]
+    #[arg(
+        long,
+        alias = "system-prompt",
+        value_name = "TEXT",
+        conflicts_with = "raw",
+        help_heading = "Prompt"
+    )]
     pub system: Option<String>,
-    /// Continue the text as it is, without the model's chat template
+    /// Continue the text as it is, without the model's chat template; special tokens such as <|im_start|> in it count as such
     #[arg(long, help_heading = "Prompt")]
     pub raw: bool,
-    /// Longest context in tokens: prompt, history and answer [default: the model's, 8192 at most]
-    #[arg(short, long, value_name = "TOKENS", value_parser = parse::positive, help_heading = "Prompt")]
-    pub ctx: Option<usize>,
+    /// Chat template to use in place of the model's own, a Jinja file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "raw", help_heading = "Prompt")]
+    pub chat_template: Option<PathBuf>,
+    /// Wait for text on stdin, however long it takes to come
+    #[arg(long, conflicts_with = "no_stdin", help_heading = "Prompt")]
+    pub stdin: bool,
+    /// Leave stdin alone
+    #[arg(long, help_heading = "Prompt")]
+    pub no_stdin: bool,
+    /// Longest context in tokens: prompt, history and answer; 0 for all that the model allows [default: the model's, 8192 at most]
+    #[arg(
+        short,
+        long,
+        aliases = CONTEXT_ALIASES,
+        value_name = "TOKENS",
+        value_parser = parse::context,
+        allow_negative_numbers = true,
+        help_heading = "Prompt"
+    )]
+    pub ctx: Option<ContextChoice>,
     #[command(flatten)]
     pub answer: AnswerArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
     #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
     pub kv: KvArgs,
-}
-
-/// Unset values come from the model's generation config, else from the defaults shown.
-#[derive(Args, Debug, Clone, Default)]
-#[command(next_help_heading = "Sampling (unset: the model's own settings, else the default)")]
-pub struct SamplingArgs {
-    /// Temperature; 0 always takes the likeliest token [default: 0.8]
-    #[arg(long, visible_alias = "temperature", value_name = "T", value_parser = parse::non_negative)]
-    pub temp: Option<f32>,
-    /// Keep the K likeliest tokens; 0 keeps all [default: 40]
-    #[arg(long, value_name = "K")]
-    pub top_k: Option<usize>,
-    /// Keep the likeliest tokens that make up this probability; 1 keeps all [default: 0.95]
-    #[arg(long, value_name = "P", value_parser = parse::probability)]
-    pub top_p: Option<f32>,
-    /// Drop tokens below this share of the likeliest one's probability; 0 drops none [default: 0.05]
-    #[arg(long, value_name = "P", value_parser = parse::probability)]
-    pub min_p: Option<f32>,
-    /// Locally typical sampling: keep tokens near the expected surprise; 1 keeps all [default: 1]
-    #[arg(long, value_name = "P", value_parser = parse::probability)]
-    pub typical: Option<f32>,
-    /// Divide the logits of tokens seen of late by this; 1 leaves them [default: 1]
-    #[arg(long, value_name = "F", value_parser = parse::positive_float)]
-    pub repeat_penalty: Option<f32>,
-    /// Subtract this from the logits of tokens seen of late [default: 0]
-    #[arg(long, value_name = "F", value_parser = parse::finite, allow_negative_numbers = true)]
-    pub presence_penalty: Option<f32>,
-    /// Subtract this per occurrence of late from a token's logit [default: 0]
-    #[arg(long, value_name = "F", value_parser = parse::finite, allow_negative_numbers = true)]
-    pub frequency_penalty: Option<f32>,
-    /// DRY: strength of the penalty on repeating a sequence; 0 is off [default: 0]
-    #[arg(long, value_name = "F", value_parser = parse::non_negative)]
-    pub dry: Option<f32>,
-    /// Seed of the random choices; the same seed gives the same text [default: a new one each time]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
 }
 
 /// Fetch a model into the Hugging Face cache folder
@@ -165,9 +186,10 @@ pub struct SamplingArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   unicorn pull smollm2-135m
-  unicorn pull ggml-org/gemma-3-270m-it-GGUF:q8_0")]
+  unicorn pull ggml-org/gemma-3-270m-it-GGUF:q8_0
+  unicorn pull https://huggingface.co/Qwen/Qwen3-0.6B-GGUF/blob/main/Qwen3-0.6B-Q8_0.gguf")]
 pub struct PullArgs {
-    /// A known name, or a Hugging Face `owner/repo[:quant]`
+    /// A known name, a Hugging Face `owner/repo[@revision][:quant]`, or an address there
     #[arg(value_name = "MODEL")]
     pub name: String,
     /// Ask the source for a newer version of a model that is there already
@@ -181,6 +203,22 @@ pub struct ModelsArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Remove models from the cache
+///
+/// Files that other models in the cache use stay. Nothing outside the cache folder is touched.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  unicorn rm smollm2-135m
+  unicorn rm --yes ggml-org/gemma-3-270m-it-GGUF:q8_0 Qwen/Qwen3-0.6B")]
+pub struct RmArgs {
+    /// Names as `unicorn models` lists them; `owner/repo` is all of a repository
+    #[arg(value_name = "MODEL", required = true)]
+    pub names: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// Measure speed, with the share of what the machine could do
@@ -230,6 +268,8 @@ pub struct BenchModelArgs {
         long,
         value_name = "N,..",
         value_delimiter = ',',
+        value_parser = parse::count,
+        allow_negative_numbers = true,
         default_value = "512",
         help_heading = "Tests"
     )]
@@ -240,6 +280,8 @@ pub struct BenchModelArgs {
         long,
         value_name = "N,..",
         value_delimiter = ',',
+        value_parser = parse::count,
+        allow_negative_numbers = true,
         default_value = "128",
         help_heading = "Tests"
     )]
@@ -250,12 +292,14 @@ pub struct BenchModelArgs {
         long,
         value_name = "N,..",
         value_delimiter = ',',
+        value_parser = parse::count,
+        allow_negative_numbers = true,
         default_value = "0",
         help_heading = "Tests"
     )]
     pub depth: Vec<usize>,
     /// Repetitions of each test, after one unmeasured
-    #[arg(short, long, value_name = "N", default_value = "5", value_parser = parse::positive, help_heading = "Tests")]
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = parse::repetitions, allow_negative_numbers = true, help_heading = "Tests")]
     pub repetitions: usize,
     /// What a written token brings back to the host
     #[arg(long, value_name = "WHAT", default_value = "top", help_heading = "Tests")]
@@ -269,6 +313,8 @@ pub struct BenchModelArgs {
     #[command(flatten)]
     pub device: DeviceArgs,
     #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
     pub kv: KvArgs,
 }
 
@@ -279,13 +325,13 @@ pub struct BenchModelArgs {
 #[derive(Args, Debug)]
 pub struct BenchFfnArgs {
     /// Tokens in the batch [default: 1,8,32,128,512,2048 on a GPU, 128 elsewhere]
-    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = parse::positive)]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = parse::positive, allow_negative_numbers = true)]
     pub tokens: Vec<usize>,
     /// Model width
-    #[arg(long, value_name = "N", default_value = "4096", value_parser = parse::positive)]
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = parse::positive, allow_negative_numbers = true)]
     pub width: usize,
     /// Hidden width
-    #[arg(long, value_name = "N", default_value = "16384", value_parser = parse::positive)]
+    #[arg(long, value_name = "N", default_value = "16384", value_parser = parse::positive, allow_negative_numbers = true)]
     pub hidden: usize,
     /// Type of the weights: f32, f16, q8_0, q4_k, ...
     #[arg(long = "type", visible_alias = "dtype", value_name = "TYPE", default_value = "f16")]
@@ -294,7 +340,7 @@ pub struct BenchFfnArgs {
     #[arg(long, value_name = "TIER")]
     pub tier: Option<Tier>,
     /// Repetitions, after one unmeasured
-    #[arg(short, long, value_name = "N", default_value = "5", value_parser = parse::positive)]
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = parse::repetitions, allow_negative_numbers = true)]
     pub repetitions: usize,
     /// Format on stdout
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
@@ -320,6 +366,7 @@ pub enum OutputFormat {
     /// A list of objects
     Json,
     /// A Markdown table
+    #[value(alias = "markdown")]
     Md,
 }
 
@@ -331,17 +378,27 @@ pub enum OutputFormat {
 pub struct PerplexityArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Text to predict, UTF-8
+    /// Text to predict, UTF-8; - for stdin; special tokens in it are plain text
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
-    /// Context length in tokens
-    #[arg(short, long, value_name = "TOKENS", default_value = "512", value_parser = parse::positive)]
-    pub ctx: usize,
+    /// Context length in tokens; 0 for all that the model allows
+    #[arg(
+        short,
+        long,
+        aliases = CONTEXT_ALIASES,
+        value_name = "TOKENS",
+        default_value = "512",
+        value_parser = parse::context,
+        allow_negative_numbers = true
+    )]
+    pub ctx: ContextChoice,
     /// Score only the first N contexts
-    #[arg(long, value_name = "N", value_parser = parse::positive)]
+    #[arg(long, value_name = "N", value_parser = parse::positive, allow_negative_numbers = true)]
     pub chunks: Option<usize>,
     #[command(flatten)]
     pub device: DeviceArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
     #[command(flatten)]
     pub kv: KvArgs,
 }
@@ -398,9 +455,9 @@ pub struct SelftestArgs {
     /// Cases whose names contain all of these words
     #[arg(long, value_name = "WORDS", default_value = "", conflicts_with = "model")]
     pub only: String,
-    /// Seed of the random weights and inputs [default: fresh, and printed]
-    #[arg(long, conflicts_with = "model")]
-    pub seed: Option<u64>,
+    /// Seed of the random weights and inputs; -1 for the default [default: fresh, and printed]
+    #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true, conflicts_with = "model")]
+    pub seed: Option<OrAuto<u64>>,
     /// Write one line per case, or per prompt, to this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Option<PathBuf>,
@@ -417,21 +474,21 @@ pub struct SelftestArgs {
     #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath, help_heading = "Whole model")]
     pub model: Option<String>,
     /// Prompts to continue, 20 at most
-    #[arg(long, value_name = "N", default_value = "20", value_parser = parse::prompts, help_heading = "Whole model")]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = parse::prompts, allow_negative_numbers = true, help_heading = "Whole model")]
     pub prompts: usize,
     /// Tokens of each continuation
-    #[arg(long, value_name = "N", default_value = "64", value_parser = parse::positive, help_heading = "Whole model")]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = parse::positive, allow_negative_numbers = true, help_heading = "Whole model")]
     pub tokens: usize,
     /// Text for the perplexity [default: the prompts with the CPU's continuations]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "model", help_heading = "Whole model")]
     pub text: Option<PathBuf>,
     /// Contexts of 256 tokens to score
-    #[arg(long, value_name = "N", default_value = "8", value_parser = parse::positive, help_heading = "Whole model")]
+    #[arg(long, value_name = "N", default_value = "8", value_parser = parse::positive, allow_negative_numbers = true, help_heading = "Whole model")]
     pub chunks: usize,
     /// Largest margin, in logits, that rounding may explain where two answers part
     ///
     /// Less where the logits of the two devices differ little: what is explained follows from that difference.
-    #[arg(long, value_name = "LOGITS", default_value = "0.75", value_parser = parse::non_negative, help_heading = "Whole model")]
+    #[arg(long, value_name = "LOGITS", default_value = "0.75", value_parser = parse::non_negative, allow_hyphen_values = true, help_heading = "Whole model")]
     pub margin: f32,
 }
 
@@ -444,9 +501,9 @@ pub struct DevicesArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Worker threads of the CPU [default: one per physical core]
-    #[arg(short, long, value_name = "N", value_parser = parse::threads)]
-    pub threads: Option<usize>,
+    /// Worker threads of the CPU; 0 or -1 for the default [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true)]
+    pub threads: Option<OrAuto<usize>>,
 }
 
 /// Print a completion script for a shell
@@ -470,6 +527,73 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_number_may_be_negative_and_is_judged_by_its_flag() {
+        fn walk(command: &clap::Command, each: &mut dyn FnMut(&clap::Command, &clap::Arg)) {
+            command.get_arguments().for_each(|arg| each(command, arg));
+            command.get_subcommands().for_each(|sub| walk(sub, each));
+        }
+        let mut seen = 0;
+        walk(&Cli::command(), &mut |command, arg| {
+            let names = arg.get_value_names().unwrap_or_default();
+            let number = ["N", "N,..", "TOKENS", "T", "K", "P", "F", "LOGITS"];
+            if arg.get_action().takes_values() && names.iter().any(|n| number.contains(&n.as_str())) {
+                // `-inf` is a negative number to people, though not to clap.
+                let taken = arg.is_allow_negative_numbers_set() || arg.is_allow_hyphen_values_set();
+                assert!(taken, "{} --{}", command.get_name(), arg.get_id());
+                seen += 1;
+            }
+        });
+        assert!(seen > 25, "{seen}");
+    }
+
+    #[test]
+    fn numbers_of_other_programs_parse() {
+        for line in [
+            &["unicorn", "run", "--seed", "-1", "-n", "-1", "--top-k", "-1", "-c", "0", "-t", "-1", "hi"][..],
+            &["unicorn", "run", "--n-predict", "-2", "--ctx-size", "0", "--threads", "0", "--top-k=0", "hi"],
+            &["unicorn", "chat", "--num-ctx", "4096", "--num-predict", "9", "--repetition-penalty", "1.1"],
+            &["unicorn", "run", "--system-prompt", "x", "--typical-p", "1", "--dry-multiplier", "0", "hi"],
+            &["unicorn", "perplexity", "-f", "-", "-c", "0", "-t", "-1"],
+            &["unicorn", "selftest", "--seed", "-1"],
+            &["unicorn", "bench", "-t", "-1", "-o", "markdown"],
+            &["unicorn", "devices", "-t", "-1"],
+        ] {
+            Cli::try_parse_from(line).unwrap_or_else(|e| panic!("{line:?}: {e}"));
+        }
+    }
+
+    #[test]
+    fn refused_numbers_are_named_with_their_flag() {
+        let floats = ["--temp", "--top-p", "--min-p", "--typical", "--repeat-penalty", "--presence-penalty"];
+        for flag in floats.into_iter().chain(["--frequency-penalty", "--dry"]) {
+            for value in ["nan", "inf", "-inf", "1e39"] {
+                let error = Cli::try_parse_from(["unicorn", "run", flag, value, "hi"]).expect_err(flag);
+                let text = error.to_string();
+                assert!(text.contains(flag) && text.contains(value), "{text}");
+            }
+        }
+        let huge = "99999999999999999999";
+        for (line, flag) in [
+            (&["unicorn", "bench", "-p", "1,-1"][..], "--prompt"),
+            (&["unicorn", "bench", "-n", huge], "--generate"),
+            (&["unicorn", "bench", "-d", "-5"], "--depth"),
+            (&["unicorn", "bench", "-r", "0"], "--repetitions"),
+            (&["unicorn", "bench", "-r", "1000000000000"], "--repetitions"),
+            (&["unicorn", "bench", "ffn", "--tokens", "-1"], "--tokens"),
+            (&["unicorn", "bench", "ffn", "--width", "0"], "--width"),
+            (&["unicorn", "perplexity", "-f", "x", "--chunks", "-1"], "--chunks"),
+            (&["unicorn", "selftest", "--model", "x", "--margin", "nan"], "--margin"),
+            (&["unicorn", "selftest", "--model", "x", "--tokens", "0"], "--tokens"),
+            (&["unicorn", "run", "-n", huge, "hi"], "--max-tokens"),
+            (&["unicorn", "run", "-c", "-1", "hi"], "--ctx"),
+            (&["unicorn", "run", "--seed", "1.5", "hi"], "--seed"),
+        ] {
+            let text = Cli::try_parse_from(line).expect_err(flag).to_string();
+            assert!(text.contains(flag) && text.contains("invalid value"), "{line:?}: {text}");
+        }
     }
 
     #[test]
@@ -497,7 +621,7 @@ mod tests {
             &["unicorn", "run", "--raw", "--system", "x"],
             &["unicorn", "run", "--temp", "-1"],
             &["unicorn", "run", "--top-p", "1.5"],
-            &["unicorn", "run", "--threads", "0"],
+            &["unicorn", "run", "--threads", "-2"],
             &["unicorn", "run", "--device", "cpu:nonsense"],
             &["unicorn", "run", "--kv", "q3"],
             &["unicorn", "bench", "--type", "q4_k"],

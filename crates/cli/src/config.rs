@@ -1,10 +1,12 @@
 //! From what was typed and what the environment says to one resolved configuration. The only reader of the environment.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use unicorn_hub::HubConfig;
 
 use crate::args::{GlobalArgs, ModelArgs};
+use crate::environment::Environment;
 use crate::term::Style;
 
 /// The model used when none is named.
@@ -41,34 +43,33 @@ pub enum Messages {
 impl Config {
     /// Reads the environment and the flags that all commands share.
     pub fn from_environment(global: &GlobalArgs) -> Config {
-        Config::new(global, |name| std::env::var(name).ok())
+        Config::new(global, &Environment::of_process())
     }
 
-    fn new(global: &GlobalArgs, variable: impl Fn(&str) -> Option<String>) -> Config {
-        let set = |name: &str| variable(name).filter(|v| !v.is_empty());
+    fn new<F: Fn(&str) -> Option<OsString>>(global: &GlobalArgs, environment: &Environment<F>) -> Config {
         let messages = match (global.quiet, global.verbose) {
             (true, _) => Messages::Errors,
             (_, true) => Messages::Decisions,
             _ => Messages::Normal,
         };
-        let home = || set("HOME").or_else(|| set("USERPROFILE")).map(PathBuf::from);
-        let state_dir =
-            set("XDG_STATE_HOME").map(PathBuf::from).or_else(|| home().map(|h| h.join(".local/state")));
-        let cache_dir = set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home().map(|h| h.join(".cache")));
+        // Nothing depends on these two folders, so one that cannot be told is none.
+        let folder = |name: &str, below_home: &str| environment.base(name, below_home).ok().flatten();
+        let model = environment.text("UNICORN_MODEL").map(|name| match name.starts_with('~') {
+            true => environment
+                .path("UNICORN_MODEL")
+                .ok()
+                .flatten()
+                .map_or(name, |path| path.display().to_string()),
+            false => name,
+        });
         Config {
             messages,
-            style: Style::stderr(set("NO_COLOR").is_some()),
-            model: set("UNICORN_MODEL"),
-            state_dir,
-            cache_dir: cache_dir.map(|c| c.join("unicorn")),
-            hub: HubConfig::from_variables(variable),
+            style: Style::stderr(environment.text("NO_COLOR").is_some()),
+            model,
+            state_dir: folder("XDG_STATE_HOME", ".local/state"),
+            cache_dir: folder("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("unicorn")),
+            hub: environment.hub(),
         }
-    }
-
-    /// The folder for what can be made again (compiled GPU pipelines), if the system has one. Devices are opened before and without a
-    /// whole configuration, so this reads the environment by itself.
-    pub fn cache_folder() -> Option<PathBuf> {
-        cache_folder(|name| std::env::var(name).ok())
     }
 
     /// The model meant: the flag, else the environment, else the default.
@@ -87,19 +88,13 @@ impl Config {
     }
 }
 
-fn cache_folder(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    let set = |name: &str| variable(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let home = || set("HOME").or_else(|| set("USERPROFILE")).map(|home| home.join(".cache"));
-    set("XDG_CACHE_HOME").or_else(home).map(|folder| folder.join("unicorn"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn config(quiet: bool, pairs: &'static [(&str, &str)]) -> Config {
-        let variable = |name: &str| pairs.iter().find(|p| p.0 == name).map(|p| p.1.to_owned());
-        Config::new(&GlobalArgs { verbose: false, quiet }, variable)
+        let variable = |name: &str| pairs.iter().find(|p| p.0 == name).map(|p| OsString::from(p.1));
+        Config::new(&GlobalArgs { verbose: false, quiet }, &Environment::new(variable))
     }
 
     #[test]
@@ -110,6 +105,8 @@ mod tests {
         assert_eq!(config(false, &[("UNICORN_MODEL", "a")]).model(&unset), "a");
         assert_eq!(config(false, &[("UNICORN_MODEL", "")]).model(&unset), DEFAULT_MODEL);
         assert_eq!(config(false, &[("UNICORN_MODEL", "a")]).model(&flag), "b");
+        let home = config(false, &[("UNICORN_MODEL", "~/m.gguf"), ("HOME", "/u")]);
+        assert_eq!(home.model(&unset), "/u/m.gguf");
     }
 
     #[test]
@@ -118,16 +115,7 @@ mod tests {
         assert_eq!(config(false, &[("XDG_STATE_HOME", "/s"), ("HOME", "/u")]).state_dir, Some("/s".into()));
         assert_eq!(config(false, &[("HOME", "/u")]).cache_dir, Some("/u/.cache/unicorn".into()));
         assert_eq!(config(false, &[("XDG_CACHE_HOME", "/c")]).cache_dir, Some("/c/unicorn".into()));
+        assert_eq!(config(false, &[("XDG_CACHE_HOME", "")]).cache_dir, None);
         assert!(!config(true, &[]).talks() && config(false, &[]).talks() && !config(false, &[]).explains());
-    }
-
-    #[test]
-    fn caches_lie_where_the_system_wants_them() {
-        let folder = |set: &[(&str, &str)]| {
-            cache_folder(|name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string()))
-        };
-        assert_eq!(folder(&[("HOME", "/u")]), Some("/u/.cache/unicorn".into()));
-        assert_eq!(folder(&[("HOME", "/u"), ("XDG_CACHE_HOME", "/c")]), Some("/c/unicorn".into()));
-        assert_eq!(folder(&[("XDG_CACHE_HOME", "")]), None);
     }
 }

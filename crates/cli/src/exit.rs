@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use unicorn_hub::HubError;
 
-use crate::output::StdoutClosed;
+use crate::output::{StdoutClosed, StdoutFailed, say_styled};
+use crate::term::Style;
 
 /// How a command that did not fail came to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,19 +75,61 @@ pub fn of_error(error: &anyhow::Error) -> Exit {
     Exit::Failed
 }
 
-/// The cause chain on one line. Many errors repeat their source in their own text; a cause that was already said is left out.
+/// Tells a person what failed.
+pub fn show(error: &anyhow::Error, style: Style) {
+    say_styled(&style.error("error:").then(&format!(" {}", describe(error))));
+}
+
+/// True where nothing more can be written to stdout.
+pub fn is_output_lost(error: &anyhow::Error) -> bool {
+    let inner =
+        |e: &std::io::Error| e.get_ref().is_some_and(|i| i.is::<StdoutClosed>() || i.is::<StdoutFailed>());
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(inner))
+}
+
+/// The cause chain on one line. Many errors repeat their source in their own text, and many begin with the path that their context
+/// has named: what was already said is left out.
 pub fn describe(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
         let message = cause.to_string();
         if text.is_empty() {
-            text = message;
-        } else if !text.contains(&message) {
+            text = without_echo(&message).to_owned();
+            continue;
+        }
+        let news = unsaid(&text, &message);
+        if !news.is_empty() && !text.contains(news) {
             text.push_str(": ");
-            text.push_str(&message);
+            text.push_str(news);
         }
     }
     text
+}
+
+/// `message` without beginnings such as `PATH: ` that `said` has named.
+fn unsaid<'m>(said: &str, mut message: &'m str) -> &'m str {
+    while let Some((beginning, rest)) = message.split_once(": ")
+        && looks_like_a_path(beginning)
+        && said.contains(beginning)
+    {
+        message = rest;
+    }
+    message
+}
+
+/// `PATH: PATH: reason` without the first path.
+fn without_echo(mut message: &str) -> &str {
+    while let Some((beginning, rest)) = message.split_once(": ")
+        && looks_like_a_path(beginning)
+        && rest.strip_prefix(beginning).is_some_and(|after| after.starts_with(": "))
+    {
+        message = rest;
+    }
+    message
+}
+
+fn looks_like_a_path(text: &str) -> bool {
+    text.contains(['/', '\\', '.'])
 }
 
 #[cfg(test)]
@@ -114,6 +157,16 @@ mod tests {
     fn a_cause_is_said_once() {
         let error = anyhow::Error::new(Outer(UsageError("inner".into()))).context("top");
         assert_eq!(describe(&error), "top: outer: inner");
+    }
+
+    #[test]
+    fn a_path_is_said_once() {
+        let error = usage("/m/a b.gguf: the magic is wrong").context("cannot open model /m/a b.gguf");
+        assert_eq!(describe(&error), "cannot open model /m/a b.gguf: the magic is wrong");
+        assert_eq!(describe(&usage("m.gguf: m.gguf: short")), "m.gguf: short");
+        let other = usage("b.gguf: short").context("cannot open model a.gguf");
+        assert_eq!(describe(&other), "cannot open model a.gguf: b.gguf: short");
+        assert_eq!(describe(&usage("a: b").context("a")), "a: a: b", "no path, no echo");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::{Context, anyhow};
-use unicorn_engine::{Engine, Event, FinishReason, Request, Timings};
+use unicorn_engine::{Engine, EngineError, Event, FinishReason, Request, Timings};
 use unicorn_text::Detokenizer;
 
 use crate::interrupt::Catch;
@@ -63,6 +63,11 @@ pub fn generate(
     }
 }
 
+/// True where the engine can answer nothing any more, because a device was lost. Meant for an engine without requests.
+pub fn is_stopped(engine: &mut Engine) -> bool {
+    matches!(engine.step(), Err(EngineError::Stopped { .. }))
+}
+
 /// Endings that are failures become errors.
 fn finished(answer: Answer) -> anyhow::Result<Answer> {
     match &answer.reason {
@@ -106,7 +111,86 @@ fn rate(tokens_per_second: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::{Arc, Mutex};
+
+    use unicorn_core::{
+        Block, BlockId, Device, DeviceError, DeviceProfile, MemoryUse, SharedBuffer, Sharing, StateLayout,
+        StreamId, WeightSource, Work,
+    };
+    use unicorn_cpu::ReferenceDevice;
+    use unicorn_engine::{EngineOptions, Failure, Placement};
+
     use super::*;
+
+    /// The reference, but the next work fails with this error.
+    struct Failing {
+        device: ReferenceDevice,
+        next: Arc<Mutex<Option<DeviceError>>>,
+    }
+
+    impl Device for Failing {
+        fn submit(&self, work: Work) {
+            match self.next.lock().unwrap().take() {
+                Some(error) => work.done.give(Err(Arc::new(error))),
+                None => self.device.submit(work),
+            }
+        }
+
+        fn profile(&self) -> &DeviceProfile {
+            self.device.profile()
+        }
+        fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
+            self.device.load(block, source)
+        }
+        fn unload(&self, block: BlockId) {
+            self.device.unload(block);
+        }
+        fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {
+            self.device.reserve(layout)
+        }
+        fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError> {
+            self.device.attach(stream, residual)
+        }
+        fn memory(&self) -> MemoryUse {
+            self.device.memory()
+        }
+        fn describe(&self, block: BlockId) -> Vec<String> {
+            self.device.describe(block)
+        }
+    }
+
+    #[test]
+    fn a_failure_takes_one_request_and_a_lost_device_all() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/qwen2.gguf");
+        let model = unicorn_model::open(&model).unwrap();
+        let tokenizer = model.tokenizer().unwrap();
+        let next = Arc::new(Mutex::new(None));
+        let device = Arc::new(Failing { device: ReferenceDevice::new(), next: next.clone() });
+        let options = EngineOptions { context: 64, ..EngineOptions::default() };
+        let placement = Placement::single(&model.spec).unwrap();
+        let source: Arc<dyn WeightSource> = model.source.clone();
+        let mut engine =
+            Engine::new(&model.spec, &source, vec![device], placement, options, &mut |_| {}).unwrap();
+        let catch = Catch::new();
+        let mut ask = |error: Option<DeviceError>| {
+            *next.lock().unwrap() = error;
+            let request = Request { prompt: vec![1, 2, 3], max_tokens: Some(2), ..Request::default() };
+            let detokenizer = tokenizer.tokenizer.detokenizer_after(None, true);
+            let answer = generate(&mut engine, detokenizer, request, &catch, |_| Ok(()));
+            (answer.map(|a| a.timings.generated_tokens).map_err(|e| e.to_string()), is_stopped(&mut engine))
+        };
+        let (device, what) = ("d".to_owned(), "work".to_owned());
+        let failed =
+            DeviceError::Failed { device: device.clone(), what: what.clone(), reason: "no luck".into() };
+        assert_eq!(ask(None), (Ok(2), false));
+        let (error, stopped) = ask(Some(failed));
+        assert!(error.unwrap_err().contains("no luck") && !stopped);
+        assert_eq!(ask(None), (Ok(2), false));
+        let (error, stopped) = ask(Some(DeviceError::Lost { device, what }));
+        assert!(error.unwrap_err().contains("lost") && stopped);
+        assert!(ask(None).1);
+    }
 
     #[test]
     fn figures_name_both_rates_and_the_ending() {
@@ -130,8 +214,8 @@ mod tests {
     #[test]
     fn device_failures_are_errors() {
         let answer = |reason| Answer { text: String::new(), reason, timings: Timings::default() };
-        let lost = finished(answer(FinishReason::Device("cpu: lost".into())));
-        assert_eq!(lost.unwrap_err().to_string(), "cpu: lost");
+        let lost = finished(answer(FinishReason::Device(Failure(Arc::new(DeviceError::Abandoned)))));
+        assert_eq!(lost.unwrap_err().to_string(), "work was given up by its device");
         assert!(finished(answer(FinishReason::Cancelled)).is_ok());
     }
 }

@@ -3,16 +3,26 @@
 //! Flags as typed (`args`) and the environment become one [`config::Config`]; everyone else takes typed structs.
 
 mod args;
+mod argv;
 mod bench_spec;
 mod chat;
+mod clean;
 mod commands;
 mod config;
+mod context;
+mod conversation;
 mod devices;
+mod environment;
 mod exit;
 mod generate;
+mod hints;
 mod interrupt;
+mod memory;
+mod model_name;
+mod open_device;
 mod output;
 mod parse;
+mod preview;
 mod progress;
 mod prompt;
 mod session;
@@ -20,23 +30,25 @@ mod settings;
 mod stdin;
 mod table;
 mod term;
+mod text_file;
+mod trace;
 mod units;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::CommandFactory;
 
 use crate::args::{BenchCommand, Cli, Command};
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::output::say;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let cli = match parse(&line) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version go to stdout, mistakes to stderr; a reader that went away changes nothing.
-            let _ = error.print();
+            output::show_usage(&error, &line);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
         }
     };
@@ -45,11 +57,20 @@ fn main() -> ExitCode {
     let exit = dispatch(&cli.command, &config).unwrap_or_else(|error| {
         let exit = exit::of_error(&error);
         if exit != Exit::PipeClosed {
-            say!("{} {}", config.style.error("error:"), exit::describe(&error));
+            exit::show(&error, config.style);
         }
         exit
     });
     exit.into()
+}
+
+/// Parses the command line. What is refused is explained to people who know other programs.
+fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
+    if let Some(error) = hints::swallowed_flag(line) {
+        return Err(error);
+    }
+    let is_model = |name: &str| unicorn_hub::resolve(name).is_ok();
+    argv::parse(line).map_err(|error| hints::explain(error, line, &Cli::command(), is_model))
 }
 
 fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {
@@ -57,6 +78,7 @@ fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {
         Command::Run(args) => commands::run::run(args, config),
         Command::Pull(args) => commands::pull::run(args, config),
         Command::Models(args) => commands::models::run(args, config),
+        Command::Rm(args) => commands::rm::run(args, config),
         Command::Bench(args) => match &args.what {
             Some(BenchCommand::Ffn(args)) => commands::bench::ffn::run(args, config),
             None => commands::bench::model::run(&args.run, config),

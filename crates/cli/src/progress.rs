@@ -1,16 +1,16 @@
 //! Showing downloads: a bar where stderr is a terminal, a few plain lines elsewhere.
 
-use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use unicorn_hub::{Event, HubConfig, HubError, Reference};
 
+use crate::clean::one_line;
 use crate::config::Config;
 use crate::interrupt::Catch;
 use crate::output::say;
+use crate::term;
 use crate::units;
 
 /// Returns where the model lies, fetching it first where it must be. Ctrl-C stops the download; what is there stays.
@@ -21,8 +21,8 @@ pub fn fetch(reference: &Reference, config: &Config) -> Result<PathBuf, HubError
 /// As [`fetch`], with another configuration of the hub.
 pub fn fetch_with(reference: &Reference, config: &Config, hub: &HubConfig) -> Result<PathBuf, HubError> {
     let catch = Catch::new();
-    let mut display = Display::new(config.talks(), std::io::stderr().is_terminal());
-    let result = unicorn_hub::pull(reference, hub, &mut |event| {
+    let mut display = Display::new(config.talks(), term::stderr_is_terminal());
+    let result = unicorn_hub::pull(reference, hub, &crate::preview::check, &mut |event| {
         display.show(event);
         if catch.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -83,9 +83,9 @@ fn show_bar(slot: &mut Option<ProgressBar>, event: Event<'_>) {
             }
         }
         Event::Waiting => slot.iter().for_each(ProgressBar::tick),
-        Event::End { file, bytes } => {
+        Event::End { file, bytes, verified } => {
             slot.take().iter().for_each(ProgressBar::finish_and_clear);
-            say!("{}", ended(file, bytes));
+            say!("{}", ended(file, bytes, verified));
         }
         _ => {}
     }
@@ -98,15 +98,14 @@ fn bar(file: &str, have: u64, total: Option<u64>) -> ProgressBar {
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    let bar = bar.with_style(style.progress_chars("=> ")).with_message(file.to_owned()).with_position(have);
+    let bar = bar.with_style(style.progress_chars("=> ")).with_message(one_line(file)).with_position(have);
     // What was there before is no speed of this download.
     bar.reset_eta();
-    bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
 
-fn ended(file: &str, bytes: u64) -> String {
-    format!("{file}: {}, hash verified", units::bytes(bytes))
+fn ended(file: &str, bytes: u64, verified: bool) -> String {
+    format!("{file}: {}{}", units::bytes(bytes), if verified { ", hash verified" } else { "" })
 }
 
 /// Plain lines: begin, every tenth, end.
@@ -135,7 +134,7 @@ impl Lines {
                 self.tenth = now;
                 crossed.then(|| format!("{file}: {} %", now * 10))
             }
-            Event::End { file, bytes } => Some(ended(file, bytes)),
+            Event::End { file, bytes, verified } => Some(ended(file, bytes, verified)),
             _ => None,
         }
     }
@@ -156,7 +155,7 @@ mod tests {
             .collect();
         assert_eq!(said.len(), 8, "{said:?}");
         assert_eq!(said[0], "f: 20 %");
-        assert!(lines.line(Event::End { file: "f", bytes: 1000 }).is_some());
+        assert!(lines.line(Event::End { file: "f", bytes: 1000, verified: true }).is_some());
     }
 
     #[test]

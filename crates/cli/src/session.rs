@@ -6,14 +6,17 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{Engine, EngineOptions, Placement};
-use unicorn_model::OpenModel;
+use unicorn_engine::{Engine, EngineOptions, PlaceRules, Placement};
+use unicorn_model::{ModelError, Notice, OpenModel, OpenTokenizer};
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
 use crate::args::DeviceArgs;
+use crate::clean::one_line;
 use crate::config::Config;
-use crate::devices;
+pub use crate::context::ContextChoice;
 use crate::exit::usage;
+use crate::memory::Need;
+use crate::open_device::{self, Opened};
 use crate::output::say;
 use crate::progress;
 use crate::settings::Recommended;
@@ -26,12 +29,31 @@ pub fn find_model(name: &str, config: &Config) -> anyhow::Result<PathBuf> {
 }
 
 /// The tokenizer of a model, whose weights need not be there.
-pub fn open_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
-    unicorn_model::open_tokenizer(path).with_context(|| named(path))
+pub fn open_tokenizer(path: &Path, config: &Config) -> anyhow::Result<Tokenizer> {
+    let open = unicorn_model::open_tokenizer(path).map_err(|error| named(path, error))?;
+    warn(&open.notices, config);
+    Ok(open.tokenizer)
 }
 
-fn named(path: &Path) -> String {
-    format!("cannot open model {}", path.display())
+/// Opens a model's files and tells what had to be guessed.
+pub fn open_model(path: &Path, config: &Config) -> anyhow::Result<OpenModel> {
+    let model = unicorn_model::open(path).map_err(|error| named(path, error))?;
+    warn(&model.notices, config);
+    Ok(model)
+}
+
+fn warn(notices: &[Notice], config: &Config) {
+    for notice in notices.iter().filter(|_| config.talks()) {
+        say!("warning: {notice}");
+    }
+}
+
+/// Names the model, unless the error names the file itself.
+fn named(path: &Path, error: ModelError) -> anyhow::Error {
+    match error.path() {
+        Some(_) => error.into(),
+        None => anyhow::Error::new(error).context(format!("cannot open model {}", path.display())),
+    }
 }
 
 /// How the engine is to be set up.
@@ -39,32 +61,12 @@ fn named(path: &Path) -> String {
 pub struct EngineChoice<'a> {
     /// Device and threads.
     pub device: &'a DeviceArgs,
+    /// Which device runs which part; `None` is all on the one device.
+    pub place: Option<&'a PlaceRules>,
     /// Element type of the KV cache.
     pub kv: KvType,
     /// Context in tokens.
     pub context: ContextChoice,
-}
-
-/// How long the context is to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ContextChoice {
-    /// Exactly this; an error where the model allows less.
-    Exactly(usize),
-    /// The model's, but not more than this.
-    AtMost(usize),
-}
-
-impl ContextChoice {
-    /// The context for a model trained on `model_max` tokens.
-    pub fn resolve(self, model_max: usize) -> anyhow::Result<usize> {
-        match self {
-            ContextChoice::Exactly(n) if n > model_max => {
-                Err(usage(format!("a context of {n} tokens: the model was trained for {model_max} at most")))
-            }
-            ContextChoice::Exactly(n) => Ok(n),
-            ContextChoice::AtMost(n) => Ok(n.min(model_max)),
-        }
-    }
 }
 
 /// The text side of a model.
@@ -80,6 +82,14 @@ pub struct TextSide {
 }
 
 impl TextSide {
+    /// Uses the template in `source`, which was read from `file`, in place of the model's own.
+    pub fn set_template(&mut self, file: &Path, source: &str) -> anyhow::Result<()> {
+        let named = || format!("--chat-template {}", file.display());
+        let template = ChatTemplate::new(source, &self.tokenizer).with_context(named)?;
+        self.template = Ok(Some(template.ok_or_else(|| anyhow!("{}: it holds no template", named()))?));
+        Ok(())
+    }
+
     /// The chat template; absent for models that only continue text.
     pub fn template(&self) -> anyhow::Result<Option<&ChatTemplate>> {
         match &self.template {
@@ -104,14 +114,23 @@ impl Session {
     pub fn open(model: &str, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
         let start = Instant::now();
         let path = find_model(model, config)?;
-        let model = unicorn_model::open(&path).with_context(|| named(&path))?;
+        let model = open_model(&path, config)?;
         let (text, engine) = std::thread::scope(|scope| {
-            let text = scope.spawn(|| open_text(&model));
-            let engine = open_engine(&model.spec, &*model.source, choice, config);
-            let text = text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked")));
+            let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model, config));
+            let source: Arc<dyn WeightSource> = model.source.clone();
+            let engine = open_engine(&model.spec, &source, choice, config);
+            let text = match text {
+                Ok(text) => text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked"))),
+                // The system has no thread left: one after the other does it too.
+                Err(_) => open_text(&model, config),
+            };
             (text, engine)
         });
-        let session = Session { text: text.with_context(|| named(&path))?, engine: engine? };
+        let text = text.map_err(|error| match error.downcast() {
+            Ok(error) => named(&path, error),
+            Err(error) => error.context(format!("cannot open model {}", path.display())),
+        })?;
+        let session = Session { text, engine: engine? };
         if config.explains() {
             say!("{}", path.display());
             explain(&session.engine, start);
@@ -120,12 +139,11 @@ impl Session {
     }
 }
 
-fn open_text(model: &OpenModel) -> anyhow::Result<TextSide> {
-    let tokenizer = model.tokenizer()?;
-    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
-    let (bos, eos) = (token(tokenizer.bos()), token(tokenizer.eos()));
-    let template = model.chat_template()?.map(|source| ChatTemplate::new(&source, bos, eos)).transpose();
-    let defaults = model.generation_defaults()?;
+fn open_text(model: &OpenModel, config: &Config) -> anyhow::Result<TextSide> {
+    let OpenTokenizer { tokenizer, notices } = model.tokenizer()?;
+    warn(&notices, config);
+    let template = model.chat_template()?.map_or(Ok(None), |source| ChatTemplate::new(&source, &tokenizer));
+    let defaults = model.generation_defaults();
     let recommended = Recommended {
         temperature: defaults.temperature,
         top_k: defaults.top_k.map(|k| k as usize),
@@ -142,30 +160,49 @@ fn open_text(model: &OpenModel) -> anyhow::Result<TextSide> {
     Ok(TextSide { template, tokenizer, recommended, stop_tokens })
 }
 
+/// What is said about a model that only continues text.
+pub fn no_template(system: bool) -> &'static str {
+    if system {
+        "this model has no chat template: the prompt is continued as it is, and --system is not used"
+    } else {
+        "this model has no chat template: the prompt is continued as it is"
+    }
+}
+
 /// Opens the device and loads the weights.
 pub fn open_engine(
     spec: &ModelSpec,
-    source: &dyn WeightSource,
+    source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
     config: &Config,
 ) -> anyhow::Result<Engine> {
     // Before a device is opened: a context that cannot be is wrong usage.
-    choice.context.resolve(spec.context_max)?;
-    engine_on(devices::open(choice.device, config)?.device, spec, source, choice)
+    choice.context.resolve(spec.context_max).map_err(usage)?;
+    engine_on(open_device::open_all(choice.device, choice.place, config)?, spec, source, choice)
 }
 
-/// Loads the weights on an open device.
+/// Loads the weights on open devices: one, or those that the placement rules name. Errors before the first is read where all of them
+/// cannot fit.
 pub fn engine_on(
-    device: Arc<dyn Device>,
+    opened: Vec<Opened>,
     spec: &ModelSpec,
-    source: &dyn WeightSource,
+    source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
 ) -> anyhow::Result<Engine> {
-    let context = choice.context.resolve(spec.context_max)?;
+    let context = choice.context.resolve(spec.context_max).map_err(usage)?;
     let options = EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() };
-    let placement = Placement::single(spec)?;
-    let engine = Engine::new(spec, source, vec![device], placement, options, &mut |_| {});
-    engine.with_context(|| format!("cannot load {}", spec.name))
+    let placement = match choice.place {
+        Some(rules) => rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?,
+        None => Placement::single(spec)?,
+    };
+    let cannot = || format!("cannot load {}", one_line(&spec.name));
+    for (index, opened) in opened.iter().enumerate() {
+        let need = Need::of(&placement.part(spec, index), &options);
+        opened.check_room(&need).with_context(cannot)?;
+    }
+    let devices = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
+    let engine = Engine::new(spec, source, devices, placement, options, &mut |_| {});
+    engine.with_context(cannot)
 }
 
 /// Says what was decided.
@@ -173,7 +210,7 @@ pub fn explain(engine: &Engine, start: Instant) {
     let spec = engine.spec();
     say!(
         "model {}: {}, {} parameters, {} layers, {} of weights",
-        spec.name,
+        one_line(&spec.name),
         spec.architecture,
         units::parameters(spec.parameters()),
         spec.layers(),
@@ -184,20 +221,4 @@ pub fn explain(engine: &Engine, start: Instant) {
         say!("{line}");
     }
     say!("ready after {}", units::seconds(start.elapsed().as_secs_f64()));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::exit::{Exit, of_error};
-
-    #[test]
-    fn contexts_stay_within_the_model() {
-        assert_eq!(ContextChoice::AtMost(8192).resolve(2048).unwrap(), 2048);
-        assert_eq!(ContextChoice::AtMost(8192).resolve(131_072).unwrap(), 8192);
-        assert_eq!(ContextChoice::Exactly(100).resolve(2048).unwrap(), 100);
-        let error = ContextChoice::Exactly(4096).resolve(2048).unwrap_err();
-        assert_eq!(of_error(&error), Exit::Usage);
-        assert!(error.to_string().contains("4096") && error.to_string().contains("2048"));
-    }
 }

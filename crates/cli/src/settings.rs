@@ -3,8 +3,7 @@
 use clap::{Args, Parser};
 use unicorn_engine::{DryOptions, SamplingOptions};
 
-use crate::args::SamplingArgs;
-use crate::parse;
+use crate::parse::{self, OrAuto};
 
 /// What a model's files recommend (`generation_config.json`, or metadata of the same meaning).
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -55,14 +54,65 @@ impl Recommended {
     }
 }
 
+/// Unset values come from the model's generation config, else from the defaults shown.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Sampling (unset: the model's own settings, else the default)")]
+pub struct SamplingArgs {
+    /// Temperature; 0 always takes the likeliest token [default: 0.8]
+    #[arg(long, visible_alias = "temperature", value_name = "T", value_parser = parse::temperature, allow_hyphen_values = true)]
+    pub temp: Option<f32>,
+    /// Keep the K likeliest tokens; 0 or -1 keeps all [default: 40]
+    #[arg(long, value_name = "K", value_parser = parse::top_k, allow_negative_numbers = true)]
+    pub top_k: Option<usize>,
+    /// Keep the likeliest tokens that make up this probability; 1 keeps all [default: 0.95]
+    #[arg(long, value_name = "P", value_parser = parse::probability, allow_hyphen_values = true)]
+    pub top_p: Option<f32>,
+    /// Drop tokens below this share of the likeliest one's probability; 0 drops none [default: 0.05]
+    #[arg(long, value_name = "P", value_parser = parse::probability, allow_hyphen_values = true)]
+    pub min_p: Option<f32>,
+    /// Locally typical sampling: keep tokens near the expected surprise; 1 keeps all [default: 1]
+    #[arg(long, alias = "typical-p", value_name = "P", value_parser = parse::probability, allow_hyphen_values = true)]
+    pub typical: Option<f32>,
+    /// Divide the logits of tokens seen of late by this; 1 leaves them [default: 1]
+    #[arg(long, aliases = ["repetition-penalty", "repeat_penalty"], value_name = "F", value_parser = parse::divisor, allow_hyphen_values = true)]
+    pub repeat_penalty: Option<f32>,
+    /// Subtract this from the logits of tokens seen of late [default: 0]
+    #[arg(long, value_name = "F", value_parser = parse::finite, allow_hyphen_values = true)]
+    pub presence_penalty: Option<f32>,
+    /// Subtract this per occurrence of late from a token's logit [default: 0]
+    #[arg(long, value_name = "F", value_parser = parse::finite, allow_hyphen_values = true)]
+    pub frequency_penalty: Option<f32>,
+    /// DRY: strength of the penalty on repeating a sequence; 0 is off [default: 0]
+    #[arg(long, alias = "dry-multiplier", value_name = "F", value_parser = parse::non_negative, allow_hyphen_values = true)]
+    pub dry: Option<f32>,
+    /// Seed of the random choices; the same seed gives the same text; -1 for the default [default: a new one each time]
+    #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true)]
+    pub seed: Option<OrAuto<u64>>,
+}
+
 /// Flags that decide about an answer; `/set NAME VALUE` changes them under the same names.
 #[derive(Args, Clone, Debug, Default)]
 pub struct AnswerArgs {
-    /// Longest answer in tokens [default: as long as the context allows]
-    #[arg(short = 'n', long, value_name = "TOKENS", value_parser = parse::positive, help_heading = "Prompt")]
-    pub max_tokens: Option<usize>,
+    /// Longest answer in tokens; -1 for the default [default: as long as the context allows]
+    #[arg(
+        short = 'n',
+        long,
+        aliases = ["n-predict", "predict", "num-predict", "max-new-tokens"],
+        value_name = "TOKENS",
+        value_parser = parse::max_tokens,
+        allow_negative_numbers = true,
+        help_heading = "Prompt"
+    )]
+    pub max_tokens: Option<OrAuto<usize>>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+}
+
+impl AnswerArgs {
+    /// True where the seed is the same for every answer.
+    pub fn has_seed(&self) -> bool {
+        self.sampling.seed.and_then(OrAuto::value).is_some()
+    }
 }
 
 /// Resolved settings.
@@ -86,10 +136,10 @@ pub fn resolve(args: &AnswerArgs, recommended: &Recommended, seed: u64) -> Setti
         presence_penalty: flags.presence_penalty.unwrap_or(default.presence_penalty),
         frequency_penalty: flags.frequency_penalty.unwrap_or(default.frequency_penalty),
         dry: DryOptions { multiplier: flags.dry.unwrap_or(default.dry.multiplier), ..default.dry.clone() },
-        seed: flags.seed.unwrap_or(seed),
+        seed: flags.seed.and_then(OrAuto::value).unwrap_or(seed),
         ..default
     };
-    Settings { sampling, max_tokens: args.max_tokens }
+    Settings { sampling, max_tokens: args.max_tokens.and_then(OrAuto::value) }
 }
 
 /// A seed that differs from run to run.
@@ -140,8 +190,9 @@ fn merge(args: &mut AnswerArgs, new: AnswerArgs) {
     old.presence_penalty = set.presence_penalty.or(old.presence_penalty);
     old.frequency_penalty = set.frequency_penalty.or(old.frequency_penalty);
     old.dry = set.dry.or(old.dry);
-    old.seed = set.seed.or(old.seed);
-    args.max_tokens = new.max_tokens.or(args.max_tokens);
+    // "A new one each time" and "no limit" are what holds where nothing is set.
+    old.seed = set.seed.or(old.seed).filter(|seed| *seed != OrAuto::Auto);
+    args.max_tokens = new.max_tokens.or(args.max_tokens).filter(|tokens| *tokens != OrAuto::Auto);
 }
 
 fn unset(args: &mut AnswerArgs, name: &str) -> Result<(), String> {
@@ -218,9 +269,23 @@ mod tests {
     fn mistakes_change_nothing_and_say_why() {
         let mut args = AnswerArgs::default();
         assert!(set(&mut args, "temp", "-1").unwrap_err().contains("must not be negative"));
+        assert!(set(&mut args, "seed", "-2").unwrap_err().contains("new seed each time"));
         assert!(set(&mut args, "colour", "blue").unwrap_err().contains("no setting colour"));
         assert!(set(&mut args, "top_p", "0.5").is_ok() && set(&mut args, "presence-penalty", "-0.5").is_ok());
         assert_eq!((args.sampling.temp, args.sampling.top_p), (None, Some(0.5)));
+    }
+
+    #[test]
+    fn numbers_of_other_programs_take_a_setting_back() {
+        let mut args = AnswerArgs::default();
+        let before = resolve(&args, &Recommended::default(), 3);
+        for (name, value) in [("seed", "9"), ("max-tokens", "9"), ("seed", "-1"), ("max-tokens", "-1")] {
+            set(&mut args, name, value).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        assert_eq!(resolve(&args, &Recommended::default(), 3), before);
+        assert!(!args.has_seed(), "the seed is said to be new each time");
+        set(&mut args, "top-k", "-1").unwrap();
+        assert_eq!(args.sampling.top_k, Some(0));
     }
 
     #[test]

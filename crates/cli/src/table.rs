@@ -1,5 +1,7 @@
 //! Aligned tables: plain text for terminals, and Markdown.
 
+use crate::clean::one_line;
+
 /// Alignment of a column.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Align {
@@ -22,9 +24,9 @@ impl Table {
         Table { columns: columns.into_iter().map(|(h, a)| (h.to_owned(), a)).collect(), rows: Vec::new() }
     }
 
-    /// Adds a row; missing cells are empty, surplus ones are dropped.
+    /// Adds a row; missing cells are empty, surplus ones are dropped. Cells come from files too: they stay on their line.
     pub fn row<C: Into<String>>(&mut self, cells: impl IntoIterator<Item = C>) {
-        let mut row: Vec<String> = cells.into_iter().map(Into::into).collect();
+        let mut row: Vec<String> = cells.into_iter().map(|cell| one_line(&cell.into())).collect();
         row.resize(self.columns.len(), String::new());
         self.rows.push(row);
     }
@@ -82,11 +84,9 @@ impl Table {
 
 /// `text` cut to `width` characters, the end marked with `…`; control characters are shown escaped.
 pub fn clip(text: &str, width: usize) -> String {
-    let clean: String = text
-        .chars()
-        .take(width + 1)
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect();
+    // Escapes only lengthen, so a little more than `width` is enough to look at.
+    let beginning: String = text.chars().take(width + 1).collect();
+    let clean = one_line(&beginning);
     if clean.chars().count() <= width {
         return clean;
     }
@@ -121,6 +121,13 @@ mod tests {
         let mut table = Table::new([("a", Align::Left), ("b", Align::Left)]);
         table.row(["only"]);
         assert_eq!(table.text(), "a     b\nonly\n");
+    }
+
+    #[test]
+    fn cells_stay_in_their_place() {
+        let mut table = Table::new([("a", Align::Left), ("b", Align::Left)]);
+        table.row(["x\n\x1b[2J", "y"]);
+        assert_eq!(table.text(), "a             b\nx\\n\\u001b[2J  y\n");
     }
 
     #[test]

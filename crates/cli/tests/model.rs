@@ -50,7 +50,7 @@ fn an_answer_goes_to_stdout_and_figures_to_stderr() {
     assert!(!stdout(&out).trim().is_empty() && stdout(&out).ends_with('\n'));
     let said = stderr(&out);
     assert!(
-        said.starts_with("prompt: ") && said.contains("| answer: 16 tokens") && said.contains("tok/s"),
+        said.contains("\nprompt: ") && said.contains("| answer: 16 tokens") && said.contains("tok/s"),
         "{said}"
     );
     assert!(said.contains("--max-tokens"), "{said}");
@@ -158,7 +158,8 @@ fn a_reader_that_goes_away_ends_the_run_quietly() {
     assert_eq!(wait(&mut child), Some(141));
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(said, "");
+    // The model names no token that ends an answer, which is told; nothing else is.
+    assert!(said.starts_with("warning: ") && said.lines().count() == 1, "{said}");
 }
 
 #[cfg(unix)]
@@ -175,7 +176,7 @@ fn ctrl_c_stops_the_answer_and_prints_figures() {
     reader.join().unwrap().unwrap();
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(said.starts_with("prompt: ") && said.contains("interrupted"), "{said}");
+    assert!(said.contains("\nprompt: ") && said.contains("interrupted"), "{said}");
 }
 
 #[test]
@@ -246,6 +247,77 @@ fn bench_prints_the_same_tests_in_every_format() {
 }
 
 #[test]
+fn kernels_are_shown_in_the_format_asked_for() {
+    let tiny = Fixture::new(None);
+    let bench = |format: &str| {
+        let args = ["-p", "8", "-n", "0", "-r", "1", "--profile", "-o", format];
+        output(tiny.command("bench").args(args))
+    };
+    let json = bench("json");
+    assert_eq!(json.status.code(), Some(0), "{}", stderr(&json));
+    assert!(json.stderr.is_empty(), "{}", stderr(&json));
+    let value: serde_json::Value = serde_json::from_str(&stdout(&json)).expect("JSON");
+    let kernels = value[0]["profile"][0]["kernels"].as_array().expect("kernels");
+    let share: f64 = kernels.iter().filter_map(|k| k["share"].as_f64()).sum();
+    assert!(kernels.len() > 3 && (share - 1.0).abs() < 1e-6, "{value}");
+    for (format, bar) in [("md", true), ("table", false)] {
+        let out = bench(format);
+        let text = stdout(&out);
+        assert!(text.contains("\npp8 on cpu, one run") && text.contains("ffn_down"), "{text}");
+        assert_eq!(text.contains("| kernel"), bar, "{text}");
+        assert!(!stderr(&out).contains("ffn_down"), "{}", stderr(&out));
+    }
+}
+
+#[test]
+fn numbers_of_other_programs_mean_the_same_here() {
+    let tiny = Fixture::new(None);
+    let said = stderr(&tiny.run(&["-v", "-c", "0", "-n", "2", "--seed", "-1", "--top-k", "-1", "hello"]));
+    for part in ["context 1048576 tokens", "top-k 0", "max-tokens 2"] {
+        assert!(said.contains(part), "{part} missing in\n{said}");
+    }
+    // Without a limit an answer ends where the context does.
+    let full = tiny.run(&["-c", "64", "-n", "-1", "--raw", "hello"]);
+    assert!(stderr(&full).contains("the context is full"), "{}", stderr(&full));
+}
+
+#[test]
+fn more_threads_than_processors_are_warned_of() {
+    let tiny = Fixture::new(None);
+    let available = std::thread::available_parallelism().unwrap().get();
+    let run = |threads: usize, extra: &[&str]| {
+        let mut command = unicorn(tiny.folder.path());
+        command.args(["run", "--raw", "-n", "2", "--device", "cpu", "hello", "-m"]).arg(&tiny.model);
+        stderr(&output(command.args(["--threads", &threads.to_string()]).args(extra)))
+    };
+    let said = run(available + 1, &[]);
+    let warnings = said.lines().filter(|line| line.contains("more threads than that")).count();
+    assert_eq!(warnings, 1, "{said}");
+    assert!(!run(available, &[]).contains("more threads"));
+    assert_eq!(run(available + 1, &["-q"]), "");
+}
+
+/// The shell that sets a limit is there on every Unix.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_larger_than_the_limit_is_refused_before_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |limit_kib: u64| {
+        let line = format!(
+            "ulimit -v {limit_kib} && exec \"$0\" bench --shape 1b:q8_0 --device cpu -t 1 -p 1 -n 0 -r 1"
+        );
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(line).arg(env!("CARGO_BIN_EXE_unicorn"));
+        output(command.env("HOME", folder.path()).env_remove("XDG_CACHE_HOME").stdin(Stdio::null()))
+    };
+    let refused = run(1 << 20);
+    assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+    for part in ["out of memory for weights 1.", "scratch", "bytes asked", "bytes free"] {
+        assert!(stderr(&refused).contains(part), "{part} missing in\n{}", stderr(&refused));
+    }
+}
+
+#[test]
 fn bench_ffn_prints_the_figures_of_the_old_benchmark() {
     let folder = tempfile::tempdir().unwrap();
     let args = [
@@ -279,6 +351,19 @@ fn perplexity_ends_with_the_result() {
     let (value, error) = last.trim().strip_prefix("perplexity: ").unwrap().split_once(" +/- ").unwrap();
     assert!(value.parse::<f64>().unwrap() > 1.0 && error.parse::<f64>().unwrap() > 0.0, "{last}");
     assert!(stderr(&out).contains("[3/3] "), "{}", stderr(&out));
+    // From stdin, where a byte order mark is no text.
+    let words = std::fs::read_to_string(&text).unwrap();
+    let from_stdin = |text: &str| {
+        let mut command = tiny.command("perplexity");
+        with_input(command.args(["--file", "-", "--ctx", "64", "--chunks", "3"]), text)
+    };
+    for piped in [words.clone(), format!("\u{feff}{words}")] {
+        let piped = from_stdin(&piped);
+        assert_eq!(stdout(&piped), stdout(&out), "{}", stderr(&piped));
+    }
+    let empty = from_stdin(" \n");
+    assert_eq!(empty.status.code(), Some(1));
+    assert!(stderr(&empty).contains("stdin: there is no text in it"), "{}", stderr(&empty));
     let short = run(&["--ctx", "4096"]);
     assert_eq!(short.status.code(), Some(1));
     assert!(stderr(&short).contains("the text has"), "{}", stderr(&short));

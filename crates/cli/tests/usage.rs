@@ -38,11 +38,20 @@ fn every_command_has_help() {
 #[test]
 fn wrong_usage_exits_with_2_and_names_the_flag() {
     let home = home();
-    let lines: [(&[&str], &str); 10] = [
+    let lines: [(&[&str], &str); 19] = [
         (&["run", "--temp", "hot", "x"], "--temp"),
         (&["run", "--top-p", "2", "x"], "between 0 and 1"),
         (&["run", "--device", "gpu", "x"], "cpu:scalar"),
-        (&["run", "--threads", "0", "x"], "--threads"),
+        (&["run", "--threads", "2000", "x"], "--threads"),
+        (&["run", "--seed", "-2", "x"], "-1 takes a new seed"),
+        (&["run", "-ngl", "99", "x"], "--device vulkan"),
+        (&["serve"], "not built yet"),
+        (&["smollm2-135m"], "did you mean `unicorn run -m smollm2-135m`?"),
+        (&["modles"], "models"),
+        (&["bench", "--shape", "135m:q8_0", "-p", "1000000000000", "-n", "0"], "1000000000000"),
+        (&["bench", "--shape", "135m:q8_0", "-d", "18446744073709551615"], "18446744073709551615"),
+        (&["bench", "ffn", "--tokens", "1000000000000"], "--tokens 1000000000000"),
+        (&["bench", "ffn", "--width", "1000000000000", "--dtype", "f32"], "too large"),
         (&["bench", "--shape", "llama-9b:q4_k"], "llama-8b"),
         (&["bench", "--shape", "8b:q4_k", "-p", "0", "-n", "0"], "nothing to measure"),
         (&["bench", "ffn", "--hidden", "300", "--dtype", "q4_k"], "--hidden 300"),
@@ -75,6 +84,20 @@ fn a_device_without_tiers_is_not_limited() {
         let out = output(unicorn(home.path()).args(command).args(["--device", "cpu", "--tier", "plain"]));
         assert_ne!(out.status.code(), Some(0), "{command:?}");
         assert!(stderr(&out).contains("no tiers"), "{}", stderr(&out));
+    }
+}
+
+#[test]
+fn names_of_other_programs_work_where_they_mean_the_same() {
+    let home = home();
+    for alias in ["list", "ls"] {
+        let listed = output(unicorn(home.path()).arg(alias));
+        assert_eq!(stdout(&listed), stdout(&output(unicorn(home.path()).arg("models"))));
+        assert_eq!(listed.status.code(), Some(0));
+    }
+    for (alias, command) in [("chat", "run"), ("show", "inspect"), ("download", "pull")] {
+        let help = output(unicorn(home.path()).args([alias, "--help"]));
+        assert!(stdout(&help).contains(&format!("Usage: unicorn {command}")), "{}", stdout(&help));
     }
 }
 

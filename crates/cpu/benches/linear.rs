@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use unicorn_core::quant::{Random, random_blocks};
 use unicorn_core::{RateKind, TensorType, Weight, WeightError, WeightSource, WeightSpan};
-use unicorn_cpu::simd::linear::{Activations, Epilogue, OutputView, PackedMatrix, linear};
+use unicorn_cpu::simd::linear::{Epilogue, OutputView, PackedActivations, PackedMatrix, linear};
 use unicorn_cpu::simd::{SimdLevel, roofline};
 
 /// Features and columns of one matrix: the width of a small model.
@@ -100,8 +100,8 @@ fn best(n: usize, mut run: impl FnMut()) -> f64 {
     (0..n).map(|_| seconds(&mut run)).fold(f64::INFINITY, f64::min)
 }
 
-fn activations(w: &PackedMatrix, rows: usize, random: &mut Random) -> Activations {
-    let mut x = Activations::new();
+fn activations(w: &PackedMatrix, rows: usize, random: &mut Random) -> PackedActivations {
+    let mut x = PackedActivations::new();
     x.reset(rows, w.cols(), w.activation_forms());
     for row in 0..rows {
         // SAFETY: one thread.
@@ -110,7 +110,7 @@ fn activations(w: &PackedMatrix, rows: usize, random: &mut Random) -> Activation
     x
 }
 
-fn product(w: &PackedMatrix, x: &Activations, out: &mut [f32]) {
+fn product(w: &PackedMatrix, x: &PackedActivations, out: &mut [f32]) {
     let view = OutputView::new(out, w.rows(), w.rows());
     // SAFETY: one thread.
     unsafe { linear(w, x, 0..w.panels(), 0..x.rows(), view, Epilogue::Store) };

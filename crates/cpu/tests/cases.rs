@@ -1,14 +1,9 @@
 //! The case table on the devices of this crate, and proof that the table can fail.
 
-use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use unicorn_cases::{CaseError, judge, run, select};
-use unicorn_core::{
-    Activation, Batch, BatchLimits, Block, BlockId, Device, DeviceError, DeviceProfile, KvType, MemoryUse,
-    RopeStyle, SharedBuffer, Sharing, Slice, StateLayout, StateSpec, StreamId, WeightSource, Work,
-    run_to_end,
-};
+use unicorn_cases::{CaseError, Flawed, judge, run, select};
+use unicorn_core::{Activation, Block, Device, RopeStyle, Slice};
 use unicorn_cpu::ReferenceDevice;
 
 /// A new seed for every run; failures print it.
@@ -48,93 +43,13 @@ fn reference_equals_itself() {
     check(&ReferenceDevice::new(), "");
 }
 
-/// A reference device with one thing wrong.
-struct Flawed {
-    inner: ReferenceDevice,
-    block: fn(&mut Block),
-    slice: fn(&mut Slice),
-    residual: fn(&mut [f32]),
-    /// What the block at hand keeps, flaw included.
-    state: Mutex<Option<StateSpec>>,
-    shared: Mutex<Option<Arc<SharedBuffer>>>,
-}
-
-impl Flawed {
-    fn new() -> Flawed {
-        Flawed {
-            inner: ReferenceDevice::new(),
-            block: |_| {},
-            slice: |_| {},
-            residual: |_| {},
-            state: Mutex::new(None),
-            shared: Mutex::new(None),
-        }
-    }
-
-    /// The layout as the flawed block needs it.
-    fn layout(&self, layout: &StateLayout) -> StateLayout {
-        let mut layout = layout.clone();
-        if let Some(spec) = *self.state.lock().unwrap() {
-            layout.groups.iter_mut().for_each(|g| g.spec = spec);
-        }
-        layout
-    }
-}
-
-impl Device for Flawed {
-    fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
-        let mut block = block.clone();
-        (self.block)(&mut block);
-        *self.state.lock().unwrap() = block.state();
-        // What was reserved before was for the block without the flaw.
-        if let Some(spec) = block.state() {
-            let mut layout = StateLayout::paged(32, 1, 32, KvType::F16);
-            layout.groups[0].spec = spec;
-            self.inner.reserve(&layout)?;
-        }
-        self.inner.load(&block, source)
-    }
-    fn submit(&self, work: Work) {
-        let mut slices = work.batch.slices().to_vec();
-        slices.iter_mut().for_each(self.slice);
-        let limits = BatchLimits {
-            state: work.batch.limits().state.as_ref().map(|layout| self.layout(layout)),
-            ..BatchLimits::clone(work.batch.limits())
-        };
-        let batch = Batch::new(slices, work.batch.outputs().to_vec(), &Arc::new(limits)).unwrap();
-        let batch = Arc::new(batch);
-        let ran = run_to_end(&self.inner, work.stream, &work.blocks, &batch, work.crossing);
-        if let Some(shared) = &*self.shared.lock().unwrap() {
-            let mut rows = vec![0.0; batch.rows() * shared.width()];
-            shared.read(&mut rows);
-            (self.residual)(&mut rows);
-            shared.write(&rows);
-        }
-        work.done.give(ran.map_err(Arc::new));
-    }
-    fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError> {
-        *self.shared.lock().unwrap() = Some(residual.clone());
-        self.inner.attach(stream, residual)
-    }
-    fn profile(&self) -> &DeviceProfile {
-        self.inner.profile()
-    }
-    fn unload(&self, block: BlockId) {
-        self.inner.unload(block)
-    }
-    fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {
-        self.inner.reserve(&self.layout(layout))
-    }
-    fn memory(&self) -> MemoryUse {
-        self.inner.memory()
-    }
-    fn describe(&self, block: BlockId) -> Vec<String> {
-        self.inner.describe(block)
-    }
+/// The reference device, before something is made wrong in it.
+fn reference() -> Flawed<ReferenceDevice> {
+    Flawed::new(ReferenceDevice::new())
 }
 
 /// Every matching case must notice the flaw.
-fn must_fail(flaw: &str, filter: &str, device: &Flawed) {
+fn must_fail(flaw: &str, filter: &str, device: &Flawed<ReferenceDevice>) {
     let (oracle, seed) = (ReferenceDevice::new(), fresh_seed());
     let cases = select(filter);
     assert!(!cases.is_empty(), "no case matches {filter:?}");
@@ -199,7 +114,7 @@ fn wrong_attention_fails() {
         ("no offset", "attention/ /offset", attention!(|s, w| s.norm.weight_offset = 0.0)),
     ];
     for (flaw, filter, block) in flaws {
-        must_fail(flaw, filter, &Flawed { block, ..Flawed::new() });
+        must_fail(flaw, filter, &reference().block(block));
     }
 }
 
@@ -210,14 +125,14 @@ fn wrong_cache_use_fails() {
             slice.tables[0].rotate_left(1);
         }
     };
-    must_fail("pages out of order", "attention/f32 past512", &Flawed { slice: wrong_page, ..Flawed::new() });
+    must_fail("pages out of order", "attention/f32 past512", &reference().slice(wrong_page));
     // A shift of all positions alike is invisible to rotary scores; one of new positions alone is not.
     let late: fn(&mut Slice) = |slice| {
         if slice.start > 0 && slice.tokens.len() == 1 {
             slice.start -= 1;
         }
     };
-    must_fail("position off by one", "attention/f32 past31/", &Flawed { slice: late, ..Flawed::new() });
+    must_fail("position off by one", "attention/f32 past31/", &reference().slice(late));
 }
 
 #[test]
@@ -228,7 +143,7 @@ fn wrong_ffn_fails() {
             std::mem::swap(&mut weights.gate, &mut weights.up);
         }
     };
-    must_fail("gate and up swapped", "ffn/ t4", &Flawed { block: swapped, ..Flawed::new() });
+    must_fail("gate and up swapped", "ffn/ t4", &reference().block(swapped));
     let relabelled: fn(&mut Block) = |block| {
         if let Block::Ffn { spec, .. } = block {
             spec.activation = match spec.activation {
@@ -237,20 +152,20 @@ fn wrong_ffn_fails() {
             };
         }
     };
-    must_fail("the other activation", "ffn/", &Flawed { block: relabelled, ..Flawed::new() });
+    must_fail("the other activation", "ffn/", &reference().block(relabelled));
     let no_post: fn(&mut Block) = |block| {
         if let Block::Ffn { spec, weights } = block {
             (spec.post_norm, weights.post_norm) = (None, None);
         }
     };
-    must_fail("no post norm", "ffn/ post", &Flawed { block: no_post, ..Flawed::new() });
+    must_fail("no post norm", "ffn/ post", &reference().block(no_post));
     let nan: fn(&mut [f32]) = |rows| rows[0] = f32::NAN;
-    must_fail("one value is no number", "ffn/ t1/", &Flawed { residual: nan, ..Flawed::new() });
+    must_fail("one value is no number", "ffn/ t1/", &reference().residual(nan));
     let noisy: fn(&mut [f32]) = |rows| {
         let last = rows.len() - 1;
         rows[last] += 1.0;
     };
-    must_fail("one value is off", "ffn/ t33", &Flawed { residual: noisy, ..Flawed::new() });
+    must_fail("one value is off", "ffn/ t33", &reference().residual(noisy));
 }
 
 #[test]
@@ -260,26 +175,26 @@ fn wrong_head_and_embedding_fail() {
             spec.soft_cap = None;
         }
     };
-    must_fail("no soft cap", "linear/ /cap", &Flawed { block: no_cap, ..Flawed::new() });
+    must_fail("no soft cap", "linear/ /cap", &reference().block(no_cap));
     let eps: fn(&mut Block) = |block| {
         if let Block::Head { spec, .. } = block {
             spec.norm.eps = 0.1;
         }
     };
-    must_fail("epsilon of 0.1", "linear/ x1536", &Flawed { block: eps, ..Flawed::new() });
+    must_fail("epsilon of 0.1", "linear/ x1536", &reference().block(eps));
     let scale: fn(&mut Block) = |block| {
         if let Block::Embedding { spec, .. } = block {
             spec.scale *= 1.0001;
         }
     };
-    must_fail("scale off by 0.01 %", "embedding/", &Flawed { block: scale, ..Flawed::new() });
+    must_fail("scale off by 0.01 %", "embedding/", &reference().block(scale));
 }
 
 #[test]
 fn a_seed_names_a_comparison() {
     let case = select("ffn/f32").remove(0);
     let noisy: fn(&mut [f32]) = |rows| rows.iter_mut().for_each(|v| *v *= 1.000_001);
-    let device = Flawed { residual: noisy, ..Flawed::new() };
+    let device = reference().residual(noisy);
     let at = |seed| run(&case, &device, &ReferenceDevice::new(), seed).unwrap();
     assert_eq!(at(7), at(7));
     assert_ne!(at(7).nrmse, at(8).nrmse);

@@ -99,6 +99,12 @@ impl Placement {
         here.flat_map(|(b, _)| b.weights()).filter(|w| seen.insert(w.span)).map(|w| w.span.bytes).sum()
     }
 
+    /// The model as a device sees it: the blocks placed there.
+    pub fn part(&self, spec: &ModelSpec, device: usize) -> ModelSpec {
+        let here = spec.blocks.iter().zip(&self.assignment).filter(|(_, d)| **d == device);
+        ModelSpec { blocks: here.map(|(b, _)| b.clone()).collect(), ..spec.clone() }
+    }
+
     /// One line per segment, for people; `names[d]` is the name of device `d`.
     pub fn describe(&self, names: &[String]) -> Vec<String> {
         let name = |d: usize| names.get(d).cloned().unwrap_or_else(|| format!("device {d}"));

@@ -1,35 +1,17 @@
 //! The Hugging Face cache layout: `models--owner--repo/{blobs,refs,snapshots/<commit>}`, with snapshots that link to
 //! blobs named by their hash. Shared with other programs, so foreign content is expected and left alone.
 
-use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::names::{check_id, check_relative};
-use crate::pull::{Event, Progress};
-use crate::{HubConfig, HubError, known, quant};
-
-/// Folders below a snapshot that are searched, and files looked at: a foreign cache may hold anything.
-const DEPTH_MAX: usize = 4;
-const FILES_MAX: usize = 10_000;
-
-/// A model in the cache.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CachedModel {
-    /// What `--model` takes to use it: a known name, `owner/repo:quant` or `owner/repo`.
-    pub name: String,
-    /// Quantization, or `safetensors`.
-    pub quant: String,
-    /// File to open within the snapshot; empty for a directory of safetensors.
-    pub file: String,
-    /// Bytes on disk, all shards.
-    pub bytes: u64,
-    /// Path to load.
-    pub path: PathBuf,
-}
+use crate::HubError;
+use crate::progress::{Event, Progress};
+use crate::quant::{self, Pick};
+use crate::safe_name::{check_id, check_relative};
+use crate::snapshot;
 
 /// One repository's folder in the cache.
 pub(crate) struct RepoCache {
@@ -111,42 +93,128 @@ impl RepoCache {
         Ok(link)
     }
 
-    /// Makes `refs/main` name the commit. Called once all of its files are there.
-    pub fn set_main(&self, commit: &str) -> Result<(), HubError> {
-        let refs = self.root.join("refs");
-        fs::create_dir_all(&refs).map_err(HubError::io(&refs))?;
-        let main = refs.join("main");
-        put_in_place(&main, |fresh| File::create_new(fresh)?.write_all(commit.as_bytes()))
-            .map_err(|e| HubError::write(&main, 0, Some(commit.len() as u64), e))
+    /// Makes links of files that hold the text of one: what remains of a snapshot that was copied by a tool, or through a
+    /// file system, that knows no links. A cache that cannot be written stays as it is, and opening the model tells.
+    pub fn mend_links(&self, snapshot: &Path) {
+        let Some(commit) = snapshot.file_name().and_then(|name| name.to_str()) else { return };
+        for file in snapshot::files_below(snapshot) {
+            if let Some(id) = link_text(&snapshot.join(&file))
+                && self.blob(&id).is_ok_and(|blob| blob.is_file())
+            {
+                let _ = self.link(commit, &file, &id);
+            }
+        }
     }
 
-    /// Snapshot folders: the one of `refs/main` first, then the others, newest first.
-    pub fn snapshots(&self) -> Vec<PathBuf> {
+    /// Makes the name of a revision (`main`, a tag) lead to a commit. Called once all of its files are there.
+    pub fn set_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+        check_relative(revision)?;
+        let path = self.root.join("refs").join(revision);
+        let folder = path.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder).map_err(HubError::io(folder))?;
+        put_in_place(&path, |fresh| File::create_new(fresh)?.write_all(commit.as_bytes()))
+            .map_err(|e| HubError::write(&path, 0, Some(commit.len() as u64), e))
+    }
+
+    /// Where the cache notes that a commit has no such file, as Hugging Face's own tools do.
+    fn absence(&self, commit: &str, file: &str) -> PathBuf {
+        self.root.join(".no_exist").join(commit).join(file)
+    }
+
+    /// True where it is known that the commit has no such file.
+    pub fn is_absent(&self, commit: &str, file: &str) -> bool {
+        self.absence(commit, file).exists()
+    }
+
+    /// Notes that the commit has no such file. A cache that cannot be written asks again, which does no harm.
+    pub fn note_absent(&self, commit: &str, file: &str) {
+        if check_id(commit).is_err() || check_relative(file).is_err() {
+            return;
+        }
+        let path = self.absence(commit, file);
+        if let Some(folder) = path.parent()
+            && fs::create_dir_all(folder).is_ok()
+        {
+            let _ = File::create(path);
+        }
+    }
+
+    /// Folder of all files of this repository.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Folder of its lock files.
+    pub fn locks(&self) -> &Path {
+        &self.locks
+    }
+
+    /// Names of revisions with the commits that they lead to.
+    pub fn refs(&self) -> Vec<(String, String)> {
+        let folder = self.root.join("refs");
+        let read = |name: String| {
+            let commit = fs::read_to_string(folder.join(&name)).ok()?;
+            Some((name, commit.trim().to_string()))
+        };
+        snapshot::files_below(&folder).into_iter().filter_map(read).collect()
+    }
+
+    /// Snapshot folders of a revision, by its name or its commit. Without one: that of `main` first, then the others,
+    /// newest first, but none that was fetched under another name: what is called by no revision is never an older one.
+    pub fn snapshots(&self, revision: Option<&str>) -> Vec<PathBuf> {
         let folder = self.root.join("snapshots");
-        let main = fs::read_to_string(self.root.join("refs/main")).unwrap_or_default();
+        let refs = self.refs();
+        let commit_of = |name: &str| refs.iter().find(|(n, _)| n == name).map(|(_, commit)| commit.as_str());
+        if let Some(revision) = revision {
+            let commit = commit_of(revision).unwrap_or(revision);
+            let snapshot = folder.join(commit);
+            return if check_id(commit).is_ok() && snapshot.is_dir() { vec![snapshot] } else { Vec::new() };
+        }
+        let main = commit_of("main");
+        let named_otherwise = |commit: &str| main != Some(commit) && refs.iter().any(|(_, c)| c == commit);
         let Ok(entries) = fs::read_dir(&folder) else { return Vec::new() };
         let mut found: Vec<(bool, std::time::SystemTime, PathBuf)> = entries
             .flatten()
-            .filter(|e| e.path().is_dir())
+            .filter(|e| e.path().is_dir() && !e.file_name().to_str().is_some_and(named_otherwise))
             .map(|e| {
                 let time = e.metadata().and_then(|m| m.modified()).unwrap_or(std::time::UNIX_EPOCH);
-                (e.file_name().to_str() == Some(main.trim()), time, e.path())
+                (e.file_name().to_str() == main, time, e.path())
             })
             .collect();
         found.sort();
         found.into_iter().rev().map(|(_, _, path)| path).collect()
     }
 
-    /// The path to load for a quantization, or for the preferred model, if all its files are in the cache.
-    pub fn find(&self, quant: Option<&str>) -> Option<PathBuf> {
-        self.snapshots().iter().find_map(|snapshot| {
-            let choices = gguf_choices(snapshot);
-            match quant::choose(&choices, quant) {
+    /// The path to load for what is picked, or for the preferred model, if all its files are in the cache.
+    pub fn find(&self, revision: Option<&str>, pick: Pick<'_>) -> Option<PathBuf> {
+        self.snapshots(revision).iter().find_map(|snapshot| {
+            let choices = snapshot::gguf_choices(snapshot);
+            match quant::choose(&choices, pick) {
                 Some(choice) => Some(snapshot.join(&choice.files[0])),
-                None => (quant.is_none() && complete_safetensors(snapshot)).then(|| snapshot.clone()),
+                None => {
+                    let whole = pick.allows_safetensors() && snapshot::lacks(snapshot).is_empty();
+                    whole.then(|| snapshot.clone())
+                }
             }
         })
     }
+
+    /// What the newest snapshot lacks of a safetensors model of which it holds a part; nothing where it holds none.
+    pub fn lacks(&self, revision: Option<&str>) -> Vec<String> {
+        let begun = |snapshot: &PathBuf| snapshot.join("config.json").is_file();
+        self.snapshots(revision).iter().find(|s| begun(s)).map(|s| snapshot::lacks(s)).unwrap_or_default()
+    }
+}
+
+/// The blob that a file leads to which is no link, but holds the text of one.
+fn link_text(path: &Path) -> Option<String> {
+    let metadata = path.symlink_metadata().ok()?;
+    if !metadata.is_file() || metadata.len() > 512 {
+        return None;
+    }
+    let text = fs::read_to_string(path).ok()?;
+    let id = text.trim_start_matches("../").strip_prefix("blobs/")?;
+    (text.starts_with("../") && check_id(id).is_ok()).then(|| id.to_string())
 }
 
 /// Makes `path` with `make`, under a name nobody else has, and renames it: whoever opens `path` meanwhile sees the old
@@ -161,8 +229,13 @@ fn put_in_place(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Resu
             }
         })
     };
-    let fresh = tempfile::Builder::new().prefix(".fresh-").make_in(folder, made)?;
-    fresh.into_temp_path().persist(path).map_err(|failed| failed.error)
+    let fresh = tempfile::Builder::new().prefix(".fresh-").make_in(folder, made).map_err(without_path)?;
+    fresh.into_temp_path().persist(path).map_err(|failed| without_path(failed.error))
+}
+
+/// The error without the path of the temporary file: the caller names the file that was to be made.
+fn without_path(error: io::Error) -> io::Error {
+    if error.get_ref().is_some() { error.kind().into() } else { error }
 }
 
 #[cfg(unix)]
@@ -174,108 +247,6 @@ fn symlink(target: &Path, _blob: &Path, link: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn symlink(_target: &Path, blob: &Path, link: &Path) -> io::Result<()> {
     fs::hard_link(blob, link).or_else(|_| fs::copy(blob, link).map(|_| ()))
-}
-
-fn gguf_choices(snapshot: &Path) -> Vec<quant::GgufChoice> {
-    let files = files_below(snapshot);
-    quant::choices(files.iter().map(String::as_str))
-}
-
-/// Names of the readable files below a folder, relative to it, with `/` between folders.
-fn files_below(root: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut pending = vec![(root.to_path_buf(), String::new(), 0)];
-    while let Some((folder, prefix, depth)) = pending.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let path = entry.path();
-            // Follows links: a link to a blob that is gone is no file.
-            let Ok(metadata) = fs::metadata(&path) else { continue };
-            if metadata.is_dir() && depth < DEPTH_MAX && !entry.path().is_symlink() {
-                pending.push((path, format!("{prefix}{name}/"), depth + 1));
-            } else if metadata.is_file() && !name.starts_with('.') && found.len() < FILES_MAX {
-                found.push(format!("{prefix}{name}"));
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-/// True where a snapshot holds a whole safetensors model: configuration, tokenizer, and every shard of the index.
-fn complete_safetensors(snapshot: &Path) -> bool {
-    let has = |name: &str| snapshot.join(name).is_file();
-    if !has("config.json") || !["tokenizer.json", "tokenizer.model", "vocab.json"].into_iter().any(has) {
-        return false;
-    }
-    let Ok(index) = fs::read(snapshot.join("model.safetensors.index.json")) else {
-        return files_below(snapshot).iter().any(|f| f.ends_with(".safetensors") && !f.contains('/'));
-    };
-    let Ok(index) = serde_json::from_slice::<serde_json::Value>(&index) else { return false };
-    let Some(map) = index.get("weight_map").and_then(|m| m.as_object()) else { return false };
-    let shards: HashSet<&str> = map.values().filter_map(|v| v.as_str()).collect();
-    !shards.is_empty() && shards.iter().all(|shard| check_relative(shard).is_ok() && has(shard))
-}
-
-/// What the cache holds: every complete GGUF or safetensors model, by name. Each model appears once, in its current
-/// snapshot. What is no model, is incomplete, or cannot be read is left out; a missing cache folder holds nothing.
-pub fn list(config: &HubConfig) -> Result<Vec<CachedModel>, HubError> {
-    let entries = match fs::read_dir(&config.cache_dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(HubError::Io { path: config.cache_dir.clone(), source: e }),
-    };
-    let mut models = Vec::new();
-    for entry in entries.flatten() {
-        let Ok(folder) = entry.file_name().into_string() else { continue };
-        let Some(name) = folder.strip_prefix("models--") else { continue };
-        let name = name.replacen("--", "/", 1);
-        let mut seen = HashSet::new();
-        for snapshot in RepoCache::new(&config.cache_dir, &folder).snapshots() {
-            for model in models_in(&snapshot, &folder, &name) {
-                if seen.insert(model.file.clone()) {
-                    models.push(model);
-                }
-            }
-        }
-    }
-    models.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
-    Ok(models)
-}
-
-fn models_in(snapshot: &Path, folder: &str, name: &str) -> Vec<CachedModel> {
-    let size = |file: &String| fs::metadata(snapshot.join(file)).map_or(0, |m| m.len());
-    let mut models: Vec<CachedModel> = gguf_choices(snapshot)
-        .into_iter()
-        .map(|choice| CachedModel {
-            name: known_name(folder, &choice.quant)
-                .map_or_else(|| format!("{name}:{}", choice.quant), str::to_string),
-            bytes: choice.files.iter().map(size).sum(),
-            path: snapshot.join(&choice.files[0]),
-            file: choice.files[0].clone(),
-            quant: choice.quant,
-        })
-        .collect();
-    if complete_safetensors(snapshot) {
-        models.push(CachedModel {
-            name: name.to_string(),
-            quant: "safetensors".to_string(),
-            file: String::new(),
-            bytes: files_below(snapshot).iter().filter(|f| f.ends_with(".safetensors")).map(size).sum(),
-            path: snapshot.to_path_buf(),
-        });
-    }
-    models
-}
-
-/// The known model that a folder's file is.
-fn known_name(folder_name: &str, quant: &str) -> Option<&'static str> {
-    let matches = |model: &&known::KnownModel| {
-        let on_hub = folder(model.hub.owner, model.hub.repo) == folder_name;
-        (on_hub && model.hub.quant == quant) || model.packages.is_some_and(|p| p.folder == folder_name)
-    };
-    known::KNOWN.iter().find(matches).map(|model| model.name)
 }
 
 #[cfg(test)]
@@ -298,7 +269,7 @@ mod tests {
                 scope.spawn(move || {
                     for id in ids.iter().cycle().skip(start).take(100) {
                         cache.link("c0ffee", "model.gguf", id).unwrap();
-                        cache.set_main(id).unwrap();
+                        cache.set_ref("main", id).unwrap();
                         let main = fs::read_to_string(cache.root.join("refs/main")).unwrap();
                         assert!(ids.contains(&main), "{main:?}");
                         let linked =

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::cache::RepoCache;
-use crate::http::{Answer, Client, header};
-use crate::pull::{Event, Progress};
+use crate::http::{Answer, Client, Range, header};
+use crate::progress::{Event, Progress, say};
+use crate::sniff;
 use crate::{HubConfig, HubError};
 
 const CHUNK: usize = 256 * 1024;
@@ -162,7 +163,7 @@ pub(crate) fn fetch(
     if resumed && matches!(outcome, Err(HubError::WrongHash { .. } | HubError::WrongSize { .. })) {
         // What was there before may have been the wrong part.
         let notice = format!("{}: what an earlier download left is damaged; starting anew", blob.name);
-        let _ = progress(Event::Message(&notice));
+        say(progress, &notice);
         let mut partial = Partial::open(&target, blob.bytes)?;
         fetch_once(client, config, url, blob, &mut partial, progress)?;
     } else {
@@ -197,11 +198,11 @@ fn fetch_once(
         }
         let pause = config.retry_pause.saturating_mul(1 << (failures - 1).min(16)).min(PAUSE_MAX);
         let notice = format!("{error}; trying again in {:.0} s", pause.as_secs_f32());
-        let _ = progress(Event::Message(&notice));
+        say(progress, &notice);
         wait(pause, progress).map_err(|()| partial.interrupted())?;
     }
     partial.finish(blob.sha256)?;
-    let _ = progress(Event::End { file: blob.name, bytes: partial.written });
+    let _ = progress(Event::End { file: blob.name, bytes: partial.written, verified: blob.sha256.is_some() });
     Ok(())
 }
 
@@ -226,7 +227,7 @@ fn receive(
     partial: &mut Partial,
     progress: &mut Progress<'_>,
 ) -> Result<(), HubError> {
-    let answer = client.get(url, partial.written)?;
+    let answer = client.get(url, Range::From(partial.written))?;
     match answer.status {
         200 => {
             // The server ignores ranges: what is there already comes again.
@@ -239,7 +240,7 @@ fn receive(
             partial.truncate(0)?;
             return Err(HubError::Status { url: answer.url, status: 416 });
         }
-        status => return Err(status_error(config, blob.name, &answer.url, status)),
+        _ => return Err(status_error(config, blob.name, &answer)),
     }
     let url = answer.url.clone();
     let mut reader = answer.reader();
@@ -252,6 +253,11 @@ fn receive(
         };
         if n == 0 {
             break;
+        }
+        if partial.written == 0
+            && let Some(found) = sniff::not_the_file(&buffer[..n])
+        {
+            return Err(HubError::WrongContent { url, found });
         }
         partial.append(&buffer[..n])?;
         if partial.total.is_some_and(|total| partial.written > total) {
@@ -284,12 +290,12 @@ fn check_range(answer: &Answer, from: u64) -> Result<Option<u64>, HubError> {
 }
 
 /// The error for a status that is no success.
-pub(crate) fn status_error(config: &HubConfig, what: &str, url: &str, status: u16) -> HubError {
-    let (what, endpoint) = (what.to_string(), config.endpoint.clone());
+pub(crate) fn status_error(config: &HubConfig, what: &str, answer: &Answer) -> HubError {
+    let (what, endpoint, status) = (what.to_string(), config.hub().to_string(), answer.status);
     match status {
         401 | 403 => HubError::Denied { what, endpoint, status },
         404 | 410 => HubError::NotFound { what, endpoint },
-        _ => HubError::Status { url: url.to_string(), status },
+        _ => HubError::Status { url: answer.url.clone(), status },
     }
 }
 

@@ -2,17 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::setting::SettingError;
+
 /// Resolving, fetching or listing models failed.
 #[derive(thiserror::Error, Debug)]
 pub enum HubError {
     /// The name is neither a path, nor `owner/repo`, nor in the table of known models.
-    #[error("unknown model `{name}`{}; known models: {}; or give a file, a directory or a hub repository owner/repo[:quant]",
-        closest.map(|c| format!(": did you mean `{c}`?")).unwrap_or_default(), known.join(", "))]
+    #[error("unknown model `{name}`{}; known models: {}; or give a file, a directory or a hub repository owner/repo[@revision][:quant]",
+        closest.as_ref().map(|c| format!(": did you mean `{c}`?")).unwrap_or_default(), known.join(", "))]
     UnknownModel {
         /// What was asked for.
         name: String,
         /// The known name most like it.
-        closest: Option<&'static str>,
+        closest: Option<String>,
         /// All known names.
         known: Vec<&'static str>,
     },
@@ -22,7 +24,18 @@ pub enum HubError {
         /// The name.
         name: String,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: String,
+    },
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(SettingError),
+    /// The caller's check refused the model before its weights were fetched.
+    #[error("{name}: {reason}")]
+    Refused {
+        /// The model.
+        name: String,
+        /// What the check said.
+        reason: String,
     },
     /// The hub does not have the repository or file.
     #[error("{what} not found at {endpoint}")]
@@ -60,13 +73,47 @@ pub enum HubError {
         /// `owner/repo`.
         repo: String,
     },
-    /// Nothing is cached and the network may not be used.
-    #[error("{name} is not in the cache {cache_dir}, and offline mode is on")]
+    /// The cache lacks the model or parts of it, and the network may not be used.
+    #[error("{name} is not in the cache {cache_dir}{}, and offline mode is on", lacking(lacks), cache_dir = cache_dir.display())]
     Offline {
         /// The model.
         name: String,
         /// Cache folder.
         cache_dir: PathBuf,
+        /// Files that are missing, where the others are there.
+        lacks: Vec<String>,
+    },
+    /// There is no such model in the cache.
+    #[error("{name} is not in the cache {cache_dir}{}", closest.as_ref().map(|c| format!("; did you mean `{c}`?")).unwrap_or_default(), cache_dir = cache_dir.display())]
+    NotCached {
+        /// What was asked for.
+        name: String,
+        /// Cache folder.
+        cache_dir: PathBuf,
+        /// The cached model with the name most like it.
+        closest: Option<String>,
+    },
+    /// A path that is no part of a model in the cache.
+    #[error("{path}: {reason}", path = path.display())]
+    NotOfTheCache {
+        /// The path.
+        path: PathBuf,
+        /// What it is instead.
+        reason: String,
+    },
+    /// Another process is fetching into the folder.
+    #[error("{path}: another process is fetching this model; end it first", path = path.display())]
+    Busy {
+        /// Folder of the model.
+        path: PathBuf,
+    },
+    /// Something else came in the place of a file.
+    #[error("{url}: what came is {found}, not the file")]
+    WrongContent {
+        /// Address.
+        url: String,
+        /// What it is.
+        found: &'static str,
     },
     /// No connection.
     #[error("cannot reach {url}: {reason}")]
@@ -180,7 +227,18 @@ pub enum HubError {
     },
 }
 
+impl From<SettingError> for HubError {
+    fn from(error: SettingError) -> HubError {
+        HubError::Setting(error)
+    }
+}
+
 impl HubError {
+    /// A name that cannot be one.
+    pub(crate) fn bad_name(name: &str, reason: &str) -> HubError {
+        HubError::BadName { name: name.to_string(), reason: reason.to_string() }
+    }
+
     /// An I/O error with its path.
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> HubError {
         let path = path.as_ref().to_path_buf();
@@ -203,13 +261,23 @@ impl HubError {
         use HubError::*;
         match self {
             DiskFull { .. } | Interrupted { .. } | Io { .. } | BadName { .. } | Offline { .. } => false,
-            UnknownModel { .. } | AllSources { .. } => false,
+            UnknownModel { .. } | AllSources { .. } | Refused { .. } => false,
+            NotCached { .. } | NotOfTheCache { .. } | Busy { .. } => false,
+            // The other source has settings of its own.
+            Setting(_) | WrongContent { .. } => true,
             NotFound { .. } | Denied { .. } | NoSuchQuant { .. } | NoModel { .. } | Unreachable { .. } => {
                 true
             }
             Status { .. } | BadAnswer { .. } | WrongHash { .. } | WrongSize { .. } | BrokenOff { .. } => true,
             Pip { .. } | Archive { .. } => true,
         }
+    }
+}
+
+fn lacking(files: &[String]) -> String {
+    match files.is_empty() {
+        true => String::new(),
+        false => format!(" as a whole ({} missing)", files.join(", ")),
     }
 }
 

@@ -1,13 +1,13 @@
 //! A small HTTP client over `ureq`: timeouts, redirects that keep the token at home, errors that name the address.
 
 use std::io::Read;
-use std::sync::Arc;
 
-use ureq::http::{HeaderMap, Response};
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
-use ureq::{Agent, Body, Proxy};
+use ureq::http::{HeaderMap, HeaderValue, Response, Uri};
+use ureq::{Agent, Body};
 
-use crate::{HubConfig, HubError};
+use crate::proxy::{self, origin};
+use crate::setting::{Setting, SettingError};
+use crate::{HubConfig, HubError, connection};
 
 const REDIRECTS_MAX: usize = 8;
 
@@ -15,7 +15,12 @@ const REDIRECTS_MAX: usize = 8;
 pub(crate) struct Client<'a> {
     config: &'a HubConfig,
     direct: Agent,
-    proxied: Option<Agent>,
+    /// For the proxies of `https` and of `http` addresses, where there are any.
+    https_proxied: Option<Agent>,
+    http_proxied: Option<Agent>,
+    /// Why no encrypted connection can be made, where that is so.
+    untrusting: Option<SettingError>,
+    authorization: Option<HeaderValue>,
 }
 
 /// A server's final answer with what the hub told on the way to it.
@@ -38,8 +43,8 @@ impl Answer {
 
     /// The whole body as text of at most `bytes_max`.
     pub fn text(mut self, bytes_max: u64) -> Result<String, HubError> {
-        let url = self.url;
-        self.body.with_config().limit(bytes_max).read_to_string().map_err(|e| unreachable_at(&url, &e))
+        let read = self.body.with_config().limit(bytes_max).read_to_string();
+        read.map_err(|e| HubError::Unreachable { url: self.url, reason: e.to_string() })
     }
 }
 
@@ -48,38 +53,54 @@ pub(crate) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> 
     headers.get(name)?.to_str().ok()
 }
 
+/// Which bytes of a file are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Range {
+    /// From here to the end.
+    From(u64),
+    /// So many at its beginning.
+    First(u64),
+}
+
 impl<'a> Client<'a> {
-    /// Prepares the agents; opens no connection.
+    /// Checks the settings and prepares the agents; opens no connection.
     pub fn new(config: &'a HubConfig) -> Result<Client<'a>, HubError> {
-        let proxied = match &config.proxy {
-            Some(address) => {
-                let proxy = Proxy::new(address).map_err(|e| HubError::Unreachable {
-                    url: config.endpoint.clone(),
-                    reason: format!("the proxy address cannot be used: {e}"),
-                })?;
-                Some(agent(config, Some(proxy)))
-            }
-            None => None,
+        check_endpoint(&config.endpoint)?;
+        let authorization = config.token.as_ref().map(authorization).transpose()?;
+        let (roots, untrusting) = match connection::trusted(config) {
+            Ok(roots) => (roots, None),
+            Err(error) => (Vec::new(), Some(error)),
         };
-        Ok(Client { config, direct: agent(config, None), proxied })
+        let through = |setting: &Option<Setting>| -> Result<Option<Agent>, SettingError> {
+            let proxy = setting.as_ref().map(proxy::parse).transpose()?;
+            Ok(proxy.map(|proxy| connection::agent(config, &roots, Some(proxy))))
+        };
+        Ok(Client {
+            https_proxied: through(&config.https_proxy)?,
+            http_proxied: through(&config.http_proxy)?,
+            direct: connection::agent(config, &roots, None),
+            config,
+            untrusting,
+            authorization,
+        })
     }
 
-    /// GET, from byte `from` on where that is not 0.
-    pub fn get(&self, url: &str, from: u64) -> Result<Answer, HubError> {
-        self.send("GET", url, from)
+    /// GET of the whole, or of a range where the server can.
+    pub fn get(&self, url: &str, range: Range) -> Result<Answer, HubError> {
+        self.send("GET", url, range)
     }
 
     /// HEAD.
     pub fn head(&self, url: &str) -> Result<Answer, HubError> {
-        self.send("HEAD", url, 0)
+        self.send("HEAD", url, Range::From(0))
     }
 
-    fn send(&self, method: &str, url: &str, from: u64) -> Result<Answer, HubError> {
+    fn send(&self, method: &str, url: &str, range: Range) -> Result<Answer, HubError> {
         let named = without_query(url).to_string();
         let mut first = None;
         let mut at = url.to_string();
         for _ in 0..REDIRECTS_MAX {
-            let response = self.send_once(method, &at, from)?;
+            let response = self.send_once(method, &at, range)?;
             let status = response.status().as_u16();
             let (parts, body) = response.into_parts();
             let location = header(&parts.headers, "location").map(str::to_string);
@@ -98,77 +119,71 @@ impl<'a> Client<'a> {
         Err(HubError::BadAnswer { url: named, reason: format!("more than {REDIRECTS_MAX} redirects") })
     }
 
-    fn send_once(&self, method: &str, url: &str, from: u64) -> Result<Response<Body>, HubError> {
-        let agent = match &self.proxied {
-            Some(proxied) if !bypasses_proxy(host(url), self.config.no_proxy.as_deref()) => proxied,
+    fn send_once(&self, method: &str, url: &str, range: Range) -> Result<Response<Body>, HubError> {
+        let secure = url.starts_with("https://");
+        let proxy = proxy::choose(self.config, url);
+        let proxied = if secure { &self.https_proxied } else { &self.http_proxied };
+        let agent = match (proxy, proxied) {
+            (Some(_), Some(proxied)) => proxied,
             _ => &self.direct,
         };
+        let secure_proxy = proxy.is_some_and(|proxy| proxy.value.to_ascii_lowercase().starts_with("https:"));
+        if let Some(error) = self.untrusting.as_ref().filter(|_| secure || secure_proxy) {
+            return Err(HubError::Setting(error.clone()));
+        }
         let mut request = match method {
             "HEAD" => agent.head(url),
             _ => agent.get(url),
         };
-        if from > 0 {
-            request = request.header("range", format!("bytes={from}-"));
+        match range {
+            Range::From(0) => {}
+            Range::From(from) => request = request.header("range", format!("bytes={from}-")),
+            Range::First(count) => {
+                request = request.header("range", format!("bytes=0-{}", count.saturating_sub(1)));
+            }
         }
-        if let Some(token) = &self.config.token
-            && origin(url) == origin(&self.config.endpoint)
+        if let Some(authorization) = &self.authorization
+            && origin(url) == origin(self.config.hub())
         {
-            request = request.header("authorization", format!("Bearer {token}"));
+            request = request.header("authorization", authorization.clone());
         }
-        request.call().map_err(|e| unreachable_at(url, &e))
+        request.call().map_err(|error| {
+            let through = proxy.map(|p| format!(", through the proxy of {}", p.origin)).unwrap_or_default();
+            HubError::Unreachable { url: without_query(url).to_string(), reason: format!("{error}{through}") }
+        })
     }
 }
 
-fn agent(config: &HubConfig, proxy: Option<Proxy>) -> Agent {
-    // The system's roots, not a bundled list: a company's own authority works, and a revoked one does not.
-    let roots: Vec<Certificate<'static>> = rustls_native_certs::load_native_certs()
-        .certs
-        .iter()
-        .map(|der| Certificate::from_der(der.as_ref()).to_owned())
-        .collect();
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .root_certs(RootCerts::from(roots))
-        .build();
-    Agent::config_builder()
-        .tls_config(tls)
-        .proxy(proxy)
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .user_agent(concat!("unicorn/", env!("CARGO_PKG_VERSION")))
-        .timeout_resolve(Some(config.connect_timeout))
-        .timeout_connect(Some(config.connect_timeout))
-        .timeout_recv_response(Some(config.read_timeout))
-        .timeout_per_read(Some(config.read_timeout))
-        .build()
-        .new_agent()
+/// The header that carries the token.
+fn authorization(token: &Setting) -> Result<HeaderValue, SettingError> {
+    let plain = token.value.bytes().all(|b| b.is_ascii_graphic());
+    let value = HeaderValue::from_str(&format!("Bearer {}", token.value)).ok().filter(|_| plain);
+    let mut value = value.ok_or_else(|| {
+        token.refused("it holds characters that no access token has: spaces, line ends or others than ASCII")
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
-fn unreachable_at(url: &str, error: &ureq::Error) -> HubError {
-    HubError::Unreachable { url: without_query(url).to_string(), reason: error.to_string() }
+fn check_endpoint(endpoint: &Setting) -> Result<(), SettingError> {
+    let shown: String = endpoint.value.chars().take(100).collect();
+    let refused = |what: &str| {
+        endpoint
+            .refused(format!("{shown:?} is not the address of a hub such as https://huggingface.co: {what}"))
+    };
+    let ascii = Some(&endpoint.value).filter(|value| value.is_ascii());
+    let uri: Uri = ascii.and_then(|value| value.parse().ok()).ok_or_else(|| refused("it cannot be read"))?;
+    if !["https://", "http://"].iter().any(|scheme| endpoint.value.starts_with(scheme)) {
+        return Err(refused("it does not begin with https:// or http://"));
+    }
+    if uri.query().is_some() || endpoint.value.contains('#') {
+        return Err(refused("it has a query or a fragment"));
+    }
+    proxy::check_authority(&uri).map_err(|what| refused(&what))
 }
 
 fn without_query(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or(url)
-}
-
-/// Scheme, host and port.
-fn origin(url: &str) -> &str {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
-    &url[..end]
-}
-
-/// Host without user and port.
-fn host(url: &str) -> &str {
-    let authority = origin(url).split("://").last().unwrap_or_default();
-    let authority = authority.rsplit('@').next().unwrap_or_default();
-    match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    }
 }
 
 /// Where a redirect leads. Encryption is never given up on the way.
@@ -187,26 +202,9 @@ fn redirect(from: &str, location: &str) -> Result<String, String> {
     Err(format!("redirect to {} refused", without_query(&to)))
 }
 
-/// True for hosts that the comma-separated `no_proxy` names: the host itself, a domain above it, or `*`.
-fn bypasses_proxy(host: &str, no_proxy: Option<&str>) -> bool {
-    let host = host.to_ascii_lowercase();
-    no_proxy.unwrap_or_default().split(',').map(|entry| entry.trim().to_ascii_lowercase()).any(|entry| {
-        let domain = entry.trim_start_matches("*.").trim_start_matches('.');
-        entry == "*" || (!domain.is_empty() && (host == domain || host.ends_with(&format!(".{domain}"))))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parts_of_addresses() {
-        assert_eq!(origin("https://h.co:8/a?b"), "https://h.co:8");
-        assert_eq!(origin("http://h.co"), "http://h.co");
-        assert_eq!(host("https://u:p@h.co:8/a"), "h.co");
-        assert_eq!(host("http://[::1]:80/x"), "::1");
-    }
 
     #[test]
     fn redirects_stay_encrypted() {
@@ -218,13 +216,35 @@ mod tests {
     }
 
     #[test]
-    fn the_proxy_is_bypassed_where_asked() {
-        let list = Some("localhost, .corp.example,*.lab");
-        assert!(bypasses_proxy("localhost", list));
-        assert!(bypasses_proxy("a.corp.example", list));
-        assert!(bypasses_proxy("x.lab", list));
-        assert!(!bypasses_proxy("notcorp.example", list));
-        assert!(!bypasses_proxy("hub", None));
-        assert!(bypasses_proxy("hub", Some("*")));
+    fn absurd_hubs_and_tokens_are_refused_by_name() {
+        let long = format!("https://{}", "h".repeat(100_000));
+        for endpoint in [
+            "hf-mirror.com",
+            "",
+            "/",
+            "https://",
+            "ftp://h",
+            "file:///etc",
+            "https://h:99999",
+            "https://h:x",
+            "http://h?q",
+            "x y",
+            "https://h/\u{fffd}",
+            "https://h\r\nx: y",
+            "https://h#f",
+            &long,
+        ] {
+            let mut config = HubConfig::new("/c");
+            config.endpoint = Setting::new(endpoint, "HF_ENDPOINT");
+            let error =
+                Client::new(&config).err().unwrap_or_else(|| panic!("{endpoint:?} passed")).to_string();
+            assert!(error.starts_with("HF_ENDPOINT: ") && error.len() < 300, "{error}");
+        }
+        for token in ["a\nb", "a b", "t\u{f6}ken", "\u{7f}", "\u{fffd}"] {
+            let mut config = HubConfig::new("/c");
+            config.token = Some(Setting::new(token, "HF_TOKEN"));
+            let error = Client::new(&config).err().unwrap_or_else(|| panic!("{token:?} passed")).to_string();
+            assert!(error.starts_with("HF_TOKEN: ") && !error.contains(token), "{error}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::HubError;
+use crate::address::{self, HubName};
 use crate::known::{self, known_names};
 
 /// What a model name refers to.
@@ -12,15 +13,8 @@ pub enum Reference {
     File(PathBuf),
     /// An existing directory.
     Directory(PathBuf),
-    /// A repository on the hub.
-    Hub {
-        /// User or organization.
-        owner: String,
-        /// Repository.
-        repo: String,
-        /// Quantization such as `Q4_K_M`; without it the preferred one that the repository has.
-        quant: Option<String>,
-    },
+    /// A repository on the hub, or a part of one.
+    Hub(HubName),
     /// A name of the table of known models.
     Known(&'static str),
 }
@@ -29,25 +23,19 @@ impl std::fmt::Display for Reference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Reference::File(path) | Reference::Directory(path) => write!(f, "{}", path.display()),
-            Reference::Hub { owner, repo, quant: Some(quant) } => write!(f, "{owner}/{repo}:{quant}"),
-            Reference::Hub { owner, repo, quant: None } => write!(f, "{owner}/{repo}"),
+            Reference::Hub(name) => name.fmt(f),
             Reference::Known(name) => f.write_str(name),
         }
     }
 }
 
-/// Finds out what `name` refers to: an existing path wins, then the known names, then `owner/repo[:quant]`.
+/// Finds out what `name` refers to: an existing path wins, then the known names, then a name on the hub:
+/// `owner/repo[@revision][:quant]`, the same after `hf.co/` or `hf://`, or an address of a repository, folder or file there.
 ///
 /// Errors: [`HubError::UnknownModel`] with the closest known name; [`HubError::BadName`] where a repository name
 /// could not be one.
 pub fn resolve(name: &str) -> Result<Reference, HubError> {
-    let refused = |reason| HubError::BadName { name: name.to_string(), reason };
-    if name.is_empty() {
-        return Err(refused("it is empty"));
-    }
-    if name.contains('\0') {
-        return Err(refused("it contains a NUL character"));
-    }
+    check_text(name)?;
     let path = PathBuf::from(name);
     if path.is_file() {
         return Ok(Reference::File(path));
@@ -55,94 +43,65 @@ pub fn resolve(name: &str) -> Result<Reference, HubError> {
     if path.is_dir() {
         return Ok(Reference::Directory(path));
     }
+    if is_path(name) || (name.to_ascii_lowercase().ends_with(".gguf") && address::rest(name).is_none()) {
+        let what = match path.exists() {
+            true => "neither a file nor a folder",
+            false if name.starts_with('~') => "no such file or folder (the shell has not expanded the ~)",
+            false if !is_path(name) && name.matches('/').count() > 1 => {
+                "no such file or folder (a file on the hub is given as hf.co/OWNER/REPO/FILE)"
+            }
+            false => "no such file or folder",
+        };
+        return Err(HubError::Io { path, source: std::io::Error::new(std::io::ErrorKind::NotFound, what) });
+    }
+    resolve_name(name)
+}
+
+/// As [`resolve`], but paths are not looked at.
+pub(crate) fn resolve_name(name: &str) -> Result<Reference, HubError> {
+    check_text(name)?;
+    let name = name.trim();
     if let Some(model) = known::find(name) {
         return Ok(Reference::Known(model.name));
     }
-    let is_path =
-        path.is_absolute() || name.starts_with("./") || name.starts_with("../") || name.starts_with('~');
-    if is_path || name.to_ascii_lowercase().ends_with(".gguf") {
-        let what = if path.exists() { "neither a file nor a folder" } else { "no such file or folder" };
-        return Err(HubError::Io { path, source: std::io::Error::new(std::io::ErrorKind::NotFound, what) });
+    if let Some(found) = address::parse(name)? {
+        return Ok(Reference::Hub(found));
     }
-    let (repository, quant) = match name.split_once(':') {
-        Some((repository, quant)) => (repository, Some(quant)),
-        None => (name, None),
-    };
-    let Some((owner, repo)) = repository.split_once('/') else {
-        return Err(HubError::UnknownModel {
-            name: name.to_string(),
-            closest: closest(name, &known_names()),
-            known: known_names(),
-        });
-    };
-    for part in [owner, repo].into_iter().chain(quant) {
-        check_segment(part).map_err(refused)?;
-    }
-    Ok(Reference::Hub { owner: owner.to_string(), repo: repo.to_string(), quant: quant.map(str::to_string) })
+    let closest = closest(name, known_names()).map(str::to_string);
+    Err(HubError::UnknownModel { name: name.to_string(), closest, known: known_names() })
 }
 
-/// One part of a repository name: letters, digits, `-`, `_` and `.`, and never a relative folder.
-fn check_segment(part: &str) -> Result<(), &'static str> {
-    if part.is_empty() {
-        return Err("a part of owner/repo[:quant] is empty");
+/// True for what can only be meant as a path.
+pub(crate) fn is_path(name: &str) -> bool {
+    let starts = ["./", "../", "~"].iter().any(|start| name.starts_with(start));
+    starts || name == "." || name == ".." || PathBuf::from(name).is_absolute()
+}
+
+fn check_text(name: &str) -> Result<(), HubError> {
+    let refused = |reason: &str| Err(HubError::bad_name(name, reason));
+    if name.trim().is_empty() {
+        return refused("it is empty");
     }
-    if part.len() > 96 {
-        return Err("a part of owner/repo[:quant] is longer than 96 characters");
-    }
-    if part.contains("..") || part == "." {
-        return Err("it contains a relative folder");
-    }
-    // `--` separates owner and repository in the cache's folder names.
-    if part.contains("--") {
-        return Err("it contains `--`");
-    }
-    if !part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-        return Err("owner/repo[:quant] takes letters, digits, `-`, `_` and `.` only");
+    if name.contains('\0') {
+        return refused("it contains a NUL character");
     }
     Ok(())
 }
 
-/// A relative file name from a server or an archive that stays below the folder it is joined to.
-pub(crate) fn check_relative(name: &str) -> Result<(), HubError> {
-    let refused = |reason| Err(HubError::BadName { name: name.to_string(), reason });
-    if name.is_empty() || name.len() > 1024 {
-        return refused("its length is not within 1 to 1024");
-    }
-    if name.contains('\0') || name.contains('\\') {
-        return refused("it contains a NUL character or a backslash");
-    }
-    if name.starts_with('/') || name.as_bytes().get(1) == Some(&b':') {
-        return refused("it is an absolute path");
-    }
-    if name.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
-        return refused("it contains an empty or relative folder");
-    }
-    Ok(())
-}
-
-/// A hash or commit that may be a file name: hexadecimal digits, or what the hub uses for them.
-pub(crate) fn check_id(id: &str) -> Result<(), HubError> {
-    let plain = !id.is_empty()
-        && id.len() <= 128
-        && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if plain && !id.contains("..") && id != "." {
-        return Ok(());
-    }
-    Err(HubError::BadName { name: id.to_string(), reason: "it is no commit or hash" })
-}
-
-/// The known name most like `name`, if any is near: fewer edits than half its length, or one holds the other.
-fn closest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+/// The name most like `name`, if any is near: fewer edits than half its length, or one holds the other.
+pub(crate) fn closest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let name = name.to_ascii_lowercase();
-    let plain = |s: &str| s.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
+    let plain =
+        |s: &str| s.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect::<String>();
     let within = |k: &str| {
         plain(&name).len() > 2 && (plain(k).contains(&plain(&name)) || plain(&name).contains(&plain(k)))
     };
-    let near = known.iter().map(|k| (edits(&name, k), *k)).min()?;
+    let known: Vec<&str> = known.into_iter().collect();
+    let near = known.iter().map(|k| (edits(&name, &k.to_ascii_lowercase()), *k)).min()?;
     if near.0 * 2 < near.1.len() {
         return Some(near.1);
     }
-    known.iter().copied().find(|k| within(k))
+    known.into_iter().find(|k| within(k))
 }
 
 /// Levenshtein distance in bytes.
@@ -177,20 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn hub_names_with_and_without_quant() {
-        let hub = |quant: Option<&str>| Reference::Hub {
-            owner: "Qwen".into(),
-            repo: "Qwen3-0.6B-GGUF".into(),
-            quant: quant.map(str::to_string),
-        };
-        assert_eq!(resolve("Qwen/Qwen3-0.6B-GGUF").unwrap(), hub(None));
-        assert_eq!(resolve("Qwen/Qwen3-0.6B-GGUF:Q8_0").unwrap(), hub(Some("Q8_0")));
-        assert_eq!(hub(Some("Q8_0")).to_string(), "Qwen/Qwen3-0.6B-GGUF:Q8_0");
-    }
-
-    #[test]
     fn known_names_ignore_case() {
         assert_eq!(resolve("SmolLM2-135M").unwrap(), Reference::Known("smollm2-135m"));
+        assert_eq!(resolve(" smollm2-135m\n").unwrap(), Reference::Known("smollm2-135m"));
     }
 
     #[test]
@@ -206,6 +154,7 @@ mod tests {
     fn dangerous_names_are_refused() {
         let bad = [
             "",
+            " ",
             "a\0b",
             "owner/..",
             "o..o/r",
@@ -217,22 +166,10 @@ mod tests {
         for name in bad {
             assert!(matches!(resolve(name), Err(HubError::BadName { .. })), "{name:?}");
         }
+        let error = resolve("owner/repo/x.gguf").unwrap_err().to_string();
+        assert!(error.contains("hf.co/OWNER/REPO/FILE"), "{error}");
         for name in ["/no/such/file", "../up/x", "./gone", "missing.gguf", "models/missing.gguf"] {
             assert!(matches!(resolve(name), Err(HubError::Io { .. })), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn relative_names_from_outside() {
-        for good in ["config.json", "sub/model-00001-of-00002.gguf", "a..b.gguf"] {
-            assert!(check_relative(good).is_ok(), "{good:?}");
-        }
-        for bad in ["", "/etc/passwd", "../x", "a/../x", "a//x", "./x", "a\\x", "C:x", "a\0"] {
-            assert!(check_relative(bad).is_err(), "{bad:?}");
-        }
-        assert!(check_id("e3b0c44298fc1c14").is_ok());
-        for bad in ["", "..", "a/b", "a\\b", "."] {
-            assert!(check_id(bad).is_err(), "{bad:?}");
         }
     }
 }

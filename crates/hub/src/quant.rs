@@ -124,16 +124,23 @@ pub(crate) struct GgufChoice {
     pub files: Vec<String>,
 }
 
-/// Groups the GGUF files of a repository into models, in order of preference. Projectors (`mmproj`) and importance
-/// matrices are no models, and a set with a missing shard is none either.
+/// True for GGUF files that are no language model: multimodal projectors and importance matrices, however the name is
+/// written (`mmproj-F16.gguf`, `X.mmproj-f16.gguf`, `x_mm_proj.gguf`).
+pub(crate) fn is_no_model(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file).to_ascii_lowercase();
+    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    plain.contains("mmproj") || plain.contains("imatrix")
+}
+
+/// Groups the GGUF files of a repository into models, in order of preference. Projectors and importance matrices are
+/// left out, and so is a set with a missing shard.
 pub(crate) fn choices<'a>(files: impl IntoIterator<Item = &'a str>) -> Vec<GgufChoice> {
     // By stem and number of shards; the shards with their numbers.
     type Groups = BTreeMap<(String, Option<u32>), Vec<(u32, String)>>;
     let mut groups = Groups::new();
     for file in files {
         let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
-        let lower = name.to_ascii_lowercase();
-        if lower.contains("mmproj") || lower.contains("imatrix") {
+        if is_no_model(name) {
             continue;
         }
         let Some(split) = split_shard(name, ".gguf") else { continue };
@@ -160,11 +167,47 @@ pub(crate) fn choices<'a>(files: impl IntoIterator<Item = &'a str>) -> Vec<GgufC
     all
 }
 
-/// The choice that `quant` names, or the preferred one. `UD-` may be left out where nothing else has the label.
-pub(crate) fn choose<'a>(choices: &'a [GgufChoice], quant: Option<&str>) -> Option<&'a GgufChoice> {
-    let Some(quant) = quant else { return choices.first() };
-    let named = |wanted: &str| choices.iter().find(|c| c.quant.eq_ignore_ascii_case(wanted));
-    named(quant).or_else(|| named(&format!("UD-{quant}")))
+/// What a name says about the files of a repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Pick<'a> {
+    /// Quantization.
+    pub quant: Option<&'a str>,
+    /// File that belongs to the model, or folder that holds it.
+    pub file: Option<&'a str>,
+}
+
+impl<'a> Pick<'a> {
+    /// A quantization alone.
+    pub fn quant(quant: &'a str) -> Pick<'a> {
+        Pick { quant: Some(quant), file: None }
+    }
+
+    /// True where safetensors may be meant.
+    pub fn allows_safetensors(&self) -> bool {
+        let small = |file: &str| file.ends_with(".safetensors") || file.ends_with(".json");
+        self.quant.is_none() && self.file.is_none_or(small)
+    }
+
+    fn holds(&self, choice: &GgufChoice) -> bool {
+        let Some(wanted) = self.file else { return true };
+        let below = |file: &String| file.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/'));
+        choice.files.iter().any(|file| file == wanted || below(file))
+    }
+}
+
+/// The choice that is picked, or the preferred one of several. `UD-` may be left out where nothing else has the label,
+/// and so may its end: `Q4` is the preferred one of `Q4_K_M`, `Q4_0` and their like.
+pub(crate) fn choose<'a>(choices: &'a [GgufChoice], pick: Pick<'_>) -> Option<&'a GgufChoice> {
+    let mut held = choices.iter().filter(|choice| pick.holds(choice));
+    let Some(quant) = pick.quant else { return held.next() };
+    let held: Vec<&GgufChoice> = held.collect();
+    let named = |wanted: &str| held.iter().copied().find(|c| c.quant.eq_ignore_ascii_case(wanted));
+    let begins = |c: &&GgufChoice| {
+        let label = c.quant.strip_prefix("UD-").unwrap_or(&c.quant);
+        let head = label.get(..quant.len());
+        head.is_some_and(|head| head.eq_ignore_ascii_case(quant)) && label[quant.len()..].starts_with('_')
+    };
+    named(quant).or_else(|| named(&format!("UD-{quant}"))).or_else(|| held.iter().copied().find(begins))
 }
 
 #[cfg(test)]
@@ -198,11 +241,41 @@ mod tests {
             ["m-F16.gguf", "m-Q8_0.gguf", "m-Q4_K_M.gguf", "m-Q2_K.gguf", "mmproj-m-F16.gguf", "README.md"];
         let all = choices(files);
         assert_eq!(all.len(), 4);
-        assert_eq!(choose(&all, None).unwrap().files, ["m-Q4_K_M.gguf"]);
-        assert_eq!(choose(&all, Some("q8_0")).unwrap().files, ["m-Q8_0.gguf"]);
-        assert_eq!(choose(&all, Some("Q6_K")), None);
+        assert_eq!(choose(&all, Pick::default()).unwrap().files, ["m-Q4_K_M.gguf"]);
+        assert_eq!(choose(&all, Pick::quant("q8_0")).unwrap().files, ["m-Q8_0.gguf"]);
+        assert_eq!(choose(&all, Pick::quant("Q6_K")), None);
         let dynamic = choices(["m-UD-Q4_K_XL.gguf"]);
-        assert_eq!(choose(&dynamic, Some("Q4_K_XL")).unwrap().quant, "UD-Q4_K_XL");
+        assert_eq!(choose(&dynamic, Pick::quant("Q4_K_XL")).unwrap().quant, "UD-Q4_K_XL");
+    }
+
+    #[test]
+    fn labels_may_be_begun_and_files_named() {
+        let all = choices(["m-Q4_K_M.gguf", "m-Q4_0.gguf", "Q8_0/m-Q8_0.gguf", "m-IQ4_XS.gguf"]);
+        let quant = |pick| choose(&all, pick).map(|c| c.quant.as_str());
+        assert_eq!(quant(Pick::quant("Q4")), Some("Q4_K_M"));
+        assert_eq!(quant(Pick::quant("q4_k")), Some("Q4_K_M"));
+        assert_eq!(quant(Pick::quant("iq4")), Some("IQ4_XS"));
+        assert_eq!(quant(Pick::quant("Q")), None);
+        let file = |file| Pick { quant: None, file: Some(file) };
+        assert_eq!(quant(file("m-Q4_0.gguf")), Some("Q4_0"));
+        assert_eq!(quant(file("Q8_0")), Some("Q8_0"));
+        assert_eq!(quant(file("Q8")), None);
+        assert_eq!(quant(file("m.gguf")), None);
+    }
+
+    #[test]
+    fn projectors_are_no_models_however_they_are_named() {
+        for name in [
+            "mmproj.gguf",
+            "mmproj-model-f16.gguf",
+            "X.mmproj-f16.gguf",
+            "x-mmproj-Q8_0.gguf",
+            "MM_Proj.gguf",
+            "a/x.imatrix.gguf",
+        ] {
+            assert_eq!(choices([name]), [], "{name}");
+        }
+        assert_eq!(choices(["improved-Q4_0.gguf"]).len(), 1);
     }
 
     #[test]

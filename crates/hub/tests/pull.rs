@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fake_hub::{COMMIT, FakeFile, FakeHub, content, sha256};
 use tempfile::TempDir;
-use unicorn_hub::{Event, HubConfig, HubError, Reference, cached, list, pull, resolve};
+use unicorn_hub::{Event, HubConfig, HubError, Reference, Setting, cached, list, resolve};
 
 const GGUF: &str = "m-Q4_0.gguf";
 
@@ -19,10 +19,19 @@ fn lfs(bytes: Vec<u8>) -> FakeFile {
 
 fn config(hub: &FakeHub, dir: &TempDir) -> HubConfig {
     let mut config = HubConfig::new(dir.path());
-    config.endpoint = hub.endpoint.clone();
+    config.endpoint = Setting::new(&hub.endpoint, "HF_ENDPOINT");
     config.retry_pause = Duration::from_millis(5);
     config.read_timeout = Duration::from_secs(5);
     config
+}
+
+/// As the crate's own, with a check that refuses nothing.
+fn pull(
+    reference: &Reference,
+    config: &HubConfig,
+    progress: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<PathBuf, HubError> {
+    unicorn_hub::pull(reference, config, &|_| Ok(()), progress)
 }
 
 fn fetch(config: &HubConfig) -> Result<PathBuf, HubError> {
@@ -48,7 +57,7 @@ fn a_whole_pull_has_the_standard_layout() {
     let path = pull(&reference, &config(&hub, &dir), &mut |event| {
         match event {
             Event::Begin { file, have, total } => events.push(format!("begin {file} {have} {total:?}")),
-            Event::End { file, bytes } => events.push(format!("end {file} {bytes}")),
+            Event::End { file, bytes, verified: true } => events.push(format!("end {file} {bytes}")),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -89,7 +98,7 @@ fn a_cut_connection_is_resumed_where_it_broke() {
     let dir = tempfile::tempdir().unwrap();
     let path = fetch(&config(&hub, &dir)).unwrap();
     assert_eq!(fs::read(path).unwrap(), bytes);
-    let ranges: Vec<String> = hub.requests().into_iter().filter(|r| r.contains("bytes=")).collect();
+    let ranges: Vec<String> = hub.requests().into_iter().filter(|r| r.contains("bytes=3")).collect();
     assert_eq!(ranges.len(), 2);
     assert!(ranges[0].contains("bytes=300000-"), "{ranges:?}");
     assert!(ranges[1].contains("bytes=300001-"), "{ranges:?}");
@@ -207,7 +216,7 @@ fn redirects_are_followed_and_the_token_stays_at_home() {
     let hub = FakeHub::start(&[(GGUF, FakeFile { redirect: true, ..lfs(bytes.clone()) })]);
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(&hub, &dir);
-    config.token = Some("secret".into());
+    config.token = Some(Setting::new("secret", "HF_TOKEN"));
     assert_eq!(fs::read(fetch(&config).unwrap()).unwrap(), bytes);
     assert!(hub.requests().iter().any(|r| r.contains("/content/")));
     assert!(hub.requests().iter().all(|r| r.contains("Bearer secret")), "same host: the token goes along");
@@ -243,8 +252,8 @@ fn redirects_are_followed_and_the_token_stays_at_home() {
         }
     });
     let dir = tempfile::tempdir().unwrap();
-    config.cache_dir = dir.path().to_path_buf();
-    config.endpoint = endpoint;
+    config.cache_dir = Ok(dir.path().to_path_buf());
+    config.endpoint = Setting::new(endpoint, "HF_ENDPOINT");
     assert_eq!(fs::read(fetch(&config).unwrap()).unwrap(), bytes);
     assert!(hub.requests()[before..].iter().all(|r| !r.contains("secret")));
 }
@@ -278,7 +287,7 @@ fn an_unreachable_hub_fails_fast() {
     drop(listener);
     let dir = tempfile::tempdir().unwrap();
     let mut config = HubConfig::new(dir.path());
-    config.endpoint = endpoint.clone();
+    config.endpoint = Setting::new(&endpoint, "HF_ENDPOINT");
     let began = Instant::now();
     let error = fetch(&config).unwrap_err();
     assert!(matches!(&error, HubError::Unreachable { url, .. } if url.starts_with(&endpoint)), "{error}");
@@ -313,7 +322,8 @@ fn concurrent_pulls_fetch_once() {
             assert_eq!(fs::read(pull.join().unwrap().unwrap()).unwrap(), bytes);
         }
     });
-    assert_eq!(hub.requests().iter().filter(|r| r.contains("/resolve/")).count(), 1);
+    let whole = |r: &&String| r.contains("/resolve/") && !r.contains("bytes=0-");
+    assert_eq!(hub.requests().iter().filter(whole).count(), 1);
 }
 
 #[test]
@@ -388,7 +398,7 @@ fn listing_tolerates_foreign_content() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = HubConfig::new(dir.path().join("absent"));
     assert_eq!(list(&config).unwrap(), []);
-    config.cache_dir = dir.path().to_path_buf();
+    config.cache_dir = Ok(dir.path().to_path_buf());
     let make = |path: &str, bytes: &[u8]| {
         let path = dir.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();

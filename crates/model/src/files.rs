@@ -8,53 +8,12 @@ use std::path::{Path, PathBuf};
 
 use unicorn_core::{WeightError, WeightSource, WeightSpan};
 
-use crate::ModelError;
-
-/// Bytes that can be read at any position: a file, or a slice in tests.
-pub trait ReadAt {
-    /// Length in bytes when it was opened.
-    fn len(&self) -> u64;
-
-    /// True when there are no bytes.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Fills `buf` from `offset`; an end of file inside the range is [`io::ErrorKind::UnexpectedEof`].
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-}
-
-impl<T: ReadAt + ?Sized> ReadAt for &T {
-    fn len(&self) -> u64 {
-        (**self).len()
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        (**self).read_exact_at(buf, offset)
-    }
-}
-
-impl ReadAt for [u8] {
-    fn len(&self) -> u64 {
-        <[u8]>::len(self) as u64
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let start = usize::try_from(offset).ok();
-        let range = start.and_then(|s| s.checked_add(buf.len()).map(|end| s..end));
-        match range.and_then(|r| self.get(r)) {
-            Some(bytes) => {
-                buf.copy_from_slice(bytes);
-                Ok(())
-            }
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-}
+use crate::error::ModelError;
+use crate::read_at::ReadAt;
 
 /// An open file with its path and the length it had then.
 #[derive(Debug)]
-pub struct OpenFile {
+pub(crate) struct OpenFile {
     path: PathBuf,
     file: File,
     len: u64,
@@ -108,7 +67,7 @@ impl ReadAt for OpenFile {
 
 /// The files (shards) of one model, in the order that [`WeightSpan::file`] counts.
 #[derive(Debug)]
-pub struct ModelFiles {
+pub(crate) struct ModelFiles {
     files: Vec<OpenFile>,
 }
 

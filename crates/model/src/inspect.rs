@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::gguf::{Value, ValueType};
 use crate::locate::Located;
-use crate::tensors::TensorTable;
+use crate::tensors::{TensorInfo, TensorTable};
 
 /// Elements of an array and characters of a string that are shown.
 const ARRAY_SHOWN: usize = 8;
@@ -113,7 +113,7 @@ pub(crate) fn describe(located: &Located) -> Inspection {
 }
 
 fn entries(tensors: &TensorTable) -> Vec<TensorEntry> {
-    let entry = |t: &crate::TensorInfo| TensorEntry {
+    let entry = |t: &TensorInfo| TensorEntry {
         name: show_text(&t.name),
         ty: t.ty.name().to_owned(),
         shape: t.shape.clone(),

@@ -23,7 +23,7 @@ impl StoredType {
 
 /// One tensor of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TensorInfo {
+pub(crate) struct TensorInfo {
     /// Name in the file.
     pub name: String,
     /// Element type.
@@ -43,7 +43,7 @@ impl TensorInfo {
 
 /// All tensors of a model, in file order, found by name.
 #[derive(Debug, Default)]
-pub struct TensorTable {
+pub(crate) struct TensorTable {
     tensors: Vec<TensorInfo>,
     /// Indices into `tensors`, sorted by name.
     by_name: Vec<u32>,

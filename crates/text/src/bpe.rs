@@ -24,7 +24,7 @@ fn pair(left: u32, right: u32) -> u64 {
 
 impl Merges {
     /// Reads rules of the form `left right`, best first. A rule with a token that the vocabulary lacks can
-    /// never lead to a token and is left out; of two rules for one pair the first holds.
+    /// never lead to a token and is left out, as is one that makes a control token of text; of two rules for one pair the first holds.
     pub(crate) fn new<S: AsRef<str>>(vocabulary: &Vocabulary, rules: &[S]) -> Result<Self, TextError> {
         let mut map = HashMap::with_capacity(rules.len());
         let mut merged = String::new();
@@ -38,7 +38,7 @@ impl Merges {
             merged.push_str(left);
             merged.push_str(right);
             if let (Some(left), Some(right), Some(id)) =
-                (vocabulary.find(left), vocabulary.find(right), vocabulary.find(&merged))
+                (vocabulary.find(left), vocabulary.find(right), vocabulary.find_text(&merged))
             {
                 map.entry(pair(left, right)).or_insert((rank as u32, id));
             }

@@ -16,8 +16,34 @@ pub struct Detokenizer {
     at_start: bool,
 }
 
+impl Tokenizer {
+    /// Turns ids into text. Bytes that are not UTF-8 become U+FFFD; ids outside of the vocabulary have no text.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let mut detokenizer = self.detokenizer(skip_special);
+        let mut text = String::new();
+        for &id in ids {
+            detokenizer.push_into(id, &mut text);
+        }
+        text.push_str(&detokenizer.finish());
+        text
+    }
+
+    /// A streaming decoder for ids that begin a text: the space that SentencePiece models put in front of a
+    /// text is dropped.
+    pub fn detokenizer(&self, skip_special: bool) -> Detokenizer {
+        Detokenizer::new(self.clone(), skip_special, true)
+    }
+
+    /// A streaming decoder for ids that continue after `previous`, the last id of a prompt. Only after a special
+    /// token does a leading space belong to the tokenizer rather than to the text.
+    pub fn detokenizer_after(&self, previous: Option<u32>, skip_special: bool) -> Detokenizer {
+        let at_start = previous.is_none_or(|id| self.is_special(id));
+        Detokenizer::new(self.clone(), skip_special, at_start)
+    }
+}
+
 impl Detokenizer {
-    pub(crate) fn new(tokenizer: Tokenizer, skip_special: bool, at_start: bool) -> Self {
+    fn new(tokenizer: Tokenizer, skip_special: bool, at_start: bool) -> Self {
         let at_start = at_start && tokenizer.drops_leading_space();
         Self { tokenizer, skip_special, pending: Vec::new(), at_start }
     }

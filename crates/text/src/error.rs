@@ -45,7 +45,7 @@ pub enum TextError {
     /// A Hugging Face file cannot be read or used; names the file and the reason.
     #[error("{file}: {reason}")]
     HuggingFace {
-        /// `tokenizer.json`, `tokenizer_config.json` or `generation_config.json`.
+        /// `tokenizer.json`.
         file: &'static str,
         /// What is wrong with it.
         reason: String,

@@ -4,6 +4,7 @@ use tokenizers::normalizers::BertNormalizer;
 
 use crate::TextError;
 use crate::bpe::{ByteAlphabet, Merges};
+use crate::end_tokens::end_tokens;
 use crate::pre_tokenizer::{self, PreTokenizer};
 use crate::special::SpecialMatcher;
 use crate::spm::Spm;
@@ -34,6 +35,8 @@ pub struct GgufVocabulary {
     pub eot: Option<u32>,
     /// `tokenizer.ggml.eom_token_id`, the end of a message.
     pub eom: Option<u32>,
+    /// `tokenizer.ggml.eos_token_ids`: all tokens that end an answer.
+    pub ends: Vec<u32>,
     /// `tokenizer.ggml.unknown_token_id`.
     pub unk: Option<u32>,
     /// `tokenizer.ggml.seperator_token_id` (spelt so in files).
@@ -76,7 +79,8 @@ impl Tokenizer {
         let types = &gguf.token_types;
         let kind = |id: usize| types.get(id).map_or(TokenKind::Normal, |&t| TokenKind::from_gguf(t));
         let mut vocabulary = Vocabulary::new(&gguf.tokens, kind)?;
-        let ends = end_tokens(&mut vocabulary, [gguf.eos, gguf.eot, gguf.eom]);
+        let named = [gguf.eos, gguf.eot, gguf.eom].into_iter().flatten().chain(gguf.ends.iter().copied());
+        let ends = end_tokens(&mut vocabulary, named);
         let defaults = defaults(&gguf.model);
         let in_range = |id: Option<u32>| id.filter(|&id| (id as usize) < vocabulary.len());
         let unk = gguf.unk.or(in_range(defaults.unk));
@@ -99,7 +103,7 @@ impl Tokenizer {
         }
         let bert = gguf.model == "bert";
         let bos = gguf.bos.or(if bert { gguf.cls } else { None }).or(in_range(defaults.bos));
-        let eos = gguf.eos.or(in_range(defaults.eos));
+        let eos = gguf.eos.or(gguf.ends.first().copied()).or(in_range(defaults.eos));
         let suffix = if bert { gguf.sep.or(in_range(defaults.sep)) } else { eos };
         let name = gguf.name.as_deref().unwrap_or_default().to_lowercase();
         let strip_right = name.contains("phi-3") || name.contains("phi3");
@@ -134,7 +138,8 @@ fn check(gguf: &GgufVocabulary) -> Result<(), TextError> {
             return Err(TextError::Length { field, found, expected });
         }
     }
-    for (field, id) in [
+    let ends = gguf.ends.iter().map(|id| ("tokenizer.ggml.eos_token_ids", Some(*id)));
+    let ids = [
         ("tokenizer.ggml.bos_token_id", gguf.bos),
         ("tokenizer.ggml.eos_token_id", gguf.eos),
         ("tokenizer.ggml.eot_token_id", gguf.eot),
@@ -142,7 +147,8 @@ fn check(gguf: &GgufVocabulary) -> Result<(), TextError> {
         ("tokenizer.ggml.unknown_token_id", gguf.unk),
         ("tokenizer.ggml.seperator_token_id", gguf.sep),
         ("tokenizer.ggml.cls_token_id", gguf.cls),
-    ] {
+    ];
+    for (field, id) in ids.into_iter().chain(ends) {
         if let Some(id) = id.filter(|&id| id as usize >= expected) {
             return Err(TextError::IdOutOfRange { field, id, tokens: expected });
         }
@@ -181,7 +187,8 @@ fn bpe(
     }
     let name = match (gguf.model.as_str(), gguf.pre.as_deref()) {
         ("gemma4", _) => "gemma4",
-        (_, None | Some("")) => "default",
+        (_, None) => "default",
+        (_, Some(name)) if name.trim().is_empty() => "default",
         (_, Some(name)) => name,
     };
     let spec = pre_tokenizer::named(name).ok_or_else(|| TextError::UnknownPreTokenizer(name.to_owned()))?;
@@ -200,58 +207,4 @@ fn bpe(
         unknown,
     };
     Ok((bpe, spec.add_bos))
-}
-
-/// Tokens that end an answer, whatever kind the file gives them: nobody writes them in text.
-const END_MARKERS: &[&str] = &[
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<|flush|>",
-    "<|calls|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<end_of_turn>",
-    "<end_of_utterance>",
-    "<turn|>",
-    "<|tool_response>",
-    "<｜end▁of▁sentence｜>",
-    "<|fim_pad|>",
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<|file_sep|>",
-    "[e~[",
-];
-
-/// Tokens that end an answer unless the file says that they are ordinary text.
-const END_MARKERS_IF_SPECIAL: &[&str] =
-    &["</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "[PAD]", "<PAD>"];
-
-/// Collects the tokens that end an answer, in ascending order, and makes control tokens of them.
-pub(crate) fn end_tokens(vocabulary: &mut Vocabulary, named: [Option<u32>; 3]) -> Vec<u32> {
-    let mut ends: Vec<u32> = END_MARKERS.iter().filter_map(|text| vocabulary.find(text)).collect();
-    let markers = ends.clone();
-    ends.extend(named.into_iter().flatten());
-    let special = |id: &u32| vocabulary.kind(*id).is_some_and(|kind| kind != TokenKind::Normal);
-    ends.extend(END_MARKERS_IF_SPECIAL.iter().filter_map(|text| vocabulary.find(text)).filter(special));
-    let has = |text: &str| vocabulary.find(text).is_some();
-    // In the Harmony format `<|end|>` ends a message but not the answer.
-    let harmony = (has("<|return|>") && has("<|call|>")) || (has("<|calls|>") && has("<|flush|>"));
-    // Gemma 4 has `</s>` as the HTML tag.
-    let html = has("<|tool_response>");
-    let kept: Vec<u32> = [("<|end|>", harmony), ("</s>", html)]
-        .iter()
-        .filter(|(_, keep)| *keep)
-        .filter_map(|(text, _)| vocabulary.find(text))
-        .collect();
-    ends.retain(|id| !kept.contains(id));
-    ends.sort_unstable();
-    ends.dedup();
-    for id in markers.into_iter().filter(|id| !kept.contains(id)) {
-        vocabulary.set_kind(id, TokenKind::Control);
-    }
-    ends
 }

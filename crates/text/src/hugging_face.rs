@@ -1,66 +1,42 @@
 //! Building a tokenizer from a Hugging Face `tokenizer.json`.
 
 use serde_json::Value;
-use tokenizers::{AddedVocabulary, Model as _, OffsetType, PreTokenizer as _};
 
 use crate::TextError;
-use crate::gguf::end_tokens;
+use crate::end_tokens::end_tokens;
+use crate::pipeline::{Pipeline, TOKENIZER, failed};
 use crate::special::SpecialMatcher;
-use crate::tokenizer::{Decoding, EncodeOptions, Model, Parts, Tokenizer};
+use crate::tokenizer::{Decoding, Model, Parts, Tokenizer};
 use crate::vocabulary::{TokenKind, Vocabulary, byte_of};
-
-const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// Ids above this are taken for damage: no vocabulary comes near.
 const ID_MAX: u32 = 1 << 24;
 
-/// The pipeline that a `tokenizer.json` describes.
-pub(crate) struct HuggingFace {
-    tokenizer: tokenizers::Tokenizer,
-    /// The added vocabulary with special tokens treated as text.
-    specials_as_text: AddedVocabulary,
-    adds_bos: bool,
+/// A token by its id or by its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenName {
+    /// The id.
+    Id(u32),
+    /// The text in the vocabulary.
+    Text(String),
 }
 
-impl HuggingFace {
-    pub(crate) fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
-        self.try_encode(text, options).map_err(|error| failed(TOKENIZER, error))
-    }
-
-    fn try_encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, tokenizers::Error> {
-        let added = match options.parse_special {
-            true => self.tokenizer.get_added_vocabulary(),
-            false => &self.specials_as_text,
-        };
-        let mut words = added.extract_and_normalize(self.tokenizer.get_normalizer(), text);
-        if let Some(pre_tokenizer) = self.tokenizer.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut words)?;
-        }
-        let model = self.tokenizer.get_model();
-        words.tokenize(|word| model.tokenize(word.get()))?;
-        let encoding = words.into_encoding(None, 0, OffsetType::None)?;
-        let encoding = self.tokenizer.post_process(encoding, None, options.add_special)?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    pub(crate) fn adds_bos(&self) -> bool {
-        self.adds_bos
-    }
+/// What the files beside `tokenizer.json` say of special tokens, those with precedence first. A text that the vocabulary does
+/// not have names nothing.
+#[derive(Debug, Clone, Default)]
+pub struct SpecialTokens {
+    /// Begins a text.
+    pub bos: Vec<TokenName>,
+    /// End a text or an answer; the first is EOS.
+    pub ends: Vec<TokenName>,
 }
 
 impl Tokenizer {
-    /// Builds a tokenizer from `tokenizer.json`; `tokenizer_config.json` names the BOS and EOS tokens and
-    /// `generation_config.json` further ids that end an answer.
+    /// Builds a tokenizer from `tokenizer.json` and the special tokens that other files of the model name.
     ///
     /// # Errors
     /// [`TextError::HuggingFace`] names the file that cannot be used and why.
-    pub fn from_hugging_face(
-        tokenizer_json: &[u8],
-        tokenizer_config_json: Option<&[u8]>,
-        generation_config_json: Option<&[u8]>,
-    ) -> Result<Self, TextError> {
+    pub fn from_hugging_face(tokenizer_json: &[u8], special: &SpecialTokens) -> Result<Self, TextError> {
         let mut tokenizer =
             tokenizers::Tokenizer::from_bytes(tokenizer_json).map_err(|error| failed(TOKENIZER, error))?;
         // Some files carry the truncation and padding of the training run.
@@ -68,26 +44,17 @@ impl Tokenizer {
         tokenizer.with_truncation(None).map_err(|error| failed(TOKENIZER, error))?;
         let decoder = tokenizer.get_decoder().map(serde_json::to_value).transpose();
         let decoder = decoder.map_err(|error| failed(TOKENIZER, error))?.unwrap_or(Value::Null);
-        let config = parse(TOKENIZER_CONFIG, tokenizer_config_json)?;
-        let generation = parse(GENERATION_CONFIG, generation_config_json)?;
         let mut vocabulary = vocabulary(&tokenizer, has_step(&decoder, "ByteFallback"))?;
-        let named = |key: &str| token_name(&config[key]).and_then(|text| vocabulary.find(text));
-        let (bos, eos) = (named("bos_token"), named("eos_token"));
-        let tokens = vocabulary.len();
-        let known = |value: &Value| ids(value).into_iter().filter(move |&id| (id as usize) < tokens);
-        let bos = bos.or_else(|| known(&generation["bos_token_id"]).next());
-        let generation_ends: Vec<u32> = known(&generation["eos_token_id"]).collect();
-        let eos = eos.or_else(|| generation_ends.first().copied());
-        let mut ends = end_tokens(&mut vocabulary, [eos, None, None]);
-        ends.extend(generation_ends);
-        ends.sort_unstable();
-        ends.dedup();
+        let id = |name: &TokenName| match name {
+            TokenName::Id(id) => Some(*id),
+            TokenName::Text(text) => vocabulary.find(text),
+        };
+        let bos = special.bos.iter().find_map(id);
+        let named: Vec<u32> = special.ends.iter().filter_map(id).collect();
+        let eos = named.first().copied();
+        let ends = end_tokens(&mut vocabulary, named);
         let (decoding, drops_leading_space) = decoding(&decoder);
-        let mut specials_as_text = tokenizer.get_added_vocabulary().clone();
-        specials_as_text.set_encode_special_tokens(true);
-        let mut model = HuggingFace { tokenizer, specials_as_text, adds_bos: false };
-        let empty = model.encode("", EncodeOptions { add_special: true, parse_special: false })?;
-        model.adds_bos = empty.first().is_some_and(|&id| Some(id) == bos);
+        let model = Pipeline::new(tokenizer, &vocabulary, bos)?;
         Ok(Self::from_parts(Parts {
             special: SpecialMatcher::new(&vocabulary, false),
             vocabulary,
@@ -100,28 +67,6 @@ impl Tokenizer {
             prefix: None,
             suffix: None,
         }))
-    }
-}
-
-fn failed(file: &'static str, error: impl ToString) -> TextError {
-    TextError::HuggingFace { file, reason: error.to_string() }
-}
-
-fn parse(file: &'static str, json: Option<&[u8]>) -> Result<Value, TextError> {
-    json.map_or(Ok(Value::Null), |json| serde_json::from_slice(json).map_err(|error| failed(file, error)))
-}
-
-/// A token name, written as a string or as an added token.
-fn token_name(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value["content"].as_str())
-}
-
-/// An id or a list of ids.
-fn ids(value: &Value) -> Vec<u32> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        Value::Array(values) => values.iter().filter_map(id).collect(),
-        value => id(value).into_iter().collect(),
     }
 }
 

@@ -9,10 +9,13 @@
 
 mod bpe;
 mod detokenizer;
+mod end_tokens;
 mod error;
 mod gguf;
 mod hugging_face;
+mod pipeline;
 mod pre_tokenizer;
+mod prompt;
 mod special;
 mod spm;
 mod template;
@@ -23,5 +26,7 @@ mod word_piece;
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use gguf::GgufVocabulary;
-pub use template::{ChatTemplate, DateTime, RenderOptions, TemplateError};
+pub use hugging_face::{SpecialTokens, TokenName};
+pub use prompt::Prompt;
+pub use template::{Adjustment, ChatTemplate, DateTime, RenderOptions, Rendered, TemplateError};
 pub use tokenizer::{EncodeOptions, Tokenizer};

@@ -1,9 +1,10 @@
 //! The named pre-tokenizers: expressions that cut a text into the words that BPE works on.
 //!
 //! GGUF files store only a name (`tokenizer.ggml.pre`). The expressions are those of the `tokenizer.json`
-//! files that the names stand for.
+//! files that the names stand for. Those that group digits from the right by looking ahead take quadratic time on
+//! long numbers; what they do is written out instead ([`Step::Thousands`]).
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 
 use crate::TextError;
 
@@ -40,7 +41,10 @@ const CJK_AND_KANA: &str = "[一-龥぀-ゟ゠-ヿ]+";
 const CJK_TO_HANGUL: &str = "[一-龥ࠀ-一가-퟿]+";
 const ASIAN_SCRIPTS: &str = "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+";
 const DEEPSEEK_LETTERS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+/// Stands for groups of three that are counted from the right end of a run of numbers.
 const DIGITS_FROM_RIGHT: &str = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))";
+/// The same with decimal digits, where a shorter group at the left stays with what precedes it.
+const CUTS_FROM_RIGHT: &str = r"(?=(\d{3})+(?!\d))";
 const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 const LINES: &str = r"[^\n]+|\n+";
 const DIGIT: &str = r"\p{N}";
@@ -89,7 +93,7 @@ pub(crate) fn named(name: &str) -> Option<PreTokenizerSpec> {
         "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" | "granite-embed-multi-97m" => &[O200K],
         "tiny_aya" | "cohere2moe" => &[DIGITS_FROM_RIGHT, O200K],
         "kimi-k2" => &[KIMI],
-        "superbpe" => &[r"\p{N}+", r"(?=(\d{3})+(?!\d))"],
+        "superbpe" => &[r"\p{N}+", CUTS_FROM_RIGHT],
         "bailingmoe" | "bailingmoe2" | "llada-moe" => &[BAILING],
         "seed-coder" => &[SEED_CODER],
         "ufakzeka" => &[UFAKZEKA],
@@ -123,34 +127,84 @@ pub(crate) fn named(name: &str) -> Option<PreTokenizerSpec> {
 
 /// Compiled expressions.
 pub(crate) struct PreTokenizer {
-    expressions: Vec<Regex>,
+    steps: Vec<Step>,
+}
+
+enum Step {
+    /// Every match is a piece, and what lies between; an empty match is a cut.
+    Matches(Regex),
+    /// Every run that matches is cut into groups of three from its right end.
+    Thousands {
+        run: Regex,
+        /// Whether a run also ends the piece before it where its first group has fewer than three.
+        isolates: bool,
+    },
+}
+
+impl Step {
+    fn new(expression: &str) -> Result<Self, TextError> {
+        // The limit counts the places where nothing matches, too, so that it would refuse long texts. That these
+        // expressions take linear time is what the tests below hold.
+        let compile = |e: &str| {
+            let built = RegexBuilder::new(e).backtrack_limit(usize::MAX).build();
+            built.map_err(|error| TextError::Expression(error.to_string()))
+        };
+        Ok(match expression {
+            DIGITS_FROM_RIGHT => Self::Thousands { run: compile(r"\p{N}+")?, isolates: true },
+            CUTS_FROM_RIGHT => Self::Thousands { run: compile(r"\d+")?, isolates: false },
+            other => Self::Matches(compile(other)?),
+        })
+    }
+
+    fn split<'t>(&self, piece: &'t str, pieces: &mut Vec<&'t str>) -> Result<(), TextError> {
+        let (Self::Matches(expression) | Self::Thousands { run: expression, .. }) = self;
+        let mut end = 0;
+        let mut cut = |to: usize| {
+            pieces.extend(Some(&piece[end..to]).filter(|piece| !piece.is_empty()));
+            end = to;
+        };
+        for found in expression.find_iter(piece) {
+            let found = found.map_err(|error| TextError::Expression(error.to_string()))?;
+            match self {
+                Self::Matches(_) => {
+                    cut(found.start());
+                    cut(found.end());
+                }
+                Self::Thousands { isolates, .. } => {
+                    let count = found.as_str().chars().count();
+                    let groups = found
+                        .as_str()
+                        .char_indices()
+                        .enumerate()
+                        .filter(|(at, _)| (count - at).is_multiple_of(3) || (*isolates && *at == 0));
+                    groups.for_each(|(_, (at, _))| cut(found.start() + at));
+                    if *isolates {
+                        cut(found.end());
+                    }
+                }
+            }
+        }
+        cut(piece.len());
+        Ok(())
+    }
 }
 
 impl PreTokenizer {
     pub(crate) fn new(expressions: &[&str]) -> Result<Self, TextError> {
-        let compile = |e: &&str| Regex::new(e).map_err(|error| TextError::Expression(error.to_string()));
-        Ok(Self { expressions: expressions.iter().map(compile).collect::<Result<_, _>>()? })
+        Ok(Self { steps: expressions.iter().map(|e| Step::new(e)).collect::<Result<_, _>>()? })
     }
 
     /// Cuts `text` into words, which together are the whole text.
     pub(crate) fn split<'t>(&self, text: &'t str) -> Result<Vec<&'t str>, TextError> {
         let mut pieces = vec![text];
         let mut next = Vec::new();
-        for expression in &self.expressions {
+        for step in &self.steps {
             for piece in pieces.drain(..) {
-                let mut end = 0;
-                for found in expression.find_iter(piece) {
-                    let found = found.map_err(|error| TextError::Expression(error.to_string()))?;
-                    // An empty match is a cut.
-                    next.extend(
-                        [&piece[end..found.start()], found.as_str()].iter().filter(|p| !p.is_empty()),
-                    );
-                    end = found.end();
-                }
-                next.extend(Some(&piece[end..]).filter(|p| !p.is_empty()));
+                step.split(piece, &mut next)?;
             }
             std::mem::swap(&mut pieces, &mut next);
         }
+        pieces.retain(|piece| !piece.is_empty());
         Ok(pieces)
     }
 }
@@ -193,6 +247,136 @@ mod tests {
         assert_eq!(words("tiny_aya", "12345 6"), ["12", "345", " ", "6"]);
         assert_eq!(words("superbpe", "a 12345"), ["a ", "12", "345"]);
         assert_eq!(words("qwen2", "12 3"), ["1", "2", " ", "3"]);
+    }
+
+    #[test]
+    fn groups_from_the_right_are_those_of_the_expressions() {
+        for expression in [DIGITS_FROM_RIGHT, CUTS_FROM_RIGHT] {
+            let by_hand = PreTokenizer::new(&[expression]).unwrap();
+            let by_expression = PreTokenizer { steps: vec![Step::Matches(Regex::new(expression).unwrap())] };
+            for text in [
+                "",
+                "1",
+                "12",
+                "123",
+                "1234",
+                "12345",
+                "123456",
+                "1234567",
+                "a1",
+                "a1234b",
+                "1234.5678",
+                "½1234½",
+                "½½",
+                "12½3456",
+                "١٢٣٤",
+                "1 22 333 4444",
+                "Ⅷ1",
+                "x½12345678½y",
+                "一2345二",
+            ] {
+                assert_eq!(by_hand.split(text).unwrap(), by_expression.split(text).unwrap(), "{text}");
+            }
+        }
+    }
+
+    /// Long runs of every kind of character, and repeats that make expressions try again and again.
+    const REPEATED: &[&str] = &[
+        "1",
+        "a",
+        "A",
+        " ",
+        "\n",
+        "\r\n",
+        "\t",
+        ".",
+        "'",
+        "(",
+        "$",
+        "e\u{301}",
+        "\u{301}",
+        "½",
+        "中",
+        "あ",
+        "한",
+        "ก",
+        "\u{1F600}",
+        "\u{200D}",
+        "\u{A0}",
+        "\u{3000}",
+        "Aa",
+        "aA",
+        "a1",
+        "1a",
+        "a ",
+        " a",
+        "1 ",
+        "12 ",
+        " .",
+        "a.",
+        "'s",
+        "'S ",
+        "a'll",
+        "\n ",
+        " \n",
+        "/",
+        "\r",
+        "I",
+        "IMGIMG",
+        "IMGIMGABCDE",
+        "<sentinel:",
+        "<sentinel:1",
+        "ǅ",
+        "ʰ",
+        "a\u{301} ",
+        "é中",
+        "中1",
+        "\u{0}",
+        "\u{FFFD}",
+        "!a",
+        "-A",
+        "|",
+        "，",
+        "\t\t ",
+    ];
+
+    #[test]
+    fn time_grows_with_the_text_and_no_faster() {
+        use std::time::{Duration, Instant};
+        let time = |tokenizer: &PreTokenizer, text: &str| {
+            let start = Instant::now();
+            assert!(!tokenizer.split(text).unwrap().is_empty());
+            start.elapsed()
+        };
+        let mut seen: Vec<&[&str]> = Vec::new();
+        let mut slow = Vec::new();
+        for name in NAMES.split(' ') {
+            let expressions = named(name).unwrap().expressions;
+            if seen.contains(&expressions) {
+                continue;
+            }
+            seen.push(expressions);
+            let tokenizer = PreTokenizer::new(expressions).unwrap();
+            for unit in REPEATED {
+                // The tail is what a greedy expression has to give back.
+                for tail in ["", "a"] {
+                    let text = |bytes: usize| unit.repeat(bytes / unit.len()) + tail;
+                    if let Err(error) = tokenizer.split(&text(100_000)) {
+                        slow.push(format!("{name} {unit:?} {tail:?}: {error}"));
+                        continue;
+                    }
+                    let long = time(&tokenizer, &text(100_000));
+                    // Linear time would be four times; other work on the machine may add to it once.
+                    let bound = |short: Duration| short * 10 + Duration::from_millis(30);
+                    if long > bound(time(&tokenizer, &text(25_000)))
+                        && time(&tokenizer, &text(100_000)) > bound(time(&tokenizer, &text(25_000)))
+                    {
+                        slow.push(format!("{name} {unit:?} {tail:?}: {long:?}"));
+                    }
+                }
+            }
+        }
+        assert!(slow.is_empty(), "{slow:#?}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Cutting special tokens out of a text before anything else looks at it.
 
+use std::ops::Range;
+
 use crate::vocabulary::{TokenKind, Vocabulary};
 
 /// A part of a text: a special token, or text between special tokens.
@@ -7,6 +9,18 @@ use crate::vocabulary::{TokenKind, Vocabulary};
 pub(crate) enum Part<'t> {
     Text(&'t str),
     Token(u32),
+}
+
+/// Which special tokens of a text become tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Specials<'p> {
+    /// Only user-defined tokens: the text is what somebody typed.
+    Text,
+    /// All of them: the text is written in the model's own format.
+    Parsed,
+    /// All but those that hold one of these places inside, which are byte offsets in ascending order: the text
+    /// is a [`Prompt`](crate::Prompt). Control tokens of one character have no inside and are never parsed.
+    Prompt(&'p [usize]),
 }
 
 /// Finds special tokens in text: at every position the longest one, from left to right.
@@ -50,21 +64,21 @@ impl SpecialMatcher {
         matcher
     }
 
-    /// Splits `text`. Without `parse_special` only user-defined tokens are cut out.
+    /// Splits `text` at the special tokens that count as such.
     pub(crate) fn split<'t>(
         &self,
         vocabulary: &Vocabulary,
         text: &'t str,
-        parse_special: bool,
+        specials: Specials<'_>,
     ) -> Vec<Part<'t>> {
         let mut parts = Vec::new();
         let mut start = 0;
         let mut at = 0;
-        if !parse_special && !self.any_always {
+        if specials == Specials::Text && !self.any_always {
             at = text.len();
         }
         while at < text.len() {
-            let Some((id, length)) = self.match_at(vocabulary, text, at, parse_special) else {
+            let Some((id, length)) = self.match_at(vocabulary, text, at, specials) else {
                 at += 1;
                 continue;
             };
@@ -89,24 +103,38 @@ impl SpecialMatcher {
         vocabulary: &Vocabulary,
         text: &str,
         at: usize,
-        parse_special: bool,
+        specials: Specials<'_>,
     ) -> Option<(u32, usize)> {
         let first = text.as_bytes()[at] as usize;
-        if !parse_special && !self.always[first] {
+        if specials == Specials::Text && !self.always[first] {
             return None;
         }
         self.lengths[first].iter().find_map(|&length| {
             let length = length as usize;
-            let id = vocabulary.find(text.get(at..at + length)?)?;
-            is_matched(vocabulary.kind(id)?, parse_special).then_some((id, length))
+            let token = text.get(at..at + length)?;
+            let id = vocabulary.find(token)?;
+            let parsed = match specials {
+                Specials::Text => false,
+                Specials::Parsed => true,
+                Specials::Prompt(breaks) => {
+                    token.chars().nth(1).is_some() && !has_inside(breaks, at..at + length)
+                }
+            };
+            is_matched(vocabulary.kind(id)?, parsed).then_some((id, length))
         })
     }
 }
 
-fn is_matched(kind: TokenKind, parse_special: bool) -> bool {
+/// Whether one of `places` lies in `range`, not at its ends.
+fn has_inside(places: &[usize], range: Range<usize>) -> bool {
+    let next = places.partition_point(|&place| place <= range.start);
+    places.get(next).is_some_and(|&place| place < range.end)
+}
+
+fn is_matched(kind: TokenKind, parsed: bool) -> bool {
     match kind {
         TokenKind::UserDefined => true,
-        TokenKind::Control | TokenKind::Unknown => parse_special,
+        TokenKind::Control | TokenKind::Unknown => parsed,
         TokenKind::Normal | TokenKind::Unused | TokenKind::Byte => false,
     }
 }
@@ -130,7 +158,7 @@ mod tests {
     #[test]
     fn longest_special_first_and_text_between() {
         let (vocabulary, matcher) = matcher(false);
-        let parts = matcher.split(&vocabulary, "é<s>> <s>a\n\n", true);
+        let parts = matcher.split(&vocabulary, "é<s>> <s>a\n\n", Specials::Parsed);
         use Part::*;
         assert_eq!(parts, [Text("é"), Token(2), Text(" "), Token(1), Text("a"), Token(3)]);
     }
@@ -138,14 +166,27 @@ mod tests {
     #[test]
     fn control_tokens_stay_text_unless_asked_for() {
         let (vocabulary, matcher) = matcher(false);
-        let parts = matcher.split(&vocabulary, "<s>a\n\nb", false);
+        let parts = matcher.split(&vocabulary, "<s>a\n\nb", Specials::Text);
         assert_eq!(parts, [Part::Text("<s>a"), Part::Token(3), Part::Text("b")]);
+    }
+
+    #[test]
+    fn control_tokens_with_a_break_inside_are_text() {
+        let (vocabulary, matcher) = matcher(false);
+        let split = |breaks: &[usize]| {
+            let parts = matcher.split(&vocabulary, "<s>\n\n<s>", Specials::Prompt(breaks));
+            parts.into_iter().map(|part| matches!(part, Part::Token(_))).collect::<Vec<_>>()
+        };
+        // Breaks at the ends of a token, or inside a user-defined one, change nothing.
+        assert_eq!(split(&[0, 3, 4, 5, 8]), [true, true, true]);
+        assert_eq!(split(&[1]), [false, true, true]);
+        assert_eq!(split(&[2, 7]), [false, true, false]);
     }
 
     #[test]
     fn white_space_after_a_control_token_can_be_swallowed() {
         let (vocabulary, matcher) = matcher(true);
-        let parts = matcher.split(&vocabulary, "<s> \n a", true);
+        let parts = matcher.split(&vocabulary, "<s> \n a", Specials::Parsed);
         assert_eq!(parts, [Part::Token(1), Part::Text("a")]);
     }
 }

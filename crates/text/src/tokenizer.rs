@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::TextError;
 use crate::bpe::{ByteAlphabet, MergeScratch, Merges};
-use crate::detokenizer::Detokenizer;
-use crate::hugging_face::HuggingFace;
+use crate::pipeline::Pipeline;
 use crate::pre_tokenizer::PreTokenizer;
-use crate::special::{Part, SpecialMatcher};
+use crate::prompt::Prompt;
+use crate::special::{Part, SpecialMatcher, Specials};
 use crate::spm::Spm;
 use crate::vocabulary::{TokenKind, Vocabulary, byte_of};
 use crate::word_piece::WordPiece;
@@ -17,9 +17,11 @@ use crate::word_piece::WordPiece;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// Control tokens written out in the text (`<|im_start|>`) become that token. Never set this for text that
-    /// a stranger wrote: it could then end its own turn.
+    /// a stranger wrote: it could then end its own turn. A rendered conversation goes to
+    /// [`Tokenizer::encode_prompt`], which knows who wrote what.
     pub parse_special: bool,
-    /// Adds the tokens that the model wants around a text: BOS, for some models EOS or SEP.
+    /// Adds the tokens that the model wants around a text: BOS, for some models EOS or SEP. A BOS that is
+    /// parsed at the start of the text is not added once more.
     pub add_special: bool,
 }
 
@@ -50,7 +52,7 @@ pub(crate) enum Model {
     Spm(Spm),
     WordPiece(WordPiece),
     /// A `tokenizer.json`, which handles special tokens itself.
-    HuggingFace(Box<HuggingFace>),
+    HuggingFace(Box<Pipeline>),
 }
 
 /// BPE with stored merges.
@@ -88,18 +90,45 @@ impl Tokenizer {
 
     /// Turns `text` into token ids.
     ///
+    /// User-defined tokens (type 4 in GGUF files, added tokens that are not special in a `tokenizer.json`) are
+    /// ordinary vocabulary and found in any text. Control tokens never come from text unless they are parsed.
+    ///
     /// # Errors
     /// [`TextError::Expression`] where a pre-tokenizer expression gives up on a text.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
+        let specials = if options.parse_special { Specials::Parsed } else { Specials::Text };
+        let mut ids = self.encode_as(text, specials, options.add_special)?;
+        let doubled = ids.first() == ids.get(1) && ids.first().copied() == self.bos_added();
+        if options.parse_special && options.add_special && doubled {
+            ids.remove(0);
+        }
+        Ok(ids)
+    }
+
+    /// Turns a rendered conversation into token ids: the special tokens of the template's scaffold are parsed,
+    /// those that stand in messages, tools and other arguments are text. BOS is put in front where the model
+    /// wants it and the template did not write it.
+    ///
+    /// # Errors
+    /// [`TextError::Expression`] where a pre-tokenizer expression gives up on a text.
+    pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, TextError> {
+        let mut ids = self.encode_as(prompt.plain_text(), Specials::Prompt(prompt.breaks()), false)?;
+        if let Some(bos) = self.bos_added().filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    fn encode_as(&self, text: &str, specials: Specials<'_>, add: bool) -> Result<Vec<u32>, TextError> {
         let parts = &*self.0;
         if let Model::HuggingFace(model) = &parts.model {
-            return model.encode(text, options);
+            return model.encode(&parts.vocabulary, text, specials, add);
         }
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
-        ids.extend(parts.prefix.filter(|_| options.add_special));
+        ids.extend(parts.prefix.filter(|_| add));
         let mut scratch = MergeScratch::default();
         let mut after_special = true;
-        for part in parts.special.split(&parts.vocabulary, text, options.parse_special) {
+        for part in parts.special.split(&parts.vocabulary, text, specials) {
             match part {
                 Part::Token(id) => {
                     ids.push(id);
@@ -111,32 +140,8 @@ impl Tokenizer {
                 }
             }
         }
-        ids.extend(parts.suffix.filter(|_| options.add_special));
+        ids.extend(parts.suffix.filter(|_| add));
         Ok(ids)
-    }
-
-    /// Turns ids into text. Bytes that are not UTF-8 become U+FFFD; ids outside of the vocabulary have no text.
-    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        let mut detokenizer = self.detokenizer(skip_special);
-        let mut text = String::new();
-        for &id in ids {
-            detokenizer.push_into(id, &mut text);
-        }
-        text.push_str(&detokenizer.finish());
-        text
-    }
-
-    /// A streaming decoder for ids that begin a text: the space that SentencePiece models put in front of a
-    /// text is dropped.
-    pub fn detokenizer(&self, skip_special: bool) -> Detokenizer {
-        Detokenizer::new(self.clone(), skip_special, true)
-    }
-
-    /// A streaming decoder for ids that continue after `previous`, the last id of a prompt. Only after a special
-    /// token does a leading space belong to the tokenizer rather than to the text.
-    pub fn detokenizer_after(&self, previous: Option<u32>, skip_special: bool) -> Detokenizer {
-        let at_start = previous.is_none_or(|id| self.is_special(id));
-        Detokenizer::new(self.clone(), skip_special, at_start)
     }
 
     /// Number of tokens; ids are below it.
@@ -187,9 +192,14 @@ impl Tokenizer {
 
     /// Whether `add_special` puts BOS (for BERT: CLS) in front.
     pub fn adds_bos(&self) -> bool {
+        self.bos_added().is_some()
+    }
+
+    /// What `add_special` puts in front.
+    fn bos_added(&self) -> Option<u32> {
         match &self.0.model {
-            Model::HuggingFace(model) => model.adds_bos(),
-            _ => self.0.prefix.is_some(),
+            Model::HuggingFace(model) => self.0.bos.filter(|_| model.adds_bos),
+            _ => self.0.prefix,
         }
     }
 
@@ -205,7 +215,12 @@ impl Tokenizer {
 
     /// Whether `id` is a control or unknown token, hidden where special tokens are skipped.
     pub fn is_special(&self, id: u32) -> bool {
-        matches!(self.0.vocabulary.kind(id), Some(TokenKind::Control | TokenKind::Unknown))
+        self.0.vocabulary.is_special(id)
+    }
+
+    /// The texts of all tokens that are parsed only where asked for: control and unknown tokens.
+    pub(crate) fn special_texts(&self) -> impl Iterator<Item = &str> {
+        (0..self.vocab_size() as u32).filter(|&id| self.is_special(id)).filter_map(|id| self.token_text(id))
     }
 
     pub(crate) fn drops_leading_space(&self) -> bool {
@@ -244,9 +259,9 @@ impl Parts {
                 Ok(())
             }
             Model::WordPiece(word_piece) => word_piece.encode(&self.vocabulary, text, ids),
-            // `encode` hands the whole text over before it is split.
+            // `encode_as` hands the whole text over before it is split.
             Model::HuggingFace(model) => {
-                ids.extend(model.encode(text, EncodeOptions::default())?);
+                ids.extend(model.encode(&self.vocabulary, text, Specials::Text, false)?);
                 Ok(())
             }
         }
@@ -280,11 +295,11 @@ impl Bpe {
     }
 
     fn find_word(&self, vocabulary: &Vocabulary, word: &str) -> Option<u32> {
-        let Some(alphabet) = &self.alphabet else { return vocabulary.find(word) };
+        let Some(alphabet) = &self.alphabet else { return vocabulary.find_text(word) };
         if word.len() > vocabulary.longest_bytes() {
             return None;
         }
-        vocabulary.find(&word.bytes().map(|byte| alphabet.char(byte)).collect::<String>())
+        vocabulary.find_text(&word.bytes().map(|byte| alphabet.char(byte)).collect::<String>())
     }
 
     /// One id per character, several for a character that is spelt in bytes.
@@ -292,7 +307,7 @@ impl Bpe {
         let mut ids = Vec::with_capacity(word.len());
         for (at, c) in word.char_indices() {
             let character = &word[at..at + c.len_utf8()];
-            match vocabulary.find(character) {
+            match vocabulary.find_text(character) {
                 Some(id) => ids.push(id),
                 None => {
                     ids.extend(character.bytes().filter_map(|b| self.byte_ids[b as usize].or(self.unknown)))

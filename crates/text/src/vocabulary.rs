@@ -113,6 +113,16 @@ impl Vocabulary {
         self.index.find(hash, |&id| token_at(&self.text, &self.ends, id) == text).copied()
     }
 
+    /// As [`find`](Self::find), for text that is not to become a control token.
+    pub(crate) fn find_text(&self, text: &str) -> Option<u32> {
+        self.find(text).filter(|&id| !self.is_special(id))
+    }
+
+    /// Whether `id` is a control or unknown token.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        matches!(self.kind(id), Some(TokenKind::Control | TokenKind::Unknown))
+    }
+
     /// The id of `<0xXX>` for every byte, where the vocabulary has it.
     pub(crate) fn byte_fallback(&self) -> Box<[Option<u32>; 256]> {
         let mut ids = Box::new([None; 256]);

@@ -61,5 +61,5 @@ impl WordPiece {
 
 fn longest(vocabulary: &Vocabulary, text: &str) -> Option<(u32, usize)> {
     let limit = text.len().min(vocabulary.longest_bytes());
-    (1..=limit).rev().find_map(|length| Some((vocabulary.find(text.get(..length)?)?, length)))
+    (1..=limit).rev().find_map(|length| Some((vocabulary.find_text(text.get(..length)?)?, length)))
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -56,9 +56,32 @@ fn render(source: &str, golden: &Value, arguments: &Value) -> Result<String, Tem
             minute: now(4) as u8,
             second: now(5) as u8,
         }),
+        as_given: true,
         ..RenderOptions::default()
     };
-    ChatTemplate::new(source, text("bos_token"), text("eos_token"))?.render(&messages, &options)
+    // With the template's own special tokens, so that marks in the messages would show where they do harm.
+    let mut controls = vec![text("bos_token").to_owned(), text("eos_token").to_owned()];
+    controls.extend(special_tokens(source));
+    let template = ChatTemplate::new(source, &common::byte_tokenizer(&controls))?.unwrap();
+    Ok(template.render(&messages, &options)?.prompt.plain_text().to_owned())
+}
+
+/// What looks like a special token in a template: `<|..|>`, `<｜..｜>`, `[INST]`, `<start_of_turn>`.
+fn special_tokens(source: &str) -> BTreeSet<String> {
+    let mut tokens = BTreeSet::new();
+    for (open, close) in [("<|", "|>"), ("<｜", "｜>"), ("[", "]"), ("<start_of_", ">"), ("<end_of_", ">")]
+    {
+        for (at, _) in source.match_indices(open) {
+            let Some(end) = source[at..].find(close).map(|end| at + end + close.len()) else { continue };
+            let token = &source[at..end];
+            let inner = &token[open.len()..token.len() - close.len()];
+            let is_name = |c: char| c.is_ascii_uppercase() || c == '_' || (open != "[" && c.is_alphabetic());
+            if !inner.is_empty() && inner.chars().all(is_name) {
+                tokens.insert(token.to_owned());
+            }
+        }
+    }
+    tokens
 }
 
 /// What differs, or nothing.
@@ -128,12 +151,14 @@ fn refused(source: &str) -> TemplateError {
     eprintln!("{source:.160}");
     let start = Instant::now();
     let messages = json!([{"role": "user", "content": "a".repeat(100_000)}]);
-    let result = ChatTemplate::new(source, "<s>", "</s>")
-        .and_then(|template| template.render(&messages, &RenderOptions::default()));
+    let tokenizer = common::byte_tokenizer(&["<s>".to_owned(), "</s>".to_owned()]);
+    let options = RenderOptions { as_given: true, ..RenderOptions::default() };
+    let result = ChatTemplate::new(source, &tokenizer)
+        .and_then(|template| template.expect("a template").render(&messages, &options));
     let elapsed = start.elapsed();
     assert!(elapsed < Duration::from_secs(1), "{source:.80}: {elapsed:?}");
     match result {
-        Ok(text) => panic!("{source:.80}: rendered {} bytes", text.len()),
+        Ok(text) => panic!("{source:.80}: rendered {} bytes", text.prompt.plain_text().len()),
         Err(error) => error,
     }
 }

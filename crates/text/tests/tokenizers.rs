@@ -3,7 +3,7 @@
 mod common;
 
 use common::{llama_cpp_models, read_vocabulary};
-use unicorn_text::{EncodeOptions, Tokenizer};
+use unicorn_text::{EncodeOptions, SpecialTokens, TokenName, Tokenizer};
 
 fn tokenizer(name: &str) -> Tokenizer {
     let vocabulary = read_vocabulary(&llama_cpp_models().join(format!("ggml-vocab-{name}.gguf")));
@@ -184,10 +184,10 @@ fn a_tokenizer_json_does_what_its_gguf_twin_does() {
         "model": {"type": "BPE", "merges": vocabulary.merges, "vocab": ids.filter(|id| !special(id))
             .map(|id| (vocabulary.tokens[id].clone(), id)).collect::<std::collections::BTreeMap<_, _>>()},
     });
-    let config = br#"{"bos_token": null, "eos_token": {"content": "<|im_end|>"}}"#;
-    let generation = br#"{"eos_token_id": [151645, 151643]}"#;
+    let ends = vec![TokenName::Text("<|im_end|>".into()), TokenName::Id(151645), TokenName::Id(151643)];
+    let special = SpecialTokens { bos: Vec::new(), ends };
     let json = serde_json::to_vec(&json).unwrap();
-    let hugging_face = Tokenizer::from_hugging_face(&json, Some(config), Some(generation)).unwrap();
+    let hugging_face = Tokenizer::from_hugging_face(&json, &special).unwrap();
     let gguf = Tokenizer::from_gguf(vocabulary).unwrap();
     assert_eq!(hugging_face.vocab_size(), gguf.vocab_size());
     assert_eq!(hugging_face.eos(), hugging_face.token_id("<|im_end|>"));
@@ -200,6 +200,6 @@ fn a_tokenizer_json_does_what_its_gguf_twin_does() {
             assert_eq!(hugging_face.decode(&ids, false), gguf.decode(&ids, false));
         }
     }
-    let broken = Tokenizer::from_hugging_face(b"{", None, None).unwrap_err();
+    let broken = Tokenizer::from_hugging_face(b"{", &SpecialTokens::default()).unwrap_err();
     assert!(broken.to_string().starts_with("tokenizer.json: "), "{broken}");
 }

@@ -49,6 +49,7 @@ pub struct Context {
     pub(crate) arena: Mutex<Arena>,
     /// Bytes of all memory allocations.
     pub(crate) allocated: AtomicU64,
+    copied: AtomicU64,
     hung: AtomicBool,
 }
 
@@ -107,6 +108,7 @@ impl Context {
             labels,
             arena: Mutex::new(Arena::default()),
             allocated: AtomicU64::new(0),
+            copied: AtomicU64::new(0),
             hung: AtomicBool::new(false),
             physical,
             statistics,
@@ -153,6 +155,7 @@ impl Context {
             labels: None,
             arena: Mutex::new(Arena::default()),
             allocated: AtomicU64::new(0),
+            copied: AtomicU64::new(0),
             hung: AtomicBool::new(false),
         }
     }
@@ -186,13 +189,9 @@ impl Context {
         self.compile_only().then(take)
     }
 
-    /// Submits a recorded command buffer; returns the timeline value that marks its end. Submissions run in order.
-    pub fn submit(&self, commands: vk::CommandBuffer) -> Result<u64, VulkanError> {
-        self.submit_for(commands, "a submit")
-    }
-
-    /// The same, naming what runs in case the device is lost.
-    pub(crate) fn submit_for(&self, commands: vk::CommandBuffer, what: &str) -> Result<u64, VulkanError> {
+    /// Submits a recorded command buffer; returns the timeline value that marks its end. Submissions run in order. `what` is named in the
+    /// error where the device is lost.
+    pub(crate) fn submit(&self, commands: vk::CommandBuffer, what: &str) -> Result<u64, VulkanError> {
         if self.compile_only() {
             return Ok(0);
         }
@@ -221,7 +220,7 @@ impl Context {
     /// wait is spent asking.
     ///
     /// Errors when the device is lost, or when no submission at all ends for as long as [`stall_max`] tells.
-    pub fn wait(&self, value: u64, what: &str) -> Result<(), VulkanError> {
+    pub(crate) fn wait(&self, value: u64, what: &str) -> Result<(), VulkanError> {
         // Nothing was submitted.
         if value == 0 {
             return Ok(());
@@ -260,7 +259,7 @@ impl Context {
 
     /// Submits a copy into a buffer, which nobody may free before it is done: see [`Context::wait_uploads`].
     pub(crate) fn submit_upload(&self, commands: vk::CommandBuffer) -> Result<u64, VulkanError> {
-        let value = self.submit_for(commands, "an upload")?;
+        let value = self.submit(commands, "an upload")?;
         self.uploaded.fetch_max(value, Ordering::Relaxed);
         Ok(value)
     }
@@ -286,8 +285,20 @@ impl Context {
     }
 
     /// Bytes of all memory that was allocated from the driver.
-    pub fn resident(&self) -> u64 {
+    pub(crate) fn resident(&self) -> u64 {
         self.allocated.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were copied between the memory of the program and the device's, in both directions, each once: what passes through the
+    /// staging ring while weights are loaded; vectors, batches and residual rows on their way in; residual rows and outputs on their way out.
+    /// Weights that are read from their file straight to where they stay are not copied.
+    pub(crate) fn copied(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed)
+    }
+
+    /// Counts a copy between the memory of the program and the device's.
+    pub(crate) fn count_copy(&self, bytes: u64) {
+        self.copied.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// True once the GPU stopped answering: what it may still use is then never freed.
@@ -330,7 +341,7 @@ impl Context {
     }
 
     /// Bytes free in a heap, by the driver's budget where it tells, else its size less all that was allocated here.
-    pub fn heap_free(&self, heap: usize) -> u64 {
+    pub(crate) fn heap_free(&self, heap: usize) -> u64 {
         if !self.budget {
             return self.memory_types.memory_heaps[heap].size.saturating_sub(self.resident());
         }
@@ -361,7 +372,7 @@ impl Drop for Context {
 }
 
 /// How long a wait goes on while no submission ends. Submissions on integrated GPUs are cut to fractions of a second, elsewhere one may be a
-/// whole prefill of a large model on an old card. A software driver is as slow as its processor and cannot hang.
+/// whole prefill of a large model on an old card. A software driver is as slow as its processor, so that no time tells slow from stuck.
 pub(crate) fn stall_max(gpu: &GpuProfile) -> Option<Duration> {
     match gpu {
         gpu if gpu.software => None,
@@ -462,5 +473,6 @@ fn create_device(
         info = info.push_next(&mut executable);
     }
     // SAFETY: every feature and extension asked for was reported as supported.
-    Ok(unsafe { instance.create_device(candidate.physical, &info, None) }?)
+    unsafe { instance.create_device(candidate.physical, &info, None) }
+        .map_err(|result| VulkanError::Open { device: profile.name.clone(), result })
 }

@@ -18,12 +18,12 @@ const DISPATCH_SECONDS: f64 = 4e-6;
 const GROUP_BYTES: u64 = 64 << 10;
 
 /// The longest submission that a device should get; `None` where there is no watchdog to fear.
-pub fn seconds_max(gpu: &GpuProfile) -> Option<f64> {
+pub(crate) fn seconds_max(gpu: &GpuProfile) -> Option<f64> {
     (gpu.integrated && !gpu.software).then_some(PIECE_SECONDS)
 }
 
 /// Seconds that a dispatch takes on the slowest device that we expect.
-pub fn estimate(d: &Dispatch) -> f64 {
+pub(crate) fn estimate(d: &Dispatch) -> f64 {
     let Groups::Fixed(groups) = d.groups;
     let groups = groups.iter().map(|g| *g as u64).product::<u64>();
     let bytes = if d.bytes == 0 { groups * GROUP_BYTES } else { d.bytes };
@@ -33,7 +33,7 @@ pub fn estimate(d: &Dispatch) -> f64 {
 
 /// Cuts consecutive costs (seconds) into pieces of at most `most` each; a cost above that stands alone. Never an empty piece, and
 /// one piece where there is no bound.
-pub fn cut(costs: &[f64], most: Option<f64>) -> Vec<Range<usize>> {
+pub(crate) fn cut(costs: &[f64], most: Option<f64>) -> Vec<Range<usize>> {
     let most = most.unwrap_or(f64::INFINITY);
     let mut pieces = Vec::new();
     let (mut first, mut sum) = (0, 0.0);
@@ -51,7 +51,7 @@ pub fn cut(costs: &[f64], most: Option<f64>) -> Vec<Range<usize>> {
 }
 
 /// Corrects the costs of pieces by the seconds that they took. A piece that took no measurable time says nothing.
-pub fn correct(costs: &mut [f64], pieces: &[Range<usize>], seconds: &[f64]) {
+pub(crate) fn correct(costs: &mut [f64], pieces: &[Range<usize>], seconds: &[f64]) {
     for (piece, measured) in pieces.iter().zip(seconds) {
         let part = &mut costs[piece.clone()];
         let expected: f64 = part.iter().sum();
@@ -62,14 +62,19 @@ pub fn correct(costs: &mut [f64], pieces: &[Range<usize>], seconds: &[f64]) {
 }
 
 /// Whether pieces cut before a correction should be cut anew: one took half as long again as it may, or half as many would do.
-pub fn is_worth_recutting(seconds: &[f64], now: &[Range<usize>], after: &[Range<usize>], most: f64) -> bool {
+pub(crate) fn is_worth_recutting(
+    seconds: &[f64],
+    now: &[Range<usize>],
+    after: &[Range<usize>],
+    most: f64,
+) -> bool {
     let too_long = seconds.iter().any(|s| *s > 1.5 * most) && now != after;
     too_long || after.len() * 2 <= now.len()
 }
 
 /// How much slower or faster than [`estimate`] a device is, learned from measured submissions, for recordings that are new.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Pace(f64);
+pub(crate) struct Pace(f64);
 
 impl Default for Pace {
     fn default() -> Pace {
@@ -79,13 +84,13 @@ impl Default for Pace {
 
 impl Pace {
     /// Factor on estimates.
-    pub fn factor(self) -> f64 {
+    pub(crate) fn factor(self) -> f64 {
         self.0
     }
 
     /// Learns from one recording: slower at once, faster by and by, since a submission that is too long does harm and one too short does
     /// none.
-    pub fn learn(&mut self, estimated: f64, measured: f64) {
+    pub(crate) fn learn(&mut self, estimated: f64, measured: f64) {
         if estimated > 0.0 && measured > 0.0 {
             let ratio = measured / estimated;
             self.0 = if ratio > self.0 { ratio } else { self.0 * 0.75 + ratio * 0.25 };

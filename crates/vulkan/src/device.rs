@@ -92,7 +92,6 @@ impl VulkanDevice {
             state: Mutex::new(state),
             submissions: Submissions::new(),
             last: Mutex::default(),
-            copied: AtomicU64::new(0),
             shared: AtomicU64::new(0),
         });
         let serving = inner.clone();
@@ -212,7 +211,7 @@ impl Device for VulkanDevice {
             weights,
             kv,
             scratch: resident.saturating_sub(weights + kv),
-            copied: state.loader.uploader.copied() + inner.copied.load(Ordering::Relaxed),
+            copied: inner.context.copied(),
             shared: inner.shared.load(Ordering::Relaxed),
         }
     }

@@ -1,4 +1,5 @@
-//! What needs a driver: any Vulkan device will do, a software one is preferred. Where there is none, nothing is tested and that is said.
+//! What needs a driver: any Vulkan device will do, a software one is preferred. Where there is none, each test says that it is NOT RUN, and
+//! fails where `UNICORN_REQUIRE_VULKAN` is set, as continuous integration sets it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,21 +23,30 @@ use crate::replay::{Bound, Recorded};
 use crate::transfer::{self, PIECE_BYTES, Uploader};
 use crate::weights::Matrix;
 
+/// Says that a test is not run. Fails where a driver is required.
+fn not_run(reason: &str) -> Option<Context> {
+    eprintln!("NOT RUN: {reason}");
+    let required = std::env::var_os("UNICORN_REQUIRE_VULKAN").is_some_and(|v| !v.is_empty() && v != "0");
+    assert!(!required, "UNICORN_REQUIRE_VULKAN is set, and there is no driver to test with: {reason}");
+    None
+}
+
 fn open() -> Option<Arc<Context>> {
+    open_context().map(Arc::new)
+}
+
+/// The device to test with.
+pub(crate) fn open_context() -> Option<Context> {
     let library = match Library::load(LibraryOptions { labels: true, ..LibraryOptions::default() }) {
         Ok(library) => library,
-        Err(error) => {
-            eprintln!("not tested: {error}");
-            return None;
-        }
+        Err(error) => return not_run(&error.to_string()),
     };
     let candidates = library.candidates().unwrap();
     let fit = |c: &&crate::library::Candidate| c.missing().is_empty();
     let Some(chosen) = candidates.iter().filter(fit).max_by_key(|c| c.profile.software) else {
-        eprintln!("not tested: no Vulkan device");
-        return None;
+        return not_run("no Vulkan device has what the kernels need");
     };
-    Some(Arc::new(Context::open(library, chosen).unwrap()))
+    Some(Context::open(library, chosen).unwrap())
 }
 
 /// Weights in memory, with a fault where one is wanted.
@@ -185,7 +195,7 @@ fn too_large_an_allocation_says_how_large() {
     assert!(most >= 1 << 30 && text.contains("KV cache") && text.contains(&needs.size.to_string()), "{text}");
 }
 
-/// A dispatch that sums a row of `x` squared into nothing: `y = norm(x)` for `rows` rows of 64.
+/// A dispatch of `norm.comp` without a weight, which copies `rows` rows of 64 values from `x` to `y`.
 fn norm(x: &Buffer, y: &Buffer, rows: u32) -> Dispatch {
     let range = |b: &Buffer| Range { address: b.address(), bytes: b.bytes() };
     let push = Push::new().addresses([x.address(), 0, y.address(), 0, 0, 0]).u32(64).f32(1e-6);
@@ -298,7 +308,7 @@ fn pipelines_come_back_from_disk_and_damage_is_passed_over() {
     let third = Pipelines::new(&context, Some(&folder)).unwrap();
     assert!(third.notes()[0].contains("damaged"), "{:?}", third.notes());
     third.prepare(kernels.iter()).unwrap();
-    // A folder that cannot be made is a note, too.
+    // A folder that cannot be made stops nothing either: it is told in a note.
     let blocked = Pipelines::new(&context, Some(&file)).unwrap();
     blocked.prepare(kernels.iter()).unwrap();
     assert_eq!(blocked.notes().len(), 2, "{:?}", blocked.notes());
@@ -337,4 +347,32 @@ fn more_elements_than_a_row_of_workgroups_has() {
         let want = 30.0 * (((i % 999) as f64 * 0.1 - 50.0) / 30.0).tanh();
         assert!((f32::from_le_bytes(word) as f64 - want).abs() < 1e-3, "{i}");
     }
+}
+
+#[test]
+fn copies_are_counted_once_in_both_directions() {
+    let Some(context) = open() else { return };
+    let counted = |what: &mut dyn FnMut()| {
+        let before = context.copied();
+        what();
+        context.copied() - before
+    };
+    let ty = TensorType::Q8_0;
+    let w = weight("ffn_up", ty, 300, 512, 0);
+    let source = Bytes::new(quant::random_blocks(ty, 300, 512, 5));
+    let load = |uploader: &Uploader| {
+        Matrix::load(&context, uploader, &w, &source).unwrap();
+    };
+    // Through the ring every byte is copied; in place none is, since it is read from the file to where it stays.
+    let (staged, direct) = (Uploader::staged(&context, 2), Uploader::new(&context));
+    assert_eq!(counted(&mut || load(&staged)), w.span.bytes);
+    let buffer = Buffer::new(&context, Place::Device, 1000, "values").unwrap();
+    let expected = if buffer.is_mapped() { 0 } else { w.span.bytes };
+    assert_eq!(counted(&mut || load(&direct)), expected);
+    for uploader in [&staged, &direct] {
+        assert_eq!(counted(&mut || uploader.write(&buffer, 0, &[1; 1000]).unwrap()), 1000);
+    }
+    context.wait_uploads().unwrap();
+    let mut out = [0; 600];
+    assert_eq!(counted(&mut || transfer::download(&context, &buffer, 0, &mut out).unwrap()), 600);
 }

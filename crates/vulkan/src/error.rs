@@ -64,13 +64,26 @@ pub enum VulkanError {
     /// The loader knows no driver.
     #[error("no Vulkan driver is installed; install one of your GPU's vendor, or use `--device cpu`")]
     NoDriver,
+    /// The loader could not start. It reports descriptions of drivers that it cannot read as if memory were short.
+    #[error(
+        "the Vulkan loader could not start: {0}; is a description of a driver damaged, such as one that VK_DRIVER_FILES names?"
+    )]
+    NoInstance(vk::Result),
+    /// The driver refused to open the device.
+    #[error("{device} could not be opened: {result}; its driver may be short of memory or threads")]
+    Open {
+        /// Device name.
+        device: String,
+        /// What the driver said.
+        result: vk::Result,
+    },
     /// Any other failed call.
     #[error("a Vulkan call failed: {0}")]
     Call(#[from] vk::Result),
 }
 
 impl VulkanError {
-    /// The same error as the engine sees it.
+    /// The error as it crosses the device seam.
     pub fn into_device_error(self, device: &str) -> DeviceError {
         let name = device.to_string();
         match self {

@@ -5,7 +5,7 @@ use unicorn_core::TensorType;
 
 /// Bytes per group of 32 columns (low and high bits) and per block (scales), and groups that share a scale record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Planes {
+pub(crate) struct Planes {
     /// Low bits, bytes per group.
     pub low: usize,
     /// High bits, bytes per group.
@@ -17,7 +17,7 @@ pub struct Planes {
 }
 
 /// The planes of a quantized type; `None` for float types, which keep their layout.
-pub fn planes(ty: TensorType) -> Option<Planes> {
+pub(crate) fn planes(ty: TensorType) -> Option<Planes> {
     use TensorType::*;
     let p = |low, high, scale, groups| Some(Planes { low, high, scale, groups });
     match ty {
@@ -72,7 +72,7 @@ fn pack4(values: [u8; 32], out: &mut [u8]) {
 
 /// Splits one GGUF block into its planes. The slices have the sizes that [`planes`] gives, times the groups of the block for
 /// `low` and `high`.
-pub fn split_block(ty: TensorType, block: &[u8], low: &mut [u8], high: &mut [u8], scale: &mut [u8]) {
+pub(crate) fn split_block(ty: TensorType, block: &[u8], low: &mut [u8], high: &mut [u8], scale: &mut [u8]) {
     use TensorType::*;
     match ty {
         F32 | F16 | BF16 => {}

@@ -53,7 +53,7 @@ pub struct LibraryOptions {
 
 /// Extensions of a physical device.
 #[derive(Clone, Debug)]
-pub struct Extensions(Vec<vk::ExtensionProperties>);
+pub(crate) struct Extensions(Vec<vk::ExtensionProperties>);
 
 impl Extensions {
     pub(crate) fn has(&self, name: &CStr) -> bool {
@@ -90,7 +90,8 @@ impl Library {
         let app =
             vk::ApplicationInfo::default().application_name(c"unicorn").api_version(vk::API_VERSION_1_3);
         // SAFETY: the entry is loaded; no layer name is passed.
-        let extensions = unsafe { entry.enumerate_instance_extension_properties(None) }?;
+        let extensions = unsafe { entry.enumerate_instance_extension_properties(None) }
+            .map_err(VulkanError::NoInstance)?;
         let debug_utils =
             extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(ash::ext::debug_utils::NAME));
         let mut names: Vec<*const c_char> = Vec::new();
@@ -115,7 +116,7 @@ impl Library {
                 VulkanError::NoLayer { layer: VALIDATION_LAYER.to_string_lossy().into_owned() }
             }
             vk::Result::ERROR_INCOMPATIBLE_DRIVER => VulkanError::NoDriver,
-            other => other.into(),
+            other => VulkanError::NoInstance(other),
         })?;
         let validation = options.validation.then(|| Validation::listen(&entry, &instance)).transpose();
         let validation = validation.inspect_err(|_| {

@@ -7,14 +7,14 @@ use ash::vk;
 use crate::error::VulkanError;
 
 /// Extension name.
-pub const NAME: &CStr = c"VK_NV_cooperative_matrix2";
+pub(crate) const NAME: &CStr = c"VK_NV_cooperative_matrix2";
 
 const FEATURES: vk::StructureType = vk::StructureType::from_raw(1_000_593_000);
 
 /// `VkPhysicalDeviceCooperativeMatrix2FeaturesNV`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Features {
+pub(crate) struct Features {
     s_type: vk::StructureType,
     p_next: *mut c_void,
     /// Workgroup-scope matrices.
@@ -68,7 +68,7 @@ impl Features {
 }
 
 /// What our kernels use, switched on.
-pub fn features_wanted() -> Features {
+pub(crate) fn features_wanted() -> Features {
     Features {
         flexible_dimensions: 1,
         reductions: 1,
@@ -125,7 +125,7 @@ impl Dimensions {
 type GetDimensions = unsafe extern "system" fn(vk::PhysicalDevice, *mut u32, *mut Dimensions) -> vk::Result;
 
 /// Whether a device that has the extension, with these features, has what our kernels use of it.
-pub fn usable(
+pub(crate) fn usable(
     entry: &ash::Entry,
     instance: &ash::Instance,
     physical: vk::PhysicalDevice,

@@ -12,7 +12,7 @@ use crate::error::VulkanError;
 use crate::place::{Mapped, Place};
 
 /// A buffer bound to memory, with a device address. Freed on drop.
-pub struct Buffer {
+pub(crate) struct Buffer {
     context: Arc<Context>,
     pub(crate) handle: vk::Buffer,
     memory: vk::DeviceMemory,
@@ -29,7 +29,12 @@ impl Buffer {
     /// Allocates `bytes` bytes. `what` appears in errors.
     ///
     /// Errors when no memory type fits or the memory is short; device memory never spills to the host unasked.
-    pub fn new(context: &Arc<Context>, place: Place, bytes: u64, what: &str) -> Result<Buffer, VulkanError> {
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        place: Place,
+        bytes: u64,
+        what: &str,
+    ) -> Result<Buffer, VulkanError> {
         let bytes = bytes.max(16);
         if let Some(address) = context.pretended_address(bytes) {
             return Ok(Buffer {
@@ -159,30 +164,31 @@ impl Buffer {
     }
 
     /// Device address of the first byte.
-    pub fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.address
     }
 
     /// Size in bytes.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// True when the host can write or read it in place.
-    pub fn is_mapped(&self) -> bool {
+    pub(crate) fn is_mapped(&self) -> bool {
         self.mapped.is_some()
     }
 
     /// Writes host data at `offset`. The caller has waited for all GPU work that uses the range.
     ///
     /// Panics when the buffer is not mapped or the range leaves it: both are bugs of this crate.
-    pub fn write(&self, offset: u64, data: &[u8]) {
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) {
         if self.context.compile_only() {
             return;
         }
         let base = self.mapped.map_or(std::ptr::null_mut(), |m| m.0);
         assert!(!base.is_null(), "the buffer is not mapped");
         assert!(offset + data.len() as u64 <= self.bytes, "write past the end of a buffer");
+        self.context.count_copy(data.len() as u64);
         // SAFETY: mapped, in range, and memory of ours only.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), base.add(offset as usize), data.len()) };
     }
@@ -190,13 +196,14 @@ impl Buffer {
     /// Reads back `out.len()` bytes at `offset`. The caller has waited for the work that wrote them.
     ///
     /// Panics when the buffer is not mapped or the range leaves it: both are bugs of this crate.
-    pub fn read(&self, offset: u64, out: &mut [u8]) {
+    pub(crate) fn read(&self, offset: u64, out: &mut [u8]) {
         if self.context.compile_only() {
             return;
         }
         let base = self.mapped.map_or(std::ptr::null_mut(), |m| m.0);
         assert!(!base.is_null(), "the buffer is not mapped");
         assert!(offset + out.len() as u64 <= self.bytes, "read past the end of a buffer");
+        self.context.count_copy(out.len() as u64);
         // SAFETY: mapped and in range.
         unsafe { std::ptr::copy_nonoverlapping(base.add(offset as usize), out.as_mut_ptr(), out.len()) };
     }
@@ -206,7 +213,7 @@ impl Buffer {
     /// # Safety
     /// No GPU work uses the range while the slice lives, and no other slice of it does.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn mapped_slice(&self, offset: u64, len: usize) -> Option<&mut [u8]> {
+    pub(crate) unsafe fn mapped_slice(&self, offset: u64, len: usize) -> Option<&mut [u8]> {
         if offset.checked_add(len as u64).is_none_or(|end| end > self.bytes) {
             return None;
         }
@@ -217,7 +224,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // Where nothing executes there is no memory.
+        // A device that only compiles has buffers without memory.
         if self.handle == vk::Buffer::null() {
             return;
         }

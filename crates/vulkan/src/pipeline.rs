@@ -15,12 +15,12 @@ use crate::statistics::Statistics;
 
 /// A compiled kernel.
 #[derive(Clone, Copy, Debug)]
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     pub(crate) handle: vk::Pipeline,
 }
 
 /// Builds pipelines on demand and keeps them until it is dropped.
-pub struct Pipelines {
+pub(crate) struct Pipelines {
     context: Arc<Context>,
     layout: vk::PipelineLayout,
     cache: vk::PipelineCache,
@@ -32,16 +32,16 @@ pub struct Pipelines {
 }
 
 /// Push constants are the only bindings: device addresses and sizes. Vulkan guarantees 128 bytes.
-pub const PUSH_BYTES: u32 = 128;
+pub(crate) const PUSH_BYTES: u32 = 128;
 
 /// Threads that compile at once: drivers take tens of megabytes for each.
 const COMPILERS_MAX: usize = 8;
 const STACK_BYTES: usize = 8 << 20;
 
 impl Pipelines {
-    /// No pipeline yet. With a `folder`, keeps what is compiled in a file there, one per device and driver, and starts from it. A file that cannot be used is
-    /// passed over with a note.
-    pub fn new(context: &Arc<Context>, folder: Option<&Path>) -> Result<Pipelines, VulkanError> {
+    /// Starts without pipelines. With a `folder`, what is compiled is kept in a file there, one for each device and driver, and the next
+    /// start reads it. A file that cannot be used is passed over with a note.
+    pub(crate) fn new(context: &Arc<Context>, folder: Option<&Path>) -> Result<Pipelines, VulkanError> {
         let device = &context.device;
         let push =
             [vk::PushConstantRange::default().stage_flags(vk::ShaderStageFlags::COMPUTE).size(PUSH_BYTES)];
@@ -90,7 +90,7 @@ impl Pipelines {
     }
 
     /// What went wrong with the pipelines on disk, none of which stops anything.
-    pub fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<String> {
         self.notes.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
@@ -99,7 +99,7 @@ impl Pipelines {
     }
 
     /// The pipeline of a kernel, compiled now if it is new.
-    pub fn get(&self, kernel: &Kernel) -> Result<Pipeline, VulkanError> {
+    pub(crate) fn get(&self, kernel: &Kernel) -> Result<Pipeline, VulkanError> {
         if let Some(found) = self.find(kernel) {
             return Ok(found);
         }
@@ -127,7 +127,7 @@ impl Pipelines {
     /// Compiles those of `kernels` that are new, several at a time, and brings the file on disk up to date.
     ///
     /// Errors when one does not compile; the others are kept.
-    pub fn prepare<'k>(&self, kernels: impl Iterator<Item = &'k Kernel>) -> Result<(), VulkanError> {
+    pub(crate) fn prepare<'k>(&self, kernels: impl Iterator<Item = &'k Kernel>) -> Result<(), VulkanError> {
         let mut seen = HashSet::new();
         let new: Vec<&Kernel> = kernels.filter(|k| seen.insert(*k) && self.find(k).is_none()).collect();
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());

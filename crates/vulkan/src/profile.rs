@@ -86,7 +86,7 @@ pub struct GpuProfile {
 
 impl GpuProfile {
     /// Whether selection must pass over this shader for this op. A shader that is wrong for one op is not trusted for another.
-    pub fn avoids(&self, shader: &str) -> bool {
+    pub(crate) fn avoids(&self, shader: &str) -> bool {
         self.avoid.iter().any(|a| a.rsplit(' ').next() == Some(shader))
     }
 }

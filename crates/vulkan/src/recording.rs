@@ -13,7 +13,7 @@ use crate::pipeline::{PUSH_BYTES, Pipelines};
 
 /// A range of device addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Range {
+pub(crate) struct Range {
     /// First byte.
     pub address: u64,
     /// Length in bytes.
@@ -28,14 +28,14 @@ impl Range {
 
 /// How many workgroups run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Groups {
+pub(crate) enum Groups {
     /// As given.
     Fixed([u32; 3]),
 }
 
 /// One dispatch.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Dispatch {
+pub(crate) struct Dispatch {
     /// What it is for, shown in profiles and debug labels: the op's name.
     pub op: &'static str,
     /// The kernel.
@@ -67,7 +67,7 @@ pub struct Copy {
 
 /// Dispatches in order, with the copies around them.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Recording {
+pub(crate) struct Recording {
     /// The dispatches.
     pub dispatches: Vec<Dispatch>,
     /// Copies before the first dispatch.
@@ -78,12 +78,12 @@ pub struct Recording {
 
 impl Recording {
     /// Adds a dispatch.
-    pub fn push(&mut self, dispatch: Dispatch) {
+    pub(crate) fn push(&mut self, dispatch: Dispatch) {
         self.dispatches.push(dispatch);
     }
 
     /// For each dispatch, whether a barrier must come before it: it touches what one since the last barrier wrote, or writes what one read.
-    pub fn barriers(&self) -> Vec<bool> {
+    pub(crate) fn barriers(&self) -> Vec<bool> {
         let mut reads: Vec<Range> = Vec::new();
         let mut writes: Vec<Range> = Vec::new();
         let hit = |set: &[Range], of: &[Range]| set.iter().any(|a| of.iter().any(|b| a.overlaps(b)));
@@ -104,7 +104,7 @@ impl Recording {
 
 /// What is timed on the GPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Timing {
+pub(crate) enum Timing {
     /// Nothing.
     Off,
     /// Each piece from its first dispatch to its last.
@@ -114,7 +114,7 @@ pub enum Timing {
 }
 
 /// Command buffers made from a recording, one for each piece of it. Replayable: no one-time flag, at most one execution in flight.
-pub struct Commands {
+pub(crate) struct Commands {
     context: Arc<Context>,
     pool: vk::CommandPool,
     buffers: Vec<vk::CommandBuffer>,
@@ -126,7 +126,7 @@ pub struct Commands {
 impl Commands {
     /// Encodes a recording as one piece. With `timestamps`, a time is taken before the first and after every dispatch, and dispatches are
     /// serialized so that each time is one dispatch's.
-    pub fn encode(
+    pub(crate) fn encode(
         context: &Arc<Context>,
         pipelines: &Pipelines,
         recording: &Recording,
@@ -140,7 +140,7 @@ impl Commands {
     /// Encodes a recording as consecutive pieces, each a submission of its own.
     ///
     /// Errors when a kernel does not compile or a dispatch is larger than the device allows.
-    pub fn encode_pieces(
+    pub(crate) fn encode_pieces(
         context: &Arc<Context>,
         pipelines: &Pipelines,
         recording: &Recording,
@@ -175,7 +175,7 @@ impl Commands {
     }
 
     /// Dispatches of each piece.
-    pub fn pieces(&self) -> &[ops::Range<usize>] {
+    pub(crate) fn pieces(&self) -> &[ops::Range<usize>] {
         &self.pieces
     }
 
@@ -307,22 +307,22 @@ impl Commands {
     }
 
     /// Submits the pieces in order; the value marks the end of the last. `what` is named when the device is lost.
-    pub fn submit(&self, what: &str) -> Result<u64, VulkanError> {
+    pub(crate) fn submit(&self, what: &str) -> Result<u64, VulkanError> {
         let mut last = 0;
         for buffer in &self.buffers {
-            last = self.context.submit_for(*buffer, what)?;
+            last = self.context.submit(*buffer, what)?;
         }
         Ok(last)
     }
 
     /// Submits once and waits.
-    pub fn run(&self, what: &str) -> Result<(), VulkanError> {
+    pub(crate) fn run(&self, what: &str) -> Result<(), VulkanError> {
         let value = self.submit(what)?;
         self.context.wait(value, what)
     }
 
     /// Seconds of each dispatch in the last finished run; `None` when encoded without timestamps, or where nothing executes.
-    pub fn times(&self) -> Result<Option<Vec<f64>>, VulkanError> {
+    pub(crate) fn times(&self) -> Result<Option<Vec<f64>>, VulkanError> {
         let Some(stamps) = self.stamps(Timing::Dispatches)? else { return Ok(None) };
         let mut out = Vec::with_capacity(stamps.len());
         for (i, piece) in self.pieces.iter().enumerate() {
@@ -333,7 +333,7 @@ impl Commands {
     }
 
     /// Seconds of each piece in the last finished run; `None` when encoded without times of pieces, or where nothing executes.
-    pub fn piece_times(&self) -> Result<Option<Vec<f64>>, VulkanError> {
+    pub(crate) fn piece_times(&self) -> Result<Option<Vec<f64>>, VulkanError> {
         let stamps = self.stamps(Timing::Pieces)?;
         Ok(stamps.map(|s| s.chunks_exact(2).map(|w| w[1] - w[0]).collect()))
     }

@@ -23,7 +23,7 @@ pub(crate) struct Recorded {
     pub(crate) recording: Recording,
     /// Seconds that each dispatch is expected to take.
     costs: Vec<f64>,
-    /// The same in sum, before anything was measured.
+    /// Seconds that all dispatches together were expected to take, before anything was measured.
     estimated: f64,
     timing: Timing,
     ran: bool,

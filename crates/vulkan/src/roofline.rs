@@ -20,7 +20,7 @@ const THREADS: u32 = 256;
 const REPEATS: usize = 5;
 /// Operations of one round of `roof_math` per thread: 8 chains, two operations per multiply-add.
 const FLOAT_OPS: u64 = 16;
-/// The same for dot products of four.
+/// Operations of one round of `roof_math` per thread with dot products of four bytes.
 const INTEGER_OPS: u64 = 64;
 /// Products of a round of `roof_matrix` per subgroup.
 const MATRIX_CHAINS: u64 = 16;

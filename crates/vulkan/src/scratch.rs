@@ -125,7 +125,7 @@ pub(crate) struct Scratch {
     pub(crate) tickets: Buffer,
     /// f32 `[outputs, vocab]`, for selection on the device.
     pub(crate) logits: Buffer,
-    /// The same, read by the host.
+    /// f32 `[outputs, vocab]` in memory that the host reads fast, for logits that it asked for.
     pub(crate) logits_host: Buffer,
     /// `(logit, id)` pairs of the slices of each row, `[outputs, slices, k]`.
     pub(crate) pairs: Buffer,

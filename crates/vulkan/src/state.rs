@@ -33,8 +33,6 @@ pub(crate) struct Inner {
     pub(crate) submissions: Arc<Submissions<Told>>,
     /// The newest work of each stream, submitted or still waiting for what it depends on.
     pub(crate) last: Mutex<HashMap<StreamId, Fence>>,
-    /// Bytes of outputs and of residual streams that were copied.
-    pub(crate) copied: AtomicU64,
     /// Bytes of residual streams that crossed without a copy.
     pub(crate) shared: AtomicU64,
 }

@@ -146,27 +146,26 @@ impl Shared {
         }
     }
 
-    /// Brings a stream that comes from elsewhere to where the copies of the recording read it; returns the bytes copied by the host.
-    pub(crate) fn bring(&self, bytes: usize) -> u64 {
+    /// Brings a stream that comes from elsewhere to where the copies of the recording read it.
+    pub(crate) fn bring(&self, context: &Context, bytes: usize) {
         if self.imported || bytes == 0 {
-            return 0;
+            return;
         }
+        context.count_copy(bytes as u64);
         // SAFETY: no work of this stream is under way while one that imports it is being started.
         if let Some(out) = unsafe { self.buffer.mapped_slice(0, bytes) } {
             self.memory.read_bytes(out);
         }
-        bytes as u64
     }
 
-    /// Takes what the recording's copies left to where others read it; returns the bytes copied by the host.
-    pub(crate) fn take(&self, bytes: usize) -> u64 {
+    /// Takes what the recording's copies left to where others read it.
+    pub(crate) fn take(&self, bytes: usize) {
         if self.imported || bytes == 0 {
-            return 0;
+            return;
         }
         let mut copy = vec![0; bytes];
         self.buffer.read(0, &mut copy);
         self.memory.write_bytes(&copy);
-        bytes as u64
     }
 }
 

@@ -85,7 +85,7 @@ impl Inner {
         stream.write(batch, tiling.as_ref());
         stream.rows = batch.rows();
         if let Some(shared) = shared.get(&work.stream).filter(|_| work.crossing.import) {
-            self.count(shared.bring(self.crossing_bytes(stream.scratch.sizes.width, batch)));
+            shared.bring(&self.context, self.crossing_bytes(stream.scratch.sizes.width, batch));
         }
         let recorded = stream.recordings.get(&shape).ok_or_else(|| self.invalid("the recording vanished"))?;
         recorded.learn(&self.context, pipelines, bound).map_err(|e| self.fail(e))?;
@@ -254,10 +254,6 @@ impl Inner {
         if self.context.compile_only() { 0 } else { batch.rows() * width * 4 }
     }
 
-    fn count(&self, copied: u64) {
-        self.copied.fetch_add(copied, Ordering::Relaxed);
-    }
-
     /// Waits for submitted work and tells how it ended. Called in the order of submission.
     pub(crate) fn tell(&self, submitted: Submitted<Told>, busy_until: Option<Instant>) {
         let Submitted { value, mut done, what } = submitted;
@@ -276,11 +272,12 @@ impl Inner {
         if let Some(shared) = state.shared.get(&told.stream) {
             let by_bus = if shared.in_place().is_some() { 0 } else { bytes as u64 };
             if told.crossing.import {
-                self.count(by_bus);
+                self.context.count_copy(by_bus);
                 self.shared.fetch_add(bytes as u64 - by_bus, Ordering::Relaxed);
             }
             if told.crossing.export {
-                self.count(by_bus + shared.take(bytes));
+                self.context.count_copy(by_bus);
+                shared.take(bytes);
             }
         }
         let wanted = told.head && !told.batch.outputs().is_empty();
@@ -295,7 +292,6 @@ impl Inner {
         if rows > 0 {
             let mut bytes = vec![0u8; rows * vocab * 4];
             scratch.logits_host.read(0, &mut bytes);
-            self.count(bytes.len() as u64);
             let word = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             output.logits = bytes.chunks_exact(4).map(word).collect();
         }
@@ -303,7 +299,6 @@ impl Inner {
         if most > 0 {
             let mut bytes = vec![0u8; batch.outputs().len() * most * 8];
             scratch.top.read(0, &mut bytes);
-            self.count(bytes.len() as u64);
             let entry = |b: &[u8]| TopEntry {
                 token: u32::from_le_bytes([b[0], b[1], b[2], b[3]]),
                 logit: f32::from_le_bytes([b[4], b[5], b[6], b[7]]),

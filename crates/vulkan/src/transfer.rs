@@ -2,7 +2,7 @@
 //! pinned buffers, so that reads and splits on several threads run while copies do.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ash::vk;
@@ -30,7 +30,7 @@ struct Slot {
     busy_until: u64,
 }
 
-/// Uploads bytes into device buffers and counts them.
+/// Uploads bytes into device buffers.
 pub(crate) struct Uploader {
     context: Arc<Context>,
     /// Slots that no thread fills, in order of their copies.
@@ -40,7 +40,6 @@ pub(crate) struct Uploader {
     threads: usize,
     /// Where memory is mapped, write there; tests try the ring on such devices too.
     in_place: bool,
-    copied: AtomicU64,
 }
 
 /// A range of a buffer: offset and length in bytes.
@@ -55,7 +54,6 @@ impl Uploader {
             threads: (std::thread::available_parallelism().map_or(1, |n| n.get()) + THREADS_WAITING)
                 .min(THREADS_MAX),
             in_place: true,
-            copied: AtomicU64::new(0),
         }
     }
 
@@ -63,11 +61,6 @@ impl Uploader {
     #[cfg(test)]
     pub(crate) fn staged(context: &Arc<Context>, threads: usize) -> Uploader {
         Uploader { in_place: false, threads, ..Uploader::new(context) }
-    }
-
-    /// Bytes that went through the ring, so were copied twice.
-    pub(crate) fn copied(&self) -> u64 {
-        self.copied.load(Ordering::Relaxed)
     }
 
     /// Frees what only loading needs; the next upload makes it anew.
@@ -154,7 +147,7 @@ impl Uploader {
             // Submissions are numbered in order, so the ring's order is that of the copies as long as both happen under its lock.
             let mut ring = lock(&self.ring);
             slot.busy_until = slot.copy(buffer, &regions).map_err(fail)?;
-            self.copied.fetch_add(parts.iter().map(|p| p.1).sum(), Ordering::Relaxed);
+            self.context.count_copy(parts.iter().map(|p| p.1).sum());
             ring.push_back(slot);
             Ok(())
         })
@@ -179,6 +172,10 @@ impl Uploader {
     pub(crate) fn write(&self, buffer: &Buffer, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.fill(buffer, offset, data.len() as u64, |at, out| {
             out.copy_from_slice(&data[at as usize..][..out.len()]);
+            // Elsewhere the ring counts it.
+            if self.in_place && buffer.is_mapped() {
+                self.context.count_copy(out.len() as u64);
+            }
             Ok(())
         })
     }
@@ -286,7 +283,7 @@ pub(crate) fn download(
         device.cmd_pipeline_barrier2(slot.commands, &vk::DependencyInfo::default().memory_barriers(&after));
         device.end_command_buffer(slot.commands)?;
     }
-    slot.busy_until = context.submit_for(slot.commands, "a download")?;
+    slot.busy_until = context.submit(slot.commands, "a download")?;
     context.wait(slot.busy_until, "a download")?;
     slot.staging.read(0, out);
     Ok(())

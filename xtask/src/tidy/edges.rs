@@ -1,9 +1,7 @@
 //! Which crate may use which of ours.
 
-use anyhow::{Context, Result};
-use serde::Deserialize;
-
-use super::Finding;
+use super::finding::Finding;
+use crate::metadata::Metadata;
 
 /// Every crate of the workspace with those of ours that it may use. Tests may use more: a device is tested with the
 /// engine, an engine with a device.
@@ -32,29 +30,17 @@ const EDGES: &[(&str, &[&str])] = &[
     ("xtask", &["unicorn-core", "unicorn-cases", "unicorn-hub"]),
 ];
 
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
+/// The table with the folders' names in place of the packages', as the documents have it.
+pub fn by_folder() -> Vec<(String, Vec<String>)> {
+    let folder = |package: &str| match package {
+        "unicorn" => "cli".to_string(),
+        other => other.strip_prefix("unicorn-").unwrap_or(other).to_string(),
+    };
+    EDGES.iter().map(|(package, uses)| (folder(package), uses.iter().map(|u| folder(u)).collect())).collect()
 }
 
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    dependencies: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    name: String,
-    /// `None` for ordinary ones, else `dev` or `build`.
-    kind: Option<String>,
-    /// Set for crates of the workspace.
-    path: Option<String>,
-}
-
-/// Checks the output of `cargo metadata --no-deps` against the table.
-pub fn check(metadata: &str) -> Result<Vec<Finding>> {
-    let metadata: Metadata = serde_json::from_str(metadata).context("cargo metadata")?;
+/// Checks the packages of the workspace against the table.
+pub fn check(metadata: &Metadata) -> Vec<Finding> {
     let mut findings = Vec::new();
     for package in &metadata.packages {
         let mut complain = |message: String| {
@@ -71,19 +57,20 @@ pub fn check(metadata: &str) -> Result<Vec<Finding>> {
             }
         }
     }
-    Ok(findings)
+    findings
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata;
 
     fn found(package: &str, dependency: &str, kind: &str) -> Vec<String> {
         let json = format!(
             r#"{{"packages": [{{"name": "{package}", "dependencies":
                 [{{"name": "{dependency}", "kind": {kind}, "path": "/x"}}, {{"name": "serde", "kind": null}}]}}]}}"#
         );
-        check(&json).unwrap().into_iter().map(|f| f.message).collect()
+        check(&metadata::parse(&json).unwrap()).into_iter().map(|f| f.message).collect()
     }
 
     #[test]

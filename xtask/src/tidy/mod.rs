@@ -1,32 +1,42 @@
 //! `cargo xtask tidy`: the house rules that a program can check.
 
+mod circles;
+mod docs;
 mod edges;
+mod finding;
+mod names;
+mod parse;
+mod public;
 mod rules;
+#[cfg(test)]
+mod samples;
 mod source;
+mod threads;
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::sh;
+use crate::{metadata, sh};
+use finding::Finding;
+use names::Names;
 use source::Source;
 
-/// A broken rule.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Finding {
-    /// From the root of the workspace.
-    pub file: String,
-    /// From 1; 0 for the file as a whole.
-    pub line: usize,
-    pub message: String,
-}
+const ARCHITECTURE: &str = "ARCHITECTURE.md";
+/// Names what was there at the time.
+const CHANGELOG: &str = "CHANGELOG.md";
 
 /// Checks every file that git knows or would add.
 pub fn run() -> Result<()> {
     let listed =
         sh::output(sh::command("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]))?;
-    let mut findings = edges::check(&sh::output(&mut sh::cargo("metadata --no-deps --format-version 1"))?)?;
+    let workspaces = [metadata::read("Cargo.toml")?, metadata::read("fuzz/Cargo.toml")?];
+    let mut findings = edges::check(&workspaces[0]);
+    let names = Names::read(&workspaces, &sh::root())?;
+    findings.extend(circles::check(&names));
+    findings.extend(public::check(&names));
+    findings.extend(threads::check(&names));
     let mut sources = Vec::new();
     for path in listed.lines().filter(|path| rules::is_text(path)) {
         let full = sh::root().join(path);
@@ -39,6 +49,16 @@ pub fn run() -> Result<()> {
     for (path, text) in &sources {
         let source = Source::new(path, text, test_files.contains(path));
         findings.extend(rules::check(&source));
+    }
+    let exists = |path: &str| sh::root().join(path).exists();
+    for (path, text) in sources.iter().filter(|(path, _)| path.ends_with(".md") && path != CHANGELOG) {
+        findings.extend(docs::check(path, text, |name| {
+            let beside = Path::new(path).parent().unwrap_or(Path::new("")).join(name);
+            exists(name) || exists(&beside.to_string_lossy())
+        }));
+        if path == ARCHITECTURE {
+            findings.extend(docs::check_crates(path, text, &edges::by_folder()));
+        }
     }
     findings.extend(rules::unused_allowances(&sources, &test_files));
     findings.sort();

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::Finding;
+use super::finding::Finding;
 use super::source::Source;
 
 const LINES_MAX: usize = 800;
@@ -12,6 +12,10 @@ const UNSAFE_CRATES: &[&str] = &["crates/cpu/", "crates/vulkan/", "crates/npu/"]
 
 /// The binary: it alone reads environment and arguments. xtask is a developer's tool.
 const ENVIRONMENT_CRATES: &[&str] = &["crates/cli/", "xtask/"];
+
+/// Where the binary's own output is written: one layer, which keeps what files say from steering the terminal. Nothing else under
+/// `crates/` prints.
+const PRINTING_FILES: &[&str] = &["crates/cli/src/output.rs"];
 
 /// How many `unwrap` and `expect` a file may have outside tests, and why none of them can fail.
 const PANICS_ALLOWED: &[(&str, usize, &str)] = &[];
@@ -48,6 +52,7 @@ pub fn check(source: &Source<'_>) -> Vec<Finding> {
         environment(source, &mut findings);
         unsafe_code(source, &mut findings);
         panics(source, &mut findings);
+        printing(source, &mut findings);
     }
     findings
 }
@@ -104,6 +109,20 @@ fn environment(source: &Source<'_>, findings: &mut Vec<Finding>) {
         let reads = ["env::var", "env::vars", "env::var_os", "env::args", "env::args_os", "option_env!"];
         if reads.iter().any(|name| has_word(code, name)) {
             findings.push(finding(source, line, "reads the environment; only crates/cli may"));
+        }
+    }
+}
+
+fn printing(source: &Source<'_>, findings: &mut Vec<Finding>) {
+    if !source.path.starts_with("crates/") || PRINTING_FILES.contains(&source.path) {
+        return;
+    }
+    for (line, code, _) in source.production() {
+        let prints = ["println!", "print!", "eprintln!", "eprint!", "io::stdout", "io::stderr"];
+        // Whether a stream is a terminal may be asked anywhere.
+        let asks = code.contains("is_terminal");
+        if let Some(name) = prints.iter().find(|name| has_word(code, name) && !asks) {
+            findings.push(finding(source, line, format!("{name} outside the output layer of crates/cli")));
         }
     }
 }
@@ -256,6 +275,17 @@ mod tests {
         assert_eq!(lines("crates/cli/src/main.rs", text), [0; 0]);
         assert_eq!(lines(LIB, &format!("#[cfg(test)]\nmod t {{\n{text}}}\n")), [0; 0]);
         assert_eq!(lines(LIB, "env!(\"CARGO_PKG_VERSION\");\nstd::env::consts::OS;\n"), [0; 0]);
+    }
+
+    #[test]
+    fn only_the_output_layer_prints() {
+        let text = "println!();\neprint!(\"x\");\nwriteln!(io::stdout(), \"x\")?;\nlet t = io::stderr().is_terminal();\nlet o = Out::stdout();\n";
+        assert_eq!(lines("crates/cli/src/chat/mod.rs", text), [1, 2, 3]);
+        assert_eq!(lines(LIB, text), [1, 2, 3]);
+        for fine in [PRINTING_FILES[0], "crates/cli/tests/usage.rs", "xtask/src/main.rs"] {
+            assert_eq!(lines(fine, text), [0; 0], "{fine}");
+        }
+        assert_eq!(lines(LIB, "// println!()\nlet x = \"print!\";\nmy_println!();\n"), [0; 0]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 pub const HELP: [(&str, &str, &str); 11] = [
     ("/help", "", "this list"),
     ("/clear", "", "forget the conversation; the system prompt stays"),
-    ("/system", "[TEXT]", "show the system prompt, or set it"),
+    ("/system", "[TEXT]", "show the system prompt, or set it; \"\" takes it away"),
     (
         "/set",
         "[NAME VALUE]",
@@ -15,7 +15,7 @@ pub const HELP: [(&str, &str, &str); 11] = [
     ("/stats", "", "speed, context and memory so far"),
     ("/save", "FILE", "write the conversation to a JSON file"),
     ("/load", "FILE", "continue a saved conversation"),
-    ("/bye", "", "leave; so do /exit, /quit and Ctrl-D"),
+    ("/bye", "", "leave; so do exit, quit, bye, :q, Ctrl-D, and Ctrl-C twice"),
     ("\"\"\"", "", "begins and ends a message of several lines; so does \\ at the end of a line"),
 ];
 
@@ -48,8 +48,16 @@ pub enum Command {
 }
 
 /// Understands what was typed. A line beginning with one slash and a letter is a command; a path such as `/etc/fstab says …` is
-/// a mistake rather than a message, so that a mistyped command is never sent to the model: a leading space sends it.
+/// a mistake rather than a message, so that a mistyped command is never sent to the model. The words with which other programs are
+/// left count as commands too. A leading space sends any line to the model.
 pub fn parse(typed: &str) -> Entry {
+    match typed.trim_end().to_ascii_lowercase().as_str() {
+        "exit" | "quit" | "bye" | "exit()" | "quit()" | ":q" | ":q!" | ":wq" => {
+            return Entry::Command(Command::Bye);
+        }
+        "?" | "help" => return Entry::Command(Command::Help),
+        _ => {}
+    }
     if !typed.starts_with('/') {
         let message = message(typed);
         return if message.trim().is_empty() { Entry::Empty } else { Entry::Message(message) };
@@ -64,6 +72,7 @@ pub fn parse(typed: &str) -> Entry {
     let command = match name {
         "/help" | "/?" => Command::Help,
         "/clear" | "/reset" | "/new" => Command::Clear,
+        "/system" if rest == "\"\"" => Command::System(Some(String::new())),
         "/system" => Command::System(argument),
         "/set" => match rest.split_once(char::is_whitespace) {
             Some((key, value)) => Command::Set(Some((key.to_owned(), value.trim().to_owned()))),
@@ -131,12 +140,24 @@ mod tests {
         assert_eq!(parse("/help"), Entry::Command(Command::Help));
         assert_eq!(parse("/system"), Entry::Command(Command::System(None)));
         assert_eq!(parse("/system  Be brief. "), Entry::Command(Command::System(Some("Be brief.".into()))));
+        assert_eq!(parse("/system \"\""), Entry::Command(Command::System(Some(String::new()))));
         let set = Command::Set(Some(("temp".into(), "0.5".into())));
         assert_eq!(parse("/set temp  0.5"), Entry::Command(set));
         assert_eq!(parse("/save a b.json"), Entry::Command(Command::Save("a b.json".into())));
         assert!(matches!(parse("/save"), Entry::Mistake(_)));
         assert!(matches!(parse("/set temp"), Entry::Mistake(_)));
         assert!(matches!(parse("/hlep"), Entry::Mistake(_)));
+    }
+
+    #[test]
+    fn the_usual_words_leave_and_help() {
+        for line in ["exit", "quit", "bye", ":q", "EXIT ", "quit()", "/exit"] {
+            assert_eq!(parse(line), Entry::Command(Command::Bye), "{line}");
+        }
+        assert_eq!(parse("?"), Entry::Command(Command::Help));
+        for line in [" exit", "exit the loop", "? what", "bye bye", "\"\"\"exit\"\"\""] {
+            assert!(matches!(parse(line), Entry::Message(_)), "{line}");
+        }
     }
 
     #[test]

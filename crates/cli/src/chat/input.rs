@@ -1,5 +1,8 @@
 //! Reading lines at a terminal: history across runs, several lines, completion of /commands.
 
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rustyline::completion::{Completer, Pair};
@@ -8,9 +11,10 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Config, Context, Editor, Helper};
+use rustyline::{ColorMode, Config, Context, Editor, Helper};
 
 use super::command::{HELP, is_complete};
+use crate::clean::one_symbol_each;
 use crate::term::Style;
 
 /// Lines of history kept between runs.
@@ -20,8 +24,12 @@ const HISTORY_MAX: usize = 1000;
 pub enum Typed {
     /// A whole entry.
     Line(String),
-    /// Ctrl-C.
+    /// Ctrl-C on an empty line.
     Interrupted,
+    /// Ctrl-C on a line with text, which is dropped.
+    Dropped,
+    /// Bytes that are no text.
+    Unreadable,
     /// Ctrl-D.
     End,
 }
@@ -40,9 +48,11 @@ impl LineReader {
             .history_ignore_space(true)
             .auto_add_history(false)
             .bracketed_paste(true)
+            // Without colours, too, lines are drawn by the helper, which cleans them; whether there are colours is its style's matter.
+            .color_mode(ColorMode::Forced)
             .build();
         let mut editor = Editor::with_config(config)?;
-        editor.set_helper(Some(ChatHelper { style }));
+        editor.set_helper(Some(ChatHelper { style, empty: Cell::new(true) }));
         if let Some(path) = &history {
             let _ = editor.load_history(path);
         }
@@ -51,6 +61,7 @@ impl LineReader {
 
     /// Shows the prompt and reads one entry.
     pub fn read(&mut self) -> anyhow::Result<Typed> {
+        self.note_empty(true);
         match self.editor.readline(PROMPT) {
             Ok(line) => {
                 if !line.trim().is_empty() {
@@ -58,10 +69,20 @@ impl LineReader {
                 }
                 Ok(Typed::Line(line))
             }
-            Err(ReadlineError::Interrupted) => Ok(Typed::Interrupted),
+            Err(ReadlineError::Interrupted) if self.was_empty() => Ok(Typed::Interrupted),
+            Err(ReadlineError::Interrupted) => Ok(Typed::Dropped),
             Err(ReadlineError::Eof) => Ok(Typed::End),
+            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => Ok(Typed::Unreadable),
             Err(error) => Err(anyhow::Error::new(error).context("reading from the terminal")),
         }
+    }
+
+    fn note_empty(&self, empty: bool) {
+        self.editor.helper().iter().for_each(|helper| helper.empty.set(empty));
+    }
+
+    fn was_empty(&self) -> bool {
+        self.editor.helper().is_none_or(|helper| helper.empty.get())
     }
 
     /// Losing a line of history is no reason to end a chat, so failures pass.
@@ -78,6 +99,8 @@ const PROMPT: &str = ">>> ";
 
 struct ChatHelper {
     style: Style,
+    /// Whether the line was empty when it was last drawn: an interrupt does not tell.
+    empty: Cell<bool>,
 }
 
 impl Helper for ChatHelper {}
@@ -90,16 +113,17 @@ impl Validator for ChatHelper {
 }
 
 impl Highlighter for ChatHelper {
-    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
-        &'s self,
-        prompt: &'p str,
-        _default: bool,
-    ) -> std::borrow::Cow<'b, str> {
-        self.style.bold(prompt).into()
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _default: bool) -> Cow<'b, str> {
+        self.style.bold(prompt).as_str().to_owned().into()
     }
 
-    fn highlight_hint<'h>(&self, hint: &'h str) -> std::borrow::Cow<'h, str> {
-        self.style.dim(hint).into()
+    /// What is pasted may hold control characters, which the editor would draw as they are.
+    fn highlight<'l>(&self, line: &'l str, _position: usize) -> Cow<'l, str> {
+        one_symbol_each(line)
+    }
+
+    fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
+        self.style.dim(hint).as_str().to_owned().into()
     }
 }
 
@@ -107,6 +131,7 @@ impl Hinter for ChatHelper {
     type Hint = String;
 
     fn hint(&self, line: &str, _position: usize, _context: &Context<'_>) -> Option<String> {
+        self.empty.set(line.is_empty());
         line.is_empty().then(|| "a message, or /help".to_owned())
     }
 }

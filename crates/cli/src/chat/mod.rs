@@ -1,28 +1,34 @@
 //! A conversation at a terminal.
 
 mod command;
-pub mod conversation;
 mod input;
 
 use std::io::Write;
 use std::path::Path;
 
 use unicorn_engine::{AdmissionError, Request};
+use unicorn_text::TemplateError;
 
 use crate::args::RunArgs;
-use crate::commands::run::no_template;
+use crate::clean::one_line;
 use crate::config::Config;
-use crate::exit::{Exit, describe};
-use crate::generate::{Answer, figures, generate};
+use crate::conversation::Conversation;
+use crate::exit::{self, Exit};
+use crate::generate::{Answer, figures, generate, is_stopped};
 use crate::interrupt::Catch;
-use crate::output::{Out, say};
+use crate::output::{Out, say, say_styled};
 use crate::prompt::{self, Tokens};
-use crate::session::Session;
+use crate::session::{Session, no_template};
 use crate::settings::{self, AnswerArgs, fresh_seed};
 use crate::units;
 use command::{Command, Entry, HELP};
-pub use conversation::Conversation;
 use input::{LineReader, Typed};
+
+/// Presses of Ctrl-C that do not end the process while an answer is written: the first stops the answer, and who presses once more
+/// in haste keeps the conversation.
+const PRESSES_WHILE_ANSWERING: u32 = 2;
+/// The same at the prompt, where the terminal hands Ctrl-C over as a key: only what was pressed just before counts here.
+const PRESSES_AT_PROMPT: u32 = 1;
 
 /// Everything that lives as long as the chat.
 struct Chat<'a> {
@@ -33,6 +39,7 @@ struct Chat<'a> {
     raw: bool,
     raw_asked: bool,
     config: &'a Config,
+    catch: Catch,
     last: Option<Answer>,
     totals: Totals,
 }
@@ -63,26 +70,29 @@ pub fn run(session: Session, args: &RunArgs, config: &Config) -> anyhow::Result<
         conversation,
         answer_args: args.answer.clone(),
         config,
+        catch: Catch::new(),
         last: None,
         totals: Totals::default(),
     };
     chat.greet(args);
     let mut warned = false;
     loop {
-        match reader.read()? {
+        chat.catch.forgive(PRESSES_AT_PROMPT);
+        let typed = reader.read()?;
+        let interrupted = matches!(typed, Typed::Interrupted);
+        match typed {
             Typed::End => return Ok(Exit::Done),
-            Typed::Interrupted => {
-                if !warned {
-                    say!("{}", config.style.dim("Ctrl-D or /bye leaves"));
-                }
-                warned = true;
-            }
+            Typed::Interrupted if warned => return Ok(Exit::Done),
+            Typed::Interrupted => chat.note("press Ctrl-C again, or Ctrl-D, to leave"),
+            Typed::Dropped => {}
+            Typed::Unreadable => say!("what was typed is not UTF-8 text"),
             Typed::Line(line) => {
                 if chat.handle(&line)? == Next::Leave {
                     return Ok(Exit::Done);
                 }
             }
         }
+        warned = interrupted;
     }
 }
 
@@ -91,23 +101,24 @@ impl Chat<'_> {
         if !self.config.talks() {
             return;
         }
-        let name = &self.session.engine.spec().name;
+        let name = one_line(&self.session.engine.spec().name);
         let device = self.session.engine.devices().first().map_or("", |d| d.profile().name.as_str());
-        self.note(&format!("{name} on {device}; /help lists the commands, Ctrl-D leaves"));
+        self.note(&format!("{name} on {device}; /help lists the commands, exit or Ctrl-D leaves"));
         if self.raw && !self.raw_asked {
             self.note(no_template(args.system.is_some()));
         }
     }
 
     fn note(&self, text: &str) {
-        say!("{}", self.config.style.dim(text));
+        say_styled(&self.config.style.dim(text));
     }
 
+    /// Does what was typed. Errors only where the chat cannot go on.
     fn handle(&mut self, line: &str) -> anyhow::Result<Next> {
         match command::parse(line) {
             Entry::Empty => {}
             Entry::Mistake(why) => say!("{why}"),
-            Entry::Message(text) => self.ask(text)?,
+            Entry::Message(text) => self.ask(self.conversation.clone(), text)?,
             Entry::Command(Command::Bye) => return Ok(Next::Leave),
             Entry::Command(command) => self.obey(command)?,
         }
@@ -127,9 +138,10 @@ impl Chat<'_> {
             },
             Command::System(Some(text)) => {
                 self.conversation.set_system(Some(&text));
-                self.note(match self.templated()? {
-                    true => "the system prompt is set; it counts from the next answer on",
-                    false => "kept, but not used: messages go to this model as they are, one by one",
+                self.note(match self.raw {
+                    _ if text.is_empty() => "there is no system prompt any more",
+                    false => "the system prompt is set; it counts from the next answer on",
+                    true => "kept, but not used: messages go to this model as they are, one by one",
                 });
             }
             Command::Set(None) => self.show_settings(),
@@ -138,10 +150,13 @@ impl Chat<'_> {
                     say!("{why}");
                 }
             }
-            Command::Retry => match self.conversation.undo() {
-                Some(question) => self.ask(question)?,
-                None => self.note("there is no question yet"),
-            },
+            Command::Retry => {
+                let mut before = self.conversation.clone();
+                match before.undo() {
+                    Some(question) => self.ask(before, question)?,
+                    None => self.note("there is no question yet"),
+                }
+            }
             Command::Undo => match self.conversation.undo() {
                 Some(question) => self.note(&format!("taken back: {question}")),
                 None => self.note("there is nothing to take back"),
@@ -153,7 +168,7 @@ impl Chat<'_> {
                     self.note(&format!("{} questions loaded", loaded.turns()));
                     self.conversation = loaded;
                 }
-                Err(error) => say!("{}", describe(&error)),
+                Err(error) => exit::show(&error, self.config.style),
             },
             Command::Bye => {}
         }
@@ -163,13 +178,13 @@ impl Chat<'_> {
     fn report(&self, result: anyhow::Result<()>, done: &str) {
         match result {
             Ok(()) => self.note(done),
-            Err(error) => say!("{}", describe(&error)),
+            Err(error) => exit::show(&error, self.config.style),
         }
     }
 
     fn show_settings(&self) {
         let settings = settings::resolve(&self.answer_args, &self.session.text.recommended, 0);
-        for (name, value) in settings.list(self.answer_args.sampling.seed.is_some()) {
+        for (name, value) in settings.list(self.answer_args.has_seed()) {
             say!("{name:<18} {value}");
         }
     }
@@ -193,31 +208,33 @@ impl Chat<'_> {
         }
     }
 
-    fn ask(&mut self, question: String) -> anyhow::Result<()> {
-        self.conversation.ask(question);
-        match self.answer() {
+    /// Answers `question` after `before`. The conversation changes only once there is an answer: whatever goes wrong with a
+    /// question, the chat goes on as if it had not been asked. Errors only where no question can be answered any more.
+    fn ask(&mut self, mut before: Conversation, question: String) -> anyhow::Result<()> {
+        before.ask(question);
+        match self.answer(&before) {
             Ok(answer) => {
                 self.totals.answers += 1;
                 self.totals.tokens += answer.timings.generated_tokens;
                 self.totals.seconds += answer.timings.prefill_seconds + answer.timings.decode_seconds;
-                self.conversation.answer(answer.text.clone());
+                before.answer(answer.text.clone());
+                self.conversation = before;
                 self.last = Some(answer);
                 Ok(())
             }
-            // What one question asked too much of says nothing about the next.
-            Err(error) if is_about_the_request(&error) => {
-                self.conversation.undo();
-                say!("{}; /clear, /undo or a larger --ctx make room", describe(&error));
+            Err(error) if exit::is_output_lost(&error) || is_stopped(&mut self.session.engine) => Err(error),
+            Err(error) => {
+                exit::show(&error, self.config.style);
+                self.note(advice(&error, before.system().is_some()));
                 Ok(())
             }
-            Err(error) => Err(error),
         }
     }
 
-    fn answer(&mut self) -> anyhow::Result<Answer> {
+    fn answer(&mut self, conversation: &Conversation) -> anyhow::Result<Answer> {
         let settings = settings::resolve(&self.answer_args, &self.session.text.recommended, fresh_seed());
         let request = Request {
-            prompt: self.tokens()?,
+            prompt: self.tokens(conversation)?,
             max_tokens: settings.max_tokens,
             sampling: settings.sampling,
             stop_tokens: self.session.text.stop_tokens.clone(),
@@ -225,37 +242,56 @@ impl Chat<'_> {
             ..Request::default()
         };
         let detokenizer = self.session.text.tokenizer.detokenizer_after(request.prompt.last().copied(), true);
-        let mut out = Out::stdout();
-        let catch = Catch::new();
-        let answer =
-            generate(&mut self.session.engine, detokenizer, request, &catch, |piece| out.emit(piece))?;
-        out.emit(if answer.text.ends_with('\n') { "" } else { "\n" })?;
+        let mut out = Out::exact();
+        let mut line_is_open = false;
+        self.catch.forgive(PRESSES_WHILE_ANSWERING);
+        let answer = generate(&mut self.session.engine, detokenizer, request, &self.catch, |piece| {
+            line_is_open = !piece.ends_with('\n');
+            out.emit(piece)
+        });
+        // What is said next begins a line, be it figures, an error or the prompt.
+        if line_is_open || answer.as_ref().is_ok_and(|answer| answer.text.is_empty()) {
+            out.emit("\n")?;
+        }
         out.flush()?;
+        let answer = answer?;
         if self.config.talks() {
             self.note(&figures(&answer));
         }
         Ok(answer)
     }
 
-    /// Whether messages go to the model as a conversation.
-    fn templated(&self) -> anyhow::Result<bool> {
-        Ok(!self.raw && self.session.text.template()?.is_some())
-    }
-
-    fn tokens(&self) -> anyhow::Result<Tokens> {
+    fn tokens(&self, conversation: &Conversation) -> anyhow::Result<Tokens> {
         let text = &self.session.text;
         if !self.raw
-            && let Some(tokens) = prompt::chat(text, &self.conversation)?
+            && let Some(prompt) = prompt::chat(text, conversation)?
         {
-            return Ok(tokens);
+            prompt.tell(self.config);
+            return Ok(prompt.tokens);
         }
-        let last = self.conversation.messages().last();
+        let last = conversation.messages().last();
         prompt::raw(text, last.map_or("", |m| m.content.as_str()), self.raw_asked)
     }
 }
 
-fn is_about_the_request(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(AdmissionError::PromptTooLong { .. } | AdmissionError::Option(_)))
+/// What a person can do about a question that failed.
+fn advice(error: &anyhow::Error, has_system: bool) -> &'static str {
+    let is_template = error.chain().any(|cause| cause.is::<TemplateError>());
+    match error.downcast_ref() {
+        Some(AdmissionError::PromptTooLong { .. }) => {
+            "a shorter message, /undo, /clear or a larger --ctx make room; the conversation is as before"
+        }
+        Some(AdmissionError::Option(_)) => {
+            "/set shows the settings, /set NAME default takes one back; the conversation is as before"
+        }
+        _ if is_template && has_system => {
+            "/system \"\" takes the system prompt away, /clear forgets what was said; the conversation is as before"
+        }
+        _ if is_template => "/undo or /clear may help; the conversation is as before",
+        _ => {
+            "/retry tries the last answered question again, /clear begins anew; the conversation is as before"
+        }
+    }
 }
 
 fn help() -> String {

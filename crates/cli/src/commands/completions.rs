@@ -13,7 +13,7 @@ pub fn run(args: &CompletionsArgs) -> anyhow::Result<Exit> {
     // The generator panics when its writer fails, so it writes to memory.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "unicorn", &mut script);
-    let mut out = Out::stdout();
+    let mut out = Out::exact();
     out.write_all(&script)?;
     out.flush()?;
     Ok(Exit::Done)

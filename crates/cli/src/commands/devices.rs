@@ -3,19 +3,20 @@
 use std::io::Write;
 
 use serde::Serialize;
-use unicorn_core::{Device, Roofline};
+use unicorn_core::{Instrument, Roofline};
 
 use crate::args::DevicesArgs;
 use crate::config::Config;
 use crate::devices::cache::{DeviceCache, ago};
 use crate::devices::{self, DeviceChoice};
 use crate::exit::{Exit, describe};
+use crate::open_device::{options, warn_of_threads};
 use crate::output::{Out, say};
 use crate::units;
 
-/// A device as JSON shows it.
+/// A device with its limits; the names of the fields are the JSON format.
 #[derive(Serialize)]
-struct Report {
+struct Listing {
     name: String,
     kind: String,
     description: String,
@@ -39,7 +40,7 @@ struct Report {
 /// Opens and prints every device with its limits, which are measured where that was not done before. A device that cannot be opened is
 /// named on stderr; none at all is a failure.
 pub fn run(args: &DevicesArgs, config: &Config) -> anyhow::Result<Exit> {
-    let cache = DeviceCache::new(config);
+    let cache = DeviceCache::new(config.cache_dir.as_deref());
     let mut reports = Vec::new();
     for choice in devices::present() {
         match look(&choice, args, &cache, config) {
@@ -63,8 +64,9 @@ fn look(
     args: &DevicesArgs,
     cache: &DeviceCache,
     config: &Config,
-) -> anyhow::Result<Report> {
-    let device = choice.open(args.threads)?;
+) -> anyhow::Result<Listing> {
+    let device = choice.open(&options(args.threads, None, config))?;
+    warn_of_threads(args.threads, &*device, config);
     let key = choice.key(&*device);
     let known = cache.limits(&key).filter(|_| !args.fresh);
     let (roof, measured) = match known {
@@ -87,18 +89,18 @@ fn look(
     };
     let wrong = verdict.map(|v| v.finding.wrong).unwrap_or_default();
     let avoided = wrong.into_iter().map(|w| w.kernel).collect();
-    Ok(report(&*device, &roof, measured, selftest, avoided))
+    Ok(listing(&*device, &roof, measured, selftest, avoided))
 }
 
-fn report(
-    device: &dyn Device,
+fn listing(
+    device: &dyn Instrument,
     roof: &Roofline,
     measured: String,
     selftest: String,
     avoided: Vec<String>,
-) -> Report {
+) -> Listing {
     let profile = device.profile();
-    Report {
+    Listing {
         name: profile.name.clone(),
         kind: profile.kind.to_string(),
         description: profile.description.clone(),
@@ -117,7 +119,7 @@ fn report(
     }
 }
 
-fn paragraph(r: &Report) -> String {
+fn paragraph(r: &Listing) -> String {
     let memory = if r.unified_memory { "shared with the host" } else { "its own" };
     let lines = [
         ("kernels", Some(r.features.join(", "))),
@@ -143,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_paragraph_names_every_limit() {
-        let report = Report {
+        let report = Listing {
             name: "cpu".into(),
             kind: "cpu".into(),
             description: "Some Processor".into(),

@@ -7,7 +7,7 @@ pub mod inspect;
 pub mod models;
 pub mod perplexity;
 pub mod pull;
+pub mod rm;
 pub mod run;
 pub mod selftest;
 pub mod tokenize;
-mod watched;

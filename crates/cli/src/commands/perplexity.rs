@@ -2,7 +2,6 @@
 
 use std::io::Write;
 
-use anyhow::Context;
 use unicorn_engine::perplexity::{Estimate, PerplexityOptions, perplexity};
 use unicorn_text::EncodeOptions;
 
@@ -10,44 +9,39 @@ use crate::args::PerplexityArgs;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::output::{Out, say};
-use crate::session::{ContextChoice, EngineChoice, Session};
+use crate::session::{EngineChoice, Session};
+use crate::text_file::read_text;
+use crate::trace::Trace;
 
 /// Largest text read, in bytes.
 const TEXT_BYTES_MAX: u64 = 1 << 30;
 
 /// Measures the perplexity of a text; the last line on stdout is `perplexity: X +/- E`.
 pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
-    let text = read(args)?;
-    let context = ContextChoice::Exactly(args.ctx);
-    let choice = EngineChoice { device: &args.device, kv: args.kv.kv, context };
+    let text = read_text(&args.file, TEXT_BYTES_MAX)?;
+    let place = args.place.place.as_ref();
+    let choice = EngineChoice { device: &args.device, place, kv: args.kv.kv, context: args.ctx };
     let mut session = Session::open(config.model(&args.model), &choice, config)?;
     let tokenizer = &session.text.tokenizer;
     let tokens = tokenizer.encode(&text, EncodeOptions { parse_special: false, add_special: true })?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    let options = PerplexityOptions { context: args.ctx, chunks: args.chunks, bos };
+    let options = PerplexityOptions { context: session.engine.options().context, chunks: args.chunks, bos };
     let mut each = |estimate: Estimate| {
         if config.talks() {
             say!("{}", running(&estimate));
         }
     };
+    let trace = Trace::start(&mut session.engine, args.place.trace.as_deref(), config);
     let estimate = perplexity(&mut session.engine, &tokens, options, &mut each)?;
     anyhow::ensure!(
         estimate.perplexity.is_finite(),
         "the model's output is not finite: its file may be damaged"
     );
+    trace.finish(&mut session.engine)?;
     let mut out = Out::stdout();
     writeln!(out, "perplexity: {:.4} +/- {:.5}", estimate.perplexity, estimate.error)?;
     out.flush()?;
     Ok(Exit::Done)
-}
-
-fn read(args: &PerplexityArgs) -> anyhow::Result<String> {
-    let named = || args.file.display().to_string();
-    let bytes = std::fs::metadata(&args.file).with_context(named)?.len();
-    if bytes > TEXT_BYTES_MAX {
-        anyhow::bail!("{}: {bytes} bytes is more than the limit of {TEXT_BYTES_MAX}", named());
-    }
-    std::fs::read_to_string(&args.file).with_context(named)
 }
 
 fn running(e: &Estimate) -> String {

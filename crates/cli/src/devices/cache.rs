@@ -2,14 +2,12 @@
 //! the cache folder, for one device, driver and build of the kernels; anything unreadable counts as absent.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use unicorn_core::{DeviceProfile, Roofline};
-
-use crate::config::Config;
 
 /// What a finding holds for: another driver, another number of threads or other kernels make it void.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,9 +99,9 @@ pub struct DeviceCache {
 }
 
 impl DeviceCache {
-    /// In the configured cache folder.
-    pub fn new(config: &Config) -> DeviceCache {
-        DeviceCache { folder: config.cache_dir.as_ref().map(|c| c.join("devices")) }
+    /// Below the folder for what can be found out again.
+    pub fn new(cache_folder: Option<&Path>) -> DeviceCache {
+        DeviceCache { folder: cache_folder.map(|c| c.join("devices")) }
     }
 
     /// The limits measured last.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use unicorn_core::{Device, DeviceError};
+use unicorn_core::{DeviceError, Instrument};
 use unicorn_cpu::simd::{CpuOptions, SimdDevice, SimdLevel};
 
-use super::{Backend, OpenOptions, Preference};
+use super::backend::{Backend, OpenOptions, Preference};
 
 pub(super) const BACKEND: Backend = Backend {
     name: "cpu",
@@ -17,12 +17,13 @@ pub(super) const BACKEND: Backend = Backend {
     preferred: || Preference { variant: Some(None), why: String::new() },
     instead: Some("scalar"),
     kernels: || 0,
+    free_bytes: unicorn_cpu::simd::available_bytes,
     open,
     watch: None,
 };
 
-fn open(options: &OpenOptions) -> Result<Arc<dyn Device>, DeviceError> {
-    let level = options.variant.as_deref().and_then(SimdLevel::parse);
+fn open(variant: Option<&str>, options: &OpenOptions<'_>) -> Result<Arc<dyn Instrument>, DeviceError> {
+    let level = variant.and_then(SimdLevel::parse);
     let device = SimdDevice::open(CpuOptions { level, threads: options.threads })?;
     Ok(Arc::new(device))
 }

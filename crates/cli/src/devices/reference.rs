@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use unicorn_cpu::ReferenceDevice;
 
-use super::{Backend, Preference};
+use super::backend::{Backend, Preference};
 
 pub(super) const BACKEND: Backend = Backend {
     name: "reference",
@@ -17,6 +17,7 @@ pub(super) const BACKEND: Backend = Backend {
     preferred: Preference::default,
     instead: None,
     kernels: || 0,
-    open: |_| Ok(Arc::new(ReferenceDevice::new())),
+    free_bytes: unicorn_cpu::simd::available_bytes,
+    open: |_, _| Ok(Arc::new(ReferenceDevice::new())),
     watch: None,
 };

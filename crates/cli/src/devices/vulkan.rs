@@ -3,15 +3,13 @@
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex};
 
-use unicorn_core::{Device, DeviceError};
+use unicorn_core::{Device, DeviceError, Instrument};
 use unicorn_vulkan::{
     Candidate, Context, GpuProfile, Library, LibraryOptions, Limit, SharedMessages, SharedStatistics,
     VulkanDevice, VulkanError, VulkanOptions,
 };
 
-use super::{Backend, OpenOptions, Preference, Tier, Watch, Watched, WatchedDevice};
-use crate::config::Config;
-use crate::output::say;
+use super::backend::{Backend, OpenOptions, Preference, Tier, Watch, Watched, WatchedDevice};
 
 pub(super) const BACKEND: Backend = Backend {
     name: "vulkan",
@@ -22,6 +20,7 @@ pub(super) const BACKEND: Backend = Backend {
     preferred,
     instead: None,
     kernels: unicorn_vulkan::shaders::fingerprint,
+    free_bytes: || None,
     tiers: true,
     open,
     watch: Some(watch),
@@ -76,14 +75,18 @@ fn preferred() -> Preference {
     Preference { variant: None, why }
 }
 
-fn open(options: &OpenOptions) -> Result<Arc<dyn Device>, DeviceError> {
-    open_as(options, OPTIONS).map(|device| device as Arc<dyn Device>)
+fn open(variant: Option<&str>, options: &OpenOptions<'_>) -> Result<Arc<dyn Instrument>, DeviceError> {
+    open_as(variant, options, OPTIONS).map(|device| device as Arc<dyn Instrument>)
 }
 
-fn watch(options: &OpenOptions, watch: Watch) -> Result<WatchedDevice, DeviceError> {
+fn watch(
+    variant: Option<&str>,
+    options: &OpenOptions<'_>,
+    watch: Watch,
+) -> Result<WatchedDevice, DeviceError> {
     let Watch { kernels, validate, compile_only } = watch;
     let library = LibraryOptions { validation: validate, statistics: kernels, compile_only, ..OPTIONS };
-    let device = open_as(options, library)?;
+    let device = open_as(variant, options, library)?;
     if validate {
         device.prove_validation().map_err(|e| e.into_device_error(&device.profile().name))?;
     }
@@ -114,23 +117,28 @@ impl Watched for WatchedVulkan {
     }
 }
 
-fn open_as(options: &OpenOptions, library: LibraryOptions) -> Result<Arc<VulkanDevice>, DeviceError> {
-    let name = match &options.variant {
+fn open_as(
+    variant: Option<&str>,
+    options: &OpenOptions<'_>,
+    library: LibraryOptions,
+) -> Result<Arc<VulkanDevice>, DeviceError> {
+    let name = match variant {
         Some(v) => format!("vulkan:{v}"),
         None => "vulkan".to_owned(),
     };
-    open_named(options, library, &name).map_err(|e| e.into_device_error(&name))
+    open_named(&name, variant, options, library).map_err(|e| e.into_device_error(&name))
 }
 
 fn open_named(
-    options: &OpenOptions,
-    library: LibraryOptions,
     name: &str,
+    variant: Option<&str>,
+    options: &OpenOptions<'_>,
+    library: LibraryOptions,
 ) -> Result<Arc<VulkanDevice>, VulkanError> {
     let (library, candidates) = candidates(library)?;
     let profiles: Vec<&GpuProfile> = candidates.iter().map(|c| &c.profile).collect();
     let usable = |i: usize| candidates[i].missing().is_empty();
-    let number = choose(&profiles, usable, options.variant.as_deref()).ok_or_else(|| {
+    let number = choose(&profiles, usable, variant).ok_or_else(|| {
         let software =
             |p: &GpuProfile| if p.software { ", a software driver that is used only when named" } else { "" };
         let found = profiles.iter().enumerate();
@@ -150,12 +158,10 @@ fn open_named(
     }
     // What runs is named by number, whatever it was asked for as.
     let context = Context::open(library, &chosen)?;
-    let cache_folder = Config::cache_folder().map(|folder| folder.join("vulkan"));
-    let options = VulkanOptions { cache_folder, ..VulkanOptions::default() };
-    let device = VulkanDevice::open(context, &format!("vulkan:{number}"), &options)?;
-    for note in device.notes() {
-        say!("{note}");
-    }
+    let cache_folder = options.cache_folder.map(|folder| folder.join("vulkan"));
+    let vulkan = VulkanOptions { cache_folder, ..VulkanOptions::default() };
+    let device = VulkanDevice::open(context, &format!("vulkan:{number}"), &vulkan)?;
+    device.notes().iter().for_each(|note| (options.note)(note));
     Ok(Arc::new(device))
 }
 

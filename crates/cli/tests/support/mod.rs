@@ -1,6 +1,9 @@
 //! A tiny model file made from nothing, and the binary to try it on.
 #![allow(dead_code)] // Not every test file uses all of it.
 
+#[cfg(target_os = "linux")]
+pub mod terminal;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -34,11 +37,16 @@ const CONTEXT: u32 = 1 << 20;
 
 /// Writes a llama of one layer with random weights and one token per byte. It has no token that ends an answer.
 pub fn tiny_model(folder: &Path, template: Option<&str>) -> PathBuf {
+    named_tiny_model(folder, "Tiny", template)
+}
+
+/// As [`tiny_model`], with a name of its own.
+pub fn named_tiny_model(folder: &Path, name: &str, template: Option<&str>) -> PathBuf {
     let (tokens, types) = vocabulary();
     let vocab = tokens.len();
     let mut file = Gguf::default();
     file.string("general.architecture", "llama");
-    file.string("general.name", "Tiny");
+    file.string("general.name", name);
     file.u32("llama.context_length", CONTEXT);
     file.u32("llama.embedding_length", WIDTH as u32);
     file.u32("llama.block_count", 1);

@@ -13,6 +13,7 @@ mod errors;
 mod float_vector;
 mod kv;
 mod level;
+mod limits;
 pub mod linear;
 mod load;
 mod pool;
@@ -33,3 +34,4 @@ mod workspace;
 
 pub use device::{CpuOptions, SimdDevice};
 pub use level::SimdLevel;
+pub use topology::available_bytes;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::limits::{self, kilobytes, least};
+
 /// Physical cores that this process may run on: its CPU affinity with SMT siblings counted once, and no more than its quota.
 pub(crate) fn physical_cores() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
@@ -32,20 +34,26 @@ fn allowed_cpus() -> Vec<usize> {
     Vec::new()
 }
 
-/// Total memory in bytes; 0 where the system does not say.
+/// Memory that this process may use in all, in bytes: the machine's, or less where a limit is set. 0 where the system does not say.
 pub(crate) fn memory_bytes() -> u64 {
-    meminfo("MemTotal:").unwrap_or(0)
+    least(meminfo("MemTotal:"), limits::of_process(0).bytes).unwrap_or(0)
 }
 
 /// Memory that can be had now, in bytes; 0 where the system does not say.
 pub(crate) fn free_bytes() -> u64 {
-    meminfo("MemAvailable:").unwrap_or(0)
+    available_bytes().unwrap_or(0)
+}
+
+/// Memory that this process can still get, in bytes, swap space included: what the machine has left, or less where a control group or
+/// `ulimit -v` sets a limit. `None` where the system does not say.
+pub fn available_bytes() -> Option<u64> {
+    let swap_free = meminfo("SwapFree:").unwrap_or(0);
+    let machine = meminfo("MemAvailable:").map(|bytes| bytes.saturating_add(swap_free));
+    least(machine, limits::of_process(swap_free).left)
 }
 
 fn meminfo(field: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix(field))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, field)
 }
 
 /// The processor's brand string, or the architecture.
@@ -63,6 +71,6 @@ mod tests {
         assert!(cores >= 1 && cores <= std::thread::available_parallelism().unwrap().get());
         assert!(!super::brand().is_empty());
         #[cfg(target_os = "linux")]
-        assert!(super::memory_bytes() >= super::free_bytes() && super::free_bytes() > 0);
+        assert!(super::memory_bytes() > 0 && super::free_bytes() > 0);
     }
 }

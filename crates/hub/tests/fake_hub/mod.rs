@@ -1,4 +1,5 @@
 //! A hub on the loopback interface that serves files from memory and misbehaves on demand.
+#![allow(dead_code)] // Not every test file uses all of it.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -38,6 +39,8 @@ pub struct State {
     pub list_statuses: Vec<u16>,
     /// Entries of the list leave hash and size out.
     pub bare_list: bool,
+    /// Revisions beside `main`, with their commits; all have the same files.
+    pub revisions: HashMap<String, String>,
 }
 
 pub struct FakeHub {
@@ -123,19 +126,31 @@ fn read_request(reader: &mut impl BufRead) -> Option<(String, HashMap<String, St
 
 /// Returns whether the connection goes on.
 fn answer(stream: &mut TcpStream, state: &Mutex<State>, method: &str, path: &str, range: &str) -> bool {
-    if path.starts_with("/api/models/owner/repo/revision/main") {
+    let commit_of = |named: &str| match named {
+        "main" | COMMIT => Some(COMMIT.to_string()),
+        _ => state.lock().unwrap().revisions.get(named).cloned(),
+    };
+    if let Some(named) = path.strip_prefix("/api/models/owner/repo/revision/") {
+        let Some(commit) = commit_of(named.split('?').next().unwrap()) else {
+            return head(stream, 404, 0, "");
+        };
         let status = state.lock().unwrap().list_statuses.pop().unwrap_or(200);
-        let body = if status == 200 { list(&state.lock().unwrap()) } else { String::new() };
+        let body = if status == 200 { list(&state.lock().unwrap(), &commit) } else { String::new() };
         return head(stream, status, body.len(), "") && stream.write_all(body.as_bytes()).is_ok();
     }
-    let direct = path.strip_prefix(&format!("/owner/repo/resolve/{COMMIT}/"));
+    let direct = path.strip_prefix("/owner/repo/resolve/").and_then(|rest| {
+        let (commit, name) = rest.split_once('/')?;
+        let known = commit == COMMIT || state.lock().unwrap().revisions.values().any(|c| c == commit);
+        known.then_some(name)
+    });
     let moved = path.strip_prefix("/content/");
     let Some(name) = direct.or(moved) else { return head(stream, 404, 0, "") };
     let (file, cut) = {
         let mut state = state.lock().unwrap();
         let Some(file) = state.files.get_mut(name) else { return head(stream, 404, 0, "") };
         let redirected = file.redirect && direct.is_some();
-        let cut = (!file.cuts.is_empty() && method == "GET" && !redirected).then(|| file.cuts.remove(0));
+        let cut = (!file.cuts.is_empty() && method == "GET" && !redirected && !range.starts_with("bytes=0-"))
+            .then(|| file.cuts.remove(0));
         (file.clone(), cut)
     };
     if let Some(status) = file.status {
@@ -146,6 +161,14 @@ fn answer(stream: &mut TcpStream, state: &Mutex<State>, method: &str, path: &str
         return head(stream, 302, 0, &format!("location: /content/{name}\r\nx-linked-{tag}"));
     }
     let whole = file.content.len();
+    if let Some(last) = range.strip_prefix("bytes=0-").and_then(|last| last.parse::<usize>().ok())
+        && whole > 0
+        && !file.no_ranges
+    {
+        let start = &file.content[..whole.min(last + 1)];
+        let extra = format!("{tag}content-range: bytes 0-{}/{whole}\r\n", start.len() - 1);
+        return head(stream, 206, start.len(), &extra) && stream.write_all(start).is_ok();
+    }
     let from: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap_or(0);
     if from > 0 && from >= whole && !file.no_ranges {
         return head(stream, 416, 0, "");
@@ -176,7 +199,7 @@ fn head(stream: &mut TcpStream, status: u16, length: usize, extra: &str) -> bool
     stream.write_all(head.as_bytes()).is_ok()
 }
 
-fn list(state: &State) -> String {
+fn list(state: &State, commit: &str) -> String {
     let mut names: Vec<&String> = state.files.keys().collect();
     names.sort();
     let entry = |name: &&String| {
@@ -193,5 +216,5 @@ fn list(state: &State) -> String {
         serde_json::json!({ "rfilename": name, "size": size, "blobId": &hash[..40] })
     };
     let siblings: Vec<serde_json::Value> = names.iter().map(entry).collect();
-    serde_json::json!({ "id": "owner/repo", "sha": COMMIT, "siblings": siblings }).to_string()
+    serde_json::json!({ "id": "owner/repo", "sha": commit, "siblings": siblings }).to_string()
 }

@@ -6,16 +6,16 @@ use unicorn_core::{
     AttentionSpec, AttentionWeights, Block, EmbeddingSpec, FfnSpec, FfnWeights, HeadSpec, ModelSpec, Weight,
 };
 
-use super::Context;
-use super::meta;
+use super::context::Context;
+use super::keys;
 use super::names::{Naming, Role, is_ignorable};
-use super::plan::{LayerPlan, Plan};
-use crate::ModelError;
-use crate::tensors::{StoredType, TensorInfo, as_weight};
+use super::plan::{Bias, LayerPlan, Plan};
+use crate::error::ModelError;
+use crate::tensors::{StoredType, TensorInfo, TensorTable, as_weight};
 
 /// Builds the blocks of a model.
-pub(super) fn build(cx: &Context<'_>, plan: &Plan) -> Result<ModelSpec, ModelError> {
-    let mut b = Builder { cx, naming: cx.naming, width: plan.width, used: HashSet::new() };
+pub(super) fn build(cx: &Context<'_>, tensors: &TensorTable, plan: &Plan) -> Result<ModelSpec, ModelError> {
+    let mut b = Builder { cx, tensors, naming: cx.naming, width: plan.width, used: HashSet::new() };
     let table = b.embedding()?;
     let vocab = table.rows;
     check_vocabulary(cx, &table)?;
@@ -32,7 +32,7 @@ pub(super) fn build(cx: &Context<'_>, plan: &Plan) -> Result<ModelSpec, ModelErr
     blocks.push(Block::Head { spec, norm: final_norm, weight: head });
     b.check_leftovers(plan.layers.len())?;
     Ok(ModelSpec {
-        architecture: cx.architecture_name.to_owned(),
+        architecture: cx.architecture.name.to_owned(),
         name: cx.model_name.clone(),
         width: plan.width,
         vocab,
@@ -43,10 +43,10 @@ pub(super) fn build(cx: &Context<'_>, plan: &Plan) -> Result<ModelSpec, ModelErr
 
 /// The table's rows must be the tokens: of the tokenizer in a GGUF, else of the configuration.
 fn check_vocabulary(cx: &Context<'_>, table: &Weight) -> Result<(), ModelError> {
-    let configured = cx.meta.int(meta::VOCAB)?.map(|n| (cx.meta.name(meta::VOCAB), n as u64));
-    let tokenizer = match &cx.meta {
-        meta::Meta::Gguf { file, .. } => file.array("tokenizer.ggml.tokens")?.map(|a| a.len() as u64),
-        meta::Meta::Json { .. } => None,
+    let configured = cx.meta.int(keys::VOCAB)?.map(|n| (cx.meta.name(keys::VOCAB), n as u64));
+    let tokenizer = match cx.meta.file() {
+        Some(file) => file.array("tokenizer.ggml.tokens")?.map(|a| a.len() as u64),
+        None => None,
     };
     let tokenizer = tokenizer.map(|n| ("tokenizer.ggml.tokens".to_owned(), n));
     for (key, tokens) in [tokenizer, configured].into_iter().flatten() {
@@ -60,6 +60,7 @@ fn check_vocabulary(cx: &Context<'_>, table: &Weight) -> Result<(), ModelError> 
 
 struct Builder<'a> {
     cx: &'a Context<'a>,
+    tensors: &'a TensorTable,
     naming: Naming,
     width: usize,
     /// Names of the tensors that some block uses.
@@ -68,7 +69,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn find(&mut self, name: String) -> Result<&TensorInfo, ModelError> {
-        let Some(info) = self.cx.tensors.get(&name) else { return Err(ModelError::MissingTensor { name }) };
+        let Some(info) = self.tensors.get(&name) else { return Err(ModelError::MissingTensor { name }) };
         self.used.insert(name);
         Ok(info)
     }
@@ -94,13 +95,14 @@ impl Builder<'_> {
         self.weight(name, &[len])
     }
 
-    /// A bias: required when `required`, else used where the file has it.
-    fn bias(&mut self, stem: &str, len: usize, required: bool) -> Result<Option<Weight>, ModelError> {
+    fn bias(&mut self, stem: &str, len: usize, bias: Bias) -> Result<Option<Weight>, ModelError> {
         let name = format!("{stem}.bias");
-        if !required && self.cx.tensors.get(&name).is_none() {
-            return Ok(None);
-        }
-        self.vector(name, len).map(Some)
+        let used = match bias {
+            Bias::Required => true,
+            Bias::IfPresent => self.tensors.get(&name).is_some(),
+            Bias::Never => false,
+        };
+        self.optional(used, name, len)
     }
 
     fn embedding(&mut self) -> Result<Weight, ModelError> {
@@ -115,7 +117,7 @@ impl Builder<'_> {
 
     fn head(&mut self, plan: &Plan, table: &Weight) -> Result<Weight, ModelError> {
         let name = self.naming.head();
-        let present = self.cx.tensors.get(&name).is_some();
+        let present = self.tensors.get(&name).is_some();
         if plan.tied.unwrap_or(!present) {
             return Ok(table.clone());
         }
@@ -138,7 +140,7 @@ impl Builder<'_> {
             q_bias: self.bias(&stem(Role::Q), q_rows, layer.qkv_bias)?,
             k_bias: self.bias(&stem(Role::K), kv_rows, layer.qkv_bias)?,
             v_bias: self.bias(&stem(Role::V), kv_rows, layer.qkv_bias)?,
-            o_bias: self.bias(&stem(Role::O), width, false)?,
+            o_bias: self.bias(&stem(Role::O), width, layer.o_bias)?,
             q_norm: self.optional(layer.qk_norm, weight(Role::QNorm), layer.head_dim)?,
             k_norm: self.optional(layer.qk_norm, weight(Role::KNorm), layer.head_dim)?,
             post_norm: self.optional(layer.post_norm, weight(Role::AttentionPostNorm), width)?,
@@ -188,13 +190,13 @@ impl Builder<'_> {
     fn check_leftovers(&self, layers: usize) -> Result<(), ModelError> {
         let prefix = self.naming.layer_prefix(0);
         let prefix = prefix.trim_end_matches("0.");
-        for info in self.cx.tensors.iter() {
+        for info in self.tensors.iter() {
             let Some(rest) = info.name.strip_prefix(prefix) else { continue };
             let layer = rest.split('.').next().and_then(|n| n.parse::<usize>().ok());
             let ours = layer.is_some_and(|n| n < layers);
             if ours && !self.used.contains(&info.name) && !is_ignorable(&info.name) {
                 let what =
-                    format!("tensor {} in a model of architecture {}", info.name, self.cx.architecture_name);
+                    format!("tensor {} in a model of architecture {}", info.name, self.cx.architecture.name);
                 return Err(ModelError::Unsupported { what });
             }
         }

@@ -53,6 +53,11 @@ pub(super) enum Naming {
 }
 
 impl Naming {
+    /// The names that most Hugging Face checkpoints use.
+    pub fn usual() -> Naming {
+        Naming::HuggingFace { prefix: PREFIXES[0].0, head: PREFIXES[0].1 }
+    }
+
     /// Finds the prefix that this checkpoint uses; the first one when none fits, so that messages name a usual tensor.
     pub fn hugging_face(tensors: &TensorTable) -> Naming {
         let fits = |p: &&(&str, &str)| tensors.get(&format!("{}embed_tokens.weight", p.0)).is_some();

@@ -3,9 +3,12 @@
 use unicorn_core::rope::RopeScaling;
 use unicorn_core::{RopeSpec, RopeStyle, TensorType};
 
-use super::Context;
-use super::meta::{self, Key, Meta};
-use crate::ModelError;
+use serde_json::{Map, Value};
+
+use super::context::Context;
+use super::keys::{self, GEMMA3_SIZES, ROPE_REFUSED};
+use super::meta::Meta;
+use crate::error::ModelError;
 use crate::tensors::StoredType;
 
 /// Which layers of a model with two rotary embeddings.
@@ -21,19 +24,19 @@ pub(super) enum Layers {
 pub(super) fn spec(cx: &Context<'_>, head_dim: usize, layers: Layers) -> Result<RopeSpec, ModelError> {
     let m = &cx.meta;
     let style = if m.is_gguf() { cx.architecture.gguf_rope } else { RopeStyle::Neox };
-    let (dims, base, scaling) = match m {
-        Meta::Gguf { .. } => from_gguf(cx, head_dim, layers)?,
-        Meta::Json { .. } => from_json(m, head_dim, layers)?,
+    let (dims, base, scaling) = match m.is_gguf() {
+        true => from_gguf(cx, head_dim, layers)?,
+        false => from_json(m, head_dim, layers)?,
     };
     if dims == 0 || dims % 2 != 0 || dims > head_dim {
         let reason = format!("{dims} rotary dimensions do not fit heads of {head_dim} elements");
-        let key = if m.is_gguf() { m.name(meta::ROPE_DIMS) } else { "partial_rotary_factor".to_owned() };
+        let key = m.name(if m.is_gguf() { keys::ROPE_DIMS } else { keys::ROPE_PARTIAL });
         return Err(ModelError::Invalid { key, reason });
     }
     let spec = RopeSpec::new(style, dims, base, &scaling);
     if !spec.magnitude.is_finite() || spec.frequencies.iter().any(|f| !f.is_finite()) {
         let reason = format!("base {base} with {scaling:?} gives no finite frequencies");
-        return Err(ModelError::Invalid { key: m.name(meta::ROPE_BASE), reason });
+        return Err(ModelError::Invalid { key: m.name(keys::ROPE_BASE), reason });
     }
     Ok(spec)
 }
@@ -44,44 +47,13 @@ fn from_gguf(
     layers: Layers,
 ) -> Result<(usize, f32, RopeScaling), ModelError> {
     let m = &cx.meta;
-    let dims = m.int(meta::ROPE_DIMS)?.unwrap_or(head_dim);
+    let dims = m.int(keys::ROPE_DIMS)?.unwrap_or(head_dim);
     if layers == Layers::Local {
-        return Ok((dims, m.positive(meta::ROPE_BASE_LOCAL)?.unwrap_or(10_000.0), RopeScaling::None));
+        let dims = m.int(keys::ROPE_DIMS_LOCAL)?.unwrap_or(dims);
+        return Ok((dims, m.need_positive(keys::ROPE_BASE_LOCAL)?, RopeScaling::None));
     }
-    let base = m.positive(meta::ROPE_BASE)?.unwrap_or(10_000.0);
-    // A factor of zero means none.
-    let factor = match m.float(meta::ROPE_FACTOR)? {
-        Some(factor) => Some(factor),
-        None => m.float(meta::ROPE_FACTOR_OLD)?,
-    };
-    let factor = factor.filter(|f| *f != 0.0).unwrap_or(1.0);
-    check_factor(&m.name(meta::ROPE_FACTOR), factor)?;
-    let scaling = match m.string(meta::ROPE_TYPE)?.as_deref().unwrap_or("linear") {
-        "none" => RopeScaling::None,
-        "linear" if factor == 1.0 => RopeScaling::None,
-        "linear" => RopeScaling::Linear { factor },
-        "yarn" => {
-            let magnitude = m.positive(meta::ROPE_ATTENTION)?;
-            // DeepSeek's variant changes the magnitude; no known file of these architectures has it.
-            if m.float(meta::ROPE_YARN_LOG_MUL)?.is_some_and(|v| v != 0.0) {
-                return Err(ModelError::Unsupported { what: m.name(meta::ROPE_YARN_LOG_MUL) });
-            }
-            RopeScaling::Yarn {
-                factor,
-                original_context: match m.size(meta::ROPE_CONTEXT, usize::MAX)? {
-                    Some(context) => context,
-                    None => m.need_size(meta::CONTEXT, usize::MAX)?,
-                },
-                beta_fast: m.positive(meta::ROPE_BETA_FAST)?.unwrap_or(32.0),
-                beta_slow: m.positive(meta::ROPE_BETA_SLOW)?.unwrap_or(1.0),
-                // GGUF stores a factor on top of YaRN's own.
-                attention_factor: Some(magnitude.unwrap_or(1.0) * (0.1 * factor.max(1.0).ln() + 1.0)),
-            }
-        }
-        other => {
-            return Err(ModelError::Unsupported { what: format!("{} {other:?}", m.name(meta::ROPE_TYPE)) });
-        }
-    };
+    let base = m.need_positive(keys::ROPE_BASE)?;
+    let scaling = gguf_scaling(m)?;
     match (stored_factors(cx, dims)?, scaling) {
         (None, scaling) => Ok((dims, base, scaling)),
         (Some(factors), RopeScaling::None) => Ok((dims, base, RopeScaling::Factors(factors))),
@@ -95,10 +67,55 @@ fn from_gguf(
     }
 }
 
+fn gguf_scaling(m: &Meta<'_>) -> Result<RopeScaling, ModelError> {
+    let kind = m.string(keys::ROPE_TYPE)?;
+    // A factor of zero means none.
+    let factor = match m.positive_if_set(keys::ROPE_FACTOR)? {
+        Some(factor) => factor,
+        None if kind.is_none() => published_factor(m)?,
+        None => 1.0,
+    };
+    match kind.as_deref().unwrap_or("linear") {
+        "none" => Ok(RopeScaling::None),
+        "linear" if factor == 1.0 => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear { factor }),
+        "yarn" => {
+            let magnitude = m.positive(keys::ROPE_ATTENTION)?;
+            Ok(RopeScaling::Yarn {
+                factor,
+                original_context: match m.size(keys::ROPE_CONTEXT, usize::MAX)? {
+                    Some(context) => context,
+                    None => m.need_size(keys::CONTEXT, usize::MAX)?,
+                },
+                beta_fast: m.positive(keys::ROPE_BETA_FAST)?.unwrap_or(32.0),
+                beta_slow: m.positive(keys::ROPE_BETA_SLOW)?.unwrap_or(1.0),
+                // GGUF stores a factor on top of YaRN's own.
+                attention_factor: Some(magnitude.unwrap_or(1.0) * (0.1 * factor.max(1.0).ln() + 1.0)),
+            })
+        }
+        other => Err(ModelError::Unsupported { what: format!("{} {other:?}", m.name(keys::ROPE_TYPE)) }),
+    }
+}
+
+/// The factor where a file says nothing of scaling: none, save for the sizes of Gemma 3 that were published with one.
+fn published_factor(m: &Meta<'_>) -> Result<f32, ModelError> {
+    if m.architecture() != Some("gemma3") {
+        return Ok(1.0);
+    }
+    let (layers, width) = (m.int(keys::LAYERS)?, m.int(keys::WIDTH)?);
+    let size = GEMMA3_SIZES.iter().find(|s| (Some(s.0), Some(s.1)) == (layers, width));
+    let factor = size.map_or(1.0, |s| s.3);
+    if factor != 1.0 {
+        let instead = format!("{factor} is assumed, which Gemma 3 of this size has");
+        m.notices.assumed(m.name(keys::ROPE_FACTOR), instead);
+    }
+    Ok(factor)
+}
+
 /// The tensor `rope_freqs.weight`, if the file has it: one divisor per rotated pair.
 fn stored_factors(cx: &Context<'_>, dims: usize) -> Result<Option<Vec<f32>>, ModelError> {
     let name = "rope_freqs.weight";
-    let Some(info) = cx.tensors.get(name) else { return Ok(None) };
+    let Some(info) = cx.tensors.and_then(|tensors| tensors.get(name)) else { return Ok(None) };
     if info.ty != StoredType::Supported(TensorType::F32) {
         return Err(ModelError::TensorType { name: name.to_owned(), ty: info.ty.name().to_owned() });
     }
@@ -106,8 +123,9 @@ fn stored_factors(cx: &Context<'_>, dims: usize) -> Result<Option<Vec<f32>>, Mod
         let (expected, found) = (vec![dims as u64 / 2], info.shape.clone());
         return Err(ModelError::TensorShape { name: name.to_owned(), expected, found });
     }
+    let Some(source) = cx.source else { return Ok(None) };
     let mut bytes = vec![0; info.span.bytes as usize];
-    let read = cx.source.read(&info.span, 0, &mut bytes);
+    let read = source.read(&info.span, 0, &mut bytes);
     read.map_err(|source| ModelError::Weight { tensor: name.to_owned(), source })?;
     let factors: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     if factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
@@ -117,80 +135,76 @@ fn stored_factors(cx: &Context<'_>, dims: usize) -> Result<Option<Vec<f32>>, Mod
     Ok(Some(factors))
 }
 
-macro_rules! json_keys {
-    ($($name:ident = $json:literal;)*) => {
-        $(const $name: Key = Key { gguf: "", json: $json };)*
-    };
-}
-
-json_keys! {
-    FACTOR = "factor";
-    LOW = "low_freq_factor";
-    HIGH = "high_freq_factor";
-    ORIGINAL = "original_max_position_embeddings";
-    BETA_FAST = "beta_fast";
-    BETA_SLOW = "beta_slow";
-    ATTENTION = "attention_factor";
-    MSCALE = "mscale";
-    MSCALE_ALL = "mscale_all_dim";
-}
-
 /// `config.json` has either `rope_theta` with an optional `rope_scaling`, or (since transformers 5) `rope_parameters`,
-/// which models with two rotary embeddings nest by layer type.
+/// which models with two rotary embeddings nest by layer type. Where both are there, `rope_scaling` holds.
 fn from_json(m: &Meta<'_>, head_dim: usize, layers: Layers) -> Result<(usize, f32, RopeScaling), ModelError> {
-    let nested = match layers {
-        Layers::Global => "full_attention",
-        Layers::Local => "sliding_attention",
-    };
-    let all = m.object("rope_parameters");
-    let by_type = all.and_then(|all| all.get(nested)).and_then(|v| v.as_object());
-    let parameters = match layers {
-        Layers::Global => by_type.or(all).or_else(|| m.object("rope_scaling")),
-        // A flat object describes the global layers.
-        Layers::Local => by_type,
-    };
-    let inner = parameters.map(Meta::nested);
-    let inner_base = inner.map(|p| p.positive(meta::ROPE_BASE)).transpose()?.flatten();
+    let parameters = parameters(m, layers)?;
+    let inner = parameters.map(|p| m.nested(p));
+    let inner_base = inner.map(|p| p.positive(keys::ROPE_BASE)).transpose()?.flatten();
     let base = match (inner_base, layers) {
         (Some(base), _) => base,
-        (None, Layers::Global) => m.positive(meta::ROPE_BASE)?.unwrap_or(10_000.0),
-        (None, Layers::Local) => m.positive(meta::ROPE_BASE_LOCAL)?.unwrap_or(10_000.0),
+        (None, Layers::Global) => m.need_positive(keys::ROPE_BASE)?,
+        (None, Layers::Local) => m.need_positive(keys::ROPE_BASE_LOCAL)?,
     };
-    let inner_partial = inner.map(|p| p.positive(meta::ROPE_PARTIAL)).transpose()?.flatten();
+    let inner_partial = inner.map(|p| p.positive(keys::ROPE_PARTIAL)).transpose()?.flatten();
     let partial = match inner_partial {
         Some(partial) => partial,
-        None => m.positive(meta::ROPE_PARTIAL)?.unwrap_or(1.0),
+        None => m.positive(keys::ROPE_PARTIAL)?.unwrap_or(1.0),
     };
     let dims = (head_dim as f32 * partial) as usize;
     let scaling = inner.map(|p| json_scaling(m, &p)).transpose()?.unwrap_or(RopeScaling::None);
     Ok((dims, base, scaling))
 }
 
+/// The object that describes the rotary embedding of these layers.
+fn parameters<'a>(m: &Meta<'a>, layers: Layers) -> Result<Option<&'a Map<String, Value>>, ModelError> {
+    let (older, newer) = (m.object("rope_scaling")?, m.object("rope_parameters")?);
+    let older = older.filter(|map| !map.is_empty());
+    let by_type = |map: &'a Map<String, Value>, name: &str| match map.get(name) {
+        None => Ok(None),
+        Some(_) => m.nested(map).object(name),
+    };
+    let is_nested = |map: &Map<String, Value>| {
+        ["full_attention", "sliding_attention"].iter().any(|name| map.contains_key(*name))
+    };
+    match layers {
+        Layers::Global => match (older, newer) {
+            (Some(older), _) if !is_nested(older) => Ok(Some(older)),
+            (Some(map), _) | (None, Some(map)) if is_nested(map) => by_type(map, "full_attention"),
+            (_, newer) => Ok(newer),
+        },
+        // A flat object describes the global layers alone.
+        Layers::Local => match newer.or(older).filter(|map| is_nested(map)) {
+            Some(map) => by_type(map, "sliding_attention"),
+            None => Ok(None),
+        },
+    }
+}
+
 fn json_scaling(m: &Meta<'_>, p: &Meta<'_>) -> Result<RopeScaling, ModelError> {
-    let kind = p.json("rope_type").or_else(|| p.json("type")).and_then(|v| v.as_str()).unwrap_or("default");
+    p.refuse(&ROPE_REFUSED)?;
+    let kind = p.string(keys::ROPE_TYPE)?;
+    let kind = kind.as_deref().unwrap_or("default");
     if kind == "default" {
         return Ok(RopeScaling::None);
     }
-    let need = |key: Key| p.positive(key)?.ok_or_else(|| p.missing(key));
-    let original = match p.size(ORIGINAL, usize::MAX)? {
-        Some(context) => context,
-        None => m.size(meta::CONTEXT, usize::MAX)?.ok_or_else(|| m.missing(meta::CONTEXT))?,
+    // Beside the object it has priority over the one inside.
+    let original = match (m.size(keys::ROPE_CONTEXT, usize::MAX)?, p.size(keys::ROPE_CONTEXT, usize::MAX)?) {
+        (Some(context), _) | (None, Some(context)) => context,
+        (None, None) => m.need_size(keys::CONTEXT, usize::MAX)?,
     };
-    let factor = match p.positive(FACTOR)? {
+    let factor = match p.positive(keys::ROPE_FACTOR)? {
         Some(factor) => factor,
         // transformers derives the factor of YaRN from the two contexts.
-        None if kind == "yarn" && m.int(meta::CONTEXT)?.is_some() => {
-            m.need_size(meta::CONTEXT, usize::MAX)? as f32 / original as f32
-        }
-        None => return Err(p.missing(FACTOR)),
+        None if kind == "yarn" => m.need_size(keys::CONTEXT, usize::MAX)? as f32 / original as f32,
+        None => return Err(p.missing(keys::ROPE_FACTOR)),
     };
-    check_factor(FACTOR.json, factor)?;
     match kind {
         "linear" => Ok(RopeScaling::Linear { factor }),
         "llama3" => {
-            let (low, high) = (need(LOW)?, need(HIGH)?);
+            let (low, high) = (p.need_positive(keys::ROPE_LOW)?, p.need_positive(keys::ROPE_HIGH)?);
             if low >= high {
-                return Err(p.invalid(HIGH, format!("{high} is not above low_freq_factor {low}")));
+                return Err(p.invalid(keys::ROPE_HIGH, format!("{high} is not above low_freq_factor {low}")));
             }
             Ok(RopeScaling::Llama3 {
                 factor,
@@ -199,38 +213,26 @@ fn json_scaling(m: &Meta<'_>, p: &Meta<'_>) -> Result<RopeScaling, ModelError> {
                 original_context: original,
             })
         }
-        "yarn" => {
-            if p.json("truncate").and_then(|v| v.as_bool()) == Some(false) {
-                return Err(ModelError::Unsupported { what: "YaRN with truncate = false".to_owned() });
-            }
-            Ok(RopeScaling::Yarn {
-                factor,
-                original_context: original,
-                beta_fast: p.positive(BETA_FAST)?.unwrap_or(32.0),
-                beta_slow: p.positive(BETA_SLOW)?.unwrap_or(1.0),
-                attention_factor: yarn_magnitude(p, factor)?,
-            })
-        }
+        "yarn" => Ok(RopeScaling::Yarn {
+            factor,
+            original_context: original,
+            beta_fast: p.positive_if_set(keys::ROPE_BETA_FAST)?.unwrap_or(32.0),
+            beta_slow: p.positive_if_set(keys::ROPE_BETA_SLOW)?.unwrap_or(1.0),
+            attention_factor: yarn_magnitude(p, factor)?,
+        }),
         other => Err(ModelError::Unsupported { what: format!("rope_type {other:?}") }),
     }
 }
 
 /// As transformers computes it: explicit, or from `mscale` and `mscale_all_dim`, or YaRN's own.
 fn yarn_magnitude(p: &Meta<'_>, factor: f32) -> Result<Option<f32>, ModelError> {
-    if let Some(magnitude) = p.positive(ATTENTION)? {
+    if let Some(magnitude) = p.positive(keys::ROPE_ATTENTION)? {
         return Ok(Some(magnitude));
     }
     let of = |mscale: f32| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
     // transformers ignores the pair when either is zero.
-    match (p.float(MSCALE)?, p.float(MSCALE_ALL)?) {
+    match (p.float(keys::ROPE_MSCALE)?, p.float(keys::ROPE_MSCALE_ALL)?) {
         (Some(a), Some(b)) if a != 0.0 && b != 0.0 => Ok(Some(of(a) / of(b))),
         _ => Ok(Some(of(1.0))),
     }
-}
-
-fn check_factor(key: &str, factor: f32) -> Result<(), ModelError> {
-    if factor > 0.0 && factor.is_finite() {
-        return Ok(());
-    }
-    Err(ModelError::Invalid { key: key.to_owned(), reason: format!("{factor} is not above zero") })
 }

@@ -2,32 +2,39 @@
 
 use std::ops::Range;
 
-use super::GgufError;
-use crate::files::ReadAt;
+use super::error::GgufError;
+use crate::read_at::ReadAt;
 
 /// Bytes of the first read; enough for the metadata of a model without its vocabulary.
 const FIRST_READ: u64 = 256 << 10;
 
 pub(super) struct Cursor<'a> {
     source: &'a dyn ReadAt,
+    /// Length of the whole file, of which the source may be the beginning.
+    file_bytes: u64,
     /// Bytes of the file read so far. Never longer than the file.
     pub buf: Vec<u8>,
     pub pos: usize,
 }
 
 impl<'a> Cursor<'a> {
-    pub fn new(source: &'a dyn ReadAt) -> Cursor<'a> {
-        Cursor { source, buf: Vec::new(), pos: 0 }
+    pub fn new(source: &'a dyn ReadAt, file_bytes: u64) -> Cursor<'a> {
+        Cursor { source, file_bytes, buf: Vec::new(), pos: 0 }
     }
 
     /// Bytes between the position and the end of the file.
     pub fn remaining(&self) -> u64 {
+        self.file_bytes.saturating_sub(self.pos as u64)
+    }
+
+    /// Bytes between the position and the end of what can be read.
+    pub fn available(&self) -> u64 {
         self.source.len().saturating_sub(self.pos as u64)
     }
 
     /// Advances over `n` bytes and returns where they lie in `buf`. Nothing is allocated unless the file holds them.
     pub fn take(&mut self, n: u64, field: impl Fn() -> String) -> Result<Range<usize>, GgufError> {
-        if n > self.remaining() {
+        if n > self.available() {
             let end = (self.pos as u64).saturating_add(n);
             return Err(GgufError::Truncated { field: field(), end, file_bytes: self.source.len() });
         }

@@ -6,45 +6,12 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 use unicorn_core::TensorType;
 
-use crate::files::ReadAt;
+use super::error::{HEADER_BYTES_MAX, SafetensorsError, TENSORS_MAX};
+use crate::read_at::ReadAt;
+use crate::shown::shown;
 use crate::tensors::StoredType;
 
-/// Longest header that is read, as in the reference implementation.
-pub const HEADER_BYTES_MAX: u64 = 100_000_000;
-const TENSORS_MAX: usize = 1 << 20;
 const DIMS_MAX: usize = 8;
-
-/// A safetensors file is malformed.
-#[derive(thiserror::Error, Debug)]
-#[allow(missing_docs)] // The messages say what each field is.
-pub enum SafetensorsError {
-    #[error("{field}: {source}")]
-    Io { field: &'static str, source: std::io::Error },
-    #[error("{field} ends at byte {end}, past the end of the file ({file_bytes} bytes)")]
-    Truncated { field: &'static str, end: u64, file_bytes: u64 },
-    #[error("header length {found} is more than the limit of {HEADER_BYTES_MAX} bytes")]
-    HeaderTooLong { found: u64 },
-    #[error("header: {0}")]
-    Json(serde_json::Error),
-    #[error("header has more than {TENSORS_MAX} tensors")]
-    TooMany,
-    #[error("tensor {tensor} occurs twice")]
-    Duplicate { tensor: String },
-    #[error(
-        "tensor {tensor}: data_offsets [{start}, {end}] are not a range inside the {data_bytes} bytes of data"
-    )]
-    Offsets { tensor: String, start: u64, end: u64, data_bytes: u64 },
-    #[error("tensor {tensor}: shape {shape:?} overflows")]
-    Overflow { tensor: String, shape: Vec<u64> },
-    #[error(
-        "tensor {tensor}: shape {shape:?} of {dtype} takes {expected} bytes, but data_offsets span {found}"
-    )]
-    Size { tensor: String, shape: Vec<u64>, dtype: String, expected: u64, found: u64 },
-    #[error("tensors {first} and {second} overlap")]
-    Overlap { first: String, second: String },
-    #[error("bytes {start}..{end} of the data belong to no tensor")]
-    Hole { start: u64, end: u64 },
-}
 
 /// One tensor; offsets count from the start of the file.
 #[derive(Clone, Debug)]
@@ -243,7 +210,7 @@ impl<'de> Deserialize<'de> for RawHeader {
 }
 
 fn named<E: de::Error>(tensor: &str, error: &E) -> E {
-    E::custom(format_args!("tensor {tensor}: {error}"))
+    E::custom(format_args!("tensor {}: {error}", shown(tensor)))
 }
 
 /// String pairs in file order.

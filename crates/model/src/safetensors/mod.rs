@@ -1,7 +1,7 @@
-//! safetensors: the header parser, and models of one file or of shards with an index.
+//! safetensors: the parser of a file's header.
 
+mod error;
 mod header;
-mod shards;
 
-pub use header::{HEADER_BYTES_MAX, Header, SafetensorsError, parse};
-pub(crate) use shards::{SafetensorsModel, open_directory, open_file};
+pub use error::{HEADER_BYTES_MAX, SafetensorsError};
+pub use header::{Header, parse};

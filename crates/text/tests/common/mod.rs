@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use unicorn_text::GgufVocabulary;
+use unicorn_text::{GgufVocabulary, Tokenizer};
 
 /// The `models/` folder of llama.cpp's source, which `cargo xtask test` fetches.
 pub fn llama_cpp_models() -> PathBuf {
@@ -16,6 +16,32 @@ pub fn llama_cpp_models() -> PathBuf {
         path.display()
     );
     path
+}
+
+/// A byte-level tokenizer with these control tokens, of which the first two are BOS and EOS.
+pub fn byte_tokenizer(controls: &[String]) -> Tokenizer {
+    // The printable stand-ins of GPT-2: a byte that is printable stands for itself.
+    let printable = |byte: &u8| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut tokens: Vec<String> =
+        (0..=255u8).filter(printable).map(|byte| char::from(byte).to_string()).collect();
+    tokens.extend((0x100..).take(256 - tokens.len()).filter_map(char::from_u32).map(String::from));
+    tokens.push("ab".to_owned());
+    let mut token_types = vec![1; tokens.len()];
+    let id = |at: usize| controls.get(at).map(|_| (tokens.len() + at) as u32);
+    let (bos, eos) = (id(0), id(1));
+    tokens.extend(controls.iter().cloned());
+    token_types.resize(tokens.len(), 3);
+    Tokenizer::from_gguf(GgufVocabulary {
+        model: "gpt2".to_owned(),
+        pre: Some("gpt-2".to_owned()),
+        tokens,
+        token_types,
+        merges: vec!["a b".to_owned()],
+        bos,
+        eos,
+        ..GgufVocabulary::default()
+    })
+    .unwrap()
 }
 
 /// Reads the tokenizer metadata of a GGUF file.

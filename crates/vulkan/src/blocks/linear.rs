@@ -5,7 +5,7 @@ use crate::kernel::Kernel;
 use crate::memory::Buffer;
 use crate::push::Push;
 use crate::recording::{Dispatch, Range};
-use crate::scratch::Activations;
+use crate::scratch::{Activations, Scratch};
 use crate::select::{self, Fold, Path, Problem, Tier, TiledOutput, VECTOR_ROWS, VECTOR_TOKENS};
 use crate::weights::Matrix;
 
@@ -69,7 +69,7 @@ impl Product<'_> {
         self.gated.map_or([0; 3], |(up, _)| up.planes())
     }
 
-    /// The same as tiles of the first `tokens` rows.
+    /// What a tiled kernel is selected by: the product for the first `tokens` rows.
     pub(crate) fn problem(&self, tokens: usize, output: TiledOutput) -> Problem {
         let Matrix { ty, rows, cols, .. } = *self.matrix;
         Problem { ty, rows, cols, tokens, activation: self.gated.map(|g| g.1), output }
@@ -94,87 +94,57 @@ impl Builder<'_> {
             }
             _ => {}
         }
-        let s = self.scratch;
-        let m = p.matrix;
-        let (groups_in, groups_out) = (m.cols / 32, m.rows.div_ceil(VECTOR_ROWS));
-        let fold = Fold {
-            activation: p.gated.map(|g| g.1),
-            accumulate: out.accumulate,
-            stored: out.y.is_some(),
-            normed: matches!(input, Input::Prepared { .. }),
-            quantize: match out.quantize {
-                Quantize::No | Quantize::Half => 0,
-                Quantize::Inner => 1,
-                Quantize::Next(n) => {
-                    if n.float {
-                        3
-                    } else {
-                        2
-                    }
-                }
-            },
-        };
-        let eps = if let Input::Prepared { eps, .. } = input { eps } else { 0.0 };
         for first in (0..rows).step_by(VECTOR_TOKENS) {
-            let tokens = VECTOR_TOKENS.min(rows - first);
-            let kernel = select::linear_vector(m.ty, [m.rows, m.cols], tokens, fold, self.gpu);
-            let quantized = |set: &Activations| {
-                let (q, meta) = (set.q.address(), set.meta.address());
-                [q + (first * groups_in * 32) as u64, meta + (first * groups_in * 8) as u64]
-            };
-            let a = match input {
-                Input::Float(b) => [b.address() + (first * m.cols * 4) as u64, 0],
-                Input::Prepared { float: true, .. } => [s.float.address() + (first * m.cols * 4) as u64, 0],
-                Input::Inner => quantized(&s.inner),
-                _ => quantized(&s.normed),
-            };
-            let y = out.y.map_or(0, |b| b.address() + ((first * out.stride + out.column) * 4) as u64);
-            let next = if let Quantize::Next(n) = out.quantize { n.norm.weight.address() } else { 0 };
-            let target = if fold.quantize == 1 { &s.inner } else { &s.normed };
-            let written = if fold.quantize == 3 {
-                [s.float.address() + (first * m.rows * 4) as u64, 0]
-            } else {
-                let groups = (first * groups_out) as u64;
-                [target.q.address() + groups * 32, target.meta.address() + groups * 8]
-            };
-            let push = Push::new()
-                .addresses(m.planes())
-                .addresses(p.up_planes())
-                .addresses(a)
-                .addresses([s.squares.address() + (first * groups_in * 4) as u64, y, next])
-                .addresses(written)
-                .address(s.squares.address() + (first * groups_out * 4) as u64)
-                .u32(m.rows)
-                .u32(m.cols)
-                .f32(eps)
-                .u32(out.stride);
-            let mut reads: Vec<&Buffer> = match input {
-                Input::Float(b) => vec![b],
-                Input::Prepared { float: true, .. } => vec![&s.float, &s.squares],
-                Input::Inner => vec![&s.inner.q, &s.inner.meta],
-                _ => vec![&s.normed.q, &s.normed.meta, &s.squares],
-            };
-            let mut writes: Vec<&Buffer> = out.y.into_iter().collect();
-            if out.accumulate {
-                reads.extend(out.y);
-            }
-            match fold.quantize {
-                0 => {}
-                3 => writes.push(&s.float),
-                _ => writes.extend([&target.q, &target.meta]),
-            }
-            if fold.quantize >= 2 {
-                writes.push(&s.squares);
-            }
-            let d = self.dispatch(p.op, kernel, push, [groups_out, 1, 1], &reads, &writes);
-            p.count(d, tokens);
-            if let Some(y) = out.y.filter(|_| out.stride != m.rows && !out.accumulate) {
-                // The columns beside these are other products', which need not wait for this one.
-                let at = |row: usize| y.address() + ((row * out.stride + out.column) * 4) as u64;
-                d.writes.retain(|w| w.address != y.address());
-                let row = |row: usize| Range { address: at(row), bytes: (m.rows * 4) as u64 };
-                d.writes.extend((first..first + tokens).map(row));
-            }
+            self.vector(&p, input, &out, first, VECTOR_TOKENS.min(rows - first));
+        }
+    }
+
+    /// Records the matrix-vector kernel for `tokens` rows from `first` on.
+    fn vector(&mut self, p: &Product<'_>, input: Input<'_>, out: &Output<'_>, first: usize, tokens: usize) {
+        let (s, m) = (self.scratch, p.matrix);
+        let (groups_in, groups_out) = (m.cols / 32, m.rows.div_ceil(VECTOR_ROWS));
+        let fold = fold(p, input, out);
+        let eps = if let Input::Prepared { eps, .. } = input { eps } else { 0.0 };
+        let kernel = select::linear_vector(m.ty, [m.rows, m.cols], tokens, fold, self.gpu);
+        let quantized = |set: &Activations| {
+            let (q, meta) = (set.q.address(), set.meta.address());
+            [q + (first * groups_in * 32) as u64, meta + (first * groups_in * 8) as u64]
+        };
+        let a = match input {
+            Input::Float(b) => [b.address() + (first * m.cols * 4) as u64, 0],
+            Input::Prepared { float: true, .. } => [s.float.address() + (first * m.cols * 4) as u64, 0],
+            Input::Inner => quantized(&s.inner),
+            _ => quantized(&s.normed),
+        };
+        let y = out.y.map_or(0, |b| b.address() + ((first * out.stride + out.column) * 4) as u64);
+        let next = if let Quantize::Next(n) = out.quantize { n.norm.weight.address() } else { 0 };
+        let target = if fold.quantize == 1 { &s.inner } else { &s.normed };
+        let written = if fold.quantize == 3 {
+            [s.float.address() + (first * m.rows * 4) as u64, 0]
+        } else {
+            let groups = (first * groups_out) as u64;
+            [target.q.address() + groups * 32, target.meta.address() + groups * 8]
+        };
+        let push = Push::new()
+            .addresses(m.planes())
+            .addresses(p.up_planes())
+            .addresses(a)
+            .addresses([s.squares.address() + (first * groups_in * 4) as u64, y, next])
+            .addresses(written)
+            .address(s.squares.address() + (first * groups_out * 4) as u64)
+            .u32(m.rows)
+            .u32(m.cols)
+            .f32(eps)
+            .u32(out.stride);
+        let (reads, writes) = touched(s, fold, input, out);
+        let d = self.dispatch(p.op, kernel, push, [groups_out, 1, 1], &reads, &writes);
+        p.count(d, tokens);
+        if let Some(y) = out.y.filter(|_| out.stride != m.rows && !out.accumulate) {
+            // The columns beside these are other products', which need not wait for this one.
+            let at = |row: usize| y.address() + ((row * out.stride + out.column) * 4) as u64;
+            d.writes.retain(|w| w.address != y.address());
+            let row = |row: usize| Range { address: at(row), bytes: (m.rows * 4) as u64 };
+            d.writes.extend((first..first + tokens).map(row));
         }
     }
 
@@ -221,4 +191,49 @@ impl Builder<'_> {
         let d = self.dispatch("split_sum", kernel, push, [m.rows.div_ceil(256), rows, 1], &reads, &[y]);
         d.bytes = (tiled.splits * rows * m.rows * 4) as u64;
     }
+}
+
+/// What a matrix-vector kernel does beside its product.
+fn fold(p: &Product<'_>, input: Input<'_>, out: &Output<'_>) -> Fold {
+    Fold {
+        activation: p.gated.map(|g| g.1),
+        accumulate: out.accumulate,
+        stored: out.y.is_some(),
+        normed: matches!(input, Input::Prepared { .. }),
+        quantize: match out.quantize {
+            Quantize::No | Quantize::Half => 0,
+            Quantize::Inner => 1,
+            Quantize::Next(n) if n.float => 3,
+            Quantize::Next(_) => 2,
+        },
+    }
+}
+
+/// Buffers that a matrix-vector kernel reads and writes, weights left out.
+fn touched<'b>(
+    s: &'b Scratch,
+    fold: Fold,
+    input: Input<'b>,
+    out: &Output<'b>,
+) -> (Vec<&'b Buffer>, Vec<&'b Buffer>) {
+    let mut reads: Vec<&Buffer> = match input {
+        Input::Float(b) => vec![b],
+        Input::Prepared { float: true, .. } => vec![&s.float, &s.squares],
+        Input::Inner => vec![&s.inner.q, &s.inner.meta],
+        _ => vec![&s.normed.q, &s.normed.meta, &s.squares],
+    };
+    let mut writes: Vec<&Buffer> = out.y.into_iter().collect();
+    if out.accumulate {
+        reads.extend(out.y);
+    }
+    match fold.quantize {
+        0 => {}
+        1 => writes.extend([&s.inner.q, &s.inner.meta]),
+        2 => writes.extend([&s.normed.q, &s.normed.meta]),
+        _ => writes.push(&s.float),
+    }
+    if fold.quantize >= 2 {
+        writes.push(&s.squares);
+    }
+    (reads, writes)
 }

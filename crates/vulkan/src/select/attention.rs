@@ -6,7 +6,7 @@ use super::limits::{cores, subgroup, workgroup};
 use crate::profile::GpuProfile;
 
 /// Suffix of kernels that touch the KV cache.
-pub fn kv_suffix(ty: KvType) -> &'static str {
+pub(crate) fn kv_suffix(ty: KvType) -> &'static str {
     match ty {
         KvType::F32 => "f32",
         KvType::F16 => "f16",
@@ -15,7 +15,7 @@ pub fn kv_suffix(ty: KvType) -> &'static str {
 }
 
 /// Positions that a recording for sequences of up to `positions` positions serves: a power of two, so that few serve all lengths.
-pub fn served_positions(positions: usize) -> usize {
+pub(crate) fn served_positions(positions: usize) -> usize {
     positions.max(256).next_power_of_two()
 }
 
@@ -31,7 +31,7 @@ fn decode_splits_most(positions: usize) -> usize {
 
 /// Splits of decode attention of rows that see at most `positions` positions, of which `wanted` suffice. A row's split grows with the
 /// number of positions it sees alone (`split_positions` of `attention_decode.comp`).
-pub fn decode_splits(positions: usize, wanted: usize) -> usize {
+pub(crate) fn decode_splits(positions: usize, wanted: usize) -> usize {
     decode_splits_most(positions).min(wanted)
 }
 
@@ -40,24 +40,24 @@ const DECODE_RECORDS_MAX: usize = 8 * DECODE_SPLITS_MAX;
 
 /// Partial results, counted in (row, split), that decode attention of a batch needs room for, whatever the device and the block: the rows
 /// see at most `positions` positions.
-pub fn decode_records(rows: usize, positions: usize) -> usize {
+pub(crate) fn decode_records(rows: usize, positions: usize) -> usize {
     (rows * decode_splits_most(positions)).min(DECODE_RECORDS_MAX)
 }
 
 /// Rows of one dispatch of decode attention whose rows have `splits` splits: those whose partial results fit what [`decode_records`] says.
-pub fn decode_rows(splits: usize) -> usize {
+pub(crate) fn decode_rows(splits: usize) -> usize {
     (DECODE_RECORDS_MAX / splits.max(1)).max(1)
 }
 
 /// Splits that are worth having where each position is visible to `heads` workgroups: one workgroup a core, since what precedes and
 /// follows the positions costs each of them the same.
-pub fn decode_splits_wanted(heads: usize, gpu: &GpuProfile) -> usize {
+pub(crate) fn decode_splits_wanted(heads: usize, gpu: &GpuProfile) -> usize {
     (cores(gpu) / heads.max(1)).clamp(4, DECODE_SPLITS_MAX)
 }
 
 /// How the workgroups of decode attention divide the heads and positions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DecodeTiles {
+pub(crate) struct DecodeTiles {
     /// Threads of a workgroup.
     pub threads: u32,
     /// Subgroups of a workgroup.
@@ -75,7 +75,7 @@ pub struct DecodeTiles {
 }
 
 /// Decode attention of heads of `head_dim`, `group` query heads per KV head.
-pub fn decode_tiles(head_dim: usize, group: usize, kv: KvType, gpu: &GpuProfile) -> DecodeTiles {
+pub(crate) fn decode_tiles(head_dim: usize, group: usize, kv: KvType, gpu: &GpuProfile) -> DecodeTiles {
     let subgroup = subgroup(gpu);
     let threads = workgroup(8 * subgroup as usize, gpu);
     let subgroups = (threads / subgroup).max(1);

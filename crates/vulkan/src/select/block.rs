@@ -4,7 +4,7 @@ use unicorn_core::{Activation, Block, TensorType, Weight};
 
 /// Type and shape of a weight matrix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WeightShape {
+pub(crate) struct WeightShape {
     /// Type.
     pub ty: TensorType,
     /// Rows.
@@ -15,19 +15,19 @@ pub struct WeightShape {
 
 impl WeightShape {
     /// Of one weight.
-    pub fn of(weight: &Weight) -> WeightShape {
+    pub(crate) fn of(weight: &Weight) -> WeightShape {
         WeightShape { ty: weight.ty, rows: weight.rows, cols: weight.cols }
     }
 
     /// True for float types, whose products take f32 activations where rows are few.
-    pub fn is_float(&self) -> bool {
+    pub(crate) fn is_float(&self) -> bool {
         !self.ty.is_quantized()
     }
 }
 
 /// A block without its weights.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum BlockShape {
+pub(crate) enum BlockShape {
     /// Token embedding from a table.
     Embedding(WeightShape),
     /// Softmax attention.
@@ -40,7 +40,7 @@ pub enum BlockShape {
 
 /// What an attention block's kernels are chosen by.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AttentionShape {
+pub(crate) struct AttentionShape {
     /// Query heads.
     pub heads: usize,
     /// Key and value heads.
@@ -59,7 +59,7 @@ pub struct AttentionShape {
 
 /// What a feed-forward block's kernels are chosen by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FfnShape {
+pub(crate) struct FfnShape {
     /// The gate projection.
     pub gate: WeightShape,
     /// The up projection.
@@ -74,7 +74,7 @@ pub struct FfnShape {
 
 /// What a head's kernels are chosen by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HeadShape {
+pub(crate) struct HeadShape {
     /// The product.
     pub weight: WeightShape,
     /// Whether logits are capped.
@@ -83,7 +83,7 @@ pub struct HeadShape {
 
 /// How the query, key and value projections are put together: those of one type that are neighbours become one matrix, so that one dispatch
 /// computes them. Op and how many of the three, in order.
-pub fn projections([q, k, v]: [TensorType; 3]) -> &'static [(&'static str, usize)] {
+pub(crate) fn projections([q, k, v]: [TensorType; 3]) -> &'static [(&'static str, usize)] {
     match (q == k, k == v) {
         (true, true) => &[("attention_qkv", 3)],
         (true, false) => &[("attention_qk", 2), ("attention_v", 1)],
@@ -93,7 +93,7 @@ pub fn projections([q, k, v]: [TensorType; 3]) -> &'static [(&'static str, usize
 }
 
 /// The shaders' code of an activation.
-pub fn activation_code(activation: Activation) -> u32 {
+pub(crate) fn activation_code(activation: Activation) -> u32 {
     match activation {
         Activation::Silu => 0,
         Activation::GeluTanh => 1,
@@ -102,7 +102,7 @@ pub fn activation_code(activation: Activation) -> u32 {
 
 impl BlockShape {
     /// Of a block whose shapes agree with its spec.
-    pub fn of(block: &Block) -> BlockShape {
+    pub(crate) fn of(block: &Block) -> BlockShape {
         match block {
             Block::Embedding { table, .. } => BlockShape::Embedding(WeightShape::of(table)),
             Block::Attention { spec, weights: w } => {
@@ -137,7 +137,7 @@ impl BlockShape {
     }
 
     /// The matrices of the block's products.
-    pub fn products(&self) -> Vec<WeightShape> {
+    pub(crate) fn products(&self) -> Vec<WeightShape> {
         match self {
             BlockShape::Embedding(_) => Vec::new(),
             BlockShape::Attention(a) => a.inputs.iter().map(|(_, w)| *w).chain([a.output]).collect(),
@@ -147,7 +147,7 @@ impl BlockShape {
     }
 
     /// Whether all of its products have float weights.
-    pub fn is_float(&self) -> bool {
+    pub(crate) fn is_float(&self) -> bool {
         self.products().iter().all(WeightShape::is_float)
     }
 }

@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::profile::GpuProfile;
 
 /// Rows of a tile of flash attention: the unit that the host lists.
-pub const TILE_ROWS: usize = 64;
+pub(crate) const TILE_ROWS: usize = 64;
 /// Where all sequences of a batch have at most this many rows, the decode kernels waste less.
 const DECODE_ROWS: usize = 4;
 /// The fewest positions that are worth a workgroup of their own.
@@ -21,7 +21,7 @@ const SPLITS_MAX: usize = 32;
 
 /// One sequence's part of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SliceShape {
+pub(crate) struct SliceShape {
     /// Position of its first row.
     pub start: usize,
     /// Rows.
@@ -32,7 +32,7 @@ pub struct SliceShape {
 
 /// A tile of rows of one sequence, as `lib/flash.glsl` reads it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FlashTile {
+pub(crate) struct FlashTile {
     /// First row of the batch.
     pub row: u32,
     /// Rows.
@@ -49,10 +49,10 @@ pub struct FlashTile {
 
 impl FlashTile {
     /// Size of a tile in memory.
-    pub const BYTES: usize = 32;
+    pub(crate) const BYTES: usize = 32;
 
-    /// As in memory.
-    pub fn bytes(&self) -> [u8; FlashTile::BYTES] {
+    /// The bytes that the shaders read.
+    pub(crate) fn bytes(&self) -> [u8; FlashTile::BYTES] {
         let mut out = [0; FlashTile::BYTES];
         let words = [self.row, self.rows, self.pages, self.start, self.span, self.partial];
         for (to, word) in out.chunks_exact_mut(4).zip(words) {
@@ -64,7 +64,7 @@ impl FlashTile {
 
 /// How flash attention cuts a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct FlashTiling {
+pub(crate) struct FlashTiling {
     /// Tiles, in row order.
     pub tiles: Vec<FlashTile>,
     /// The most splits of a tile's keys, a power of two, so that few recordings serve all lengths.
@@ -74,7 +74,7 @@ pub struct FlashTiling {
 }
 
 /// Whether flash attention suits a batch better than the decode kernels.
-pub fn flash_suits(slices: &[SliceShape]) -> bool {
+pub(crate) fn flash_suits(slices: &[SliceShape]) -> bool {
     let rows: usize = slices.iter().map(|s| s.rows).sum();
     rows > VECTOR_TOKENS && slices.iter().any(|s| s.rows > DECODE_ROWS)
 }
@@ -82,7 +82,7 @@ pub fn flash_suits(slices: &[SliceShape]) -> bool {
 /// Cuts a batch for flash attention. `heads` are the query heads of a block.
 ///
 /// How a sequence's keys are split follows from its own rows and positions, never from the rest of the batch.
-pub fn flash_tiling(slices: &[SliceShape], heads: usize, gpu: &GpuProfile) -> FlashTiling {
+pub(crate) fn flash_tiling(slices: &[SliceShape], heads: usize, gpu: &GpuProfile) -> FlashTiling {
     let mut plan = FlashTiling { tiles: Vec::new(), splits: 1, records: 0 };
     let (mut row, mut pages) = (0, 0);
     for s in slices {
@@ -120,7 +120,7 @@ fn span(rows: usize, end: usize, heads: usize, gpu: &GpuProfile) -> Option<usize
 
 /// What flash attention computes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FlashProblem {
+pub(crate) struct FlashProblem {
     /// Elements of a head.
     pub head_dim: usize,
     /// Key and value heads.
@@ -137,7 +137,7 @@ pub struct FlashProblem {
 
 /// A flash attention kernel.
 #[derive(Clone, PartialEq, Debug)]
-pub struct FlashKernel {
+pub(crate) struct FlashKernel {
     /// The kernel.
     pub kernel: Kernel,
     /// Stacked rows (rows times heads of a group) of a workgroup.
@@ -147,7 +147,7 @@ pub struct FlashKernel {
 }
 
 /// The flash attention kernel for a problem: on cooperative matrices where the device has them and a tile fits.
-pub fn flash_kernel(p: &FlashProblem, gpu: &GpuProfile) -> FlashKernel {
+pub(crate) fn flash_kernel(p: &FlashProblem, gpu: &GpuProfile) -> FlashKernel {
     // A driver on the processor compiles the long straight code of large tiles for a minute and gains nothing by it.
     let slow = gpu.software && (p.head_dim > 64 || p.kv != KvType::F16);
     let usable = |f: &FlashKernel| !gpu.avoids(&f.kernel.shader);
@@ -257,7 +257,7 @@ impl FlashProblem {
 }
 
 /// Threads of a workgroup of `rope_kv`, and lanes that share a head: four elements each where a subgroup is that large.
-pub fn rope_threads(head_dim: usize, gpu: &GpuProfile) -> (u32, u32) {
+pub(crate) fn rope_threads(head_dim: usize, gpu: &GpuProfile) -> (u32, u32) {
     let lanes = ((head_dim / 4).next_power_of_two().max(8) as u32).min(subgroup(gpu));
     let shared = |threads: u32| threads / lanes * (head_dim as u32 / 4 + 1) * 16;
     let mut threads = workgroup(256, gpu);

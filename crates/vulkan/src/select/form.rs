@@ -8,7 +8,7 @@ use crate::profile::GpuProfile;
 
 /// The form of a product's input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Form {
+pub(crate) enum Form {
     /// f32.
     Float,
     /// f16.
@@ -18,7 +18,7 @@ pub enum Form {
 }
 
 /// What the product of weights of a type takes on a path.
-pub fn form(ty: TensorType, path: Path, gpu: &GpuProfile) -> Form {
+pub(crate) fn form(ty: TensorType, path: Path, gpu: &GpuProfile) -> Form {
     match path {
         Path::Vector if !ty.is_quantized() => Form::Float,
         Path::Vector => Form::Quantized,

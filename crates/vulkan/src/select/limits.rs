@@ -3,7 +3,7 @@
 use crate::profile::GpuProfile;
 
 /// The subgroup size that our kernels ask for: 32 where the device offers it, else its own.
-pub fn subgroup(gpu: &GpuProfile) -> u32 {
+pub(crate) fn subgroup(gpu: &GpuProfile) -> u32 {
     if gpu.subgroup_size_control && (gpu.subgroup_min..=gpu.subgroup_max).contains(&32) {
         32
     } else {
@@ -12,11 +12,11 @@ pub fn subgroup(gpu: &GpuProfile) -> u32 {
 }
 
 /// The largest workgroup, at most `wanted` threads.
-pub fn workgroup(wanted: usize, gpu: &GpuProfile) -> u32 {
+pub(crate) fn workgroup(wanted: usize, gpu: &GpuProfile) -> u32 {
     (wanted as u32).min(gpu.workgroup_invocations).min(subgroup(gpu).saturating_mul(gpu.workgroup_subgroups))
 }
 
 /// Shader cores; a middling number where the driver does not tell.
-pub fn cores(gpu: &GpuProfile) -> usize {
+pub(crate) fn cores(gpu: &GpuProfile) -> usize {
     gpu.cores.unwrap_or(16) as usize
 }

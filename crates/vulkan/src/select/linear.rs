@@ -7,13 +7,13 @@ use crate::kernel::Kernel;
 use crate::profile::GpuProfile;
 
 /// Tokens of one dispatch of the matrix-vector kernels.
-pub const VECTOR_TOKENS: usize = 8;
+pub(crate) const VECTOR_TOKENS: usize = 8;
 /// Output rows of a workgroup of the matrix-vector kernels: one group of the next product's input.
-pub const VECTOR_ROWS: usize = 32;
+pub(crate) const VECTOR_ROWS: usize = 32;
 
 /// What is folded into a matrix-vector product.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Fold {
+pub(crate) struct Fold {
     /// Gated unit with this activation code.
     pub activation: Option<u32>,
     /// Add to the output.
@@ -27,7 +27,7 @@ pub struct Fold {
 }
 
 /// The matrix-vector kernel for `tokens` (1 ..= 8) tokens of a `[rows, cols]` matrix.
-pub fn linear_vector(
+pub(crate) fn linear_vector(
     ty: TensorType,
     [rows, cols]: [usize; 2],
     tokens: usize,

@@ -6,7 +6,7 @@ use crate::profile::GpuProfile;
 
 /// Which family of kernels runs a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Path {
+pub(crate) enum Path {
     /// Matrix-vector products with activations quantized to 8 bits: few rows, bound by reading the weights.
     Vector,
     /// Tiled matrix products, with activations in the form that each matrix's [`Tier`] takes.
@@ -15,7 +15,7 @@ pub enum Path {
 
 impl Path {
     /// The other one.
-    pub fn other(self) -> Path {
+    pub(crate) fn other(self) -> Path {
         match self {
             Path::Vector => Path::Matrix,
             Path::Matrix => Path::Vector,
@@ -27,7 +27,7 @@ impl Path {
 ///
 /// Matrix-vector products of float weights convert every weight once for each token, and from 5 tokens on that costs a discrete GPU more
 /// than reading them (H100, F16: 0.29 ms for 8 tokens where the tiled product of 32 takes 0.18).
-pub fn path(rows: usize, float: bool, gpu: &GpuProfile) -> Path {
+pub(crate) fn path(rows: usize, float: bool, gpu: &GpuProfile) -> Path {
     let most = if float && cooperative(gpu).is_some() && !gpu.integrated { 4 } else { VECTOR_TOKENS };
     if rows > most { Path::Matrix } else { Path::Vector }
 }

@@ -7,7 +7,7 @@ use crate::kernel::Kernel;
 
 /// A product of many tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Weight type.
     pub ty: TensorType,
     /// Rows of the weight matrix (of each, for a gated unit).
@@ -24,7 +24,7 @@ pub struct Problem {
 
 /// A tiled matrix product.
 #[derive(Clone, PartialEq, Debug)]
-pub struct MatrixProduct {
+pub(crate) struct MatrixProduct {
     /// The kernel.
     pub kernel: Kernel,
     /// Rows of the weight matrix (of each matrix of a gated unit) that a workgroup computes.
@@ -38,4 +38,4 @@ pub struct MatrixProduct {
 }
 
 /// Buffers of tiled products hold whole tiles of this many rows or tokens, so that kernels may load past the end.
-pub const TILE_PADDING: usize = 128;
+pub(crate) const TILE_PADDING: usize = 128;

@@ -13,7 +13,7 @@ use crate::profile::GpuProfile;
 const STEP: usize = 64;
 
 /// Floats of all splits of one product, at most.
-pub fn split_floats(gpu: &GpuProfile) -> usize {
+pub(crate) fn split_floats(gpu: &GpuProfile) -> usize {
     4 * cores(gpu) * TILE_PADDING * TILE_PADDING
 }
 
@@ -46,7 +46,7 @@ impl Tile {
 }
 
 /// The tiled product for a problem.
-pub fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> MatrixProduct {
+pub(crate) fn matrix_product(problem: &Problem, gpu: &GpuProfile) -> MatrixProduct {
     let tier = tier(problem.ty, gpu);
     let Tier::Cooperative(shape) = tier else { return fallback::product(problem, tier, gpu) };
     let tile = cooperative_tile(problem, shape.m as usize, gpu);
@@ -112,7 +112,7 @@ fn splits_of(problem: &Problem, tile: &Tile, gpu: &GpuProfile) -> (usize, usize)
 }
 
 /// Whether the columns of a product may be split for some number of tokens. Fewer tokens in tiles of one size mean more splits.
-pub fn may_split(ty: TensorType, [rows, cols]: [usize; 2], gpu: &GpuProfile) -> bool {
+pub(crate) fn may_split(ty: TensorType, [rows, cols]: [usize; 2], gpu: &GpuProfile) -> bool {
     const TOKENS_MAX: usize = 8192;
     let splits = |tokens| {
         let problem = Problem { ty, rows, cols, tokens, activation: None, output: TiledOutput::Float };

@@ -20,7 +20,7 @@ const MANY: usize = 512;
 
 /// What the choice of kernels depends on beside the block.
 #[derive(Clone, Copy)]
-pub struct Router<'a> {
+pub(crate) struct Router<'a> {
     /// The device, with the kernels to avoid.
     pub gpu: &'a GpuProfile,
     /// Element type of the KV cache.
@@ -31,7 +31,7 @@ pub struct Router<'a> {
 
 /// One operation of a block and the shader that runs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Selected {
+pub(crate) struct Selected {
     /// Name of the operation, as in profiles.
     pub op: &'static str,
     /// Name of the SPIR-V module.
@@ -44,7 +44,7 @@ pub struct Selected {
 
 /// A kernel that a block needs and cannot have.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Lacking {
+pub(crate) struct Lacking {
     /// The operation.
     pub op: String,
     /// Type of what it reads.
@@ -61,7 +61,7 @@ struct Way {
 
 impl Router<'_> {
     /// The path of a batch's products, of `rows` rows: for a head, those that it is asked for.
-    pub fn path(&self, block: &BlockShape, rows: usize) -> Path {
+    pub(crate) fn path(&self, block: &BlockShape, rows: usize) -> Path {
         if self.options.batch_invariant {
             return Path::Vector;
         }
@@ -76,7 +76,7 @@ impl Router<'_> {
 
     /// Whether attention of a batch runs in tiles of rows rather than row by row, where its products take `path`. `suits` is which of them
     /// is faster.
-    pub fn flash(&self, block: &AttentionShape, path: Path, suits: bool) -> bool {
+    pub(crate) fn flash(&self, block: &AttentionShape, path: Path, suits: bool) -> bool {
         if self.options.batch_invariant {
             return false;
         }
@@ -88,13 +88,13 @@ impl Router<'_> {
 
     /// Whether gate and up run as one kernel on a path: where they are of one type, nobody asked for the parts, and that path's kernel
     /// can be trusted.
-    pub fn fuses(&self, ffn: &FfnShape, path: Path) -> bool {
+    pub(crate) fn fuses(&self, ffn: &FfnShape, path: Path) -> bool {
         let shader = || product_shader(&ffn.gate, Some(ffn.activation), self.gpu, path);
         self.options.fused_ffn && ffn.gate.ty == ffn.up.ty && !self.gpu.avoids(&shader())
     }
 
     /// Every kernel that any batch may record for a block, each once.
-    pub fn kernels(&self, block: &BlockShape) -> Vec<Selected> {
+    pub(crate) fn kernels(&self, block: &BlockShape) -> Vec<Selected> {
         let mut all: Vec<Selected> = Vec::new();
         for selected in self.ways(block).into_iter().flat_map(|way| self.selected(block, way)) {
             if !all.iter().any(|s| (s.op, &s.shader) == (selected.op, &selected.shader)) {
@@ -105,7 +105,7 @@ impl Router<'_> {
     }
 
     /// The first kernel that a block may need and that is not there, by `exists`, or is to be avoided; its op then says so.
-    pub fn lacking(&self, block: &BlockShape, exists: impl Fn(&str) -> bool) -> Option<Lacking> {
+    pub(crate) fn lacking(&self, block: &BlockShape, exists: impl Fn(&str) -> bool) -> Option<Lacking> {
         let wrong = |s: &Selected| !exists(&s.shader) || self.gpu.avoids(&s.shader);
         let Selected { op, shader, ty, .. } = self.kernels(block).into_iter().find(wrong)?;
         let op = match exists(&shader) {
@@ -116,7 +116,7 @@ impl Router<'_> {
     }
 
     /// The kernels of a block for few and for many rows, one line an operation: `op: shader`.
-    pub fn describe(&self, block: &BlockShape) -> Vec<String> {
+    pub(crate) fn describe(&self, block: &BlockShape) -> Vec<String> {
         let of = |rows: usize| {
             let mut all = self.selected(block, self.way(block, rows, rows == MANY));
             all.retain(|s| !s.minor);

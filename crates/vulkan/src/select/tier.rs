@@ -7,7 +7,7 @@ use crate::profile::{GpuProfile, MatrixShape, MatrixTypes};
 
 /// What a tiled matrix product is built from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Tier {
+pub(crate) enum Tier {
     /// KHR cooperative matrices of this shape, f16 with f32 accumulation.
     Cooperative(MatrixShape),
     /// Packed 4x8 integer dot products: quantized weights, activations quantized to 8 bits.
@@ -30,14 +30,14 @@ impl Tier {
 }
 
 /// The shape of cooperative matrices that kernels use, where the device has them.
-pub fn cooperative(gpu: &GpuProfile) -> Option<MatrixShape> {
+pub(crate) fn cooperative(gpu: &GpuProfile) -> Option<MatrixShape> {
     let float = gpu.matrices.iter().filter(|m| m.types == MatrixTypes::F16F32);
     let square = float.filter(|m| m.m == m.n && m.n == m.k && (m.m == 16 || m.m == 8));
     square.max_by_key(|m| m.m).copied()
 }
 
 /// The best tier that a device has for a weight type. A tier whose kernel is to be avoided is passed over, as long as another is left.
-pub fn tier(ty: TensorType, gpu: &GpuProfile) -> Tier {
+pub(crate) fn tier(ty: TensorType, gpu: &GpuProfile) -> Tier {
     let matrices = cooperative(gpu).map(Tier::Cooperative);
     let dot = dot(ty, gpu).then_some(Tier::Dot);
     let mut tiers = [matrices, dot, Some(Tier::Plain)].into_iter().flatten();
@@ -47,7 +47,7 @@ pub fn tier(ty: TensorType, gpu: &GpuProfile) -> Tier {
 
 /// What a tiled product writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TiledOutput {
+pub(crate) enum TiledOutput {
     /// f32.
     Float = 0,
     /// Added to f32.

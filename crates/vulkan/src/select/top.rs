@@ -6,7 +6,7 @@ use crate::profile::GpuProfile;
 
 /// How the largest logits of a row are found: the slices of a row each by a workgroup, then their pairs by one.
 #[derive(Clone, PartialEq, Debug)]
-pub struct TopKernels {
+pub(crate) struct TopKernels {
     /// The kernel that reads logits.
     pub first: Kernel,
     /// Slices of a row.
@@ -17,7 +17,7 @@ pub struct TopKernels {
 
 impl TopKernels {
     /// `(value, id)` pairs of all slices of a row.
-    pub fn pairs(&self, k: usize) -> usize {
+    pub(crate) fn pairs(&self, k: usize) -> usize {
         if self.second.is_some() { self.slices * k } else { 0 }
     }
 }
@@ -28,12 +28,12 @@ const EACH: usize = 8;
 const THREADS: usize = 256;
 
 /// Pairs of a row that a plan for at most `k` of `count` logits may have.
-pub fn top_pairs_most(count: usize, k: usize, gpu: &GpuProfile) -> usize {
+pub(crate) fn top_pairs_most(count: usize, k: usize, gpu: &GpuProfile) -> usize {
     count.div_ceil(EACH * workgroup(THREADS, gpu) as usize) * k
 }
 
 /// The `k` largest of `count` logits.
-pub fn top(count: usize, k: usize, gpu: &GpuProfile) -> TopKernels {
+pub(crate) fn top(count: usize, k: usize, gpu: &GpuProfile) -> TopKernels {
     let kernel = |threads: u32, count: usize, pairs: bool, last: bool| Kernel {
         shader: "top_k".into(),
         constants: vec![threads, count.div_ceil(threads as usize) as u32, pairs as u32, last as u32],

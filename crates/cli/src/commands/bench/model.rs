@@ -6,37 +6,41 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_cases::{shapes, synthetic::SyntheticSource};
-use unicorn_core::{Device, ModelSpec, Roofline, Select, WeightSource};
+use unicorn_core::{Instrument, ModelSpec, Roofline, Select, WeightSource};
 use unicorn_engine::Engine;
 use unicorn_engine::bench::{BenchResult, Test, profile as bench_profile, run as bench};
 
+use super::profile::Profile;
 use super::report::{Row, render};
-use super::{profile, roof};
+use super::roof;
 use crate::args::{BenchModelArgs, OutputFormat, SelectArg};
 use crate::config::Config;
-use crate::devices;
 use crate::exit::{Exit, usage};
 use crate::interrupt::Catch;
-use crate::output::{Out, say};
+use crate::open_device;
+use crate::output::{Out, say, say_styled};
 use crate::session::{ContextChoice, EngineChoice, engine_on, explain, find_model};
+use crate::trace::Trace;
 use crate::units;
 
-/// One test at one depth.
-type Plan = Vec<(Test, usize)>;
+/// Tests, each at a depth: tokens that are in the context before it.
+type Tests = Vec<(Test, usize)>;
 
 /// Runs all tests and prints one row for each.
 pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
-    let plan = plan(&args.prompt, &args.generate, &args.depth)?;
+    let tests = tests(&args.prompt, &args.generate, &args.depth)?;
     let start = Instant::now();
-    let (mut engine, load_seconds, roof) = open(args, longest(&plan), config)?;
+    let Benched { mut engine, devices, roofs, load_seconds } = open(args, longest(&tests), config)?;
     if config.explains() {
         explain(&engine, start);
     }
-    let device = first_device(&engine)?;
+    let (Some(device), Some(roof)) = (devices.first(), roofs.first().copied()) else {
+        return Err(anyhow!("the engine has no device"));
+    };
     let talks = config.talks() && args.output != OutputFormat::Json;
     if talks {
-        say!("{}", limits(&*device, &roof));
-        say!("{}", loaded(engine.spec(), &*device, load_seconds));
+        devices.iter().zip(&roofs).for_each(|(device, roof)| say!("{}", limits(&**device, roof)));
+        say!("{}", loaded(engine.spec(), &**device, load_seconds));
     }
     let select = match args.select {
         SelectArg::Top => Select::Top(1),
@@ -44,30 +48,31 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
         SelectArg::Logits => Select::Logits,
     };
     // Ctrl-C ends the program at once while there is nothing to show; later, after the repetition at hand, or at once when pressed again.
+    let trace = Trace::start(&mut engine, args.place.trace.as_deref(), config);
     let mut catch: Option<Catch> = None;
     let pressed = |catch: &Option<Catch>| catch.as_ref().is_some_and(Catch::pressed);
     let mut rows = Vec::new();
-    for (test, depth) in plan {
+    for (test, depth) in tests {
         let mut each = |_| !pressed(&catch);
         let result = bench(&mut engine, test, depth, args.repetitions, select, &mut each)?;
         if pressed(&catch) {
             break;
         }
         catch.get_or_insert_with(Catch::new);
-        rows.push(row(&engine, &result, &*device, &roof, load_seconds));
+        let mut row = row(&engine, &result, &devices, &roof, load_seconds);
         if config.talks() && args.output == OutputFormat::Table {
             let (median, ..) = result.median_min_max();
-            say!("{}", config.style.dim(&format!("{}: {:.2} tok/s", result.name(), median)));
+            say_styled(&config.style.dim(&format!("{}: {:.2} tok/s", result.name(), median)));
         }
         if args.profile {
-            for (name, times) in bench_profile(&mut engine, test, depth, select)? {
-                say!("{} on {name}, one run, every kernel timed", result.name());
-                say!("{}", profile::table(&times, &roof).text());
-            }
+            let times = bench_profile(&mut engine, &devices, test, depth, select)?.into_iter();
+            row.profile = times.map(|(device, times)| Profile::of(device, &times, &roof)).collect();
         }
+        rows.push(row);
     }
+    trace.finish(&mut engine)?;
     if args.profile && talks {
-        say!("memory after the tests: {}", memory(&*device));
+        devices.iter().for_each(|device| say!("memory after the tests: {}", memory(&**device)));
     }
     let mut out = Out::stdout();
     out.write_all(render(&rows, args.output)?.as_bytes())?;
@@ -76,7 +81,7 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
 }
 
 /// All tests, depth by depth, prompts first. Zero tokens are no test.
-fn plan(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Result<Plan> {
+fn tests(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Result<Tests> {
     let prompts = prompts.iter().filter(|n| **n > 0).map(|n| Test::Prefill(*n));
     let generated = generated.iter().filter(|n| **n > 0).map(|n| Test::Decode(*n));
     let tests: Vec<Test> = prompts.chain(generated).collect();
@@ -87,22 +92,31 @@ fn plan(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Res
 }
 
 /// Context that the longest test needs.
-fn longest(plan: &Plan) -> usize {
+fn longest(tests: &Tests) -> usize {
     let tokens = |test: &Test| match test {
         Test::Prefill(n) | Test::Decode(n) => *n,
     };
-    plan.iter().map(|(test, depth)| tokens(test).saturating_add(*depth)).max().unwrap_or(1)
+    tests.iter().map(|(test, depth)| tokens(test).saturating_add(*depth)).max().unwrap_or(1)
 }
 
-/// The engine, the seconds that loading the weights took once the device was open, and the device's limits.
-fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Result<(Engine, f64, Roofline)> {
+/// What is timed.
+struct Benched {
+    engine: Engine,
+    /// In the order of the placement; at least one.
+    devices: Vec<Arc<dyn Instrument>>,
+    roofs: Vec<Roofline>,
+    /// Seconds that loading the weights took once the devices were open.
+    load_seconds: f64,
+}
+
+fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Result<Benched> {
     let context = ContextChoice::Exactly(context);
-    let choice = EngineChoice { device: &args.device, kv: args.kv.kv, context };
+    let choice =
+        EngineChoice { device: &args.device, place: args.place.place.as_ref(), kv: args.kv.kv, context };
     let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
         None => {
             let path = find_model(config.model(&args.model), config)?;
-            let model = unicorn_model::open(&path)
-                .with_context(|| format!("cannot open model {}", path.display()))?;
+            let model = crate::session::open_model(&path, config)?;
             (model.spec, model.source)
         }
         Some(shape) => {
@@ -113,19 +127,16 @@ fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Resul
             (spec, Arc::new(SyntheticSource::new(0)))
         }
     };
-    let opened = devices::open(&args.device, config)?;
+    let opened = open_device::open_all(&args.device, choice.place, config)?;
     // Before the weights take the memory that measuring wants.
-    let roof = opened.limits(config)?;
+    let roofs = opened.iter().map(|o| o.limits(config)).collect::<anyhow::Result<Vec<Roofline>>>()?;
+    let devices = opened.iter().map(|o| o.device.clone()).collect();
     let start = Instant::now();
-    let engine = engine_on(opened.device, &spec, &*source, &choice)?;
-    Ok((engine, start.elapsed().as_secs_f64(), roof))
+    let engine = engine_on(opened, &spec, &source, &choice)?;
+    Ok(Benched { engine, devices, roofs, load_seconds: start.elapsed().as_secs_f64() })
 }
 
-fn first_device(engine: &Engine) -> anyhow::Result<Arc<dyn Device>> {
-    engine.devices().first().cloned().ok_or_else(|| anyhow!("the engine has no device"))
-}
-
-fn limits(device: &dyn Device, roof: &Roofline) -> String {
+fn limits(device: &dyn Instrument, roof: &Roofline) -> String {
     let profile = device.profile();
     let copy = roof.copy_bytes_per_second.map(|c| format!(", copies {}", units::bandwidth(c)));
     let matrix = roof.matrix_ops_per_second.map(|m| format!(", matrix {}", units::arithmetic(m, "FLOP")));
@@ -143,14 +154,14 @@ fn limits(device: &dyn Device, roof: &Roofline) -> String {
 }
 
 /// `loaded 4.9 GB in 1.2 s (4.1 GB/s); memory: ...`.
-fn loaded(spec: &ModelSpec, device: &dyn Device, seconds: f64) -> String {
+fn loaded(spec: &ModelSpec, device: &dyn Instrument, seconds: f64) -> String {
     let bytes = spec.weight_bytes();
     let rate = units::bandwidth(bytes as f64 / seconds.max(1e-9));
     let time = units::seconds(seconds);
     format!("loaded {} in {time} ({rate}); memory: {}", units::bytes(bytes), memory(device))
 }
 
-fn memory(device: &dyn Device) -> String {
+fn memory(device: &dyn Instrument) -> String {
     let m = device.memory();
     let [weights, kv, scratch, copied] = [m.weights, m.kv, m.scratch, m.copied].map(units::bytes);
     format!("weights {weights}, KV cache {kv}, scratch {scratch}; copied {copied}")
@@ -159,7 +170,7 @@ fn memory(device: &dyn Device) -> String {
 fn row(
     engine: &Engine,
     result: &BenchResult,
-    device: &dyn Device,
+    devices: &[Arc<dyn Instrument>],
     roof: &Roofline,
     load_seconds: f64,
 ) -> Row {
@@ -169,16 +180,21 @@ fn row(
     Row {
         test: result.name(),
         tokens_per_second: result.median_min_max().into(),
-        device: device.profile().name.clone(),
+        device: devices.iter().map(|d| d.profile().name.as_str()).collect::<Vec<_>>().join(" + "),
         model: spec.name.clone(),
-        share_of_roof: roof::share(result, roof, device),
+        // What several devices could do together depends on how they overlap.
+        share_of_roof: match devices {
+            [device] => Some(roof::share(result, roof, &**device)),
+            _ => None,
+        },
         bytes_per_second: result.cost.bytes() as f64 * per_second,
         flops_per_second: result.cost.flops() as f64 * per_second,
         model_bytes: spec.weight_bytes(),
         parameters: spec.parameters(),
-        workers: device.profile().workers,
+        workers: devices.iter().map(|d| d.profile().workers).sum(),
         repetitions: result.seconds.len(),
         load_seconds,
+        profile: Vec::new(),
     }
 }
 
@@ -188,15 +204,16 @@ mod tests {
     use crate::exit::of_error;
 
     #[test]
-    fn plans_cross_tests_with_depths() {
-        let plan = plan(&[512, 0], &[128], &[0, 4096]).unwrap();
+    fn every_test_is_run_at_every_depth() {
+        let tests = tests(&[512, 0], &[128], &[0, 4096]).unwrap();
         let (pp, tg) = (Test::Prefill(512), Test::Decode(128));
-        assert_eq!(plan, [(pp, 0), (tg, 0), (pp, 4096), (tg, 4096)]);
-        assert_eq!(longest(&plan), 4608);
+        assert_eq!(tests, [(pp, 0), (tg, 0), (pp, 4096), (tg, 4096)]);
+        assert_eq!(longest(&tests), 4608);
+        assert_eq!(longest(&vec![(pp, usize::MAX)]), usize::MAX);
     }
 
     #[test]
     fn nothing_to_measure_is_a_usage_error() {
-        assert_eq!(of_error(&plan(&[0], &[0], &[0]).unwrap_err()), Exit::Usage);
+        assert_eq!(of_error(&tests(&[0], &[0], &[0]).unwrap_err()), Exit::Usage);
     }
 }

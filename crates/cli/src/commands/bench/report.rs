@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::profile::Profile;
 use crate::args::OutputFormat;
 use crate::table::{Align, Table};
 use crate::units;
@@ -35,8 +36,9 @@ pub struct Row {
     pub device: String,
     /// Model name.
     pub model: String,
-    /// Part of the speed that the device's measured limit allows: read bandwidth for `tg`, arithmetic rate for `pp`.
-    pub share_of_roof: f64,
+    /// Part of the speed that the device's measured limit allows: read bandwidth for `tg`, arithmetic rate for `pp`; `None` on several
+    /// devices.
+    pub share_of_roof: Option<f64>,
     /// Bytes of weights and KV cache that the test reads, over its median time.
     pub bytes_per_second: f64,
     /// Operations of the test over its median time.
@@ -51,15 +53,27 @@ pub struct Row {
     pub repetitions: usize,
     /// Seconds to load the weights onto the device.
     pub load_seconds: f64,
+    /// Where the time goes, with --profile.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profile: Vec<Profile>,
 }
 
 /// All rows in the format asked for, each line ended.
 pub fn render(rows: &[Row], format: OutputFormat) -> serde_json::Result<String> {
     Ok(match format {
         OutputFormat::Json => serde_json::to_string_pretty(rows)? + "\n",
-        OutputFormat::Md => table(rows).markdown(),
-        OutputFormat::Table => table(rows).text(),
+        OutputFormat::Md => table(rows).markdown() + &profiles(rows, Table::markdown),
+        OutputFormat::Table => table(rows).text() + &profiles(rows, Table::text),
     })
+}
+
+/// The tables of kernels below that of the tests, each under a line that names its test.
+fn profiles(rows: &[Row], format: fn(&Table) -> String) -> String {
+    let each = |row: &Row, profile: &Profile| {
+        let heading = format!("{} on {}, one run, every kernel timed", row.test, profile.device);
+        format!("\n{heading}\n\n{}", format(&profile.table()))
+    };
+    rows.iter().flat_map(|row| row.profile.iter().map(move |profile| each(row, profile))).collect()
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -91,7 +105,7 @@ fn table(rows: &[Row]) -> Table {
             format!("{:.2}", speed.max),
             units::three_digits(row.bytes_per_second / 1e9),
             units::prefixed(row.flops_per_second),
-            units::percent(row.share_of_roof),
+            row.share_of_roof.map_or("-".to_owned(), units::percent),
         ]);
     }
     table
@@ -99,6 +113,8 @@ fn table(rows: &[Row]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use unicorn_core::{KernelTime, RateKind, Roofline};
+
     use super::*;
 
     fn row() -> Row {
@@ -107,7 +123,7 @@ mod tests {
             tokens_per_second: Spread::from((2.0, 1.0, 3.0)),
             device: "cpu".into(),
             model: "m".into(),
-            share_of_roof: 0.5,
+            share_of_roof: Some(0.5),
             bytes_per_second: 25e9,
             flops_per_second: 1.5e12,
             model_bytes: 98_000_000,
@@ -115,7 +131,38 @@ mod tests {
             workers: 2,
             repetitions: 3,
             load_seconds: 0.5,
+            profile: Vec::new(),
         }
+    }
+
+    #[test]
+    fn kernels_come_in_the_format_asked_for() {
+        let roof = Roofline {
+            read_bytes_per_second: 1e9,
+            integer_ops_per_second: 1e9,
+            float_ops_per_second: 1e9,
+            matrix_ops_per_second: None,
+            copy_bytes_per_second: None,
+        };
+        let time = KernelTime {
+            kernel: "ffn_down q4_0".into(),
+            calls: 2,
+            seconds: 0.5,
+            bytes: 250_000_000,
+            flops: 0,
+            rate: RateKind::Float,
+        };
+        let row = Row { profile: vec![Profile::of("cpu".into(), &[time], &roof)], ..row() };
+        let of = |format| render(std::slice::from_ref(&row), format).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&of(OutputFormat::Json)).unwrap();
+        let kernel = &value[0]["profile"][0]["kernels"][0];
+        assert_eq!((&kernel["kernel"], &kernel["share_of_roof"]), (&"ffn_down q4_0".into(), &0.5.into()));
+        assert_eq!((&kernel["seconds"], &kernel["roof"]), (&0.5.into(), &"memory".into()));
+        let md = of(OutputFormat::Md);
+        assert!(md.contains("\ntg128 @ d4096 on cpu, one run") && md.contains("| ffn_down q4_0 |"), "{md}");
+        let text = of(OutputFormat::Table);
+        assert!(text.contains("\nffn_down q4_0") && !text.contains('|'), "{text}");
+        assert!(!render(&[self::row()], OutputFormat::Json).unwrap().contains("profile"));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What a device could do at best: measured limits over the work that a model's shapes dictate.
 
-use unicorn_core::{Device, RateKind, Roofline};
-use unicorn_engine::Cost;
+use unicorn_core::{Cost, Instrument, RateKind, Roofline};
 use unicorn_engine::bench::{BenchResult, Test};
 
 /// Least seconds in which the bytes can be read.
@@ -11,14 +10,14 @@ pub fn seconds_to_read(cost: &Cost, roof: &Roofline) -> f64 {
 
 /// Least seconds in which the operations can be done; matrix products by the rate that bounds their weights' type here, or by that of
 /// matrix units where the device has them.
-pub fn seconds_to_compute(cost: &Cost, roof: &Roofline, device: &dyn Device) -> f64 {
+pub fn seconds_to_compute(cost: &Cost, roof: &Roofline, device: &dyn Instrument) -> f64 {
     let matrices =
         cost.matrix_flops.iter().map(|(ty, flops)| *flops as f64 / roof.best_rate(device.rate_kind(*ty)));
     matrices.sum::<f64>() + cost.attention_flops as f64 / roof.best_rate(RateKind::Float)
 }
 
 /// Part of the speed that the limit allows, in the median: of the read bandwidth for decode, of the arithmetic rate for prefill.
-pub fn share(result: &BenchResult, roof: &Roofline, device: &dyn Device) -> f64 {
+pub fn share(result: &BenchResult, roof: &Roofline, device: &dyn Instrument) -> f64 {
     let (tokens, least) = match result.test {
         Test::Prefill(n) => (n, seconds_to_compute(&result.cost, roof, device)),
         Test::Decode(n) => (n, seconds_to_read(&result.cost, roof)),

@@ -1,7 +1,7 @@
 //! Running the case table, and running it again with every kernel named where something came out wrong.
 
 use unicorn_cases::{Case, CaseError, judge};
-use unicorn_core::{Device, DeviceError};
+use unicorn_core::{DeviceError, Instrument};
 
 use super::blame::{Ran, blame, unsettled};
 use super::further::further;
@@ -38,8 +38,8 @@ enum Fate {
 pub fn check(
     cases: &[Case],
     table: &[Case],
-    device: &dyn Device,
-    oracle: &dyn Device,
+    device: &dyn Instrument,
+    oracle: &dyn Instrument,
     seed: u64,
     tell: &mut dyn FnMut(&str, bool) -> anyhow::Result<()>,
 ) -> anyhow::Result<Checked> {
@@ -75,8 +75,8 @@ fn find(
     cases: &[Case],
     table: &[Case],
     faults: &[&Case],
-    device: &dyn Device,
-    oracle: &dyn Device,
+    device: &dyn Instrument,
+    oracle: &dyn Instrument,
     seed: u64,
     tell: &mut dyn FnMut(&str, bool) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Wrong>> {
@@ -114,7 +114,7 @@ fn find(
 }
 
 /// Runs a case with its kernels named. That serializes them, so what comes out tells nothing about the result and is no part of the test.
-fn named(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> (Fate, Vec<String>) {
+fn named(case: &Case, device: &dyn Instrument, oracle: &dyn Instrument, seed: u64) -> (Fate, Vec<String>) {
     device.set_profiling(true);
     let (fate, ..) = one(case, device, oracle, seed);
     let kernels = device.kernel_times().into_iter().map(|k| k.kernel).collect();
@@ -123,7 +123,7 @@ fn named(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> (F
 }
 
 /// One case: its fate, the line about it, and whether the device failed rather than miscomputed.
-fn one(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> (Fate, String, bool) {
+fn one(case: &Case, device: &dyn Instrument, oracle: &dyn Instrument, seed: u64) -> (Fate, String, bool) {
     match judge(case, device, oracle, seed) {
         Ok(outcome) if outcome.passed() => (Fate::Right, outcome.to_string(), false),
         Ok(outcome) => (Fate::Wrong, outcome.to_string(), false),

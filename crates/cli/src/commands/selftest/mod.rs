@@ -4,23 +4,25 @@ mod blame;
 mod check;
 mod explain;
 mod further;
+mod report;
+mod watched;
 mod whole;
 
-use std::fs::File;
 use std::io::Write;
 
-use anyhow::Context;
 use unicorn_cases::{Case, select, table};
-use unicorn_core::Device;
+use unicorn_core::Instrument;
 use unicorn_cpu::ReferenceDevice;
 
-use super::watched;
+use self::report::Report;
 use crate::args::SelftestArgs;
 use crate::config::Config;
+use crate::devices::DeviceChoice;
 use crate::devices::cache::{DeviceCache, Verdict};
-use crate::devices::{DeviceChoice, open_as_is, open_watched};
 use crate::exit::{Exit, describe};
+use crate::open_device::{open_as_is, open_watched};
 use crate::output::{Out, say};
+use crate::parse::OrAuto;
 use crate::settings::fresh_seed;
 
 /// Runs the case table on a device and names what is wrong; what is remembered makes the device avoid it from now on. With a model, compares
@@ -56,13 +58,13 @@ fn kernels(args: &SelftestArgs, config: &Config, report: &mut Report) -> anyhow:
 fn cases(
     args: &SelftestArgs,
     choice: &DeviceChoice,
-    device: &dyn Device,
+    device: &dyn Instrument,
     config: &Config,
     report: &mut Report,
 ) -> anyhow::Result<bool> {
     let cases = select(&args.only);
     anyhow::ensure!(!cases.is_empty(), "no case matches `{}`", args.only);
-    let seed = args.seed.unwrap_or_else(fresh_seed);
+    let seed = args.seed.and_then(OrAuto::value).unwrap_or_else(fresh_seed);
     let profile = device.profile();
     say!("{}: {} cases, seed {seed}", profile.description, cases.len());
     report.line(&format!("{} ({}), seed {seed}", profile.description, profile.features.join(", ")))?;
@@ -96,12 +98,12 @@ fn cases(
 fn remember(
     args: &SelftestArgs,
     choice: &DeviceChoice,
-    device: &dyn Device,
+    device: &dyn Instrument,
     found: Verdict,
     cases: &[Case],
     config: &Config,
 ) {
-    let cache = DeviceCache::new(config);
+    let cache = DeviceCache::new(config.cache_dir.as_deref());
     let key = choice.key(device);
     let before = cache.verdict(&key).map(|f| f.finding).filter(|_| !args.only.is_empty());
     let verdict = merge(before, found, &cases.iter().map(|c| c.name.as_str()).collect::<Vec<_>>());
@@ -135,25 +137,6 @@ fn merge(before: Option<Verdict>, mut found: Verdict, ran: &[&str]) -> Verdict {
         }
     }
     found
-}
-
-/// The file of `--report`, if one was asked for.
-struct Report(Option<File>);
-
-impl Report {
-    fn create(args: &SelftestArgs) -> anyhow::Result<Report> {
-        let create = |path: &std::path::PathBuf| {
-            File::create(path).with_context(|| format!("cannot write {}", path.display()))
-        };
-        Ok(Report(args.report.as_ref().map(create).transpose()?))
-    }
-
-    fn line(&mut self, line: &str) -> anyhow::Result<()> {
-        match &mut self.0 {
-            Some(file) => writeln!(file, "{line}").context("cannot write the report"),
-            None => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,22 +1,26 @@
 //! A whole model on the device and on the CPU, side by side: greedy answers and perplexity.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use anyhow::Context;
+use unicorn_core::WeightSource;
 use unicorn_engine::Engine;
 use unicorn_engine::agree::{Agreement, agree};
 use unicorn_engine::perplexity::{Estimate, PerplexityOptions, perplexity};
 use unicorn_text::{EncodeOptions, Tokenizer};
 
-use super::Report;
 use super::explain::{Rounding, Unexplained};
+use super::report::Report;
 use crate::args::{DeviceArgs, SelftestArgs};
 use crate::config::Config;
 use crate::devices::DeviceChoice;
 use crate::exit::{Exit, usage};
 use crate::interrupt::Catch;
+use crate::open_device::open_limited;
 use crate::output::{Out, say};
 use crate::session::{ContextChoice, EngineChoice, Session, engine_on};
+use crate::text_file::read_text;
 
 /// Tokens of a context whose second half is scored.
 const PERPLEXITY_CONTEXT: usize = 256;
@@ -53,17 +57,18 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
     if let Some(text) = &args.text {
         std::fs::File::open(text).with_context(|| text.display().to_string())?;
     }
-    let longest = PROMPTS.iter().map(|p| p.len()).max().unwrap_or(0) + args.tokens;
+    let longest = PROMPTS.iter().map(|p| p.len()).max().unwrap_or(0).saturating_add(args.tokens);
     let context = ContextChoice::Exactly(longest.max(PERPLEXITY_CONTEXT));
     let kv = unicorn_core::KvType::F16;
     let cpu = DeviceArgs { device: Some(DeviceChoice::cpu()), threads: args.device.threads };
-    let mut base = Session::open(model, &EngineChoice { device: &cpu, kv, context }, config)?;
+    let mut base = Session::open(model, &EngineChoice { device: &cpu, place: None, kv, context }, config)?;
     let path = crate::session::find_model(model, config)?;
     let opened =
         unicorn_model::open(&path).with_context(|| format!("cannot open model {}", path.display()))?;
-    let device = crate::devices::open_limited(&args.device, args.tier, config)?.device;
-    let choice = EngineChoice { device: &args.device, kv, context };
-    let mut engine = engine_on(device, &opened.spec, &*opened.source, &choice)?;
+    let device = open_limited(&args.device, args.tier, config)?;
+    let choice = EngineChoice { device: &args.device, place: None, kv, context };
+    let source: Arc<dyn WeightSource> = opened.source.clone();
+    let mut engine = engine_on(vec![device], &opened.spec, &source, &choice)?;
     let name = engine.devices().first().map_or(String::new(), |d| d.profile().name.clone());
 
     let mut out = Out::stdout();
@@ -127,14 +132,7 @@ fn compare_perplexity(
 ) -> anyhow::Result<Option<(Estimate, Estimate)>> {
     let text = match &args.text {
         None => continued,
-        Some(path) => {
-            let named = || path.display().to_string();
-            let bytes = std::fs::metadata(path).with_context(named)?.len();
-            if bytes > TEXT_BYTES_MAX {
-                return Err(usage(format!("{}: {bytes} bytes is more than {TEXT_BYTES_MAX}", named())));
-            }
-            std::fs::read_to_string(path).with_context(named)?
-        }
+        Some(path) => read_text(path, TEXT_BYTES_MAX)?,
     };
     let tokens = encode(&base.text.tokenizer, &text)?;
     if tokens.len() < 2 * PERPLEXITY_CONTEXT {

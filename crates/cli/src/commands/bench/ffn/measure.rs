@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use unicorn_cases::Feed;
 use unicorn_core::quant::Random;
 use unicorn_core::{
-    Batch, BlockId, Device, DeviceError, DeviceKind, KernelTime, Select, SequenceId, Slice, StreamId, Work,
+    Batch, BatchLimits, BlockId, DeviceError, DeviceKind, Instrument, KernelTime, SequenceId, Slice, StreamId,
 };
 
 /// One submission takes about this long, so that submitting and waiting do not count; not longer, since integrated GPUs are reset after
@@ -29,13 +30,13 @@ pub struct Measured {
 
 /// Times a batch of `tokens` tokens through the loaded blocks in turn.
 pub fn measure(
-    device: &Arc<dyn Device>,
+    device: &Arc<dyn Instrument>,
     ids: &[BlockId],
     tokens: usize,
     width: usize,
     repetitions: usize,
 ) -> Result<Measured, DeviceError> {
-    let run = Run::new(device.clone(), tokens, width);
+    let run = Run::new(&**device, tokens, width)?;
     run.once(ids)?;
     let one = run.once(ids)? / ids.len() as f64;
     let blocks = ((SUBMIT_SECONDS / one.max(1e-9)) as usize).clamp(1, BLOCKS_MAX);
@@ -47,9 +48,10 @@ pub fn measure(
     Ok(Measured { wall, gpu, blocks, kernels })
 }
 
-/// The same with every kernel timed. Only a GPU's times are its own clock's; a processor's say how the parts compare.
+/// Times every kernel by itself. A GPU has timestamps of its own, which count as measured times; those of a processor only say how the
+/// parts of a block compare.
 fn timed(
-    run: &Run,
+    run: &Run<'_>,
     turn: &[BlockId],
     repetitions: usize,
 ) -> Result<(Vec<f64>, Vec<KernelTime>), DeviceError> {
@@ -73,8 +75,9 @@ fn timed(
     Ok((if timestamps { seconds } else { Vec::new() }, kernels))
 }
 
-struct Run {
-    device: Arc<dyn Device>,
+struct Run<'a> {
+    device: &'a dyn Instrument,
+    feed: Feed<'a>,
     batch: Arc<Batch>,
     width: usize,
     /// `[tokens, width]`.
@@ -83,21 +86,23 @@ struct Run {
 
 const STREAM: StreamId = StreamId(0);
 
-impl Run {
-    fn new(device: Arc<dyn Device>, tokens: usize, width: usize) -> Run {
-        let slice = Slice { sequence: SequenceId(0), tokens: vec![0; tokens], start: 0, pages: Vec::new() };
-        let batch = Batch { slices: vec![slice], outputs: Vec::new(), select: Select::Logits };
-        Run { device, batch: Arc::new(batch), width, residual: Random::new(1).normals(tokens * width, 1.0) }
+impl<'a> Run<'a> {
+    fn new(device: &'a dyn Instrument, tokens: usize, width: usize) -> Result<Run<'a>, DeviceError> {
+        let slice = Slice { sequence: SequenceId(0), tokens: vec![0; tokens], start: 0, tables: Vec::new() };
+        let limits = Arc::new(BatchLimits { vocab: 1, state: None });
+        let batch = Batch::new(vec![slice], Vec::new(), &limits).map_err(|e| DeviceError::Invalid {
+            device: device.profile().name.clone(),
+            what: e.to_string(),
+        })?;
+        let residual = Random::new(1).normals(tokens * width, 1.0);
+        Ok(Run { device, feed: Feed::new(device, STREAM), batch: Arc::new(batch), width, residual })
     }
 
-    /// Seconds of one submission. The residual stream is written anew before it; within it every block adds a little, which its norm
-    /// takes out again.
+    /// Seconds of one submission. The residual stream comes from the host before it and goes back after it, which is little beside so
+    /// many blocks; within it every block adds a little, which its norm takes out again.
     fn once(&self, blocks: &[BlockId]) -> Result<f64, DeviceError> {
-        self.device.write_residual(STREAM, self.width, &self.residual)?;
-        let work = Work { stream: STREAM, blocks: blocks.to_vec(), batch: self.batch.clone() };
         let start = Instant::now();
-        let ticket = self.device.submit(&work)?;
-        self.device.wait(ticket)?;
+        self.feed.run(blocks, &self.batch, Some(&self.residual), self.width)?;
         Ok(start.elapsed().as_secs_f64())
     }
 }
@@ -105,22 +110,20 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use unicorn_cases::synthetic::{SyntheticLayout, SyntheticSource};
-    use unicorn_core::TensorType;
+    use unicorn_core::{TensorType, WeightSource};
     use unicorn_cpu::ReferenceDevice;
 
+    use super::super::block::block;
     use super::*;
 
     #[test]
     fn a_block_runs_and_its_residual_does_not_grow() {
-        let device: Arc<dyn Device> = Arc::new(ReferenceDevice::new());
-        let block = super::super::block(&mut SyntheticLayout::default(), 32, 64, TensorType::F16).unwrap();
-        let id = device.load(&block, &SyntheticSource::new(0)).unwrap();
-        let run = Run::new(device.clone(), 3, 32);
-        let read = || {
-            let mut x = vec![0.0; 3 * 32];
-            device.read_residual(STREAM, 0, &mut x).unwrap();
-            x
-        };
+        let device: Arc<dyn Instrument> = Arc::new(ReferenceDevice::new());
+        let block = block(&mut SyntheticLayout::default(), 32, 64, TensorType::F16).unwrap();
+        let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(0));
+        let id = device.load(&block, &source).unwrap();
+        let run = Run::new(&*device, 3, 32).unwrap();
+        let read = || run.feed.residual(3 * 32);
         assert!(run.once(&[id]).unwrap() > 0.0);
         let first = read();
         run.once(&[id]).unwrap();

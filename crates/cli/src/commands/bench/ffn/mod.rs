@@ -1,5 +1,6 @@
 //! `unicorn bench ffn`: SwiGLU feed-forward blocks on random weights, fused and, where the device has the choice, in parts.
 
+mod block;
 mod measure;
 mod report;
 
@@ -7,21 +8,18 @@ use std::io::Write;
 use std::sync::Arc;
 
 use unicorn_cases::synthetic::{SyntheticLayout, SyntheticSource};
-use unicorn_core::{
-    Activation, Block, Device, DeviceError, DeviceKind, DeviceOptions, FfnSpec, FfnWeights, NormSpec,
-    TensorType,
-};
+use unicorn_core::{Block, DeviceError, DeviceKind, DeviceOptions, Instrument, WeightSource};
 
 use crate::args::BenchFfnArgs;
 use crate::config::Config;
-use crate::devices;
 use crate::exit::{Exit, usage};
+use crate::memory::Need;
+use crate::open_device::open_limited;
 use crate::output::{Out, say};
-use measure::{Measured, measure};
+use block::block;
+use measure::measure;
 use report::{FfnReport, Shape, render};
 
-/// Most elements of one matrix: 64 GB in F32.
-const ELEMENTS_MAX: usize = 1 << 34;
 /// Most activations of one kind: 4 GB in f32.
 const ACTIVATIONS_MAX: usize = 1 << 30;
 /// Weights in turn are at least this many bytes, more than the last cache of any GPU: or they would be read from it.
@@ -36,20 +34,17 @@ pub fn run(args: &BenchFfnArgs, config: &Config) -> anyhow::Result<Exit> {
     let ty = args.dtype.0;
     let mut layout = SyntheticLayout::default();
     let first = block(&mut layout, args.width, args.hidden, ty)?;
-    let copies = WEIGHT_BYTES_MIN.div_ceil(first.bytes_per_row().max(1)).clamp(1, COPIES_MAX);
-    let opened = devices::open_limited(&args.device, args.tier, config)?;
+    let copies = WEIGHT_BYTES_MIN.div_ceil(weight_bytes(&first).max(1)).clamp(1, COPIES_MAX);
+    let wider = args.width.max(args.hidden);
+    if let Some(tokens) = args.tokens.iter().find(|n| n.saturating_mul(wider) > ACTIVATIONS_MAX) {
+        let most = ACTIVATIONS_MAX / wider;
+        return Err(usage(format!("--tokens {tokens}: at a width of {wider} at most {most}")));
+    }
+    let opened = open_limited(&args.device, args.tier, config)?;
+    opened.check_room(&need(&first, copies, args.tokens.iter().copied().max().unwrap_or(1), wider))?;
     let roof = opened.limits(config)?;
     let device = opened.device;
-    let source = SyntheticSource::new(0);
-    if let Some(tokens) =
-        args.tokens.iter().find(|n| n.saturating_mul(args.width.max(args.hidden)) > ACTIVATIONS_MAX)
-    {
-        return Err(usage(format!(
-            "--tokens {tokens}: at a width of {} at most {}",
-            args.width.max(args.hidden),
-            ACTIVATIONS_MAX / args.width.max(args.hidden)
-        )));
-    }
+    let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(0));
     let mut ids = vec![device.load(&first, &source)?];
     for _ in 1..copies {
         ids.push(device.load(&block(&mut layout, args.width, args.hidden, ty)?, &source)?);
@@ -82,35 +77,23 @@ pub fn run(args: &BenchFfnArgs, config: &Config) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// The memory for `copies` blocks like this one and a batch of `tokens` tokens.
+fn need(block: &Block, copies: u64, tokens: usize, wider: usize) -> Need {
+    let weights = weight_bytes(block).saturating_mul(copies);
+    Need { weights, kv: 0, scratch: (tokens.saturating_mul(wider) * size_of::<f32>()) as u64 }
+}
+
+fn weight_bytes(block: &Block) -> u64 {
+    block.weights().iter().map(|w| w.span.bytes).sum()
+}
+
 /// Switches fusion on or off; false where the device has no such choice.
-fn choose(device: &Arc<dyn Device>, options: &DeviceOptions, fused: bool) -> Result<bool, DeviceError> {
+fn choose(device: &Arc<dyn Instrument>, options: &DeviceOptions, fused: bool) -> Result<bool, DeviceError> {
     match device.configure(&DeviceOptions { fused_ffn: fused, ..options.clone() }) {
         Ok(()) => Ok(true),
         Err(DeviceError::Unsupported { .. }) if !fused => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// One block with weights of its own, or a usage error where its shape does not fit the type or any memory.
-fn block(layout: &mut SyntheticLayout, width: usize, hidden: usize, ty: TensorType) -> anyhow::Result<Block> {
-    for (name, value) in [("--width", width), ("--hidden", hidden)] {
-        if ty.row_bytes(value).is_none() {
-            return Err(usage(format!("{name} {value}: {ty} needs a multiple of {}", ty.block_len())));
-        }
-    }
-    if width.checked_mul(hidden).is_none_or(|n| n > ELEMENTS_MAX) {
-        return Err(usage(format!("a matrix of {width} x {hidden} is too large")));
-    }
-    let weights = FfnWeights {
-        norm: layout.norm("norm", width),
-        gate: layout.matrix("gate", ty, hidden, width),
-        up: layout.matrix("up", ty, hidden, width),
-        down: layout.matrix("down", ty, width, hidden),
-        post_norm: None,
-    };
-    let spec =
-        FfnSpec { width, hidden, activation: Activation::Silu, norm: NormSpec::rms(1e-5), post_norm: None };
-    Ok(Block::Ffn { spec, weights: Box::new(weights) })
 }
 
 #[cfg(test)]
@@ -120,16 +103,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shapes_that_do_not_fit_are_usage_errors() {
-        let block = |width, hidden, ty| block(&mut SyntheticLayout::default(), width, hidden, ty);
-        assert!(block(256, 300, TensorType::Q4_K).unwrap_err().to_string().contains("--hidden 300"));
-        assert!(block(1 << 20, 1 << 20, TensorType::F16).is_err());
-        assert!(block(usize::MAX, 1, TensorType::F32).is_err());
-    }
-
-    #[test]
     fn a_device_without_the_choice_is_measured_as_it_is() {
-        let device: Arc<dyn Device> = Arc::new(ReferenceDevice::new());
+        let device: Arc<dyn Instrument> = Arc::new(ReferenceDevice::new());
         let options = DeviceOptions::default();
         assert!(choose(&device, &options, true).unwrap());
         assert!(!choose(&device, &options, false).unwrap());

@@ -1,9 +1,9 @@
 //! What `bench ffn` prints: a line for each number of tokens, fused and in parts.
 
 use serde::Serialize;
-use unicorn_core::{Block, Device, KernelTime, Roofline, TensorType};
+use unicorn_core::{BatchShape, Block, Instrument, KernelTime, KvType, Roofline, TensorType};
 
-use super::Measured;
+use super::measure::Measured;
 use crate::args::OutputFormat;
 use crate::table::{Align, Table};
 use crate::units;
@@ -82,7 +82,7 @@ impl Milliseconds {
 
 /// The line for one measurement.
 pub fn report(
-    device: &dyn Device,
+    device: &dyn Instrument,
     block: &Block,
     shape: Shape,
     fused: bool,
@@ -93,8 +93,8 @@ pub fn report(
     let by_gpu = !measured.gpu.is_empty();
     let milliseconds = if by_gpu { Milliseconds::of(&measured.gpu) } else { wall };
     let seconds = (milliseconds.median / 1e3).max(1e-12);
-    let flops = (block.flops_per_row() * shape.tokens as u64) as f64 / seconds;
-    let bytes = block.bytes_per_row() as f64 / seconds;
+    let cost = block.cost(&BatchShape::one(0, shape.tokens, 0), KvType::default());
+    let (flops, bytes) = (cost.flops() as f64 / seconds, cost.weight_bytes as f64 / seconds);
     let arithmetic = flops / roof.best_rate(device.rate_kind(shape.ty));
     FfnReport {
         test: "ffn".into(),

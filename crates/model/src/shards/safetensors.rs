@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use unicorn_core::WeightSpan;
 
-use super::header::{HEADER_BYTES_MAX, SafetensorsError, parse};
-use crate::ModelError;
+use crate::error::ModelError;
 use crate::files::{ModelFiles, OpenFile, read_small};
+use crate::json::not_json;
+use crate::safetensors::{HEADER_BYTES_MAX, SafetensorsError, parse};
 use crate::tensors::{TensorInfo, TensorTable};
+use crate::wrong_file;
 
 /// All shards of a model.
 #[derive(Debug)]
@@ -35,8 +37,8 @@ pub(crate) fn open_directory(dir: &Path) -> Result<Option<SafetensorsModel>, Mod
         return Ok(None);
     }
     let bytes = read_small(&index_path, HEADER_BYTES_MAX)?;
-    let index: Index = serde_json::from_slice(&bytes)
-        .map_err(|source| ModelError::Json { path: index_path.clone(), source })?;
+    let index: Index =
+        serde_json::from_slice(&bytes).map_err(|source| not_json(&index_path, &bytes, source))?;
     let mut names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
@@ -72,9 +74,14 @@ pub(crate) fn open_file(path: &Path) -> Result<SafetensorsModel, ModelError> {
 fn open_files(paths: &[PathBuf]) -> Result<SafetensorsModel, ModelError> {
     let (mut files, mut tensors, mut metadata) = (Vec::new(), Vec::new(), Vec::new());
     for (i, path) in paths.iter().enumerate() {
-        let in_file = |source| ModelError::Safetensors { path: path.clone(), source: Box::new(source) };
         let file = OpenFile::open(path)?;
-        let header = parse(&file).map_err(in_file)?;
+        let header = parse(&file).map_err(|source| {
+            let path = path.clone();
+            match wrong_file::describe(&file, &path) {
+                Some(what) => ModelError::WrongFile { path, what },
+                None => ModelError::Safetensors { path, source: Box::new(source) },
+            }
+        })?;
         files.push(file);
         tensors.extend(header.tensors.into_iter().map(|t| TensorInfo {
             name: t.name,

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use anyhow::Context;
 use unicorn_cases::{plans, record};
-use unicorn_core::{Device, DeviceError};
+use unicorn_core::{DeviceError, Instrument};
 
 use crate::args::SelftestArgs;
 use crate::devices::{Watch, Watched};
@@ -22,7 +22,7 @@ pub fn wanted(args: &SelftestArgs) -> Option<Watch> {
 }
 
 /// Compiles what the case table and models record; true where the driver takes all of it.
-pub fn compile(args: &SelftestArgs, device: &dyn Device) -> anyhow::Result<bool> {
+pub fn compile(args: &SelftestArgs, device: &dyn Instrument) -> anyhow::Result<bool> {
     let plans = plans(&args.only);
     anyhow::ensure!(!plans.is_empty(), "no case or model matches `{}`", args.only);
     say!("{}: compiling the kernels of {} cases and models", device.profile().description, plans.len());

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use unicorn_core::WeightSpan;
 
-use super::{Gguf, GgufError, parse};
-use crate::ModelError;
+use crate::error::ModelError;
 use crate::files::{ModelFiles, OpenFile};
+use crate::gguf::{Gguf, GgufError, parse, parse_up_to_end};
+use crate::read_at::ReadAt;
 use crate::tensors::{TensorInfo, TensorTable};
 
 /// Most shards that a model may have; the file name has five digits.
@@ -132,6 +133,14 @@ impl ShardName {
     fn sibling(&self, path: &Path, number: u64) -> PathBuf {
         path.with_file_name(format!("{}-{number:05}-of-{:05}.gguf", self.stem, self.count))
     }
+}
+
+/// True for a vision projector, which describes itself as of the architecture `clip`. Files that cannot be read are not: opening
+/// them says what is wrong.
+pub(crate) fn is_projector(path: &Path) -> bool {
+    let Ok(file) = OpenFile::open(path) else { return false };
+    let head = parse_up_to_end(&file, file.len()).gguf;
+    head.string("general.architecture").ok().flatten().as_deref() == Some("clip")
 }
 
 /// True for shards other than the first, which are no models of their own.
