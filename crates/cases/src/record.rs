@@ -127,7 +127,8 @@ struct Loaded<'a> {
 impl Loaded<'_> {
     fn submit_all(&self, plan: &Plan, spans: &[Span], limits: &Arc<BatchLimits>) -> Result<(), DeviceError> {
         let head = plan.blocks.iter().any(|b| matches!(b, Block::Head { .. }));
-        let selects = if head { &[Select::Logits, Select::Top(5)][..] } else { &[Select::Logits] };
+        let selects =
+            if head { &[Select::Logits, Select::Top(5.min(limits.vocab))][..] } else { &[Select::Logits] };
         // A model's step asks for the last row of each sequence, perplexity for all rows; a case asks for all.
         let whole = if plan.blocks.len() > 1 { Outputs::Last } else { Outputs::All };
         for select in selects {

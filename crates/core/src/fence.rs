@@ -91,8 +91,8 @@ impl Fence {
     }
 
     /// Calls `f` once, when all of `fences` have ended, with the first error among them: now if they have, else on the thread that ends
-    /// the last one.
-    pub fn all(fences: &[Fence], f: impl FnOnce(Outcome) + Send + 'static) {
+    /// the last one. `behind` has to have ended too, well or not.
+    pub fn all(fences: &[Fence], behind: Option<&Fence>, f: impl FnOnce(Outcome) + Send + 'static) {
         type Last = Box<dyn FnOnce(Outcome) + Send>;
         struct Join {
             left: AtomicUsize,
@@ -101,7 +101,8 @@ impl Fence {
         }
         let f = Mutex::new(Some(Box::new(f) as Last));
         // One more than there are fences: `f` is not called while they are being looked at.
-        let join = Arc::new(Join { left: AtomicUsize::new(fences.len() + 1), error: Mutex::new(None), f });
+        let left = AtomicUsize::new(fences.len() + usize::from(behind.is_some()) + 1);
+        let join = Arc::new(Join { left, error: Mutex::new(None), f });
         let arrive = |join: &Join, outcome: &Outcome| {
             if let Err(error) = outcome {
                 lock(&join.error).get_or_insert_with(|| error.clone());
@@ -117,6 +118,10 @@ impl Fence {
         for fence in fences {
             let join = join.clone();
             fence.on_done(move |outcome| arrive(&join, outcome));
+        }
+        if let Some(fence) = behind {
+            let join = join.clone();
+            fence.on_done(move |_| arrive(&join, &Ok(())));
         }
         arrive(&join, &Ok(()));
     }
@@ -288,7 +293,7 @@ mod tests {
             let fences: Vec<Fence> = signals.iter().flatten().map(Signal::fence).collect();
             let told = Arc::new(Mutex::new(Vec::new()));
             let there = told.clone();
-            Fence::all(&fences, move |outcome| there.lock().unwrap().push(outcome));
+            Fence::all(&fences, None, move |outcome| there.lock().unwrap().push(outcome));
             for (n, i) in order.into_iter().enumerate() {
                 assert!(told.lock().unwrap().is_empty(), "told after {n} of 3");
                 let result = if i == 0 { Ok(None) } else { Err(failed(&format!("{i}"))) };
@@ -301,9 +306,13 @@ mod tests {
         }
         let called = Arc::new(AtomicUsize::new(0));
         let there = called.clone();
-        Fence::all(&[], move |outcome| {
+        let earlier = Signal::new();
+        Fence::all(&[], Some(&earlier.fence()), move |outcome| {
             there.fetch_add(usize::from(outcome.is_ok()), Ordering::Relaxed);
         });
+        assert_eq!(called.load(Ordering::Relaxed), 0);
+        // What is only waited for may end badly.
+        earlier.give(Err(failed("earlier")));
         assert_eq!(called.load(Ordering::Relaxed), 1);
     }
 

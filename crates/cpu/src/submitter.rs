@@ -107,16 +107,16 @@ impl Submitter {
         Submitter { shared, thread }
     }
 
-    /// Queues work; it runs once what it waits for, and earlier work of its stream, has ended well.
+    /// Queues work; it runs once what it waits for has ended well, and earlier work of its stream has ended.
     pub(crate) fn submit(&self, work: Work) {
-        let mut after = work.after.clone();
+        let after = work.after.clone();
         let mut state = self.shared.lock();
         let number = state.submitted;
         state.submitted += 1;
-        after.extend(state.last.insert(work.stream, work.done.fence()));
+        let before = state.last.insert(work.stream, work.done.fence());
         drop(state);
         let shared = self.shared.clone();
-        Fence::all(&after, move |outcome| match outcome {
+        Fence::all(&after, before.as_ref(), move |outcome| match outcome {
             Ok(()) => shared.ready(number, work),
             Err(source) => {
                 let device = shared.device.clone();

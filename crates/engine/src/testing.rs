@@ -366,7 +366,7 @@ impl Device for FakeDevice {
 
     fn submit(&self, work: Work) {
         let (inner, worker) = (self.inner.clone(), self.worker.clone());
-        Fence::all(&work.after.clone(), move |outcome| match (outcome, worker) {
+        Fence::all(&work.after.clone(), None, move |outcome| match (outcome, worker) {
             (Err(source), _) => {
                 let device = inner.profile.name.clone();
                 work.done.give(Err(Arc::new(DeviceError::Dependency { device, source })));

@@ -1,9 +1,11 @@
 //! What batching changes, and what it must not with [`DeviceOptions::batch_invariant`].
 
+use std::sync::Arc;
+
 use unicorn_cases::golden::{Chunks, logits};
 use unicorn_cases::shapes;
 use unicorn_cases::synthetic::SyntheticSource;
-use unicorn_core::{Block, Device, DeviceOptions, KvType, TensorType};
+use unicorn_core::{Block, DeviceOptions, Instrument, KvType, TensorType, WeightSource};
 
 use crate::device::{VulkanDevice, VulkanOptions};
 use crate::driver_tests::open_context;
@@ -32,7 +34,7 @@ fn nothing_depends_on_the_batch_where_that_is_asked_for() {
     let Some(context) = open_context() else { return };
     let device = VulkanDevice::open(context, "test", &VulkanOptions::default()).unwrap();
     let tokens: Vec<u32> = (0..TOKENS).map(|i| (i * 37 + 11) % VOCABULARY as u32).collect();
-    let source = SyntheticSource::new(3);
+    let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(3));
     let feeds: [Chunks<'_>; 5] = [&[&[20]], &[&[7]], &[&[13, 1]], &[&[20], &[1]], &[&[1], &[2, 1], &[3, 1]]];
     for (ty, kv) in
         [(TensorType::Q4_K, KvType::F16), (TensorType::F16, KvType::F16), (TensorType::Q4_K, KvType::Q8_0)]

@@ -29,15 +29,15 @@ impl Inner {
     /// Submits work once what it depends on has ended: now, or on the thread that ends the last of it. What this queue has already counts
     /// as ended, since the queue runs in order.
     pub(crate) fn submit(self: &Arc<Self>, work: Work) {
-        let mut after: Vec<Fence> =
+        let after: Vec<Fence> =
             work.after.iter().filter(|f| !self.submissions.has(f.id())).cloned().collect();
         let before = {
             let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
             last.insert(work.stream, work.done.fence())
         };
-        after.extend(before.filter(|f| !self.submissions.has(f.id())));
+        let before = before.filter(|f| !self.submissions.has(f.id()));
         let inner = self.clone();
-        Fence::all(&after, move |outcome| match outcome {
+        Fence::all(&after, before.as_ref(), move |outcome| match outcome {
             Ok(()) => inner.start(work),
             Err(source) => {
                 let device = inner.profile.name.clone();
@@ -280,7 +280,8 @@ impl Inner {
                 shared.take(bytes);
             }
         }
-        let wanted = told.head && !told.batch.outputs().is_empty();
+        // Where nothing executes there is nothing to read.
+        let wanted = told.head && !told.batch.outputs().is_empty() && !self.context.compile_only();
         wanted.then(|| self.output(&state, told)).flatten()
     }
 

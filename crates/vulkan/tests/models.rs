@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use unicorn_cases::golden::{Chunks, GOLDEN_MODELS, Golden, logits, relative_error};
-use unicorn_core::{DeviceOptions, Instrument, KvType, WeightSource};
+use unicorn_core::{Device, DeviceOptions, Instrument, KvType, WeightSource};
 use unicorn_vulkan::{Candidate, Context, Library, LibraryOptions, Limit, VulkanDevice, VulkanOptions};
 
 /// A case that nothing rounds to half floats in: up to four rows a batch, as in decoding, and a cache in F32.

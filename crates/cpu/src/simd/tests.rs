@@ -337,6 +337,8 @@ fn misuse_is_a_typed_error() {
     submit(&device, &ids, &batch).unwrap();
     refuse(&[BlockId(99)], &batch, none, "no block 99");
     refuse(&[], &batch, none, "without blocks");
+    // What failed on a stream does not keep later work from it.
+    submit(&device, &ids, &batch).unwrap();
     assert_eq!(submit(&device, &ids[..2], &batch).unwrap(), None);
     refuse(&[ids[5], ids[1]], &batch, none, "head before");
     refuse(&[ids[1], ids[0]], &batch, none, "embedding behind");
