@@ -37,7 +37,7 @@ pub fn measure(level: SimdLevel, threads: usize) -> Roofline {
 }
 
 /// Bytes per second of this thread reading memory once, the best of three passes.
-pub fn read_rate(_level: SimdLevel) -> f64 {
+fn read_rate(_level: SimdLevel) -> f64 {
     let Some(memory) = Allocation::zeroed(READ_BYTES) else { return 0.0 };
     // SAFETY: the memory is this function's alone.
     let buffer = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), READ_BYTES) };
@@ -63,7 +63,7 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// Integer operations (two per multiply-add) per second of this thread, operands in registers.
-pub fn integer_rate(level: SimdLevel) -> f64 {
+fn integer_rate(level: SimdLevel) -> f64 {
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level is available.
@@ -83,7 +83,7 @@ pub fn integer_rate(level: SimdLevel) -> f64 {
 }
 
 /// Floating-point operations (two per multiply-add) per second of this thread, operands in registers.
-pub fn float_rate(level: SimdLevel) -> f64 {
+fn float_rate(level: SimdLevel) -> f64 {
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level is available.
