@@ -138,6 +138,7 @@ mod tests {
     #[test]
     fn known_names_ignore_case() {
         assert_eq!(resolve("SmolLM2-135M").unwrap(), Reference::Known("smollm2-135m"));
+        assert_eq!(resolve("Qwen3:0.6b").unwrap(), Reference::Known("qwen3-0.6b"));
         assert_eq!(resolve(" smollm2-135m\n").unwrap(), Reference::Known("smollm2-135m"));
     }
 
