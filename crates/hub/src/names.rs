@@ -43,7 +43,10 @@ pub fn resolve(name: &str) -> Result<Reference, HubError> {
     if path.is_dir() {
         return Ok(Reference::Directory(path));
     }
-    if is_path(name) || (name.to_ascii_lowercase().ends_with(".gguf") && address::rest(name).is_none()) {
+    if path.exists()
+        || is_path(name)
+        || (name.to_ascii_lowercase().ends_with(".gguf") && address::rest(name).is_none())
+    {
         let what = match path.exists() {
             true => "neither a file nor a folder",
             false if name.starts_with('~') => "no such file or folder (the shell has not expanded the ~)",
