@@ -15,9 +15,12 @@ const BURST: Duration = Duration::from_millis(40);
 /// Steps between looks at the clock.
 const STEPS: usize = 20_000;
 
-/// Measures `threads` threads at once and adds their rates up. Takes about 0.2 s. Where the system refuses threads, fewer measure.
+/// Measures `threads` threads at once, as many as there are processors at most, and adds their rates up. Takes about 0.2 s.
+/// Where the system refuses threads, fewer measure.
 pub fn measure(level: SimdLevel, threads: usize) -> Roofline {
-    let threads = threads.max(1);
+    // More threads than processors gain nothing here but each takes its memory.
+    let processors = std::thread::available_parallelism().map_or(threads, usize::from);
+    let threads = threads.min(processors).max(1);
     let level = level.or_narrower();
     let all = |f: fn(SimdLevel) -> f64| -> f64 {
         std::thread::scope(|scope| {
