@@ -381,17 +381,16 @@ pub struct PerplexityArgs {
     /// Text to predict, UTF-8; - for stdin; special tokens in it are plain text
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
-    /// Context length in tokens; 0 for all that the model allows
+    /// Context length in tokens; 0 for all that the model allows [default: 512, or the model's where it is shorter]
     #[arg(
         short,
         long,
         aliases = CONTEXT_ALIASES,
         value_name = "TOKENS",
-        default_value = "512",
         value_parser = parse::context,
         allow_negative_numbers = true
     )]
-    pub ctx: ContextChoice,
+    pub ctx: Option<ContextChoice>,
     /// Score only the first N contexts
     #[arg(long, value_name = "N", value_parser = parse::positive, allow_negative_numbers = true)]
     pub chunks: Option<usize>,

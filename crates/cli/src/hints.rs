@@ -22,7 +22,7 @@ const COMMANDS: [(&[&str], &str); 12] = [
 ];
 
 /// Flags of other programs, and what to say about them. A command that has such a flag itself is not asked.
-const FLAGS: [(&[&str], &str); 27] = [
+const FLAGS: [(&[&str], &str); 34] = [
     (
         &[
             "-ngl",
@@ -50,6 +50,24 @@ const FLAGS: [(&[&str], &str); 27] = [
         ],
         "a model runs on one --device",
     ),
+    (&["--cpu", "--cpu-only", "--no-gpu"], "`--device cpu` runs the model on the CPU"),
+    (&["--list-devices"], "`unicorn devices` lists them"),
+    (&["--random-seed"], "`--seed N` sets the seed"),
+    (&["--chat-template-file"], "`--chat-template FILE` takes a template from a file"),
+    (
+        &[
+            "--stop",
+            "-r",
+            "--reverse-prompt",
+            "--ignore-eos",
+            "--think",
+            "--reasoning-budget",
+            "--hidethinking",
+        ],
+        "not built yet: an answer ends where the model ends it, or at --max-tokens",
+    ),
+    (&["--keep", "--context-shift", "--no-context-shift"], "an answer ends where the context is full"),
+    (&["--nowordwrap", "--verbose-prompt", "--numa"], "leave it out: it does not apply here"),
     (&["-p", "--prompt"], "the prompt needs no flag: `unicorn run PROMPT`"),
     (&["-f", "--file"], "`unicorn run < FILE` takes the prompt from a file"),
     (&["-sys"], "`--system TEXT` sets the system prompt"),

@@ -3,7 +3,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use unicorn_text::{Adjustment, DateTime, EncodeOptions, RenderOptions};
 
 use crate::config::Config;
@@ -41,7 +40,7 @@ pub fn chat(text: &TextSide, conversation: &Conversation) -> anyhow::Result<Opti
     let Some(template) = text.template()? else { return Ok(None) };
     let messages = serde_json::to_value(conversation.messages())?;
     let options = RenderOptions { now: now(), ..RenderOptions::default() };
-    let rendered = template.render(&messages, &options).context("chat template")?;
+    let rendered = template.render(&messages, &options)?;
     let tokens = text.tokenizer.encode_prompt(&rendered.prompt)?;
     Ok(Some(ChatPrompt { tokens, adjustments: rendered.adjustments }))
 }

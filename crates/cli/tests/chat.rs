@@ -225,7 +225,7 @@ fn a_models_name_cannot_steer_the_terminal() {
 fn an_answer_is_cleaned_on_a_terminal_and_exact_in_a_pipe() {
     let tiny = Fixture::new("Tiny", None);
     let args =
-        ["-n", "300", "--seed", "3", "--temp", "2", "--top-k", "0", "--top-p", "1", "--min-p", "0", "-q"];
+        ["-n", "300", "--seed", "3", "--temp", "2", "--top-k", "64", "--top-p", "1", "--min-p", "0", "-q"];
     let mut command = tiny.command("run");
     command.args(args).args(["--raw", "hello"]);
     let piped = output(&mut command).stdout;

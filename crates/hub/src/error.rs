@@ -9,7 +9,7 @@ use crate::setting::SettingError;
 pub enum HubError {
     /// The name is neither a path, nor `owner/repo`, nor in the table of known models.
     #[error("unknown model `{name}`{}; known models: {}; or give a file, a directory or a hub repository owner/repo[@revision][:quant]",
-        closest.as_ref().map(|c| format!(": did you mean `{c}`?")).unwrap_or_default(), known.join(", "))]
+        closest.as_ref().map(|c| format!(" (did you mean `{c}`?)")).unwrap_or_default(), known.join(", "))]
     UnknownModel {
         /// What was asked for.
         name: String,

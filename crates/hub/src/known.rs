@@ -157,9 +157,10 @@ pub fn known_names() -> Vec<&'static str> {
     KNOWN.iter().map(|model| model.name).collect()
 }
 
-/// The known model of this name, in any case.
+/// The known model of this name, in any case and also as `family:size`, which other tools write.
 pub(crate) fn find(name: &str) -> Option<&'static KnownModel> {
-    KNOWN.iter().find(|model| model.name.eq_ignore_ascii_case(name))
+    let name = name.replace(':', "-");
+    KNOWN.iter().find(|model| model.name.eq_ignore_ascii_case(&name))
 }
 
 #[cfg(test)]

@@ -43,7 +43,10 @@ pub fn resolve(name: &str) -> Result<Reference, HubError> {
     if path.is_dir() {
         return Ok(Reference::Directory(path));
     }
-    if is_path(name) || (name.to_ascii_lowercase().ends_with(".gguf") && address::rest(name).is_none()) {
+    if path.exists()
+        || is_path(name)
+        || (name.to_ascii_lowercase().ends_with(".gguf") && address::rest(name).is_none())
+    {
         let what = match path.exists() {
             true => "neither a file nor a folder",
             false if name.starts_with('~') => "no such file or folder (the shell has not expanded the ~)",
@@ -138,6 +141,7 @@ mod tests {
     #[test]
     fn known_names_ignore_case() {
         assert_eq!(resolve("SmolLM2-135M").unwrap(), Reference::Known("smollm2-135m"));
+        assert_eq!(resolve("Qwen3:0.6b").unwrap(), Reference::Known("qwen3-0.6b"));
         assert_eq!(resolve(" smollm2-135m\n").unwrap(), Reference::Known("smollm2-135m"));
     }
 

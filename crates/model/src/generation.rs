@@ -13,7 +13,7 @@ use crate::special::{brief, ids};
 pub struct GenerationDefaults {
     /// Softmax temperature; 0 is greedy.
     pub temperature: Option<f32>,
-    /// Largest logits kept.
+    /// Largest logits kept; 0 keeps all.
     pub top_k: Option<u32>,
     /// Probability mass kept.
     pub top_p: Option<f32>,
@@ -146,11 +146,11 @@ impl Range {
     }
 }
 
-/// Writers use 0 and -1 for all.
+/// 0 stands for all tokens, for which writers also use -1.
 fn top_k(number: Option<(String, f64)>, notices: &Notices) -> Option<u32> {
     let (key, value) = number?;
     if value == 0.0 || value == -1.0 {
-        return None;
+        return Some(0);
     }
     if value.fract() == 0.0 && (1.0..=f64::from(u32::MAX)).contains(&value) {
         return Some(value as u32);

@@ -57,7 +57,7 @@ impl Detokenizer {
     }
 
     /// As [`push`](Self::push), appending to `text`.
-    pub fn push_into(&mut self, id: u32, text: &mut String) {
+    fn push_into(&mut self, id: u32, text: &mut String) {
         let special = self.tokenizer.is_special(id);
         if special && self.skip_special {
             return;

@@ -98,7 +98,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
         let specials = if options.parse_special { Specials::Parsed } else { Specials::Text };
         let mut ids = self.encode_as(text, specials, options.add_special)?;
-        let doubled = ids.first() == ids.get(1) && ids.first().copied() == self.bos_added();
+        let doubled = self.bos_added().is_some_and(|bos| ids.starts_with(&[bos, bos]));
         if options.parse_special && options.add_special && doubled {
             ids.remove(0);
         }

@@ -4,7 +4,9 @@ mod common;
 
 use common::{byte_tokenizer, llama_cpp_models, read_vocabulary};
 use serde_json::{Value, json};
-use unicorn_text::{ChatTemplate, EncodeOptions, RenderOptions, SpecialTokens, TokenName, Tokenizer};
+use unicorn_text::{
+    ChatTemplate, EncodeOptions, GgufVocabulary, RenderOptions, SpecialTokens, TokenName, Tokenizer,
+};
 
 fn gguf(name: &str) -> Tokenizer {
     Tokenizer::from_gguf(read_vocabulary(&llama_cpp_models().join(format!("ggml-vocab-{name}.gguf"))))
@@ -196,5 +198,20 @@ fn long_texts_take_linear_time() {
             let grows = || time(200_000) > time(50_000) * 10 + Duration::from_millis(100);
             assert!(!(grows() && grows() && grows()), "{name} {unit:?}: {:?}", time(200_000));
         }
+    }
+}
+
+#[test]
+fn a_text_without_tokens_is_no_tokens() {
+    let tokenizer = Tokenizer::from_gguf(GgufVocabulary {
+        model: "gpt2".to_owned(),
+        tokens: vec!["a".to_owned(), "aa".to_owned()],
+        merges: vec!["a a".to_owned()],
+        ..GgufVocabulary::default()
+    });
+    let tokenizer = tokenizer.unwrap();
+    for (parse_special, add_special) in [(false, false), (false, true), (true, false), (true, true)] {
+        let options = EncodeOptions { parse_special, add_special };
+        assert_eq!(tokenizer.encode("", options).unwrap(), Vec::<u32>::new());
     }
 }

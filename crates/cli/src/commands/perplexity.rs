@@ -7,6 +7,7 @@ use unicorn_text::EncodeOptions;
 
 use crate::args::PerplexityArgs;
 use crate::config::Config;
+use crate::context::ContextChoice;
 use crate::exit::Exit;
 use crate::output::{Out, say};
 use crate::session::{EngineChoice, Session};
@@ -16,11 +17,15 @@ use crate::trace::Trace;
 /// Largest text read, in bytes.
 const TEXT_BYTES_MAX: u64 = 1 << 30;
 
+/// The context that published figures use.
+const CONTEXT: usize = 512;
+
 /// Measures the perplexity of a text; the last line on stdout is `perplexity: X +/- E`.
 pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
     let text = read_text(&args.file, TEXT_BYTES_MAX)?;
+    let context = args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT));
     let place = args.place.place.as_ref();
-    let choice = EngineChoice { device: &args.device, place, kv: args.kv.kv, context: args.ctx };
+    let choice = EngineChoice { device: &args.device, place, kv: args.kv.kv, context };
     let mut session = Session::open(config.model(&args.model), &choice, config)?;
     let tokenizer = &session.text.tokenizer;
     let tokens = tokenizer.encode(&text, EncodeOptions { parse_special: false, add_special: true })?;

@@ -35,7 +35,8 @@ const HIDDEN: usize = 64;
 /// Longer than any test waits for.
 const CONTEXT: u32 = 1 << 20;
 
-/// Writes a llama of one layer with random weights and one token per byte. It has no token that ends an answer.
+/// Writes a llama of one layer with random weights and one token per byte. The token that ends an
+/// answer has the logit 0, which the default `--top-k` never lets through: answers go on to their limit.
 pub fn tiny_model(folder: &Path, template: Option<&str>) -> PathBuf {
     named_tiny_model(folder, "Tiny", template)
 }
@@ -43,6 +44,7 @@ pub fn tiny_model(folder: &Path, template: Option<&str>) -> PathBuf {
 /// As [`tiny_model`], with a name of its own.
 pub fn named_tiny_model(folder: &Path, name: &str, template: Option<&str>) -> PathBuf {
     let (tokens, types) = vocabulary();
+    let end = tokens.len() - 1;
     let vocab = tokens.len();
     let mut file = Gguf::default();
     file.string("general.architecture", "llama");
@@ -61,11 +63,13 @@ pub fn named_tiny_model(folder: &Path, name: &str, template: Option<&str>) -> Pa
     file.strings("tokenizer.ggml.tokens", &tokens);
     file.i32s("tokenizer.ggml.token_type", &types);
     file.strings("tokenizer.ggml.merges", &["h e".to_owned()]);
+    file.u32("tokenizer.ggml.eos_token_id", end as u32);
     if let Some(template) = template {
         file.string("tokenizer.chat_template", template);
     }
     file.tensor("token_embd.weight", vocab, WIDTH);
     file.tensor("output.weight", vocab, WIDTH);
+    file.clear_last_row(WIDTH);
     file.tensor("output_norm.weight", 1, WIDTH);
     file.tensor("blk.0.attn_norm.weight", 1, WIDTH);
     file.tensor("blk.0.attn_q.weight", WIDTH, WIDTH);
@@ -81,7 +85,7 @@ pub fn named_tiny_model(folder: &Path, name: &str, template: Option<&str>) -> Pa
     path
 }
 
-/// The 256 characters of GPT-2's byte alphabet, one merge, one control token.
+/// The 256 characters of GPT-2's byte alphabet, one merge, two control tokens: one that templates write, and the end.
 fn vocabulary() -> (Vec<String>, Vec<i32>) {
     let plain = |b: u8| (b'!'..=b'~').contains(&b) || (0xa1..=0xac).contains(&b) || b >= 0xae;
     let mut next = 256;
@@ -92,9 +96,9 @@ fn vocabulary() -> (Vec<String>, Vec<i32>) {
         tokens.push(char::from_u32(code).expect("a character").to_string());
     }
     tokens.push("he".to_owned());
-    tokens.push("<|turn|>".to_owned());
     let mut types = vec![1; tokens.len()];
-    types[tokens.len() - 1] = 3;
+    tokens.extend(["<|turn|>".to_owned(), "<|end|>".to_owned()]);
+    types.resize(tokens.len(), 3);
     (tokens, types)
 }
 
@@ -162,6 +166,12 @@ impl Gguf {
             self.data.extend(value.to_le_bytes());
         }
         self.data.resize(self.data.len().next_multiple_of(32), 0);
+    }
+
+    /// Makes zeros of the last row of the last tensor, whose rows are multiples of the padding.
+    fn clear_last_row(&mut self, cols: usize) {
+        let row = self.data.len() - 4 * cols;
+        self.data[row..].fill(0);
     }
 
     fn bytes(&self) -> Vec<u8> {

@@ -1,12 +1,12 @@
 //! The 4-bit formats with a fixed table of 16 unevenly spaced values: IQ4_NL and IQ4_XS.
 
-use super::{half_at, inverse, put_half, signed_max};
+use super::parts::{half_at, inverse, put_half, signed_max};
 
 /// What the codes 0 to 15 stand for.
 pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// `d:2 qs:16`, 32 elements in the order of Q4_0, `x = d table[q]`.
-pub fn dequantize_iq4_nl(block: &[u8; 18], out: &mut [f32; 32]) {
+pub(crate) fn dequantize_iq4_nl(block: &[u8; 18], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     for (i, byte) in block[2..].iter().enumerate() {
         out[i] = d * IQ4_VALUES[(byte & 15) as usize] as f32;
@@ -16,7 +16,7 @@ pub fn dequantize_iq4_nl(block: &[u8; 18], out: &mut [f32; 32]) {
 
 /// `d:2 scales_h:2 scales_l:4 qs:128`, 8 groups of 32 elements, each group's 16 bytes in the order of Q4_0,
 /// `x = (d scale) table[q]`.
-pub fn dequantize_iq4_xs(block: &[u8; 136], out: &mut [f32; 256]) {
+pub(crate) fn dequantize_iq4_xs(block: &[u8; 136], out: &mut [f32; 256]) {
     let d = half_at(block, 0);
     for g in 0..8 {
         let d = d * iq4_xs_scale(&block[2..8], g) as f32;
@@ -37,7 +37,7 @@ pub fn iq4_xs_scale(packed: &[u8], g: usize) -> i32 {
 }
 
 /// The code whose value is nearest to `v`.
-pub fn iq4_nearest(v: f32) -> u8 {
+pub(crate) fn iq4_nearest(v: f32) -> u8 {
     let mut best = 0;
     for (q, value) in IQ4_VALUES.iter().enumerate() {
         if (v - *value as f32).abs() < (v - IQ4_VALUES[best] as f32).abs() {
@@ -67,7 +67,7 @@ fn put_codes(out: &mut [u8], values: &[f32], d: f32) {
 }
 
 /// One scale per 32 elements.
-pub fn quantize_iq4_nl(values: &[f32; 32]) -> [u8; 18] {
+pub(crate) fn quantize_iq4_nl(values: &[f32; 32]) -> [u8; 18] {
     let mut block = [0; 18];
     let d = put_half(&mut block, 0, fitted_scale(values));
     put_codes(&mut block[2..], values, d);
@@ -75,7 +75,7 @@ pub fn quantize_iq4_nl(values: &[f32; 32]) -> [u8; 18] {
 }
 
 /// 6-bit scales per 32 elements.
-pub fn quantize_iq4_xs(values: &[f32; 256]) -> [u8; 136] {
+pub(crate) fn quantize_iq4_xs(values: &[f32; 256]) -> [u8; 136] {
     let mut block = [0; 136];
     let fitted: [f32; 8] = std::array::from_fn(|g| fitted_scale(&values[g * 32..(g + 1) * 32]));
     let d = put_half(&mut block, 0, signed_max(&fitted) / -32.0);

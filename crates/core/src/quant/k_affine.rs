@@ -1,10 +1,10 @@
 //! The 256-element formats with scales and minimums: Q2_K, Q4_K, Q5_K. `x = (d scale) q - (dmin min)`.
 
-use super::{half_at, inverse, put_half};
+use super::parts::{half_at, inverse, put_half};
 
 /// `scales:16 qs:64 d:2 dmin:2`: 16 groups of 16 elements; the low nibble of `scales[g]` is the scale, the high one the
 /// minimum. Each half of 128 elements lies in 32 bytes: element `32 k + i` of a half is bits `2k` of byte `i`.
-pub fn dequantize_q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
+pub(crate) fn dequantize_q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     let (d, dmin) = (half_at(block, 80), half_at(block, 82));
     for (e, o) in out.iter_mut().enumerate() {
         let (half, k, i) = (e / 128, e / 32 % 4, e % 32);
@@ -16,7 +16,7 @@ pub fn dequantize_q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
 
 /// `d:2 dmin:2 scales:12 qs:128`: 8 groups of 32 elements with 6-bit scales and minimums ([`scale_min_6bit`]). Byte
 /// `32 c + i` holds element `64 c + i` in its low half and element `64 c + 32 + i` in its high half.
-pub fn dequantize_q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
+pub(crate) fn dequantize_q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     let (d, dmin) = (half_at(block, 0), half_at(block, 2));
     for g in 0..8 {
         let (scale, min) = scale_min_6bit(&block[4..16], g);
@@ -29,7 +29,7 @@ pub fn dequantize_q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
 }
 
 /// `d:2 dmin:2 scales:12 qh:32 qs:128`: as Q4_K, with the fifth bit of element `32 g + i` in bit `g` of `qh[i]`.
-pub fn dequantize_q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
+pub(crate) fn dequantize_q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let (d, dmin) = (half_at(block, 0), half_at(block, 2));
     for g in 0..8 {
         let (scale, min) = scale_min_6bit(&block[4..16], g);
@@ -54,7 +54,7 @@ pub fn scale_min_6bit(packed: &[u8], g: usize) -> (u8, u8) {
 }
 
 /// The inverse of [`scale_min_6bit`].
-pub fn pack_scales_6bit(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
+pub(crate) fn pack_scales_6bit(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     let mut packed = [0; 12];
     for g in 0..4 {
         packed[g] = scales[g] & 63 | scales[g + 4] >> 4 << 6;
@@ -98,7 +98,7 @@ fn affine<const GROUPS: usize>(
 }
 
 /// 4-bit scales and minimums, 2-bit codes.
-pub fn quantize_q2_k(values: &[f32; 256]) -> [u8; 84] {
+pub(crate) fn quantize_q2_k(values: &[f32; 256]) -> [u8; 84] {
     let mut block = [0; 84];
     let a: Affine<16> = affine(values, 3, 15, |which, v| put_half(&mut block, 80 + 2 * which, v));
     for g in 0..16 {
@@ -111,7 +111,7 @@ pub fn quantize_q2_k(values: &[f32; 256]) -> [u8; 84] {
 }
 
 /// 6-bit scales and minimums, 4-bit codes.
-pub fn quantize_q4_k(values: &[f32; 256]) -> [u8; 144] {
+pub(crate) fn quantize_q4_k(values: &[f32; 256]) -> [u8; 144] {
     let mut block = [0; 144];
     let a: Affine<8> = affine(values, 15, 63, |which, v| put_half(&mut block, 2 * which, v));
     block[4..16].copy_from_slice(&pack_scales_6bit(&a.scales, &a.mins));
@@ -122,7 +122,7 @@ pub fn quantize_q4_k(values: &[f32; 256]) -> [u8; 144] {
 }
 
 /// 6-bit scales and minimums, 5-bit codes.
-pub fn quantize_q5_k(values: &[f32; 256]) -> [u8; 176] {
+pub(crate) fn quantize_q5_k(values: &[f32; 256]) -> [u8; 176] {
     let mut block = [0; 176];
     let a: Affine<8> = affine(values, 31, 63, |which, v| put_half(&mut block, 2 * which, v));
     block[4..16].copy_from_slice(&pack_scales_6bit(&a.scales, &a.mins));

@@ -1,10 +1,10 @@
 //! The 256-element formats with signed scales: Q3_K and Q6_K, 16 groups of 16 elements. `x = (d scale) q`.
 
-use super::{half_at, inverse, put_half, signed_max};
+use super::parts::{half_at, inverse, put_half, signed_max};
 
 /// `hmask:32 qs:64 scales:12 d:2`, codes -4 to 3: two low bits as in Q2_K; the third bit of element `32 k + i` is bit `k`
 /// of `hmask[i]`, and 4 is subtracted where it is clear. Scales as in [`q3_k_scale`].
-pub fn dequantize_q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
+pub(crate) fn dequantize_q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     let d = half_at(block, 108);
     for g in 0..16 {
         let d = d * q3_k_scale(&block[96..108], g) as f32;
@@ -27,7 +27,7 @@ pub fn q3_k_scale(packed: &[u8], g: usize) -> i32 {
 /// `ql:128 qh:64 scales:16 d:2`, codes -32 to 31, signed byte scales. In each half of 128 elements, element `32 k + i` has
 /// its four low bits in byte `32 (k % 2) + i` of the half's 64 bytes of `ql` (high half for `k >= 2`) and its two high bits
 /// at bit `2k` of byte `i` of the half's 32 bytes of `qh`.
-pub fn dequantize_q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
+pub(crate) fn dequantize_q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let d = half_at(block, 208);
     for g in 0..16 {
         let d = d * (block[192 + g] as i8) as f32;
@@ -60,7 +60,7 @@ fn symmetric(
 }
 
 /// 6-bit scales, 3-bit codes.
-pub fn quantize_q3_k(values: &[f32; 256]) -> [u8; 110] {
+pub(crate) fn quantize_q3_k(values: &[f32; 256]) -> [u8; 110] {
     let mut block = [0; 110];
     let (scales, q) = symmetric(values, 4, 32, |d| put_half(&mut block, 108, d));
     for (g, scale) in scales.iter().enumerate() {
@@ -76,7 +76,7 @@ pub fn quantize_q3_k(values: &[f32; 256]) -> [u8; 110] {
 }
 
 /// 8-bit scales, 6-bit codes.
-pub fn quantize_q6_k(values: &[f32; 256]) -> [u8; 210] {
+pub(crate) fn quantize_q6_k(values: &[f32; 256]) -> [u8; 210] {
     let mut block = [0; 210];
     let (scales, q) = symmetric(values, 32, 128, |d| put_half(&mut block, 208, d));
     for (g, scale) in scales.iter().enumerate() {

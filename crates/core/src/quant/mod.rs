@@ -9,27 +9,28 @@ mod iq4;
 mod k_affine;
 mod k_symmetric;
 mod mxfp4;
+mod parts;
 mod random;
 mod simple;
 
-pub use iq4::{
-    IQ4_VALUES, dequantize_iq4_nl, dequantize_iq4_xs, iq4_nearest, iq4_xs_scale, quantize_iq4_nl,
-    quantize_iq4_xs,
-};
-pub use k_affine::{
-    dequantize_q2_k, dequantize_q4_k, dequantize_q5_k, pack_scales_6bit, quantize_q2_k, quantize_q4_k,
-    quantize_q5_k, scale_min_6bit,
-};
-pub use k_symmetric::{dequantize_q3_k, dequantize_q6_k, q3_k_scale, quantize_q3_k, quantize_q6_k};
-pub use mxfp4::{MXFP4_VALUES, dequantize_mxfp4, mxfp4_scale, quantize_mxfp4};
+pub use iq4::{IQ4_VALUES, iq4_xs_scale};
+pub use k_affine::scale_min_6bit;
+pub use k_symmetric::q3_k_scale;
+pub use mxfp4::{MXFP4_VALUES, mxfp4_scale};
 pub use random::{Random, random_blocks};
-pub use simple::{
-    dequantize_q4_0, dequantize_q4_1, dequantize_q5_0, dequantize_q5_1, dequantize_q8_0, quantize_q4_0,
-    quantize_q4_1, quantize_q5_0, quantize_q5_1, quantize_q8_0,
-};
+pub use simple::quantize_q8_0;
 
 use crate::TensorType;
-use half::f16;
+use iq4::{dequantize_iq4_nl, dequantize_iq4_xs, quantize_iq4_nl, quantize_iq4_xs};
+use k_affine::{
+    dequantize_q2_k, dequantize_q4_k, dequantize_q5_k, quantize_q2_k, quantize_q4_k, quantize_q5_k,
+};
+use k_symmetric::{dequantize_q3_k, dequantize_q6_k, quantize_q3_k, quantize_q6_k};
+use mxfp4::{dequantize_mxfp4, quantize_mxfp4};
+use simple::{
+    dequantize_q4_0, dequantize_q4_1, dequantize_q5_0, dequantize_q5_1, dequantize_q8_0, quantize_q4_0,
+    quantize_q4_1, quantize_q5_0, quantize_q5_1,
+};
 
 /// Expands whole blocks to floats: `bytes` holds `out.len() / block_len` blocks.
 ///
@@ -114,28 +115,6 @@ fn store<const BYTES: usize, const LEN: usize>(
     for block in values.as_chunks().0 {
         out.extend_from_slice(&encode(block));
     }
-}
-
-/// The half float at `at`.
-fn half_at(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
-}
-
-/// Stores a half float at `at` and returns what it reads back as.
-fn put_half(block: &mut [u8], at: usize, value: f32) -> f32 {
-    let half = f16::from_f32(value);
-    block[at..at + 2].copy_from_slice(&half.to_le_bytes());
-    half.to_f32()
-}
-
-/// `1 / d`, or 0 for an all-zero block.
-fn inverse(d: f32) -> f32 {
-    if d == 0.0 { 0.0 } else { 1.0 / d }
-}
-
-/// The element of the largest magnitude, with its sign.
-fn signed_max(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |m: f32, v| if v.abs() > m.abs() { *v } else { m })
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! MXFP4 (OCP Microscaling Formats 1.0): 32 elements of 4-bit floats (E2M1) with a power-of-two scale (E8M0).
 
-use super::signed_max;
+use super::parts::signed_max;
 
 /// Twice the E2M1 value of the codes 0 to 15; the scale of [`mxfp4_scale`] is halved to match.
 pub const MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// `e:1 qs:16`, elements in the order of Q4_0, `x = 2^(e - 128) table[q]`.
-pub fn dequantize_mxfp4(block: &[u8; 17], out: &mut [f32; 32]) {
+pub(crate) fn dequantize_mxfp4(block: &[u8; 17], out: &mut [f32; 32]) {
     let d = mxfp4_scale(block[0]);
     for (i, byte) in block[1..].iter().enumerate() {
         out[i] = d * MXFP4_VALUES[(byte & 15) as usize] as f32;
@@ -20,7 +20,7 @@ pub fn mxfp4_scale(e: u8) -> f32 {
 }
 
 /// The largest magnitude lands between the codes 4 and 6, as the specification suggests.
-pub fn quantize_mxfp4(values: &[f32; 32]) -> [u8; 17] {
+pub(crate) fn quantize_mxfp4(values: &[f32; 32]) -> [u8; 17] {
     let mut block = [0; 17];
     let max = signed_max(values).abs();
     let e = if max == 0.0 { 0 } else { (max.log2().floor() as i32 - 2 + 127).clamp(0, 254) };

@@ -3,10 +3,10 @@
 //! Layouts, in byte order: `d` scale, `m` minimum (half floats), `qh` fifth bits (u32, bit `i` for element `i`), `qs`
 //! nibbles: byte `i` holds element `i` in its low half and element `i + 16` in its high half.
 
-use super::{half_at, inverse, put_half, signed_max};
+use super::parts::{half_at, inverse, put_half, signed_max};
 
 /// `d:2 qs:16`, `x = d (q - 8)`.
-pub fn dequantize_q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
+pub(crate) fn dequantize_q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     for (i, byte) in block[2..].iter().enumerate() {
         out[i] = d * ((byte & 15) as i32 - 8) as f32;
@@ -15,7 +15,7 @@ pub fn dequantize_q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
 }
 
 /// `d:2 m:2 qs:16`, `x = d q + m`.
-pub fn dequantize_q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
+pub(crate) fn dequantize_q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
     for (i, byte) in block[4..].iter().enumerate() {
         out[i] = d * (byte & 15) as f32 + m;
@@ -24,7 +24,7 @@ pub fn dequantize_q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
 }
 
 /// `d:2 qh:4 qs:16`, `x = d (q - 16)`.
-pub fn dequantize_q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
+pub(crate) fn dequantize_q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     let q = five_bits(&block[2..6], &block[6..]);
     for i in 0..32 {
@@ -33,7 +33,7 @@ pub fn dequantize_q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
 }
 
 /// `d:2 m:2 qh:4 qs:16`, `x = d q + m`.
-pub fn dequantize_q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
+pub(crate) fn dequantize_q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
     let q = five_bits(&block[4..8], &block[8..]);
     for i in 0..32 {
@@ -42,7 +42,7 @@ pub fn dequantize_q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
 }
 
 /// `d:2 qs:32` (signed bytes in element order), `x = d q`.
-pub fn dequantize_q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
+pub(crate) fn dequantize_q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     for (o, q) in out.iter_mut().zip(&block[2..]) {
         *o = d * (*q as i8) as f32;
@@ -57,7 +57,7 @@ fn five_bits(high: &[u8], low: &[u8]) -> [u8; 32] {
 }
 
 /// The element of the largest magnitude takes the code -8, which has no positive twin.
-pub fn quantize_q4_0(values: &[f32; 32]) -> [u8; 18] {
+pub(crate) fn quantize_q4_0(values: &[f32; 32]) -> [u8; 18] {
     let mut block = [0; 18];
     let d = put_half(&mut block, 0, signed_max(values) / -8.0);
     let q = values.map(|v| code(v * inverse(d) + 8.0, 15));
@@ -66,7 +66,7 @@ pub fn quantize_q4_0(values: &[f32; 32]) -> [u8; 18] {
 }
 
 /// Codes 0 to 15 span minimum to maximum.
-pub fn quantize_q4_1(values: &[f32; 32]) -> [u8; 20] {
+pub(crate) fn quantize_q4_1(values: &[f32; 32]) -> [u8; 20] {
     let mut block = [0; 20];
     let (min, max) = range(values);
     let d = put_half(&mut block, 0, (max - min) / 15.0);
@@ -77,7 +77,7 @@ pub fn quantize_q4_1(values: &[f32; 32]) -> [u8; 20] {
 }
 
 /// The element of the largest magnitude takes the code -16.
-pub fn quantize_q5_0(values: &[f32; 32]) -> [u8; 22] {
+pub(crate) fn quantize_q5_0(values: &[f32; 32]) -> [u8; 22] {
     let mut block = [0; 22];
     let d = put_half(&mut block, 0, signed_max(values) / -16.0);
     let q = values.map(|v| code(v * inverse(d) + 16.0, 31));
@@ -87,7 +87,7 @@ pub fn quantize_q5_0(values: &[f32; 32]) -> [u8; 22] {
 }
 
 /// Codes 0 to 31 span minimum to maximum.
-pub fn quantize_q5_1(values: &[f32; 32]) -> [u8; 24] {
+pub(crate) fn quantize_q5_1(values: &[f32; 32]) -> [u8; 24] {
     let mut block = [0; 24];
     let (min, max) = range(values);
     let d = put_half(&mut block, 0, (max - min) / 31.0);

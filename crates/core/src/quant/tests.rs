@@ -1,3 +1,4 @@
+use super::k_affine::pack_scales_6bit;
 use super::*;
 use std::path::PathBuf;
 

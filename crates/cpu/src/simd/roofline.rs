@@ -15,9 +15,12 @@ const BURST: Duration = Duration::from_millis(40);
 /// Steps between looks at the clock.
 const STEPS: usize = 20_000;
 
-/// Measures `threads` threads at once and adds their rates up. Takes about 0.2 s. Where the system refuses threads, fewer measure.
+/// Measures `threads` threads at once, as many as there are processors at most, and adds their rates up. Takes about 0.2 s.
+/// Where the system refuses threads, fewer measure.
 pub fn measure(level: SimdLevel, threads: usize) -> Roofline {
-    let threads = threads.max(1);
+    // More threads than processors gain nothing here but each takes its memory.
+    let processors = std::thread::available_parallelism().map_or(threads, usize::from);
+    let threads = threads.min(processors).max(1);
     let level = level.or_narrower();
     let all = |f: fn(SimdLevel) -> f64| -> f64 {
         std::thread::scope(|scope| {
@@ -37,7 +40,7 @@ pub fn measure(level: SimdLevel, threads: usize) -> Roofline {
 }
 
 /// Bytes per second of this thread reading memory once, the best of three passes.
-pub fn read_rate(_level: SimdLevel) -> f64 {
+fn read_rate(_level: SimdLevel) -> f64 {
     let Some(memory) = Allocation::zeroed(READ_BYTES) else { return 0.0 };
     // SAFETY: the memory is this function's alone.
     let buffer = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), READ_BYTES) };
@@ -63,7 +66,7 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// Integer operations (two per multiply-add) per second of this thread, operands in registers.
-pub fn integer_rate(level: SimdLevel) -> f64 {
+fn integer_rate(level: SimdLevel) -> f64 {
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level is available.
@@ -83,7 +86,7 @@ pub fn integer_rate(level: SimdLevel) -> f64 {
 }
 
 /// Floating-point operations (two per multiply-add) per second of this thread, operands in registers.
-pub fn float_rate(level: SimdLevel) -> f64 {
+fn float_rate(level: SimdLevel) -> f64 {
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level is available.

@@ -73,7 +73,12 @@ fn gguf_scaling(m: &Meta<'_>) -> Result<RopeScaling, ModelError> {
     let factor = match m.positive_if_set(keys::ROPE_FACTOR)? {
         Some(factor) => factor,
         None if kind.is_none() => published_factor(m)?,
-        None => 1.0,
+        None => {
+            if matches!(kind.as_deref(), Some("linear" | "yarn")) && m.float(keys::ROPE_FACTOR)?.is_none() {
+                m.notices.assumed(m.name(keys::ROPE_FACTOR), "1 is assumed, which is no scaling");
+            }
+            1.0
+        }
     };
     match kind.as_deref().unwrap_or("linear") {
         "none" => Ok(RopeScaling::None),

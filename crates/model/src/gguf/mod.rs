@@ -8,7 +8,7 @@ mod value;
 
 pub use error::GgufError;
 pub use parse::{Gguf, parse};
-pub use types::ValueType;
+pub(crate) use types::ValueType;
 pub use value::{ArrayValue, Value};
 
 pub(crate) use parse::{GgufTensor, Head, parse_up_to_end};

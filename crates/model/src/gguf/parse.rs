@@ -374,7 +374,7 @@ impl Gguf {
     }
 
     /// An array of integers that fit 32 bits.
-    pub fn ints32(&self, key: &str) -> Result<Option<Vec<i32>>, GgufError> {
+    pub(crate) fn ints32(&self, key: &str) -> Result<Option<Vec<i32>>, GgufError> {
         let Some(array) = self.array(key)? else { return Ok(None) };
         let mut out = Vec::with_capacity(array.len());
         for value in array.iter() {

@@ -7,7 +7,7 @@ use crate::tensors::StoredType;
 /// Type of a metadata value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
-pub enum ValueType {
+pub(crate) enum ValueType {
     U8,
     I8,
     U16,

@@ -26,7 +26,7 @@ pub enum Value<'a> {
 
 impl Value<'_> {
     /// The value as an integer, if it is one.
-    pub fn as_int(&self) -> Option<i128> {
+    pub(crate) fn as_int(&self) -> Option<i128> {
         Some(match *self {
             Value::U8(v) => v.into(),
             Value::I8(v) => v.into(),
@@ -41,7 +41,7 @@ impl Value<'_> {
     }
 
     /// The value as a float, if it is a float or an integer.
-    pub fn as_float(&self) -> Option<f64> {
+    pub(crate) fn as_float(&self) -> Option<f64> {
         match *self {
             Value::F32(v) => Some(v.into()),
             Value::F64(v) => Some(v),
@@ -105,7 +105,7 @@ impl<'a> ArrayValue<'a> {
     }
 
     /// Element type.
-    pub fn element_type(&self) -> ValueType {
+    pub(crate) fn element_type(&self) -> ValueType {
         self.ty
     }
 

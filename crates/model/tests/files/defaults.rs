@@ -109,6 +109,10 @@ fn gemma3_by_its_size() {
     }
     let text = open_gguf(&gemma_of(7, 32)).unwrap_err().to_string();
     assert_eq!(text, "key gemma3.attention.sliding_window is missing");
+    let named = open_gguf(&gemma_of(34, 2560).key("gemma3.rope.scaling.type", V::Str("linear"))).unwrap();
+    assert_eq!(attention(&named.spec, 5).0.rope, neox(1e4));
+    let told = named.notices.iter().any(|n| n.to_string().contains("rope.scaling.factor is missing; 1 is"));
+    assert!(told, "{:?}", named.notices);
     // What the file says holds.
     let none = gemma_of(34, 2560).key("gemma3.rope.scaling.type", V::Str("none"));
     assert_eq!(attention(&open_gguf(&none).unwrap().spec, 5).0.rope, neox(1e4));

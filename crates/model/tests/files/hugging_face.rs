@@ -241,6 +241,10 @@ fn generation_defaults_and_templates() {
     write("generation_config.json", r#"{"temperature":-1,"top_k":20}"#);
     let d = model.generation_defaults();
     assert_eq!((d.temperature, d.top_k), (None, Some(20)));
+    for all in ["0", "-1"] {
+        write("generation_config.json", &format!(r#"{{"top_k":{all}}}"#));
+        assert_eq!(model.generation_defaults().top_k, Some(0));
+    }
     write(
         "tokenizer_config.json",
         r#"{"chat_template":[{"name":"tool","template":"T"},{"name":"default","template":"D"}]}"#,

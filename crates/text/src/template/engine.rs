@@ -10,9 +10,9 @@
 //!   The deadline returns to the caller, but the thread that is left behind goes on to take memory.
 
 use std::error::Error as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
@@ -35,6 +35,12 @@ const SOURCE_BYTES_MAX: usize = 1 << 18;
 /// per operator of a chain when it compiles, and once per level of a nested list when it frees the list: a
 /// source of the size above and fuel of [`RenderOptions::FUEL`] reach about 100,000 levels.
 const STACK_BYTES: usize = 1 << 28;
+
+/// What fits the 8 MiB that a main thread has, for systems that give no thread with the stack above
+/// (`ulimit -u`, `ulimit -v`): the bytes of a source and the fuel of a render.
+const SMALL_STACK_BYTES: usize = 1 << 23;
+const SMALL_SOURCE_BYTES: usize = 1 << 13;
+const SMALL_FUEL: u64 = 1 << 16;
 
 const NAME: &str = "chat";
 
@@ -106,7 +112,10 @@ impl Engine {
             return Err(TemplateError::Syntax { line: 0, reason });
         }
         let source = source.to_owned();
-        let environment = on_large_stack(move || compile(&source))?;
+        let environment = on_large_stack(move |stack| match stack {
+            Stack::Small(reason) if source.len() > SMALL_SOURCE_BYTES => Err(TemplateError::Thread(reason)),
+            _ => compile(&source),
+        })?;
         let (bos_token, eos_token) = (bos_token.to_owned(), eos_token.to_owned());
         Ok(Self { environment, bos_token, eos_token, stuck: AtomicBool::new(false) })
     }
@@ -117,7 +126,16 @@ impl Engine {
         }
         let environment = self.environment.clone();
         let (bos, eos) = (self.bos_token.clone(), self.eos_token.clone());
-        let rendered = on_large_stack(move || render(environment, &bos, &eos, &arguments, scalars));
+        let rendered = on_large_stack(move |stack| match stack {
+            Stack::Small(reason) if scalars.fuel > SMALL_FUEL => {
+                let scalars = Scalars { fuel: SMALL_FUEL, ..scalars };
+                match render(environment, &bos, &eos, &arguments, scalars) {
+                    Err(TemplateError::OutOfFuel) => Err(TemplateError::Thread(reason)),
+                    rendered => rendered,
+                }
+            }
+            _ => render(environment, &bos, &eos, &arguments, scalars),
+        });
         if matches!(rendered, Err(TemplateError::Deadline(_))) {
             self.stuck.store(true, Ordering::Relaxed);
         }
@@ -191,24 +209,51 @@ fn compile(source: &str) -> Result<Environment<'static>, TemplateError> {
     Ok(environment)
 }
 
+/// Where a template is compiled or rendered.
+enum Stack {
+    Large,
+    /// The system gave no thread with a large stack, for this reason.
+    Small(String),
+}
+
 /// Runs `work` on a thread of its own, so that deep recursion cannot overflow the caller's stack, and gives it
-/// up at the deadline.
+/// up at the deadline. Where the system gives no thread at all, the caller's own does the work, without a
+/// deadline.
 fn on_large_stack<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, TemplateError> + Send + 'static,
+    work: impl FnOnce(Stack) -> Result<T, TemplateError> + Send + 'static,
 ) -> Result<T, TemplateError> {
-    let (sender, receiver) = sync_channel(1);
-    let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(STACK_BYTES);
-    // A receiver that has given up needs no answer.
-    let run = move || drop(sender.send(work()));
-    thread.spawn(run).map_err(|error| TemplateError::Thread(error.to_string()))?;
+    let work = Arc::new(Mutex::new(Some(work)));
+    let mut stack = Stack::Large;
+    for bytes in [STACK_BYTES, SMALL_STACK_BYTES] {
+        let (sender, receiver) = sync_channel(1);
+        let (work, given) = (work.clone(), std::mem::replace(&mut stack, Stack::Large));
+        let run = move || {
+            // A receiver that has given up needs no answer.
+            let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(work.map(|work| sender.send(work(given))));
+        };
+        let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(bytes);
+        match thread.spawn(run) {
+            Ok(_) => return answer(&receiver),
+            Err(error) => stack = Stack::Small(error.to_string()),
+        }
+    }
+    let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    work.map_or_else(|| Err(panicked()), |work| work(stack))
+}
+
+/// What comes before the deadline.
+fn answer<T>(receiver: &Receiver<Result<T, TemplateError>>) -> Result<T, TemplateError> {
     receiver.recv_timeout(DEADLINE).unwrap_or_else(|error| {
         Err(match error {
             RecvTimeoutError::Timeout => TemplateError::Deadline(DEADLINE.as_secs()),
-            RecvTimeoutError::Disconnected => {
-                TemplateError::Render { line: 0, reason: "the template engine panicked".to_owned() }
-            }
+            RecvTimeoutError::Disconnected => panicked(),
         })
     })
+}
+
+fn panicked() -> TemplateError {
+    TemplateError::Render { line: 0, reason: "the template engine panicked".to_owned() }
 }
 
 /// Marks an error as raised by the template itself.
@@ -294,6 +339,33 @@ mod tests {
         let again = std::time::Instant::now();
         assert_eq!(render(), late);
         assert!(again.elapsed() < DEADLINE / 2);
+    }
+
+    #[test]
+    fn what_is_let_onto_a_small_stack_fits_there() {
+        let chain = |link: &str, room: usize| link.repeat((SMALL_SOURCE_BYTES - room) / link.len());
+        let lists =
+            "{% set ns = namespace(a=[]) %}{% for i in range(90000) %}{% set ns.a = [ns.a] %}{% endfor %}";
+        let sources = [
+            format!("{{{{ 1{} }}}}", chain("+1", 16)),
+            format!("{{{{ 1{} }}}}", chain("~1", 16)),
+            format!("{{{{ x{} }}}}", chain(".x", 16)),
+            format!("{{{{ x{} }}}}", chain("|e", 16)),
+            format!("{{% if a %}}{}{{% endif %}}", chain("{%elif a%}", 32)),
+            lists.to_owned(),
+        ];
+        for source in sources {
+            let thread = std::thread::Builder::new().stack_size(SMALL_STACK_BYTES / 4 * 3);
+            let run = move || {
+                let arguments =
+                    Arguments { messages: Json::Null, tools: None, documents: None, kwargs: Map::new() };
+                let scalars =
+                    Scalars { add_generation_prompt: true, now: None, fuel: SMALL_FUEL, guard: None };
+                compile(&source).and_then(|environment| render(environment, "", "", &arguments, scalars))
+            };
+            // Whatever comes of it: an overflow would end the process.
+            drop(thread.spawn(run).unwrap().join().unwrap());
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub enum TemplateError {
         reason: String,
     },
     /// The template refused the conversation with `raise_exception`; this is its message.
-    #[error("{0}")]
+    #[error("the chat template refuses the conversation: {0}")]
     Raised(String),
     /// The template leaves out the message that is to be answered, in every form that contents can have.
     #[error("the chat template leaves out the last {role} message: the model would not see it")]
@@ -27,8 +27,10 @@ pub enum TemplateError {
     /// The template did work that fuel does not count, for too long. It is not tried again.
     #[error("the chat template did not end within {0} seconds")]
     Deadline(u64),
-    /// The system gave no thread to render on.
-    #[error("no thread for the chat template: {0}")]
+    /// The system gave no thread to render on, and the template or the conversation is too large to do without.
+    #[error(
+        "the system gives no thread, without which the chat template has too little memory for this: {0}"
+    )]
     Thread(String),
     /// The conversation uses every character that could mark a place in it.
     #[error("the conversation uses all characters that Unicode sets aside for private use")]

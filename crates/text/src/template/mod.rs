@@ -51,7 +51,7 @@ pub struct RenderOptions {
 
 impl RenderOptions {
     /// Enough for prompts of a few million characters, used up in well under a second.
-    pub const FUEL: u64 = 1_000_000;
+    pub(crate) const FUEL: u64 = 1_000_000;
 }
 
 impl Default for RenderOptions {

@@ -21,11 +21,11 @@ pub struct ActivationForms(u8);
 
 impl ActivationForms {
     /// Signed bytes with one f32 scale per 32 columns.
-    pub const BYTES: ActivationForms = ActivationForms(1);
+    pub(crate) const BYTES: ActivationForms = ActivationForms(1);
     /// The same integers as 16-bit words.
-    pub const WORDS: ActivationForms = ActivationForms(2);
+    pub(crate) const WORDS: ActivationForms = ActivationForms(2);
     /// f32.
-    pub const FLOATS: ActivationForms = ActivationForms(4);
+    pub(crate) const FLOATS: ActivationForms = ActivationForms(4);
 
     /// True when every form of `other` is in this set.
     pub fn contains(self, other: ActivationForms) -> bool {
@@ -140,12 +140,12 @@ impl PackedActivations {
     }
 
     /// The forms that are filled.
-    pub fn forms(&self) -> ActivationForms {
+    pub(crate) fn forms(&self) -> ActivationForms {
         self.forms
     }
 
     /// Bytes of memory held.
-    pub fn capacity_bytes(&self) -> usize {
+    pub(crate) fn capacity_bytes(&self) -> usize {
         self.buffers.iter().map(Buffer::bytes).sum()
     }
 

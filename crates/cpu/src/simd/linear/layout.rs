@@ -16,7 +16,7 @@
 use unicorn_core::TensorType;
 
 /// Rows of a panel.
-pub const PANEL_ROWS: usize = 16;
+pub(crate) const PANEL_ROWS: usize = 16;
 /// Columns that share one activation scale; the grain of all integer layouts.
 pub(super) const GROUP: usize = 32;
 

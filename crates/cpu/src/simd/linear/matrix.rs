@@ -76,7 +76,7 @@ impl PackedMatrix {
     /// Allocation for a matrix, all zero. `level` must be available on this processor (else the widest available below it is taken).
     ///
     /// Errors when `cols` is no whole number of blocks or memory is short.
-    pub fn allocate(
+    pub(crate) fn allocate(
         ty: TensorType,
         rows: usize,
         cols: usize,
@@ -117,7 +117,7 @@ impl PackedMatrix {
     ///
     /// # Safety
     /// No other thread may fill or read the same panels at the same time.
-    pub unsafe fn fill_panels(
+    pub(crate) unsafe fn fill_panels(
         &self,
         weight: &Weight,
         source: &dyn WeightSource,
@@ -204,7 +204,7 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// When `row` or the length of `out` does not fit.
-    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+    pub(crate) fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.cols, "row {row} of {} x {}", self.rows, self.cols);
         let lane = row % PANEL_ROWS;
         // SAFETY: the row exists.

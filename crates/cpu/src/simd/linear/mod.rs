@@ -34,7 +34,8 @@ mod tile_job;
 
 pub use activations::{ActivationForms, PackedActivations};
 pub(crate) use allocation::Allocation;
-pub use layout::PANEL_ROWS;
 pub use matrix::{PackError, PackedMatrix};
-pub use output::{Epilogue, OutputView, linear, linear_glu};
-pub use select::{LinearKernel, kernel_name, select};
+pub(crate) use output::linear_glu;
+pub use output::{Epilogue, OutputView, linear};
+pub use select::LinearKernel;
+pub(crate) use select::select;

@@ -54,7 +54,7 @@ impl<'a> OutputView<'a> {
     ///
     /// # Panics
     /// When `cols` exceeds `stride`.
-    pub unsafe fn from_raw(start: *mut f32, len: usize, cols: usize, stride: usize) -> OutputView<'a> {
+    pub(crate) unsafe fn from_raw(start: *mut f32, len: usize, cols: usize, stride: usize) -> OutputView<'a> {
         assert!(cols <= stride && stride > 0, "{cols} columns in a stride of {stride}");
         let rows = if len < cols { 0 } else { (len - cols) / stride + 1 };
         OutputView { start, rows, cols, stride, lifetime: std::marker::PhantomData }
@@ -111,7 +111,7 @@ pub unsafe fn linear(
 ///
 /// # Panics
 /// When shapes, forms or ranges do not fit, or the two matrices differ in shape or level.
-pub unsafe fn linear_glu(
+pub(crate) unsafe fn linear_glu(
     gate: &PackedMatrix,
     up: &PackedMatrix,
     x: &PackedActivations,

@@ -25,7 +25,7 @@ pub enum LinearKernel {
 }
 
 /// The kernel for a type at a level.
-pub fn select(ty: TensorType, level: SimdLevel) -> LinearKernel {
+pub(crate) fn select(ty: TensorType, level: SimdLevel) -> LinearKernel {
     match (level, ty.is_quantized()) {
         (SimdLevel::Scalar, true) => LinearKernel::ScalarInteger,
         (SimdLevel::Scalar, false) => LinearKernel::ScalarFloat,
@@ -37,11 +37,6 @@ pub fn select(ty: TensorType, level: SimdLevel) -> LinearKernel {
             _ => LinearKernel::ByteSums(ty),
         },
     }
-}
-
-/// Name of the kernel for a type at a level, for people.
-pub fn kernel_name(ty: TensorType, level: SimdLevel) -> &'static str {
-    select(ty, level).name()
 }
 
 impl LinearKernel {
@@ -59,7 +54,7 @@ impl LinearKernel {
     }
 
     /// The forms of activations that it reads.
-    pub fn forms(self) -> ActivationForms {
+    pub(crate) fn forms(self) -> ActivationForms {
         match self {
             LinearKernel::ScalarInteger | LinearKernel::ByteSums(_) | LinearKernel::Vnni(_) => {
                 ActivationForms::BYTES
@@ -90,8 +85,8 @@ mod tests {
     fn selection_follows_type_and_level() {
         assert_eq!(select(TensorType::Q4_0, SimdLevel::Avx2), LinearKernel::ByteSums(TensorType::Q4_0));
         assert_eq!(select(TensorType::Q8_0, SimdLevel::Avx2), LinearKernel::WordSums(TensorType::Q8_0));
-        assert_eq!(kernel_name(TensorType::Q8_0, SimdLevel::Avx512), "avx512 vpdpbusd");
-        assert_eq!(kernel_name(TensorType::F16, SimdLevel::Avx2), "avx2 fma");
+        assert_eq!(select(TensorType::Q8_0, SimdLevel::Avx512).name(), "avx512 vpdpbusd");
+        assert_eq!(select(TensorType::F16, SimdLevel::Avx2).name(), "avx2 fma");
         for ty in TensorType::ALL {
             for level in SimdLevel::ALL {
                 let expected = if ty.is_quantized() { RateKind::Integer } else { RateKind::Float };
