@@ -43,6 +43,8 @@ pub struct DeviceProfile {
     pub unified_memory: bool,
     /// Concurrent workers: threads of a CPU, compute units of a GPU.
     pub workers: usize,
+    /// Results may come sooner than a sleeping thread wakes, and the host's cores have nothing else to do: who waits stays awake.
+    pub wait_awake: bool,
     /// Instruction sets or extensions that kernels were selected by.
     pub features: Vec<String>,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use unicorn_core::{
     Batch, BlockId, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput, ModelSpec,
@@ -11,6 +12,9 @@ use unicorn_core::{
 use crate::Placement;
 use crate::schedule::Schedule;
 use crate::timeline::{Span, Timeline};
+
+/// The length of a token of a large model.
+const AWAKE: Duration = Duration::from_millis(10);
 
 /// Counters since the executor was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -51,6 +55,8 @@ pub struct Executor {
     devices: Vec<Arc<dyn Device>>,
     blocks: Vec<BlockId>,
     queue: CompletionQueue,
+    /// How long who waits for a batch stays awake.
+    awake: Duration,
     /// Streams that no flight uses.
     free: Vec<StreamId>,
     /// In the order of their launch.
@@ -69,6 +75,9 @@ impl Executor {
         blocks: Vec<BlockId>,
         flights_max: usize,
     ) -> Executor {
+        // Where the processor works on the model itself, its cores are not to be kept busy with waiting.
+        let awake = placement.assignment().iter().all(|d| devices[*d].profile().wait_awake);
+        let awake = if awake { AWAKE } else { Duration::ZERO };
         let schedules = [0, 1].map(|outputs| Schedule::new(&spec, &placement, outputs));
         Executor {
             spec,
@@ -77,6 +86,7 @@ impl Executor {
             devices,
             blocks,
             queue: CompletionQueue::new(),
+            awake,
             free: (0..flights_max as u32).rev().map(StreamId).collect(),
             flights: Vec::new(),
             launched: 0,
@@ -195,7 +205,8 @@ impl Executor {
         if self.flights.is_empty() {
             return None;
         }
-        let Completion { tag, result } = if wait { self.queue.next() } else { self.queue.try_next()? };
+        let Completion { tag, result } =
+            if wait { self.queue.next_awake(self.awake) } else { self.queue.try_next()? };
         let at = self.flights.iter().position(|f| f.id == tag)?;
         let flight = self.flights.remove(at);
         self.free.push(flight.stream);

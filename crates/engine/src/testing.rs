@@ -171,6 +171,7 @@ impl FakeDevice {
             memory_bytes: 1 << 30,
             unified_memory: true,
             workers: 1,
+            wait_awake: false,
             features: vec![],
         };
         let inner = Arc::new(Inner { profile, state: Mutex::new(State::default()), log });

@@ -66,6 +66,7 @@ impl VulkanDevice {
             memory_bytes: local.map(|h| h.bytes).sum(),
             unified_memory: gpu.integrated || gpu.software,
             workers: gpu.cores.unwrap_or(1) as usize,
+            wait_awake: !gpu.integrated && !gpu.software,
             features,
         };
         let pipelines = Pipelines::new(&context, options.cache_folder.as_deref())?;

@@ -75,6 +75,7 @@ impl ReferenceDevice {
             memory_bytes: u64::MAX,
             unified_memory: true,
             workers: 1,
+            wait_awake: false,
             features: Vec::new(),
         };
         ReferenceDevice::with_state(profile, State::default())

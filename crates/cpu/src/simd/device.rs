@@ -68,6 +68,7 @@ impl SimdDevice {
             memory_bytes: memory_bytes(),
             unified_memory: true,
             workers: pool.team(),
+            wait_awake: false,
             features: level.features().iter().map(|f| (*f).to_owned()).collect(),
         };
         let inner = Arc::new(Inner { profile, level, pool, state: Mutex::new(State::default()) });
