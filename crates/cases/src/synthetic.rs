@@ -156,7 +156,7 @@ impl SyntheticLayout {
 }
 
 /// Root mean square of the random weights of a type.
-pub fn weight_rms(ty: TensorType) -> f32 {
+pub(crate) fn weight_rms(ty: TensorType) -> f32 {
     let mut values = vec![0.0; 16384];
     quant::dequantize(ty, &quant::random_blocks(ty, 1, values.len(), 0), &mut values);
     (values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32).sqrt()

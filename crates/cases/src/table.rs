@@ -1,6 +1,7 @@
 //! The table itself.
 
 mod attention;
+mod names;
 
 use unicorn_core::{
     Activation, Block, EmbeddingSpec, FfnSpec, FfnWeights, HeadSpec, KvType, NormSpec, Span, TensorType,
@@ -9,6 +10,7 @@ use unicorn_core::{
 use crate::synthetic::{Fill, SyntheticLayout};
 use crate::{Case, Tolerance};
 use TensorType::*;
+use names::lower;
 
 /// Every case, cheap ops first.
 pub fn table() -> Vec<Case> {
@@ -27,11 +29,6 @@ pub fn select(filter: &str) -> Vec<Case> {
 /// `n` new tokens of one sequence.
 fn tokens(n: usize) -> Vec<Span> {
     vec![Span::new(0, n)]
-}
-
-/// A type's name as case names have it.
-fn lower(ty: TensorType) -> String {
-    ty.name().to_lowercase()
 }
 
 fn embedding() -> Vec<Case> {

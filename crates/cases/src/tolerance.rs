@@ -47,7 +47,7 @@ impl Tolerance {
     /// the output; a block has two or three such products in a row, and attention an exponential between them. The single errors of
     /// attention (`long_tail`) are not normal over a long sequence: its first rows average few positions and are several times the root
     /// mean square of all, and so are their errors.
-    pub fn half_activations(self, long_tail: bool) -> Tolerance {
+    pub(crate) fn half_activations(self, long_tail: bool) -> Tolerance {
         let half = Tolerance::normal(1.5e-3);
         let most = if long_tail { 20.0 * half.nrmse } else { half.max_error };
         Tolerance { nrmse: self.nrmse.max(half.nrmse), max_error: self.max_error.max(most) }

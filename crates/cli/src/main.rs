@@ -45,7 +45,7 @@ use crate::exit::Exit;
 
 fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
-    let cli = match parse(&line) {
+    let cli = match parse_line(&line) {
         Ok(cli) => cli,
         Err(error) => {
             output::show_usage(&error, &line);
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 }
 
 /// Parses the command line. What is refused is explained to people who know other programs.
-fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
+fn parse_line(line: &[OsString]) -> Result<Cli, clap::Error> {
     if let Some(error) = hints::swallowed_flag(line) {
         return Err(error);
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{Span, StateLayout};
+use crate::{BatchShape, Span, StateLayout};
 
 /// A sequence known to the engine.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -198,11 +198,6 @@ impl Batch {
         &self.limits
     }
 
-    /// The sequence of every row.
-    pub fn owners(&self) -> impl Iterator<Item = SequenceId> + '_ {
-        self.slices.iter().flat_map(|s| std::iter::repeat_n(s.sequence, s.tokens.len()))
-    }
-
     /// Positions before and rows of every slice: what the cost of a batch depends on.
     pub fn spans(&self) -> Vec<Span> {
         self.slices.iter().map(|s| Span { past: s.start as usize, tokens: s.tokens.len() }).collect()
@@ -222,6 +217,12 @@ impl Batch {
     /// True where both batches have tokens of one sequence: the later one then reads state that the earlier one writes.
     pub fn shares_sequence(&self, other: &Batch) -> bool {
         self.slices.iter().any(|a| other.slices.iter().any(|b| a.sequence == b.sequence))
+    }
+}
+
+impl From<&Batch> for BatchShape {
+    fn from(batch: &Batch) -> BatchShape {
+        BatchShape { spans: batch.spans(), outputs: batch.outputs().len() }
     }
 }
 
@@ -366,7 +367,6 @@ mod tests {
         let shared_prefix = vec![slice(1, 40, 2, &[0, 1]), slice(2, 33, 1, &[0, 2]), slice(3, 0, 32, &[3])];
         let batch = make(shared_prefix).unwrap();
         assert_eq!(batch.rows(), 35);
-        assert_eq!(batch.owners().map(|s| s.0).filter(|s| *s != 3).collect::<Vec<_>>(), [1, 1, 2]);
         assert_eq!(batch.spans()[1], Span { past: 33, tokens: 1 });
         let none = Arc::new(BatchLimits { vocab: 10, state: None });
         let bare = Slice { tables: vec![], ..slice(1, 0, 4, &[]) };

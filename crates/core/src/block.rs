@@ -251,3 +251,26 @@ impl ModelSpec {
         self.blocks.iter().flat_map(Block::weights).filter(|w| seen.insert(w.span)).collect()
     }
 }
+
+impl Block {
+    /// What the block keeps per sequence; `None` for blocks that are no mixers.
+    pub fn state(&self) -> Option<StateSpec> {
+        match self {
+            Block::Attention { spec, .. } => Some(spec.state()),
+            Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
+        }
+    }
+}
+
+impl ModelSpec {
+    /// The state groups of the model's mixers, in the order of their first mixer.
+    pub fn state_groups(&self) -> Vec<StateSpec> {
+        let mut groups = Vec::new();
+        for spec in self.blocks.iter().filter_map(Block::state) {
+            if !groups.contains(&spec) {
+                groups.push(spec);
+            }
+        }
+        groups
+    }
+}

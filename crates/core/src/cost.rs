@@ -1,7 +1,7 @@
 //! What work costs at least: bytes that must be read and operations that must be done. Everything that counts uses this: benches,
 //! the case table, the cut of submissions, the planner.
 
-use crate::{AttentionSpec, Batch, Block, KvType, ModelSpec, TensorType};
+use crate::{AttentionSpec, Block, KvType, ModelSpec, TensorType};
 
 /// Consecutive tokens of one sequence, as far as cost goes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -37,12 +37,6 @@ impl BatchShape {
     /// Rows of the residual stream.
     pub fn rows(&self) -> usize {
         self.spans.iter().map(|s| s.tokens).sum()
-    }
-}
-
-impl From<&Batch> for BatchShape {
-    fn from(batch: &Batch) -> BatchShape {
-        BatchShape { spans: batch.spans(), outputs: batch.outputs().len() }
     }
 }
 

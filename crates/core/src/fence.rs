@@ -78,7 +78,7 @@ impl Fence {
     }
 
     /// Calls `f` once, when the work has ended: now if it has, else on the thread that ends it.
-    pub fn on_done(&self, f: impl FnOnce(&Outcome) + Send + 'static) {
+    pub(crate) fn on_done(&self, f: impl FnOnce(&Outcome) + Send + 'static) {
         let mut state = lock(&self.0.state);
         match &mut *state {
             State::Pending(callbacks) => callbacks.push(Box::new(f)),

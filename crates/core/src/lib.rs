@@ -36,7 +36,7 @@ pub use error::{DeviceError, WeightError};
 pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
 pub use norm::{NormKind, NormSpec};
 pub use rope::{RopeSpec, RopeStyle};
-pub use shared_buffer::{SHARED_ALIGNMENT, SharedBuffer};
+pub use shared_buffer::SharedBuffer;
 pub use state::{KvType, StateGroup, StateLayout, StateSpec};
 pub use tensor_type::TensorType;
 pub use weight::{Weight, WeightSource, WeightSpan};

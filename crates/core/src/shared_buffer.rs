@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes that a buffer's start and length are a multiple of: what drivers ask of host memory that they import.
-pub const SHARED_ALIGNMENT: usize = 65536;
+pub(crate) const SHARED_ALIGNMENT: usize = 65536;
 
 const WORDS: usize = SHARED_ALIGNMENT / 4;
 

@@ -1,6 +1,6 @@
 //! What a mixer keeps of the positions it has seen, and how much of it a device holds.
 
-use crate::{Block, ModelSpec, TensorType};
+use crate::TensorType;
 
 /// What a mixer keeps per sequence. Mixers with equal specs form a state group: they share page numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -95,28 +95,5 @@ impl StateLayout {
     /// Pages of the group, 0 where there is none.
     pub fn pages(&self, spec: StateSpec) -> usize {
         self.group(spec).map_or(0, |g| self.groups[g].pages)
-    }
-}
-
-impl Block {
-    /// What the block keeps per sequence; `None` for blocks that are no mixers.
-    pub fn state(&self) -> Option<StateSpec> {
-        match self {
-            Block::Attention { spec, .. } => Some(spec.state()),
-            Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
-        }
-    }
-}
-
-impl ModelSpec {
-    /// The state groups of the model's mixers, in the order of their first mixer.
-    pub fn state_groups(&self) -> Vec<StateSpec> {
-        let mut groups = Vec::new();
-        for spec in self.blocks.iter().filter_map(Block::state) {
-            if !groups.contains(&spec) {
-                groups.push(spec);
-            }
-        }
-        groups
     }
 }

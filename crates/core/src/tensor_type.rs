@@ -96,11 +96,6 @@ impl TensorType {
         }
         (cols / self.block_len()).checked_mul(self.block_bytes())
     }
-
-    /// Bits per weight, scales included.
-    pub fn bits_per_weight(self) -> f64 {
-        self.block_bytes() as f64 * 8.0 / self.block_len() as f64
-    }
 }
 
 impl std::fmt::Display for TensorType {

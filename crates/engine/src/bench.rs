@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use unicorn_core::{BatchShape, Cost, Instrument, KernelTime, Select};
 
+use crate::engine::Evaluator;
 use crate::sampling::uniform;
-use crate::{Engine, EngineError, Evaluator};
+use crate::{Engine, EngineError};
 
 /// What to time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,7 +75,8 @@ impl BenchResult {
 }
 
 /// Times prompts of `n` tokens at `depth`, after one warm-up run.
-pub fn prefill(
+#[cfg(test)]
+pub(crate) fn prefill(
     engine: &mut Engine,
     n: usize,
     depth: usize,
@@ -84,7 +86,8 @@ pub fn prefill(
 }
 
 /// Times `n` single tokens at `depth`, after a warm-up.
-pub fn decode(
+#[cfg(test)]
+pub(crate) fn decode(
     engine: &mut Engine,
     n: usize,
     depth: usize,

@@ -47,7 +47,7 @@ struct Flight {
 }
 
 /// Devices with the loaded blocks of one model.
-pub struct Executor {
+pub(crate) struct Executor {
     spec: Arc<ModelSpec>,
     placement: Placement,
     /// The ways of batches that read no row and of those that do.

@@ -90,11 +90,6 @@ impl PageList {
         self.pages.len()
     }
 
-    /// True when none is held.
-    pub fn is_empty(&self) -> bool {
-        self.pages.is_empty()
-    }
-
     /// Positions up to which there are pages.
     pub fn capacity(&self) -> usize {
         (self.dropped + self.pages.len()) * self.pool.page_tokens()
@@ -178,7 +173,7 @@ impl PageList {
 
 /// The pools of all state groups of a model.
 #[derive(Clone, Debug)]
-pub struct StatePools {
+pub(crate) struct StatePools {
     groups: Vec<(StateSpec, PagePool)>,
     page_tokens: usize,
     /// Positions of a sequence that may be in flight at once: pages of a window are given up behind them.
@@ -284,17 +279,19 @@ impl std::ops::Deref for GroupPages {
 
 /// The state of one sequence: its pages in every group.
 #[derive(Debug)]
-pub struct StatePages {
+pub(crate) struct StatePages {
     lists: Vec<GroupPages>,
 }
 
 impl StatePages {
     /// True when no page is held.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.lists.iter().all(|l| l.is_empty())
+        self.lists.iter().all(|l| l.len() == 0)
     }
 
     /// Pages held in each group.
+    #[cfg(test)]
     pub fn held(&self) -> Vec<usize> {
         self.lists.iter().map(|l| l.len()).collect()
     }

@@ -22,16 +22,11 @@ mod schedule;
 mod testing;
 mod timeline;
 
-pub use engine::{DeviceReport, Engine, EngineOptions, Evaluator, LoadProgress, Report};
+pub use engine::{DeviceReport, Engine, EngineOptions, LoadProgress, Report};
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
-pub use executor::{Executor, RunStats};
-pub use kv::{StatePages, StatePools};
+pub use executor::RunStats;
 pub use place::{PlaceError, PlaceRules};
 pub use placement::Placement;
-pub use prefix::PrefixCache;
 pub use request::{Event, Failure, FinishReason, Request, Timings};
-pub use sampling::{
-    DryOptions, OptionError, SampleError, Sampled, Sampler, SamplingOptions, TokenLogprobs, uniform,
-};
-pub use schedule::{Schedule, Step};
+pub use sampling::{DryOptions, OptionError, SamplingOptions, TokenLogprobs};
 pub use timeline::{Occupancy, Span, Timeline};

@@ -156,8 +156,9 @@ fn score_context(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::EngineOptions;
+    use crate::sampling::uniform;
     use crate::testing::{VOCAB, engine_of};
-    use crate::{EngineOptions, uniform};
 
     fn text(n: usize) -> Vec<u32> {
         (0..n as u64).map(|i| (uniform(3, i) * VOCAB as f64) as u32).collect()

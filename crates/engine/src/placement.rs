@@ -38,7 +38,8 @@ impl Placement {
 
     /// Embedding and mixers on device 0, ffns and head on device 1. The head goes with the ffns because it is a matrix
     /// product like them and follows the last one: no further crossing.
-    pub fn mixers_and_ffns(spec: &ModelSpec) -> Result<Placement, PlacementError> {
+    #[cfg(test)]
+    pub(crate) fn mixers_and_ffns(spec: &ModelSpec) -> Result<Placement, PlacementError> {
         let device = |kind| match kind {
             BlockKind::Embedding | BlockKind::Mixer => 0,
             BlockKind::Ffn | BlockKind::Head => 1,
@@ -48,7 +49,8 @@ impl Placement {
 
     /// The first `layers[0]` layers on device 0, the next `layers[1]` on device 1, and so on. The embedding goes with the
     /// first layer, the head with the last. A layer begins at its mixer.
-    pub fn by_layers(spec: &ModelSpec, layers: &[usize]) -> Result<Placement, PlacementError> {
+    #[cfg(test)]
+    pub(crate) fn by_layers(spec: &ModelSpec, layers: &[usize]) -> Result<Placement, PlacementError> {
         let split = layers.iter().fold(0usize, |sum, n| sum.saturating_add(*n));
         if split != spec.layers() {
             return Err(PlacementError::Layers { split, layers: spec.layers() });
@@ -76,12 +78,12 @@ impl Placement {
     }
 
     /// Device of every block.
-    pub fn assignment(&self) -> &[usize] {
+    pub(crate) fn assignment(&self) -> &[usize] {
         &self.assignment
     }
 
     /// Maximal runs of consecutive blocks on one device: `(blocks, device)`.
-    pub fn segments(&self) -> Vec<(std::ops::Range<usize>, usize)> {
+    pub(crate) fn segments(&self) -> Vec<(std::ops::Range<usize>, usize)> {
         let mut segments: Vec<(std::ops::Range<usize>, usize)> = Vec::new();
         for (block, &device) in self.assignment.iter().enumerate() {
             match segments.last_mut() {

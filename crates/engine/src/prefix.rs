@@ -14,7 +14,7 @@ struct Kept {
 /// A prompt that begins with the whole of a kept sequence takes over its partly filled last page and shares the full ones;
 /// one that departs in the middle shares the full pages before that point. So no page that will be written has two owners.
 #[derive(Debug)]
-pub struct PrefixCache {
+pub(crate) struct PrefixCache {
     entries: Vec<Kept>,
     entries_max: usize,
     pools: StatePools,
@@ -30,11 +30,6 @@ impl PrefixCache {
     /// Number of kept sequences.
     pub fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// True when nothing is kept.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// Tokens of `prompt` whose KV is at hand, and their pages. At least one token is left over, since the logits after the prompt have

@@ -8,7 +8,7 @@ use crate::Placement;
 
 /// Consecutive blocks that one device runs for a batch: one submission.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Step {
+pub(crate) struct Step {
     /// Indices of the blocks.
     pub blocks: Range<usize>,
     /// Index of the device.
@@ -22,7 +22,7 @@ pub struct Step {
 /// The steps of a batch, each after the one before. Batches on their way at the same time overlap wherever they are in steps on
 /// different devices and the later one does not continue a sequence of the earlier one in a step that mixes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     /// The steps.
     pub steps: Vec<Step>,
 }
@@ -46,6 +46,7 @@ impl Schedule {
     }
 
     /// Times that the residual stream crosses from one device to another.
+    #[cfg(test)]
     pub fn crossings(&self) -> usize {
         self.steps.iter().filter(|s| s.crossing.import).count()
     }

@@ -57,6 +57,7 @@ mod stream;
 mod submission;
 mod tiers;
 mod timing;
+mod told;
 mod transfer;
 mod validation;
 mod waiter;

@@ -130,13 +130,10 @@ impl Buffer {
             .memory_type_index(bits.trailing_zeros())
             .push_next(&mut flags)
             .push_next(&mut import);
+        let fits = bits != 0 && needs.size <= bytes;
         // SAFETY: the host's memory outlives the buffer by the caller's promise.
-        let memory = if bits == 0 || needs.size > bytes {
-            None
-        } else {
-            unsafe { device.allocate_memory(&info, None) }.ok()
-        };
-        let Some(memory) = memory else {
+        let memory = fits.then(|| unsafe { device.allocate_memory(&info, None) }.ok());
+        let Some(memory) = memory.flatten() else {
             // SAFETY: nothing uses the buffer.
             unsafe { device.destroy_buffer(handle, None) };
             return None;

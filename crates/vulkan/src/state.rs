@@ -20,8 +20,8 @@ use crate::replay::Bound;
 use crate::scratch::{Capacity, Scratch, Sizes};
 use crate::select::{self, BlockShape, FlashTiling, Lacking, Router};
 use crate::stream::{Shared, Stream, slice_shapes};
-use crate::submission::Told;
 use crate::timing::Timings;
+use crate::told::Told;
 use crate::transfer;
 use crate::waiter::Submissions;
 

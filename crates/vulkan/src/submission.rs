@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use unicorn_core::{Batch, Crossing, DeviceError, Fence, HeadOutput, Select, StreamId, TopEntry, Work};
+use unicorn_core::{Batch, DeviceError, Fence, HeadOutput, Select, TopEntry, Work};
 
 use crate::blocks::{Builder, GpuBlock};
 use crate::recording::Recording;
@@ -13,17 +13,8 @@ use crate::scratch::Capacity;
 use crate::select::{self, FlashTiling, Path};
 use crate::state::{Inner, State};
 use crate::stream::{Shape, Wanted};
+use crate::told::Told;
 use crate::waiter::Submitted;
-
-/// What tells how submitted work ended.
-pub(crate) struct Told {
-    stream: StreamId,
-    batch: Arc<Batch>,
-    /// A head was its last block.
-    head: bool,
-    crossing: Crossing,
-    started: Instant,
-}
 
 impl Inner {
     /// Submits work once what it depends on has ended: now, or on the thread that ends the last of it. What this queue has already counts

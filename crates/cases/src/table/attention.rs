@@ -5,7 +5,7 @@ use unicorn_core::{
     AttentionSpec, AttentionWeights, Block, KvType, NormSpec, RopeSpec, RopeStyle, Span, TensorType,
 };
 
-use super::lower;
+use super::names::lower;
 use crate::synthetic::{SyntheticLayout, weight_rms};
 use crate::{Case, Tolerance};
 

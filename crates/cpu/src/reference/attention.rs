@@ -5,12 +5,12 @@ use unicorn_core::{AttentionSpec, Batch, PageId};
 use super::{KvCache, Matrix, dot, rms_norm_rows, rope};
 
 /// `cap * tanh(s / cap)`.
-pub fn soft_cap(cap: f64, s: f64) -> f64 {
+pub(crate) fn soft_cap(cap: f64, s: f64) -> f64 {
     cap * (s / cap).tanh()
 }
 
 /// `softmax(scores)`, in place.
-pub fn softmax(scores: &mut [f64]) {
+pub(crate) fn softmax(scores: &mut [f64]) {
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     scores.iter_mut().for_each(|s| *s = (*s - max).exp());
     let sum: f64 = scores.iter().sum();
@@ -18,7 +18,7 @@ pub fn softmax(scores: &mut [f64]) {
 }
 
 /// First position that a query at `position` sees.
-pub fn first_visible(window: Option<usize>, position: usize) -> usize {
+pub(crate) fn first_visible(window: Option<usize>, position: usize) -> usize {
     window.map_or(0, |w| (position + 1).saturating_sub(w))
 }
 

@@ -5,7 +5,7 @@ use unicorn_core::{Activation, FfnSpec};
 use super::{Matrix, rms_norm_rows};
 
 /// The gate's activation.
-pub fn activate(activation: Activation, x: f64) -> f64 {
+pub(crate) fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::GeluTanh => {

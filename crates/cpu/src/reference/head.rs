@@ -40,7 +40,7 @@ impl Head {
 }
 
 /// The `k` largest logits, largest first, ties broken by the smaller id.
-pub fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {
+pub(crate) fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {
     let mut all: Vec<TopEntry> =
         logits.iter().enumerate().map(|(i, logit)| TopEntry { token: i as u32, logit: *logit }).collect();
     all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));

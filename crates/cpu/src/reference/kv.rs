@@ -85,7 +85,7 @@ impl KvCache {
 
 /// What `x` reads back as after being stored with this type. For `Q8_0` the length is a multiple of 32, and blocks start at
 /// the first element of each head.
-pub fn round_to(ty: KvType, x: &[f64], out: &mut [f32]) {
+pub(crate) fn round_to(ty: KvType, x: &[f64], out: &mut [f32]) {
     let x: Vec<f32> = x.iter().map(|v| *v as f32).collect();
     let mut bytes = Vec::new();
     quant::quantize(ty.tensor_type(), &x, &mut bytes);

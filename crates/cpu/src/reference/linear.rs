@@ -1,7 +1,7 @@
 //! Matrix products with stored weights.
 
 /// `sum(a[i] * b[i])` in f64: eight interleaved partial sums, so that compilers can use vectors.
-pub fn dot(a: &[f32], b: &[f64]) -> f64 {
+pub(crate) fn dot(a: &[f32], b: &[f64]) -> f64 {
     let (a8, a_rest) = a.as_chunks::<8>();
     let (b8, b_rest) = b.as_chunks::<8>();
     let mut sums = [0.0; 8];
@@ -14,7 +14,7 @@ pub fn dot(a: &[f32], b: &[f64]) -> f64 {
 }
 
 /// `y[t] = W x[t] + bias` for every token: `weight[rows, cols]`, `x[tokens, cols]`, result `[tokens, rows]`.
-pub fn linear(weight: &[f32], cols: usize, bias: Option<&[f32]>, x: &[f64]) -> Vec<f64> {
+pub(crate) fn linear(weight: &[f32], cols: usize, bias: Option<&[f32]>, x: &[f64]) -> Vec<f64> {
     let (rows, tokens) = (weight.len() / cols, x.len() / cols);
     let mut y = vec![0.0; tokens * rows];
     for (r, row) in weight.chunks_exact(cols).enumerate() {

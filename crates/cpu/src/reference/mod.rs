@@ -16,25 +16,21 @@ mod rope;
 mod rounding;
 mod weights;
 
-pub use attention::{first_visible, soft_cap, softmax};
 pub use device::ReferenceDevice;
-pub use ffn::activate;
-pub use head::top;
-pub use kv::round_to;
-pub use linear::{dot, linear};
-pub use rms_norm::{rms_norm, rms_norm_rows};
-pub use rope::rope;
 pub use rounding::ActivationRounding;
 
-use attention::Attention;
+use attention::{Attention, soft_cap};
 use embedding::Embedding;
 use ffn::Ffn;
 use head::Head;
 use kv::KvCache;
 pub(crate) use kv::KvLayout;
+use linear::dot;
+use rms_norm::rms_norm_rows;
+use rope::rope;
 use weights::{Matrix, Weights};
 
 /// `x` as f64.
-pub fn widen(x: &[f32]) -> Vec<f64> {
+pub(crate) fn widen(x: &[f32]) -> Vec<f64> {
     x.iter().map(|v| *v as f64).collect()
 }

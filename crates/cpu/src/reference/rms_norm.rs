@@ -3,7 +3,7 @@
 use unicorn_core::{NormKind, NormSpec};
 
 /// `out[i] = x[i] / sqrt(mean(x^2) + eps) * (weight[i] + weight_offset)` over one row.
-pub fn rms_norm(spec: &NormSpec, weight: &[f32], x: &[f64], out: &mut [f64]) {
+pub(crate) fn rms_norm(spec: &NormSpec, weight: &[f32], x: &[f64], out: &mut [f64]) {
     match spec.kind {
         NormKind::Rms => {
             let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
@@ -16,7 +16,7 @@ pub fn rms_norm(spec: &NormSpec, weight: &[f32], x: &[f64], out: &mut [f64]) {
 }
 
 /// [`rms_norm`] of every row of `x[rows, weight.len()]`, in place.
-pub fn rms_norm_rows(spec: &NormSpec, weight: &[f32], x: &mut [f64]) {
+pub(crate) fn rms_norm_rows(spec: &NormSpec, weight: &[f32], x: &mut [f64]) {
     for row in x.chunks_exact_mut(weight.len()) {
         let input = row.to_vec();
         rms_norm(spec, weight, &input, row);

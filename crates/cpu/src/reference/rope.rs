@@ -3,7 +3,7 @@
 use unicorn_core::RopeSpec;
 
 /// Turns the pairs of one head to `position`, in place.
-pub fn rope(spec: &RopeSpec, position: u32, head: &mut [f64]) {
+pub(crate) fn rope(spec: &RopeSpec, position: u32, head: &mut [f64]) {
     for (i, frequency) in spec.frequencies.iter().enumerate() {
         let (sin, cos) = (position as f64 * *frequency as f64).sin_cos();
         let (a, b) = spec.pair(i);

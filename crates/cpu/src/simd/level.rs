@@ -21,7 +21,7 @@ impl SimdLevel {
     }
 
     /// True when this processor has the level's instructions.
-    pub fn is_available(self) -> bool {
+    pub(crate) fn is_available(self) -> bool {
         match self {
             SimdLevel::Scalar => true,
             #[cfg(target_arch = "x86_64")]
@@ -50,7 +50,7 @@ impl SimdLevel {
     }
 
     /// The widest available level that is no wider than this one.
-    pub fn or_narrower(self) -> SimdLevel {
+    pub(crate) fn or_narrower(self) -> SimdLevel {
         SimdLevel::ALL.into_iter().rev().find(|l| *l <= self && l.is_available()).unwrap_or(SimdLevel::Scalar)
     }
 

@@ -11,7 +11,7 @@ use crate::kv::StatePages;
 use crate::request::Failure;
 
 /// One sequence that the caller feeds by hand. Its pages are freed on drop.
-pub struct Evaluator<'a> {
+pub(crate) struct Evaluator<'a> {
     engine: &'a mut Engine,
     pages: StatePages,
     position: usize,
@@ -20,16 +20,20 @@ pub struct Evaluator<'a> {
 /// No request ever has this id.
 const SEQUENCE: SequenceId = SequenceId(u64::MAX);
 
+impl Engine {
+    /// Direct access to the model: token by token, with logits, outside of any request. Waiting and running sequences stand still
+    /// meanwhile; kept ones give way where pages are short.
+    pub(crate) fn evaluator(&mut self) -> Evaluator<'_> {
+        self.drain();
+        Evaluator::new(self)
+    }
+}
+
 impl<'a> Evaluator<'a> {
     /// Nothing may be in flight.
-    pub(super) fn new(engine: &'a mut Engine) -> Evaluator<'a> {
+    fn new(engine: &'a mut Engine) -> Evaluator<'a> {
         let pages = engine.pools.empty();
         Evaluator { engine, pages, position: 0 }
-    }
-
-    /// The engine.
-    pub fn engine(&self) -> &Engine {
-        self.engine
     }
 
     /// Tokens fed so far.

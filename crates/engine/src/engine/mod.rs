@@ -15,14 +15,16 @@ use unicorn_core::{
     BatchLimits, Device, ModelSpec, SequenceId, StateGroup, StateLayout, StateSpec, WeightSource,
 };
 
+#[cfg(test)]
+use crate::RunStats;
 use crate::executor::Executor;
 use crate::kv::{StatePools, window_pages};
 use crate::prefix::PrefixCache;
 use crate::request::{Event, Failure, FinishReason, Request};
 use crate::sampling::Sampler;
-use crate::{AdmissionError, EngineError, Placement, PlacementError, RunStats, Timeline};
+use crate::{AdmissionError, EngineError, Placement, PlacementError, Timeline};
 
-pub use evaluator::Evaluator;
+pub(crate) use evaluator::Evaluator;
 pub use options::EngineOptions;
 pub use report::{DeviceReport, Report};
 use sequence::Sequence;
@@ -108,7 +110,7 @@ impl Engine {
     }
 
     /// Longest prompt that can be admitted, in tokens.
-    pub fn prompt_max(&self) -> usize {
+    pub(crate) fn prompt_max(&self) -> usize {
         self.options.context.min(self.pools.tokens_max())
     }
 
@@ -174,22 +176,26 @@ impl Engine {
     }
 
     /// Sequences that wait and that run.
-    pub fn sequences(&self) -> (usize, usize) {
+    #[cfg(test)]
+    pub(crate) fn sequences(&self) -> (usize, usize) {
         (self.waiting.len(), self.running.len())
     }
 
     /// Pages of state that no running or kept sequence holds, and all, in all groups together.
-    pub fn state_pages(&self) -> (usize, usize) {
+    #[cfg(test)]
+    pub(crate) fn state_pages(&self) -> (usize, usize) {
         self.pools.pages()
     }
 
     /// Forgets all kept sequences.
-    pub fn clear_kept(&mut self) {
+    #[cfg(test)]
+    pub(crate) fn clear_kept(&mut self) {
         self.prefixes.clear();
     }
 
     /// Counters of submits and of bytes that crossed between devices.
-    pub fn stats(&self) -> RunStats {
+    #[cfg(test)]
+    pub(crate) fn stats(&self) -> RunStats {
         self.executor.stats()
     }
 
@@ -201,13 +207,6 @@ impl Engine {
     /// The devices, in the order that the placement numbers them.
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         self.executor.devices()
-    }
-
-    /// Direct access to the model: token by token, with logits, outside of any request. Waiting and running sequences stand still
-    /// meanwhile; kept ones give way where pages are short.
-    pub fn evaluator(&mut self) -> Evaluator<'_> {
-        self.drain();
-        Evaluator::new(self)
     }
 
     fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {

@@ -6,11 +6,12 @@ use proptest::prelude::*;
 use unicorn_core::BatchError;
 
 use super::*;
+use crate::sampling::uniform;
 use crate::testing::{
     FakeDevice, Faults, Log, Pace, Ran, VOCAB, engine_of, engine_on, engine_with, sliding_spec, tiny_spec,
     zero_weights,
 };
-use crate::{OptionError, SamplingOptions, uniform};
+use crate::{OptionError, SamplingOptions};
 
 fn prompt(seed: u64, n: usize) -> Vec<u32> {
     (0..n as u64).map(|i| (uniform(seed, i) * VOCAB as f64) as u32).collect()

@@ -17,7 +17,7 @@ mod rng;
 pub use logprobs::TokenLogprobs;
 pub(crate) use logprobs::log_sum_exp;
 pub use options::{DryOptions, OptionError, SamplingOptions};
-pub use rng::uniform;
+pub(crate) use rng::uniform;
 use unicorn_core::{Select, TopEntry};
 
 use candidates::{Candidate, by_rank, clean, largest};
@@ -27,7 +27,7 @@ const TOP_MAX: usize = 64;
 
 /// No token could be chosen.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SampleError {
+pub(crate) enum SampleError {
     /// Every token is banned or no logit is finite.
     #[error("no token is left to choose from")]
     NoCandidate,
@@ -43,7 +43,7 @@ pub enum SampleError {
 
 /// A chosen token.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Sampled {
+pub(crate) struct Sampled {
     /// Token id.
     pub token: u32,
     /// Log probabilities under the model itself (before bias, penalties and temperature), if asked for.
@@ -52,7 +52,7 @@ pub struct Sampled {
 
 /// Chooses tokens for one sequence. Holds no state that changes.
 #[derive(Clone, Debug)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     options: SamplingOptions,
     logprobs: Option<usize>,
 }
@@ -62,11 +62,6 @@ impl Sampler {
     pub fn new(options: SamplingOptions, logprobs: Option<usize>) -> Result<Sampler, OptionError> {
         options.validate()?;
         Ok(Sampler { options, logprobs })
-    }
-
-    /// The options.
-    pub fn options(&self) -> &SamplingOptions {
-        &self.options
     }
 
     /// What the head must return for this sampler; the chosen token is the same with [`Select::Logits`].

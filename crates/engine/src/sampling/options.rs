@@ -42,7 +42,7 @@ impl Default for DryOptions {
 
 impl DryOptions {
     /// True when DRY can change a logit.
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.multiplier != 0.0 && self.penalty_last_n != Some(0)
     }
 }
@@ -107,7 +107,7 @@ impl SamplingOptions {
     }
 
     /// True when a repeat, presence or frequency penalty can change a logit.
-    pub fn penalties_on(&self) -> bool {
+    pub(crate) fn penalties_on(&self) -> bool {
         let neutral =
             self.repeat_penalty == 1.0 && self.presence_penalty == 0.0 && self.frequency_penalty == 0.0;
         !neutral && self.penalty_last_n != Some(0)

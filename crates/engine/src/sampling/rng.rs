@@ -17,7 +17,7 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 }
 
 /// A number in `[0, 1)` with 53 random bits, a pure function of seed and index.
-pub fn uniform(seed: u64, index: u64) -> f64 {
+pub(crate) fn uniform(seed: u64, index: u64) -> f64 {
     let out = philox([index as u32, (index >> 32) as u32, 0, 0], [seed as u32, (seed >> 32) as u32]);
     let bits = (out[1] as u64) << 32 | out[0] as u64;
     (bits >> 11) as f64 / (1u64 << 53) as f64
