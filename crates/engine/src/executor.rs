@@ -1,6 +1,5 @@
 //! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -246,26 +245,6 @@ impl Executor {
             reason: format!("the output is not what {} rows ask for", batch.outputs().len()),
         };
         if right { Ok(output) } else { Err(Arc::new(what())) }
-    }
-
-    /// Runs batches one behind the other, as many at once as there is room for; results in their order. What was in flight before is
-    /// left in flight only if it is awaited first: call it with nothing in flight.
-    pub(crate) fn run(&mut self, batches: Vec<Arc<Batch>>) -> Vec<BatchResult> {
-        debug_assert!(self.flights.is_empty());
-        let mut order: HashMap<u64, usize> = HashMap::new();
-        let mut results: Vec<Option<BatchResult>> = batches.iter().map(|_| None).collect();
-        let mut waiting = batches.into_iter().enumerate();
-        loop {
-            while self.has_room() {
-                let Some((i, batch)) = waiting.next() else { break };
-                order.extend(self.launch(batch).map(|flight| (flight, i)));
-            }
-            let Some(landed) = self.landed(true) else { break };
-            if let Some(i) = order.get(&landed.flight) {
-                results[*i] = Some(landed.result);
-            }
-        }
-        results.into_iter().map(|r| r.unwrap_or_else(|| Err(Arc::new(DeviceError::Abandoned)))).collect()
     }
 }
 

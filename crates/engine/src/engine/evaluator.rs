@@ -1,5 +1,6 @@
 //! The model without requests: for perplexity, benchmarks and comparisons of logits.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use unicorn_core::{Batch, HeadOutput, OutputRow, Select, SequenceId, Slice};
@@ -15,6 +16,12 @@ pub(crate) struct Evaluator<'a> {
     engine: &'a mut Engine,
     pages: StatePages,
     position: usize,
+}
+
+/// The rows of what is fed whose logits are wanted.
+struct OutputRows<'a> {
+    outputs: &'a [u32],
+    select: Select,
 }
 
 /// No request ever has this id.
@@ -71,43 +78,65 @@ impl<'a> Evaluator<'a> {
             let reason = format!("rows must ascend and stay below {}", tokens.len());
             return Err(EngineError::option("outputs", last as usize, reason));
         }
-        let lanes = self.engine.lanes();
-        let chunk = self.engine.options.prefill_chunk.div_ceil(lanes);
-        // Pages of a window are given up behind what has landed: no more is launched at once than the pools are made for.
-        let ahead = chunk * (lanes + 1);
+        let rows = OutputRows { outputs, select };
         let mut output = None;
-        for (i, part) in tokens.chunks(ahead).enumerate() {
-            let ran = self.run(part, i * ahead, chunk, outputs, select);
-            if let Err(error) = ran.and_then(|results| self.join(results, &mut output)) {
-                self.position = self.pages.truncate(start);
-                return Err(error);
-            }
-            self.position += part.len();
-            self.pages.slide(self.position);
+        let ran = self.run(tokens, &rows).and_then(|results| self.join(results, &mut output));
+        if let Err(error) = ran {
+            self.position = self.pages.truncate(start);
+            return Err(error);
         }
         Ok(output)
     }
 
-    /// Runs `tokens`, which begin at row `first` of what is fed, in batches of `chunk`, one behind the other.
-    fn run(
-        &mut self,
-        tokens: &[u32],
-        first: usize,
-        chunk: usize,
-        outputs: &[u32],
-        select: Select,
-    ) -> Result<Vec<BatchResult>, EngineError> {
-        self.reserve(self.position + tokens.len())?;
-        let mut batches = Vec::new();
-        for (i, part) in tokens.chunks(chunk).enumerate() {
-            let (start, row) = (self.position + i * chunk, first + i * chunk);
-            let here = outputs.iter().filter(|o| (row..row + part.len()).contains(&(**o as usize)));
-            let outputs = here.map(|o| OutputRow { row: o - row as u32, select }).collect();
-            let tables = self.pages.tables(start + part.len());
-            let slice = Slice { sequence: SEQUENCE, tokens: part.to_vec(), start: start as u32, tables };
-            batches.push(Arc::new(Batch::new(vec![slice], outputs, &self.engine.limits)?));
+    /// Runs `tokens` in batches, one behind the other and as many at once as there is room for. Pages of a window are given up as soon as
+    /// what sees them has landed.
+    fn run(&mut self, tokens: &[u32], rows: &OutputRows<'_>) -> Result<Vec<BatchResult>, EngineError> {
+        let (start, chunk) = (self.position, self.engine.share(tokens.len()));
+        let mut launched = 0;
+        let mut flights: Vec<(u64, usize, Option<BatchResult>)> = Vec::new();
+        loop {
+            while launched < tokens.len() && self.engine.executor.has_room() {
+                let end = tokens.len().min(launched + chunk);
+                let made =
+                    self.reserve(start + end).and_then(|()| self.batch(tokens, start, launched..end, rows));
+                let batch = match made {
+                    Ok(batch) => batch,
+                    // What is in flight reads pages that the caller may free.
+                    Err(error) => {
+                        self.engine.drain();
+                        return Err(error);
+                    }
+                };
+                flights.extend(self.engine.executor.launch(Arc::new(batch)).map(|id| (id, end, None)));
+                launched = end;
+            }
+            let Some(landed) = self.engine.executor.landed(true) else { break };
+            if let Some(flight) = flights.iter_mut().find(|f| f.0 == landed.flight) {
+                flight.2 = Some(landed.result);
+            }
+            let landed = flights.iter().take_while(|f| matches!(f.2, Some(Ok(_)))).last();
+            if let Some(end) = landed.map(|f| f.1) {
+                self.position = start + end;
+                self.pages.slide(self.position);
+            }
         }
-        Ok(self.engine.executor.run(batches))
+        Ok(flights.into_iter().filter_map(|f| f.2).collect())
+    }
+
+    fn batch(
+        &self,
+        tokens: &[u32],
+        start: usize,
+        part: Range<usize>,
+        rows: &OutputRows<'_>,
+    ) -> Result<Batch, EngineError> {
+        let here = rows.outputs.iter().filter(|o| part.contains(&(**o as usize)));
+        let select = rows.select;
+        let outputs = here.map(|o| OutputRow { row: o - part.start as u32, select }).collect();
+        let tables = self.pages.tables(start + part.end);
+        let (tokens, start) = (tokens[part.clone()].to_vec(), (start + part.start) as u32);
+        let slice = Slice { sequence: SEQUENCE, tokens, start, tables };
+        Ok(Batch::new(vec![slice], outputs, &self.engine.limits)?)
     }
 
     fn reserve(&mut self, end: usize) -> Result<(), EngineError> {

@@ -223,6 +223,11 @@ impl Engine {
     fn lanes(&self) -> usize {
         lanes(self.executor.placement(), &self.options)
     }
+
+    /// Tokens of prompts in a batch, of `tokens` that wait: a chunk, less where that would leave a device without work.
+    fn share(&self, tokens: usize) -> usize {
+        tokens.div_ceil(self.lanes()).clamp(1, self.options.prefill_chunk)
+    }
 }
 
 fn lanes(placement: &Placement, options: &EngineOptions) -> usize {
@@ -231,7 +236,7 @@ fn lanes(placement: &Placement, options: &EngineOptions) -> usize {
 
 /// Tokens of one sequence that are in flight at most.
 fn ahead(lanes: usize, options: &EngineOptions) -> usize {
-    options.prefill_chunk.div_ceil(lanes).saturating_mul(lanes + 1).max(options.prefill_chunk)
+    options.prefill_chunk.saturating_mul(lanes + 1)
 }
 
 /// The state that devices reserve. A sliding window needs pages for what its sequences see and have in flight, and for what the

@@ -114,7 +114,7 @@ impl Engine {
             })
             .collect();
         let pending: Vec<usize> = chosen.iter().map(|i| self.running[*i].pending()).collect();
-        let counts = batching::plan(&pending, self.options.prefill_chunk.div_ceil(lanes));
+        let counts = batching::plan(&pending, self.share(pending.iter().sum()).max(decoders.min(share)));
         let wanted: Vec<(usize, usize)> = chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect();
         self.reserve(&wanted)
     }

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use unicorn_core::{BatchLimits, KvType, OutputRow, Select, SequenceId, Slice};
@@ -25,6 +26,28 @@ fn pair(paces: [Pace; 2]) -> (Vec<Arc<FakeDevice>>, Log) {
     let log = Log::default();
     let device = |(name, pace)| Arc::new(FakeDevice::new(name, pace, log.clone()));
     (["a", "b"].into_iter().zip(paces).map(device).collect(), log)
+}
+
+impl Executor {
+    /// Runs batches one behind the other, as many at once as there is room for; results in their order. What was in flight before is
+    /// left in flight only if it is awaited first: call it with nothing in flight.
+    pub(crate) fn run(&mut self, batches: Vec<Arc<Batch>>) -> Vec<BatchResult> {
+        debug_assert!(self.flights.is_empty());
+        let mut order: HashMap<u64, usize> = HashMap::new();
+        let mut results: Vec<Option<BatchResult>> = batches.iter().map(|_| None).collect();
+        let mut waiting = batches.into_iter().enumerate();
+        loop {
+            while self.has_room() {
+                let Some((i, batch)) = waiting.next() else { break };
+                order.extend(self.launch(batch).map(|flight| (flight, i)));
+            }
+            let Some(landed) = self.landed(true) else { break };
+            if let Some(i) = order.get(&landed.flight) {
+                results[*i] = Some(landed.result);
+            }
+        }
+        results.into_iter().map(|r| r.unwrap_or_else(|| Err(Arc::new(DeviceError::Abandoned)))).collect()
+    }
 }
 
 const LAZY: Pace = Pace::Lazy(Duration::ZERO);
