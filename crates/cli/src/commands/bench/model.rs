@@ -100,8 +100,8 @@ fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Resul
     let choice = EngineChoice { device: &args.device, kv: args.kv.kv, context };
     let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
         None => {
-            let path = find_model(config.model(&args.model), config)?;
-            let model = crate::session::open_model(&path, config)?;
+            let fetched = find_model(config.model(&args.model), config)?;
+            let model = crate::session::open_model(&fetched, config)?;
             (model.spec, model.source)
         }
         Some(shape) => {
