@@ -13,21 +13,33 @@ use crate::output::say;
 use crate::term;
 use crate::units;
 
+/// A model on this machine.
+pub struct Fetched {
+    /// Its file or folder.
+    pub path: PathBuf,
+    /// Files beside the weights that it lacks, of which the user was told.
+    pub lacking: Vec<String>,
+}
+
 /// Returns where the model lies, fetching it first where it must be. Ctrl-C stops the download; what is there stays.
-pub fn fetch(reference: &Reference, config: &Config) -> Result<PathBuf, HubError> {
+pub fn fetch(reference: &Reference, config: &Config) -> Result<Fetched, HubError> {
     fetch_with(reference, config, &config.hub)
 }
 
 /// As [`fetch`], with another configuration of the hub.
-pub fn fetch_with(reference: &Reference, config: &Config, hub: &HubConfig) -> Result<PathBuf, HubError> {
+pub fn fetch_with(reference: &Reference, config: &Config, hub: &HubConfig) -> Result<Fetched, HubError> {
     let catch = Catch::new();
     let mut display = Display::new(config.talks(), term::stderr_is_terminal());
+    let mut lacking = Vec::new();
     let result = unicorn_hub::pull(reference, hub, &crate::preview::check, &mut |event| {
+        if let Event::Lacking { files, .. } = event {
+            lacking.extend(files.iter().map(ToString::to_string));
+        }
         display.show(event);
         if catch.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     display.clear();
-    result
+    result.map(|path| Fetched { path, lacking })
 }
 
 /// One download after the other.
@@ -69,7 +81,7 @@ impl Display {
 
 fn show_bar(slot: &mut Option<ProgressBar>, event: Event<'_>) {
     match event {
-        Event::Message(text) => match slot {
+        Event::Message(text) | Event::Lacking { text, .. } => match slot {
             Some(bar) => bar.suspend(|| say!("{text}")),
             None => say!("{text}"),
         },
@@ -120,7 +132,7 @@ impl Lines {
             total.filter(|t| *t > 0).map_or(0, |t| (u128::from(have) * 10 / u128::from(t)) as u64)
         };
         match event {
-            Event::Message(text) => Some(text.to_owned()),
+            Event::Message(text) | Event::Lacking { text, .. } => Some(text.to_owned()),
             Event::Begin { file, have, total } => {
                 self.tenth = tenth(have, total);
                 let size = total.map_or_else(|| "size unknown".to_owned(), units::bytes);

@@ -1,6 +1,6 @@
 //! The wiring shared by all commands: a model's files, its text side, a device, and the engine over them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,32 +18,37 @@ use crate::exit::usage;
 use crate::memory::Need;
 use crate::open_device::{self, Opened};
 use crate::output::say;
-use crate::progress;
+use crate::progress::{self, Fetched};
 use crate::settings::Recommended;
 use crate::units;
 
 /// Where the model meant by `--model` lies; it is fetched first where it must be.
-pub fn find_model(name: &str, config: &Config) -> anyhow::Result<PathBuf> {
+pub fn find_model(name: &str, config: &Config) -> anyhow::Result<Fetched> {
     let reference = unicorn_hub::resolve(name)?;
     Ok(progress::fetch(&reference, config)?)
 }
 
 /// The tokenizer of a model, whose weights need not be there.
-pub fn open_tokenizer(path: &Path, config: &Config) -> anyhow::Result<Tokenizer> {
-    let open = unicorn_model::open_tokenizer(path).map_err(|error| named(path, error))?;
-    warn(&open.notices, config);
+pub fn open_tokenizer(model: &Fetched, config: &Config) -> anyhow::Result<Tokenizer> {
+    let open = unicorn_model::open_tokenizer(&model.path).map_err(|error| named(&model.path, error))?;
+    warn(&open.notices, model, config);
     Ok(open.tokenizer)
 }
 
 /// Opens a model's files and tells what had to be guessed.
-pub fn open_model(path: &Path, config: &Config) -> anyhow::Result<OpenModel> {
-    let model = unicorn_model::open(path).map_err(|error| named(path, error))?;
-    warn(&model.notices, config);
+pub fn open_model(fetched: &Fetched, config: &Config) -> anyhow::Result<OpenModel> {
+    let model = unicorn_model::open(&fetched.path).map_err(|error| named(&fetched.path, error))?;
+    warn(&model.notices, fetched, config);
     Ok(model)
 }
 
-fn warn(notices: &[Notice], config: &Config) {
-    for notice in notices.iter().filter(|_| config.talks()) {
+/// Tells the notices, but for files of whose lack the user was told when the model was looked up.
+fn warn(notices: &[Notice], model: &Fetched, config: &Config) {
+    let told = |notice: &Notice| match notice {
+        Notice::MissingFile { file, .. } => model.lacking.iter().any(|name| file.ends_with(name)),
+        _ => false,
+    };
+    for notice in notices.iter().filter(|notice| config.talks() && !told(notice)) {
         say!("warning: {notice}");
     }
 }
@@ -110,24 +115,29 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens model and device. The tokenizer is built on a thread of its own while the weights load.
+    /// Finds the model, and opens it and the device.
     pub fn open(model: &str, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
+        Session::of(&find_model(model, config)?, choice, config)
+    }
+
+    /// Opens model and device. The tokenizer is built on a thread of its own while the weights load.
+    pub fn of(fetched: &Fetched, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
         let start = Instant::now();
-        let path = find_model(model, config)?;
-        let model = open_model(&path, config)?;
+        let path = &fetched.path;
+        let model = open_model(fetched, config)?;
         let (text, engine) = std::thread::scope(|scope| {
-            let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model, config));
+            let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model, fetched, config));
             let source: Arc<dyn WeightSource> = model.source.clone();
             let engine = open_engine(&model.spec, &source, choice, config);
             let text = match text {
                 Ok(text) => text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked"))),
                 // The system has no thread left: one after the other does it too.
-                Err(_) => open_text(&model, config),
+                Err(_) => open_text(&model, fetched, config),
             };
             (text, engine)
         });
         let text = text.map_err(|error| match error.downcast() {
-            Ok(error) => named(&path, error),
+            Ok(error) => named(path, error),
             Err(error) => error.context(format!("cannot open model {}", path.display())),
         })?;
         let session = Session { text, engine: engine? };
@@ -139,9 +149,9 @@ impl Session {
     }
 }
 
-fn open_text(model: &OpenModel, config: &Config) -> anyhow::Result<TextSide> {
+fn open_text(model: &OpenModel, fetched: &Fetched, config: &Config) -> anyhow::Result<TextSide> {
     let OpenTokenizer { tokenizer, notices } = model.tokenizer()?;
-    warn(&notices, config);
+    warn(&notices, fetched, config);
     let template = model.chat_template()?.map_or(Ok(None), |source| ChatTemplate::new(&source, &tokenizer));
     let defaults = model.generation_defaults();
     let recommended = Recommended {

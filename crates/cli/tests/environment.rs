@@ -145,3 +145,38 @@ fn models_are_listed_with_what_keeps_them_from_running_and_removed_by_name() {
     assert!(stdout(&out).contains("owner/one: removed"), "{}", stdout(&out));
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0);
 }
+
+#[test]
+fn files_that_a_cache_lacks_are_named_once() {
+    let home = tempfile::tempdir().unwrap();
+    let snapshot = home.path().join("hub/models--owner--tiny/snapshots/c1");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/qwen2");
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::copy(model.join(file), snapshot.join(file)).unwrap();
+    }
+    let lacking = |args: &[&str]| {
+        let out = output(unicorn(home.path()).env("HF_HUB_CACHE", "~/hub").args(args));
+        assert_eq!(out.status.code(), Some(0), "{}", stderr(&out));
+        let text = stderr(&out);
+        let lines = text
+            .lines()
+            .filter(|line| line.contains("generation_config") || line.contains("tokenizer_config"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = ["run", "hi", "-n", "1", "--device", "cpu", "-m"];
+    for (command, all) in [(&run[..], true), (&["tokenize", "-m"], false)] {
+        let told = lacking(&[command, &["owner/tiny"]].concat());
+        let [line] = &told[..] else { panic!("{told:?}") };
+        for part in [
+            "warning: owner/tiny: the cache lacks generation_config.json, tokenizer_config.json",
+            "not known without",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
+        // A folder that is no part of the cache: nobody else tells it.
+        let told = lacking(&[command, &[snapshot.to_str().unwrap()]].concat());
+        let missing = |name: &str| told.iter().any(|line| line.contains(&format!("{name} is missing; ")));
+        assert!(!all || missing("generation_config.json") && missing("tokenizer_config.json"), "{told:?}");
+    }
+}

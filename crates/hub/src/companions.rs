@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::address::HubName;
 use crate::cache::{self, RepoCache};
 use crate::http::Client;
-use crate::progress::{Progress, say};
+use crate::progress::{Event, Progress};
 use crate::repo::{Described, Repo};
 use crate::{HubConfig, HubError, snapshot};
 
@@ -35,14 +35,33 @@ pub(crate) fn complete(
     };
     let mut missing = snapshot::missing_companions(snapshot);
     missing.retain(|file| !cache.is_absent(commit, file));
+    if missing.is_empty() {
+        return Ok(());
+    }
     let text = format!(
-        "warning: {}/{}: the cache lacks {}, and {why}; chat template, end tokens or sampling defaults may be missing",
+        "warning: {}/{}: the cache lacks {}, and {why}; not known without them: {}",
         name.owner,
         name.repo,
-        missing.join(", ")
+        missing.join(", "),
+        lost(&missing).join(", ")
     );
-    say(progress, &text);
+    let _ = progress(Event::Lacking { files: &missing, text: &text });
     Ok(())
+}
+
+/// What these files would tell, for the user.
+fn lost(missing: &[&str]) -> Vec<&'static str> {
+    let mut lost = Vec::new();
+    for file in missing {
+        let told: &[&str] = match *file {
+            "generation_config.json" => &["recommended sampling", "tokens that end an answer"],
+            "tokenizer_config.json" | "special_tokens_map.json" => &["the names of special tokens"],
+            _ => &["the chat template"],
+        };
+        lost.extend_from_slice(told);
+    }
+    lost.dedup();
+    lost
 }
 
 fn fetch(

@@ -6,8 +6,15 @@ use std::ops::ControlFlow;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// For the user: which source is used and why, licence terms, retries, files that the cache lacks.
+    /// For the user: which source is used and why, licence terms, retries.
     Message(&'a str),
+    /// Files beside the weights are not there and cannot be fetched; the model works without them.
+    Lacking {
+        /// Their names.
+        files: &'a [&'a str],
+        /// For the user: the files, why they cannot be fetched, and what is not known without them.
+        text: &'a str,
+    },
     /// A download begins or continues.
     Begin {
         /// File or package.

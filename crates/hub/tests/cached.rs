@@ -30,7 +30,7 @@ fn config(hub: &FakeHub, dir: &TempDir) -> HubConfig {
 fn said(name: &str, config: &HubConfig) -> Result<(PathBuf, Vec<String>), HubError> {
     let mut said = Vec::new();
     let path = pull(&resolve(name)?, config, &|_| Ok(()), &mut |event| {
-        if let Event::Message(text) = event {
+        if let Event::Message(text) | Event::Lacking { text, .. } = event {
             said.push(text.to_string());
         }
         ControlFlow::Continue(())
@@ -115,7 +115,17 @@ fn what_cannot_be_fetched_is_named() {
         for part in ["generation_config.json", "tokenizer_config.json", "chat_template.jinja", why] {
             assert!(messages[0].contains(part), "{messages:?}");
         }
+        let lost = "; not known without them: recommended sampling, tokens that end an answer, the names of special tokens, \
+            the chat template";
+        assert!(messages[0].ends_with(lost), "{messages:?}");
     }
+    fs::write(snapshot.join("tokenizer_config.json"), r#"{"chat_template": "x"}"#).unwrap();
+    let mut config = config(&hub, &dir);
+    config.offline = true;
+    let (_, messages) = said("owner/repo", &config).unwrap();
+    let text = "warning: owner/repo: the cache lacks generation_config.json, and offline mode is on; \
+        not known without them: recommended sampling, tokens that end an answer";
+    assert_eq!(messages, [text]);
     assert!(!dir.path().join("models--owner--repo/.no_exist").exists());
 }
 

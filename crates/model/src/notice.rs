@@ -61,19 +61,19 @@ impl fmt::Display for Notice {
         | Notice::Ignored { file, .. }
         | Notice::MissingFile { file, .. }
         | Notice::SetAside { file, .. }) = self;
-        write!(f, "{}: ", shown(file.display()))?;
+        let file = shown(file.display());
         match self {
             Notice::Assumed { key, instead, .. } => {
-                write!(f, "key {} is missing; {}", shown(key), shown(instead))
+                write!(f, "{file}: key {} is missing; {}", shown(key), shown(instead))
             }
             Notice::Dropped { key, reason, .. } => {
-                write!(f, "key {} is not used: {}", shown(key), shown(reason))
+                write!(f, "{file}: key {} is not used: {}", shown(key), shown(reason))
             }
             Notice::Ignored { keys, reason, .. } => {
-                write!(f, "{} has no effect: {}", shown(keys), shown(reason))
+                write!(f, "{file}: {} has no effect: {}", shown(keys), shown(reason))
             }
-            Notice::MissingFile { effect, .. } => write!(f, "is missing; {effect}"),
-            Notice::SetAside { reason, .. } => write!(f, "is left out of account: {}", shown(reason)),
+            Notice::MissingFile { effect, .. } => write!(f, "{file} is missing; {effect}"),
+            Notice::SetAside { reason, .. } => write!(f, "{file} is left out of account: {}", shown(reason)),
         }
     }
 }

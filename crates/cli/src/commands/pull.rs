@@ -14,7 +14,7 @@ use crate::progress;
 pub fn run(args: &PullArgs, config: &Config) -> anyhow::Result<Exit> {
     let reference = unicorn_hub::resolve(&args.name)?;
     let hub = HubConfig { refresh: args.refresh, ..config.hub.clone() };
-    let path = progress::fetch_with(&reference, config, &hub)?;
+    let path = progress::fetch_with(&reference, config, &hub)?.path;
     let mut out = Out::stdout();
     writeln!(out, "{}", path.display())?;
     out.flush()?;

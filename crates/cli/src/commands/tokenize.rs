@@ -13,8 +13,8 @@ use crate::{session, stdin};
 
 /// Prints the ids of the text on stdin.
 pub fn run(args: &TokenizeArgs, config: &Config) -> anyhow::Result<Exit> {
-    let path = session::find_model(config.model(&args.model), config)?;
-    let tokenizer = session::open_tokenizer(&path, config)?;
+    let model = session::find_model(config.model(&args.model), config)?;
+    let tokenizer = session::open_tokenizer(&model, config)?;
     let text = stdin::read_to_end()?;
     let ids =
         tokenizer.encode(&text, EncodeOptions { parse_special: args.special, add_special: !args.no_bos })?;

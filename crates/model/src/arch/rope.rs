@@ -144,7 +144,7 @@ fn stored_factors(cx: &Context<'_>, dims: usize) -> Result<Option<Vec<f32>>, Mod
 /// which models with two rotary embeddings nest by layer type. Where both are there, `rope_scaling` holds.
 fn from_json(m: &Meta<'_>, head_dim: usize, layers: Layers) -> Result<(usize, f32, RopeScaling), ModelError> {
     let parameters = parameters(m, layers)?;
-    let inner = parameters.map(|p| m.nested(p));
+    let inner = parameters.map(|(_, p)| m.nested(p));
     let inner_base = inner.map(|p| p.positive(keys::ROPE_BASE)).transpose()?.flatten();
     let base = match (inner_base, layers) {
         (Some(base), _) => base,
@@ -157,19 +157,23 @@ fn from_json(m: &Meta<'_>, head_dim: usize, layers: Layers) -> Result<(usize, f3
         None => m.positive(keys::ROPE_PARTIAL)?.unwrap_or(1.0),
     };
     let dims = (head_dim as f32 * partial) as usize;
-    let scaling = inner.map(|p| json_scaling(m, &p)).transpose()?.unwrap_or(RopeScaling::None);
-    Ok((dims, base, scaling))
+    let scaling = parameters.map(|(object, p)| json_scaling(m, object, p)).transpose()?;
+    Ok((dims, base, scaling.unwrap_or(RopeScaling::None)))
 }
 
+/// A JSON object and the key of `config.json` that it stands under.
+type Named<'a> = (&'static str, &'a Map<String, Value>);
+
 /// The object that describes the rotary embedding of these layers.
-fn parameters<'a>(m: &Meta<'a>, layers: Layers) -> Result<Option<&'a Map<String, Value>>, ModelError> {
-    let (older, newer) = (m.object("rope_scaling")?, m.object("rope_parameters")?);
-    let older = older.filter(|map| !map.is_empty());
-    let by_type = |map: &'a Map<String, Value>, name: &str| match map.get(name) {
+fn parameters<'a>(m: &Meta<'a>, layers: Layers) -> Result<Option<Named<'a>>, ModelError> {
+    let named = |key: &'static str| m.object(key).map(|map| map.map(|map| (key, map)));
+    let (older, newer) = (named("rope_scaling")?, named("rope_parameters")?);
+    let older = older.filter(|(_, map)| !map.is_empty());
+    let by_type = |(key, map): Named<'a>, name: &str| match map.get(name) {
         None => Ok(None),
-        Some(_) => m.nested(map).object(name),
+        Some(_) => m.nested(map).object(name).map(|map| map.map(|map| (key, map))),
     };
-    let is_nested = |map: &Map<String, Value>| {
+    let is_nested = |(_, map): Named<'a>| {
         ["full_attention", "sliding_attention"].iter().any(|name| map.contains_key(*name))
     };
     match layers {
@@ -179,18 +183,21 @@ fn parameters<'a>(m: &Meta<'a>, layers: Layers) -> Result<Option<&'a Map<String,
             (_, newer) => Ok(newer),
         },
         // A flat object describes the global layers alone.
-        Layers::Local => match newer.or(older).filter(|map| is_nested(map)) {
+        Layers::Local => match newer.or(older).filter(|map| is_nested(*map)) {
             Some(map) => by_type(map, "sliding_attention"),
             None => Ok(None),
         },
     }
 }
 
-fn json_scaling(m: &Meta<'_>, p: &Meta<'_>) -> Result<RopeScaling, ModelError> {
+/// `object` is the key that `map` stands under.
+fn json_scaling(m: &Meta<'_>, object: &str, map: &Map<String, Value>) -> Result<RopeScaling, ModelError> {
+    let p = &m.nested(map);
     p.refuse(&ROPE_REFUSED)?;
-    let kind = p.string(keys::ROPE_TYPE)?;
-    let kind = kind.as_deref().unwrap_or("default");
+    let named = p.string(keys::ROPE_TYPE)?;
+    let kind = named.as_deref().unwrap_or("default");
     if kind == "default" {
+        tell_unused(m, object, map, named.is_some());
         return Ok(RopeScaling::None);
     }
     // Beside the object it has priority over the one inside.
@@ -227,6 +234,23 @@ fn json_scaling(m: &Meta<'_>, p: &Meta<'_>) -> Result<RopeScaling, ModelError> {
         }),
         other => Err(ModelError::Unsupported { what: format!("rope_type {other:?}") }),
     }
+}
+
+/// Names the parameters that have no effect where nothing is scaled. transformers takes a missing type as "default".
+fn tell_unused(m: &Meta<'_>, object: &str, map: &Map<String, Value>, typed: bool) {
+    let used = [keys::ROPE_TYPE, keys::ROPE_BASE, keys::ROPE_PARTIAL];
+    let unused = map.iter().filter(|(key, value)| {
+        !value.is_null() && !used.iter().any(|used| used.json.contains(&key.as_str()))
+    });
+    let unused: Vec<String> = unused.map(|(key, _)| format!("{object}.{key}")).collect();
+    if unused.is_empty() {
+        return;
+    }
+    let reason = match typed {
+        true => "rope_type \"default\" scales nothing".to_owned(),
+        false => format!("{object} has no rope_type, which counts as \"default\": nothing is scaled"),
+    };
+    m.notices.ignored(unused.join(", "), reason);
 }
 
 /// As transformers computes it: explicit, or from `mscale` and `mscale_all_dim`, or YaRN's own.

@@ -84,7 +84,7 @@ fn projectors_and_damaged_files_are_set_aside() {
     std::fs::write(dir.path().join("A.gguf"), POINTER).unwrap();
     let model = open(dir.path()).unwrap();
     let text = model.notices[0].to_string();
-    assert!(text.contains("A.gguf: is left out of account: a Git LFS pointer"), "{text}");
+    assert!(text.contains("A.gguf is left out of account: a Git LFS pointer"), "{text}");
     let text = error(&dir.path().join("vision.gguf"));
     assert!(text.contains("a vision projector"), "{text}");
     for name in ["X-Q4_K_M.gguf", "vision.gguf"] {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use unicorn_model::{OpenModel, open, open_tokenizer};
 
 use crate::architectures::open_gguf;
-use crate::hugging_face::{config, save, with};
+use crate::hugging_face::{config, open_with, save, with};
 use crate::writer::{Gguf, V, array, tiny, tiny_tensors};
 
 fn told(model: &OpenModel) -> Vec<String> {
@@ -141,7 +141,7 @@ fn end_tokens_of_a_folder() {
     write(dir, "tokenizer_config.json", &json!({"eos_token": 7, "bos_token": "no such token"}));
     std::fs::write(dir.join("special_tokens_map.json"), "[").unwrap();
     assert_eq!(ends(), (vec![1, 2, 5], Some(2)));
-    assert_told(&open(dir).unwrap(), &["special_tokens_map.json: is left out of account"]);
+    assert_told(&open(dir).unwrap(), &["special_tokens_map.json is left out of account"]);
     write(dir, "special_tokens_map.json", &json!({"eos_token": {"content": "d"}}));
     assert_eq!(ends(), (vec![1, 2, 3, 5], Some(3)));
     let model = open(dir).unwrap();
@@ -189,8 +189,8 @@ fn sampling_defaults_out_of_range() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     folder(dir, &config("LlamaForCausalLM", 1));
-    assert_told(&open(dir).unwrap(), &["generation_config.json: is missing"]);
-    assert_told(&open(dir).unwrap(), &["tokenizer_config.json: is missing"]);
+    assert_told(&open(dir).unwrap(), &["/generation_config.json is missing; what"]);
+    assert_told(&open(dir).unwrap(), &["/tokenizer_config.json is missing; the"]);
     let bad = json!({"temperature": "hot", "top_p": -0.1, "top_k": 2.5, "repetition_penalty": 1.1, "do_sample": "no",
         "min_p": null, "stop_strings": ["END"], "suppress_tokens": []});
     write(dir, "generation_config.json", &bad);
@@ -210,7 +210,7 @@ fn sampling_defaults_out_of_range() {
     std::fs::write(dir.join("generation_config.json"), "{").unwrap();
     let model = open(dir).unwrap();
     assert_eq!(model.generation_defaults(), Default::default());
-    assert_told(&model, &["generation_config.json: is left out of account: EOF"]);
+    assert_told(&model, &["generation_config.json is left out of account: EOF"]);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn empty_templates_are_none() {
         write(&dir, "tokenizer_config.json", &json!({"chat_template": "T"}));
         std::fs::write(dir.join("chat_template.jinja"), empty).unwrap();
         assert_eq!(open(&dir).unwrap().chat_template().unwrap().as_deref(), Some("T"));
-        assert_told(&open(&dir).unwrap(), &["chat_template.jinja: is left out of account"]);
+        assert_told(&open(&dir).unwrap(), &["chat_template.jinja is left out of account"]);
     }
 }
 
@@ -250,5 +250,43 @@ fn models_for_chat_without_a_template() {
         if is_chat {
             assert_told(&model, &["key tokenizer.chat_template is missing", name]);
         }
+    }
+}
+
+#[test]
+fn rotary_parameters_without_effect() {
+    let told_of = |changes: Value| {
+        let model = open_with(&with(config("LlamaForCausalLM", 1), changes), 1).unwrap();
+        let told = told(&model);
+        told.into_iter()
+            .filter(|text| text.contains("rope_") && text.contains("no effect"))
+            .collect::<Vec<_>>()
+    };
+    for untyped in [json!({"factor": 4}), json!({"factor": 4, "rope_type": null, "beta_fast": null})] {
+        let told = told_of(json!({"rope_scaling": untyped}));
+        assert_eq!(told.len(), 1, "{told:?}");
+        let expected = "config.json: rope_scaling.factor has no effect: rope_scaling has no rope_type, which counts as \
+            \"default\": nothing is scaled";
+        assert!(told[0].ends_with(expected), "{told:?}");
+    }
+    let many =
+        json!({"factor": 8.0, "low_freq_factor": 1.0, "rope_theta": 1e4, "partial_rotary_factor": 1.0});
+    let told = told_of(json!({"rope_parameters": many}));
+    assert!(
+        told[0].contains("rope_parameters.factor, rope_parameters.low_freq_factor has no effect"),
+        "{told:?}"
+    );
+    let told = told_of(json!({"rope_scaling": {"type": "default", "factor": 4}}));
+    assert!(
+        told[0].ends_with("rope_scaling.factor has no effect: rope_type \"default\" scales nothing"),
+        "{told:?}"
+    );
+    for fine in [
+        json!({"rope_scaling": {}}),
+        json!({"rope_scaling": {"rope_type": "default", "factor": null}}),
+        json!({"rope_parameters": {"rope_theta": 1e4}}),
+        json!({"rope_scaling": {"type": "linear", "factor": 4}}),
+    ] {
+        assert_eq!(told_of(fine), Vec::<String>::new());
     }
 }

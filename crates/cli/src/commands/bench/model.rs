@@ -115,8 +115,8 @@ fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Resul
         EngineChoice { device: &args.device, place: args.place.place.as_ref(), kv: args.kv.kv, context };
     let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
         None => {
-            let path = find_model(config.model(&args.model), config)?;
-            let model = crate::session::open_model(&path, config)?;
+            let fetched = find_model(config.model(&args.model), config)?;
+            let model = crate::session::open_model(&fetched, config)?;
             (model.spec, model.source)
         }
         Some(shape) => {

@@ -61,10 +61,12 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
     let context = ContextChoice::Exactly(longest.max(PERPLEXITY_CONTEXT));
     let kv = unicorn_core::KvType::F16;
     let cpu = DeviceArgs { device: Some(DeviceChoice::cpu()), threads: args.device.threads };
-    let mut base = Session::open(model, &EngineChoice { device: &cpu, place: None, kv, context }, config)?;
-    let path = crate::session::find_model(model, config)?;
+    // Once for both, so that what it lacks is told once.
+    let fetched = crate::session::find_model(model, config)?;
+    let mut base = Session::of(&fetched, &EngineChoice { device: &cpu, place: None, kv, context }, config)?;
+    let path = &fetched.path;
     let opened =
-        unicorn_model::open(&path).with_context(|| format!("cannot open model {}", path.display()))?;
+        unicorn_model::open(path).with_context(|| format!("cannot open model {}", path.display()))?;
     let device = open_limited(&args.device, args.tier, config)?;
     let choice = EngineChoice { device: &args.device, place: None, kv, context };
     let source: Arc<dyn WeightSource> = opened.source.clone();
