@@ -237,9 +237,10 @@ fn a_system_without_threads_is_no_reason_to_panic() {
         assert_eq!(out.status.code(), Some(0), "{args:?}: {}", stderr(&out));
         assert!(stderr(&out).contains("answer: 2 tokens"), "{}", stderr(&out));
     }
+    // Threads that cannot be had are done without.
     let several = starved(tiny.run_with(2, 2).arg("abc"), b"");
-    assert_eq!(several.status.code(), Some(1));
-    assert!(stderr(&several).starts_with("error: "), "{}", stderr(&several));
+    assert_eq!(several.status.code(), Some(0), "{}", stderr(&several));
+    assert!(stderr(&several).contains("answer: 2 tokens"), "{}", stderr(&several));
 }
 
 #[cfg(unix)]
