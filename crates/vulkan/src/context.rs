@@ -225,6 +225,10 @@ impl Context {
         if value == 0 {
             return Ok(());
         }
+        // Who waits behind a submission that hung would otherwise wait as long again.
+        if self.is_hung() {
+            return Err(self.named(vk::Result::ERROR_DEVICE_LOST, what));
+        }
         if !self.profile.integrated && !self.profile.software && self.poll(value, what)? {
             return Ok(());
         }
