@@ -33,6 +33,14 @@ const TESTS: &[(&str, Test)] = &[
         perplexity::vulkan_perplexity(b, &b.data.smollm2, SMOLLM2_VULKAN_CONTEXT)
     }),
     ("perplexity_gemma3_vulkan", |b| perplexity::vulkan_perplexity(b, &b.data.gemma3, GEMMA3_VULKAN_CONTEXT)),
+    ("two_devices_smollm2", |b| {
+        perplexity::two_devices(
+            b,
+            &b.data.smollm2,
+            &["mixer=cpu,ffn=vulkan:0", "mixer=vulkan:0,ffn=cpu", "0-14=cpu,15-29=vulkan:0"],
+        )
+    }),
+    ("two_devices_gemma3", |b| perplexity::two_devices(b, &b.data.gemma3, &["mixer=cpu,ffn=vulkan:0"])),
     ("vulkan_kernels", vulkan::kernels),
     ("vulkan_kernels_and_validation", vulkan::kernels_and_validation),
 ];

@@ -16,6 +16,8 @@ const PERPLEXITY_TOLERANCE: f64 = 0.005;
 /// Contexts of this many tokens, one each: a processor that plays GPU takes about half a second a token.
 pub const SMOLLM2_VULKAN_CONTEXT: usize = 256;
 pub const GEMMA3_VULKAN_CONTEXT: usize = 192;
+/// Tokens that run on two devices at once.
+const TWO_DEVICES_CONTEXT: usize = 128;
 /// How far the Vulkan device may be from the float64 loops of the reference, relatively: its f16 activations move it by 0.04 %.
 const VULKAN_TOLERANCE: f64 = 0.002;
 /// How far it may be from the CPU device. That rounds activations to 8 bits, which moves the likelihood of a token by some 10 %, and the
@@ -55,6 +57,54 @@ pub fn vulkan_perplexity(bench: &Bench<'_>, model: &Path, context: usize) -> Res
     told(note)
 }
 
+/// One model on the processor and on lavapipe at once: as good as on either alone, and both at work at the same time.
+pub fn two_devices(bench: &Bench<'_>, model: &Path, places: &[&str]) -> Result<Outcome> {
+    let driver = match lavapipe::driver() {
+        Ok(driver) => driver,
+        Err(reason) => return Ok(Outcome::NotRun(reason)),
+    };
+    let folder = tempfile::tempdir()?;
+    let trace = folder.path().join("trace.json");
+    let on = |options: &[&str]| {
+        perplexity_on(bench, model, (TWO_DEVICES_CONTEXT, 1), |command| {
+            command
+                .args(options)
+                .arg("--trace")
+                .arg(&trace)
+                .env("VK_DRIVER_FILES", &driver)
+                .env("VK_ICD_FILENAMES", &driver)
+        })
+    };
+    let alone = on(&["--device", "reference"])?;
+    let mut note = format!("reference {alone:.4}");
+    for place in places {
+        let together = on(&["--place", place])?;
+        let overlap = overlap(&std::fs::read_to_string(&trace)?).context("a trace without two lanes")?;
+        note += &format!(
+            "; {place} {together:.4} ({:+.2} %), {:.0} ms at once",
+            (together / alone - 1.0) * 100.0,
+            overlap / 1e3
+        );
+        ensure!(near(together, alone, VULKAN_CPU_TOLERANCE) && overlap > 0.0, "{note}");
+    }
+    told(note)
+}
+
+/// Microseconds in which two lanes of a trace were at work.
+fn overlap(trace: &str) -> Option<f64> {
+    let events: Vec<serde_json::Value> = serde_json::from_str(trace).ok()?;
+    let lane = |lane: u64| -> Vec<(f64, f64)> {
+        let mine = events.iter().filter(|e| e["ph"] == "X" && e["tid"] == lane);
+        mine.filter_map(|e| Some((e["ts"].as_f64()?, e["ts"].as_f64()? + e["dur"].as_f64()?))).collect()
+    };
+    let (a, b) = (lane(0), lane(1));
+    if a.is_empty() || b.is_empty() {
+        return None;
+    }
+    let common = |x: &(f64, f64), y: &(f64, f64)| (x.1.min(y.1) - x.0.max(y.0)).max(0.0);
+    Some(a.iter().flat_map(|x| b.iter().map(move |y| common(x, y))).sum())
+}
+
 /// False for NaN.
 fn near(found: f64, expected: f64, tolerance: f64) -> bool {
     (found / expected - 1.0).abs() <= tolerance
@@ -87,6 +137,8 @@ mod tests {
     fn outputs_are_read() {
         assert_eq!(perplexity_of("[1] 30.1\nperplexity: 32.1713 +/- 1.05\n"), Some(32.1713));
         assert_eq!(perplexity_of("perplexity: 1\nother"), None);
+        let lanes = r#"[{"ph": "M", "tid": 0}, {"ph": "X", "tid": 0, "ts": 0, "dur": 10}, {"ph": "X", "tid": 1, "ts": 6, "dur": 9}]"#;
+        assert_eq!((overlap(lanes), overlap("[]"), overlap("{")), (Some(4.0), None, None));
         assert!(near(100.4, 100.0, 0.005) && !near(100.6, 100.0, 0.005) && !near(f64::NAN, 1.0, 0.5));
     }
 }
