@@ -2,6 +2,7 @@
 //! [`CompletionQueue`] gathers what the owner of the work wants to hear of. Nothing here polls.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -181,13 +182,16 @@ impl Signal {
             }
         };
         self.fence.0.done.notify_all();
-        callbacks.into_iter().for_each(|f| f(&outcome));
         if let Some((queue, tag)) = self.queue.take() {
             let mut ended = lock(&queue.ended);
             ended.push_back(Completion { tag, result });
             queue.count.store(ended.len(), Ordering::Release);
             drop(ended);
             queue.some.notify_one();
+        }
+        for f in callbacks {
+            // A panic there is a fault of another device's code. What it held is dropped, which ends that work with an error.
+            let _ = catch_unwind(AssertUnwindSafe(|| f(&outcome)));
         }
     }
 }
@@ -349,6 +353,24 @@ mod tests {
         let completion = queue.next();
         assert_eq!(completion.tag, 7);
         assert!(completion.result.is_err() && queue.try_next().is_none());
+    }
+
+    #[test]
+    fn a_panic_of_who_waits_harms_nobody_else() {
+        let queue = CompletionQueue::new();
+        let (first, dependent) = (Signal::new(), queue.signal(1));
+        first.fence().on_done(move |_| {
+            let _held = dependent;
+            panic!("a fault of another device");
+        });
+        let called = Arc::new(AtomicUsize::new(0));
+        let there = called.clone();
+        first.fence().on_done(move |_| {
+            there.fetch_add(1, Ordering::Relaxed);
+        });
+        first.give(Ok(None));
+        assert_eq!(called.load(Ordering::Relaxed), 1);
+        assert!(matches!(*queue.next().result.unwrap_err(), DeviceError::Abandoned));
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Executor {
             let buffer = SharedBuffer::new(rows, width).ok_or_else(|| DeviceError::OutOfMemory {
                 device: "host".into(),
                 what: "residual streams that cross between devices".into(),
-                requested: (rows * width * 4) as u64,
+                requested: (rows as u64).saturating_mul(width as u64 * 4),
                 free: 0,
             })?;
             let buffer = Arc::new(buffer);

@@ -20,7 +20,7 @@ pub struct Span {
     pub end: Instant,
 }
 
-/// The newest steps, up to a bound.
+/// The first steps, up to a bound.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
     spans: Vec<Span>,
@@ -51,8 +51,11 @@ impl Occupancy {
 }
 
 impl Timeline {
-    /// Adds a step.
+    /// Adds a step that ran; one that was given up before it began leaves nothing.
     pub(crate) fn push(&mut self, span: Span) {
+        if span.start >= span.end {
+            return;
+        }
         if self.spans.len() < SPANS_MAX {
             self.spans.push(span);
         } else {
@@ -119,6 +122,8 @@ mod tests {
         assert_eq!(occupancy.several, ms(7));
         assert_eq!(occupancy.busy, [ms(12), ms(25)]);
         assert!((occupancy.overlap() - 7.0 / 40.0).abs() < 1e-9);
+        timeline.push(Span { device: 0, flight: 1, blocks: 0..1, rows: 1, start: at(50), end: at(50) });
+        assert_eq!(timeline.occupancy(2), occupancy);
         assert_eq!(Timeline::default().occupancy(1).overlap(), 0.0);
     }
 }

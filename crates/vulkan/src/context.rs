@@ -278,6 +278,9 @@ impl Context {
         if value == 0 {
             return Ok(true);
         }
+        if self.is_hung() {
+            return Err(self.named(vk::Result::ERROR_DEVICE_LOST, what));
+        }
         // SAFETY: the semaphore lives as long as the context.
         let reached = unsafe { self.device.get_semaphore_counter_value(self.timeline) };
         Ok(reached.map_err(|e| self.named(e, what))? >= value)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -94,6 +94,7 @@ impl VulkanDevice {
             submissions: Submissions::new(),
             last: Mutex::default(),
             shared: AtomicU64::new(0),
+            waits_itself: AtomicBool::new(false),
         });
         let serving = inner.clone();
         let name = format!("{}-waiter", inner.profile.name);
@@ -109,6 +110,7 @@ impl VulkanDevice {
             });
         };
         let waiter = std::thread::Builder::new().name(name).spawn(serve).ok();
+        inner.waits_itself.store(waiter.is_none(), Ordering::Relaxed);
         Ok(VulkanDevice { inner, waiter })
     }
 
@@ -170,6 +172,11 @@ impl Device for VulkanDevice {
             state.streams.values_mut().for_each(|s| s.recordings.clear());
         }
         state.blocks.remove(&block);
+        if state.blocks.is_empty() {
+            // The next model may be of another width.
+            state.streams.clear();
+            state.shared.clear();
+        }
         state.sizes = state.blocks.values().map(load::sizes).fold(Sizes::default(), Sizes::max);
     }
 
@@ -197,9 +204,6 @@ impl Device for VulkanDevice {
 
     fn submit(&self, work: Work) {
         self.inner.submit(work);
-        if self.waiter.is_none() {
-            self.inner.submissions.drain(|submitted| self.inner.tell(submitted, None));
-        }
     }
 
     fn memory(&self) -> MemoryUse {

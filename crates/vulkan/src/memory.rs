@@ -122,15 +122,18 @@ impl Buffer {
         // SAFETY: the buffer was just made.
         let needs = unsafe { device.get_buffer_memory_requirements(handle) };
         let bits = needs.memory_type_bits & properties.memory_type_bits;
+        // Nothing here flushes, so the memory has to be coherent; uncached memory would be slow for the host.
+        let types = context.memory_types.memory_types_as_slice();
+        let index = (0..types.len()).find(|i| bits & (1 << i) != 0 && is_coherent(types[*i].property_flags));
         let mut flags = vk::MemoryAllocateFlagsInfo::default().flags(vk::MemoryAllocateFlags::DEVICE_ADDRESS);
         let mut import =
             vk::ImportMemoryHostPointerInfoEXT::default().handle_type(kind).host_pointer(pointer.cast());
         let info = vk::MemoryAllocateInfo::default()
             .allocation_size(bytes)
-            .memory_type_index(bits.trailing_zeros())
+            .memory_type_index(index.unwrap_or(0) as u32)
             .push_next(&mut flags)
             .push_next(&mut import);
-        let fits = bits != 0 && needs.size <= bytes;
+        let fits = index.is_some() && needs.size <= bytes;
         // SAFETY: the host's memory outlives the buffer by the caller's promise.
         let memory = fits.then(|| unsafe { device.allocate_memory(&info, None) }.ok());
         let Some(memory) = memory.flatten() else {
@@ -351,6 +354,13 @@ fn mapped(
         }
     }
     Ok(allocation)
+}
+
+/// Seen alike by the host and the GPU without flushes, and cached.
+fn is_coherent(flags: vk::MemoryPropertyFlags) -> bool {
+    use vk::MemoryPropertyFlags as F;
+    flags.contains(F::HOST_VISIBLE | F::HOST_COHERENT)
+        && !flags.intersects(F::DEVICE_UNCACHED_AMD | F::PROTECTED)
 }
 
 /// The memory types to try, in order. `unified`: the GPU shares the host's memory.

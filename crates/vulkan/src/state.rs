@@ -1,7 +1,7 @@
 //! Everything that loading and submitting change, behind one lock.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use unicorn_core::{
@@ -35,6 +35,8 @@ pub(crate) struct Inner {
     pub(crate) last: Mutex<HashMap<StreamId, Fence>>,
     /// Bytes of residual streams that crossed without a copy.
     pub(crate) shared: AtomicU64,
+    /// No thread could be started that waits for the GPU: whoever submits work waits for it.
+    pub(crate) waits_itself: AtomicBool,
 }
 
 pub(crate) struct State {

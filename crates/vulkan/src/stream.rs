@@ -147,15 +147,22 @@ impl Shared {
     }
 
     /// Brings a stream that comes from elsewhere to where the copies of the recording read it.
-    pub(crate) fn bring(&self, context: &Context, bytes: usize) {
+    pub(crate) fn bring(&self, context: &Context, bytes: usize) -> Result<(), VulkanError> {
         if self.imported || bytes == 0 {
-            return;
+            return Ok(());
         }
         context.count_copy(bytes as u64);
         // SAFETY: no work of this stream is under way while one that imports it is being started.
-        if let Some(out) = unsafe { self.buffer.mapped_slice(0, bytes) } {
-            self.memory.read_bytes(out);
-        }
+        let Some(out) = (unsafe { self.buffer.mapped_slice(0, bytes) }) else {
+            return Err(VulkanError::Limit {
+                device: context.profile().name.clone(),
+                what: "a residual stream that crosses".into(),
+                asked: format!("{bytes} bytes that the host sees"),
+                most: self.buffer.bytes(),
+            });
+        };
+        self.memory.read_bytes(out);
+        Ok(())
     }
 
     /// Takes what the recording's copies left to where others read it.

@@ -47,6 +47,10 @@ impl Inner {
                 let what = Told { stream, batch, head, crossing, started };
                 // Under the lock, so that the order is that of the queue.
                 self.submissions.push(Submitted { value, done, what });
+                drop(state);
+                if self.waits_itself.load(Ordering::Relaxed) {
+                    self.submissions.drain(|submitted| self.tell(submitted, None));
+                }
             }
             Err(error) => {
                 drop(state);
@@ -76,13 +80,19 @@ impl Inner {
         stream.write(batch, tiling.as_ref());
         stream.rows = batch.rows();
         if let Some(shared) = shared.get(&work.stream).filter(|_| work.crossing.import) {
-            shared.bring(&self.context, self.crossing_bytes(stream.scratch.sizes.width, batch));
+            shared
+                .bring(&self.context, self.crossing_bytes(stream.scratch.sizes.width, batch))
+                .map_err(|e| self.fail(e))?;
         }
         let recorded = stream.recordings.get(&shape).ok_or_else(|| self.invalid("the recording vanished"))?;
         recorded.learn(&self.context, pipelines, bound).map_err(|e| self.fail(e))?;
         let submitted = recorded.submit("blocks");
         // Pieces that were submitted before one failed may still run.
         stream.pending = *submitted.as_ref().unwrap_or(&self.context.last_submitted());
+        if submitted.is_err() {
+            // The stream is free for others once this error is told.
+            let _ = self.context.wait(stream.pending, "what was submitted before a failure");
+        }
         let value = submitted.map_err(|e| self.fail(e))?;
         if let Some(timings) = timings {
             self.context.wait(value, "profiled work").map_err(|e| self.fail(e))?;
@@ -98,18 +108,18 @@ impl Inner {
         let Some(first) = work.blocks.first() else { return Err(self.invalid("work without blocks")) };
         let mut attends = false;
         for id in &work.blocks {
+            let vocab = batch.limits().vocab;
             match state.blocks.get(id) {
                 Some(GpuBlock::Attention(_)) => attends = true,
-                Some(_) => {}
+                Some(GpuBlock::Ffn(_)) => {}
+                Some(GpuBlock::Embedding(e)) if vocab <= e.table.rows => {}
+                Some(GpuBlock::Head(h)) if vocab == h.weight.rows => {}
+                Some(_) => return Err(self.invalid(format!("a batch for another vocabulary, of {vocab}"))),
                 None => return Err(self.invalid(format!("block {} is not loaded", id.0))),
             }
         }
         if attends && (state.layout.is_none() || batch.limits().state != state.layout) {
             return Err(self.invalid("the batch was made for other state than is reserved"));
-        }
-        if state.sizes.vocab != 0 && batch.limits().vocab > state.sizes.vocab {
-            let (has, made) = (state.sizes.vocab, batch.limits().vocab);
-            return Err(self.invalid(format!("a batch for a vocabulary of {made}, the model has {has}")));
         }
         let crosses = work.crossing.import || work.crossing.export;
         match state.shared.get(&work.stream) {
@@ -125,14 +135,17 @@ impl Inner {
             }
             _ => {}
         }
-        let Some(stream) = state.streams.get(&work.stream) else { return Ok(()) };
+        let embeds = matches!(state.blocks.get(first), Some(GpuBlock::Embedding(_)));
+        let Some(stream) = state.streams.get(&work.stream) else {
+            let empty = !embeds && !work.crossing.import;
+            return if empty { Err(self.invalid("a stream that holds nothing")) } else { Ok(()) };
+        };
         if !stream.holds(batch) {
             let idle = self.context.has_reached(stream.pending, "a stream").map_err(|e| self.fail(e))?;
             if !idle {
                 return Err(self.invalid("a stream takes another batch before the one before has ended"));
             }
         }
-        let embeds = matches!(state.blocks.get(first), Some(GpuBlock::Embedding(_)));
         if !embeds && !work.crossing.import && stream.rows != batch.rows() {
             let (held, rows) = (stream.rows, batch.rows());
             return Err(self.invalid(format!("the stream holds {held} rows, the batch has {rows}")));

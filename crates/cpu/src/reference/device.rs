@@ -179,6 +179,10 @@ impl Device for ReferenceDevice {
         let mut state = self.inner.lock();
         state.blocks.remove(&block);
         state.weights.sweep();
+        if state.blocks.is_empty() {
+            // The next model may be of another width.
+            state.streams.clear();
+        }
     }
 
     fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {

@@ -119,6 +119,8 @@ impl Device for SimdDevice {
         state.blocks.remove(&block);
         state.weights.sweep();
         if state.blocks.is_empty() {
+            // The next model may be of another width.
+            state.streams.clear();
             state.ropes.clear();
         }
     }

@@ -95,12 +95,15 @@ impl<'a> Evaluator<'a> {
         let mut launched = 0;
         let mut flights: Vec<(u64, usize, Option<BatchResult>)> = Vec::new();
         loop {
-            while launched < tokens.len() && self.engine.executor.has_room() {
+            let failed = flights.iter().any(|f| matches!(f.2, Some(Err(_))));
+            while launched < tokens.len() && !failed && self.engine.executor.has_room() {
                 let end = tokens.len().min(launched + chunk);
                 let made =
                     self.reserve(start + end).and_then(|()| self.batch(tokens, start, launched..end, rows));
                 let batch = match made {
                     Ok(batch) => batch,
+                    // What lands next may give up pages of a window.
+                    Err(EngineError::Kv(_)) if self.engine.executor.in_flight().count() > 0 => break,
                     // What is in flight reads pages that the caller may free.
                     Err(error) => {
                         self.engine.drain();

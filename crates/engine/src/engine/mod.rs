@@ -72,6 +72,7 @@ impl Engine {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Engine, EngineError> {
         options.validate(spec.context_max)?;
+        let options = EngineOptions { prefill_chunk: options.prefill_chunk.min(options.context), ..options };
         // The placement was checked against some spec and some number of devices; these must be the same.
         let placement = Placement::new(spec, placement.devices(), placement.assignment().to_vec())?;
         if let Some(block) = placement.assignment().iter().position(|d| *d >= devices.len()) {
@@ -82,7 +83,7 @@ impl Engine {
         let executor = load(Arc::new(spec.clone()), source, devices, placement, lanes + 1, progress)?;
         let ahead = ahead(lanes, &options);
         let layout = layout(spec, &options, ahead);
-        executor.reserve(&layout, options.prefill_chunk + options.sequences_max)?;
+        executor.reserve(&layout, options.prefill_chunk.saturating_add(options.sequences_max))?;
         let pools = StatePools::new(&layout, ahead);
         Ok(Engine {
             spec: executor.spec().clone(),
@@ -123,7 +124,8 @@ impl Engine {
         }
         self.check(&request)?;
         // The free running places count as room for waiting requests, so that `queue_max` 0 still serves.
-        let room = self.options.queue_max + self.options.sequences_max.saturating_sub(self.running.len());
+        let places = self.options.sequences_max.saturating_sub(self.running.len());
+        let room = self.options.queue_max.saturating_add(places);
         if self.waiting.len() >= room {
             return Err(AdmissionError::QueueFull { queued: self.waiting.len() });
         }
@@ -224,11 +226,21 @@ impl Engine {
         lanes(self.executor.placement(), &self.options)
     }
 
-    /// Tokens of prompts in a batch, of `tokens` that wait: a chunk, less where that would leave a device without work.
+    /// Tokens of prompts in a batch, of prompts of `tokens` in all: a chunk, less where that would leave a device without work. Batches
+    /// of equal size, as many for each lane: one that runs alone leaves the other devices idle.
     fn share(&self, tokens: usize) -> usize {
-        tokens.div_ceil(self.lanes()).clamp(1, self.options.prefill_chunk)
+        let chunk = self.options.prefill_chunk;
+        let lanes = self.lanes();
+        if lanes == 1 {
+            return chunk;
+        }
+        let batches = tokens.div_ceil(chunk).max(1).next_multiple_of(lanes);
+        tokens.div_ceil(batches).clamp(chunk.min(CHUNK_MIN), chunk)
     }
 }
+
+/// Rows that a batch has at least while a prompt has as many: fewer cost a reading of all weights each.
+const CHUNK_MIN: usize = 32;
 
 fn lanes(placement: &Placement, options: &EngineOptions) -> usize {
     if placement.segments().len() > 1 { options.pipeline_parts } else { 1 }
@@ -248,8 +260,9 @@ fn layout(spec: &ModelSpec, options: &EngineOptions, ahead: usize) -> StateLayou
         window_pages(spec, page_tokens, 0),
     ) {
         (Some(running), Some(kept)) => {
-            let wanted =
-                running.saturating_mul(options.sequences_max) + kept.saturating_mul(options.kept_max);
+            let wanted = running
+                .saturating_mul(options.sequences_max)
+                .saturating_add(kept.saturating_mul(options.kept_max));
             wanted.min(all)
         }
         _ => all,

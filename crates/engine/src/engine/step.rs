@@ -114,7 +114,10 @@ impl Engine {
             })
             .collect();
         let pending: Vec<usize> = chosen.iter().map(|i| self.running[*i].pending()).collect();
-        let counts = batching::plan(&pending, self.share(pending.iter().sum()).max(decoders.min(share)));
+        // By whole prompts, not by what is left of them: or each batch would be half of the one before.
+        let whole =
+            chosen.iter().map(|i| &self.running[*i]).map(|s| if s.decodes() { 1 } else { s.tokens.len() });
+        let counts = batching::plan(&pending, self.share(whole.sum()));
         let wanted: Vec<(usize, usize)> = chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect();
         self.reserve(&wanted)
     }
@@ -265,7 +268,11 @@ impl Engine {
             }
         });
         match reason {
-            Some(reason) => self.finish(sequence, reason),
+            // A sequence has one batch in flight at its last token, so none of its pages is in use.
+            Some(reason) => {
+                debug_assert_eq!(sequence.flights, 0, "a sequence ends with batches in flight");
+                self.finish(sequence, reason)
+            }
             None => {
                 if sequence.flights == 0 && sequence.failure.is_some() {
                     sequence.retry();
