@@ -5,25 +5,13 @@ mod fake_hub;
 use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use fake_hub::{COMMIT, FakeFile, FakeHub, content};
+use fake_hub::{COMMIT, FakeFile, FakeHub, config, content, lfs};
 use tempfile::TempDir;
 use unicorn_hub::{Event, HubConfig, HubError, Preview, Setting, cached, list, pull, removal, resolve};
 
 fn plain(text: &str) -> FakeFile {
     FakeFile { content: text.into(), ..FakeFile::default() }
-}
-
-fn lfs(bytes: Vec<u8>) -> FakeFile {
-    FakeFile { content: bytes, lfs: true, ..FakeFile::default() }
-}
-
-fn config(hub: &FakeHub, dir: &TempDir) -> HubConfig {
-    let mut config = HubConfig::new(dir.path());
-    config.endpoint = Setting::new(&hub.endpoint, "HF_ENDPOINT");
-    config.retry_pause = Duration::from_millis(5);
-    config
 }
 
 /// The path, and what was said.

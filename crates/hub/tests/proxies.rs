@@ -7,14 +7,14 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use fake_hub::{FakeFile, FakeHub, content};
+use fake_hub::{FakeHub, content, lfs};
 use fake_proxy::FakeProxy;
 use unicorn_hub::{HubConfig, HubError, Setting, pull, resolve};
 
 const GGUF: &str = "m-Q4_0.gguf";
 
 fn hub() -> FakeHub {
-    FakeHub::start(&[(GGUF, FakeFile { content: content(300_000, 1), lfs: true, ..FakeFile::default() })])
+    FakeHub::start(&[(GGUF, lfs(content(300_000, 1)))])
 }
 
 /// Pulls from the hub under a name that nobody but the proxy can look up, or under its address.

@@ -7,23 +7,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use fake_hub::{COMMIT, FakeFile, FakeHub, content, sha256};
+use fake_hub::{COMMIT, FakeFile, FakeHub, config, content, lfs, sha256};
 use tempfile::TempDir;
 use unicorn_hub::{Event, HubConfig, HubError, Reference, Setting, cached, list, resolve};
 
 const GGUF: &str = "m-Q4_0.gguf";
-
-fn lfs(bytes: Vec<u8>) -> FakeFile {
-    FakeFile { content: bytes, lfs: true, ..FakeFile::default() }
-}
-
-fn config(hub: &FakeHub, dir: &TempDir) -> HubConfig {
-    let mut config = HubConfig::new(dir.path());
-    config.endpoint = Setting::new(&hub.endpoint, "HF_ENDPOINT");
-    config.retry_pause = Duration::from_millis(5);
-    config.read_timeout = Duration::from_secs(5);
-    config
-}
 
 /// As the crate's own, with a check that refuses nothing.
 fn pull(

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use unicorn_hub::{HubConfig, Setting};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -76,6 +78,20 @@ impl FakeHub {
 
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A file that the list tells as a large one.
+pub fn lfs(bytes: Vec<u8>) -> FakeFile {
+    FakeFile { content: bytes, lfs: true, ..FakeFile::default() }
+}
+
+/// What asks this hub, with its cache in `dir`; gives up fast.
+pub fn config(hub: &FakeHub, dir: &TempDir) -> HubConfig {
+    let mut config = HubConfig::new(dir.path());
+    config.endpoint = Setting::new(&hub.endpoint, "HF_ENDPOINT");
+    config.retry_pause = Duration::from_millis(5);
+    config.read_timeout = Duration::from_secs(5);
+    config
 }
 
 /// Bytes that differ everywhere, so that a shifted or repeated piece is noticed.
