@@ -91,7 +91,7 @@ impl<T> Submissions<T> {
         }
     }
 
-    /// Tells what is there, for a device that could not start a thread.
+    /// Tells what is there, on the thread that calls: for a device that could not start one of its own.
     pub(crate) fn drain(&self, tell: impl Fn(Submitted<T>)) {
         loop {
             let Some(submitted) = self.lock().queue.pop_front() else { return };
