@@ -114,9 +114,11 @@ impl Engine {
             })
             .collect();
         let pending: Vec<usize> = chosen.iter().map(|i| self.running[*i].pending()).collect();
-        // By whole prompts, not by what is left of them: or each batch would be half of the one before.
-        let whole =
-            chosen.iter().map(|i| &self.running[*i]).map(|s| if s.decodes() { 1 } else { s.tokens.len() });
+        // By whole prompts less what they reuse, not by what is left of them: or each batch would be half of the one before.
+        let whole = chosen.iter().map(|i| &self.running[*i]).map(|s| match s.decodes() {
+            true => 1,
+            false => s.tokens.len().saturating_sub(s.reused_tokens),
+        });
         let counts = batching::plan(&pending, self.share(whole.sum()));
         let wanted: Vec<(usize, usize)> = chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect();
         self.reserve(&wanted)
