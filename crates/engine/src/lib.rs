@@ -26,7 +26,7 @@ pub use engine::{DeviceReport, Engine, EngineOptions, LoadProgress, Report};
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;
 pub use place::{PlaceError, PlaceRules};
-pub use placement::Placement;
+pub use placement::{Placement, Placements};
 pub use request::{Event, Failure, FinishReason, Request, Timings};
 pub use sampling::{DryOptions, OptionError, SamplingOptions, TokenLogprobs};
 pub use timeline::{Occupancy, Span, Timeline};
