@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use unicorn_core::{Block, Device, KvType, SequenceId, WeightSource};
+use unicorn_core::{Device, KvType, SequenceId, WeightSource};
 use unicorn_cpu::{CpuOptions, ReferenceDevice, SimdDevice};
 use unicorn_engine::{Engine, EngineOptions, Event, PlaceRules, Request, SamplingOptions};
 
@@ -94,37 +94,32 @@ fn prompts_read_on_one_device_give_the_answers_of_another() {
     let open = |name: &str| -> Arc<dyn Device> {
         if name.starts_with("reference") { Arc::new(ReferenceDevice::new()) } else { device() }
     };
-    for model in ["gemma3.gguf", "qwen2.gguf"] {
-        for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
-            let run = |place: &str, chunk| answers_with(model, place, chunk, 4, kv, &open);
-            // Heads of 16 elements have no Q8_0 cache.
-            let fits = unicorn_model::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny").join(model))
-                .unwrap()
-                .spec
-                .blocks
-                .iter()
-                .all(|b| !matches!(b, Block::Attention { spec, .. } if kv == KvType::Q8_0 && !spec.head_dim.is_multiple_of(32)));
-            if !fits {
-                continue;
+    for (model, kv) in [
+        ("gemma3.gguf", KvType::F32),
+        ("gemma3.gguf", KvType::F16),
+        ("qwen2.gguf", KvType::F16),
+        ("qwen3-q4_k.gguf", KvType::Q8_0),
+    ] {
+        let run = |place: &str, chunk| answers_with(model, place, chunk, 4, kv, &open);
+        let (single, _) = run("mixer=a,ffn=a", 512);
+        for place in [
+            "prefill:mixer=a,prefill:ffn=a,decode:mixer=b,decode:ffn=b",
+            "mixer=a,ffn=a,decode:mixer=b,0.ffn=b",
+        ] {
+            for chunk in [512, 5] {
+                assert_eq!(run(place, chunk).0, single, "{model}, {kv:?}: {place}, chunks of {chunk}");
             }
-            let (single, _) = run("mixer=a,ffn=a", 512);
-            for place in [
-                "prefill:mixer=a,prefill:ffn=a,decode:mixer=b,decode:ffn=b",
-                "mixer=a,ffn=a,decode:mixer=b,1.ffn=b",
-            ] {
-                for chunk in [512, 5] {
-                    assert_eq!(run(place, chunk).0, single, "{model}, {kv:?}: {place}, chunks of {chunk}");
-                }
-            }
-            let (reference, _) = run("mixer=reference,ffn=reference", 512);
-            for [prefill, decode] in [["a", "reference"], ["reference", "a"]] {
-                let place =
-                    format!("mixer={prefill},ffn={prefill},decode:mixer={decode},decode:ffn={decode}");
-                let (tokens, devices) = run(&place, 16);
-                assert_eq!(tokens, reference, "{model}, {kv:?}: {place}");
-                let copied = devices[0].memory().copied;
-                assert!(copied > 0, "{copied} bytes");
-            }
+        }
+        if kv == KvType::Q8_0 {
+            // The fast kernels round activations where the weights are quantized.
+            continue;
+        }
+        let (reference, _) = run("mixer=reference,ffn=reference", 512);
+        for [prefill, decode] in [["a", "reference"], ["reference", "a"]] {
+            let place = format!("mixer={prefill},ffn={prefill},decode:mixer={decode},decode:ffn={decode}");
+            let (tokens, devices) = run(&place, 16);
+            assert_eq!(tokens, reference, "{model}, {kv:?}: {place}");
+            assert!(devices.iter().all(|d| d.memory().copied > 0));
         }
     }
 }
