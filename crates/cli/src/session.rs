@@ -72,6 +72,8 @@ pub struct EngineChoice<'a> {
     pub kv: KvType,
     /// Context in tokens.
     pub context: ContextChoice,
+    /// Sequences that run at once.
+    pub sequences: usize,
 }
 
 /// The text side of a model.
@@ -200,7 +202,8 @@ pub fn engine_on(
     choice: &EngineChoice<'_>,
 ) -> anyhow::Result<Engine> {
     let context = choice.context.resolve(spec.context_max).map_err(usage)?;
-    let options = EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() };
+    let (kv_type, sequences_max) = (choice.kv, choice.sequences);
+    let options = EngineOptions { context, kv_type, sequences_max, ..EngineOptions::default() };
     let placements = match choice.place {
         Some(rules) => rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?,
         None => Placement::single(spec)?.into(),

@@ -227,7 +227,7 @@ impl Engine {
     }
 
     /// Batches that the devices of a phase can work on at once.
-    fn lanes(&self, phase: Phase) -> usize {
+    pub(crate) fn lanes(&self, phase: Phase) -> usize {
         let placements = self.executor.placements();
         let placement = if phase == Phase::Prefill { &placements.prefill } else { &placements.decode };
         lanes(placement, &self.options)
