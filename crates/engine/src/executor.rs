@@ -1,17 +1,17 @@
 //! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use unicorn_core::{
     Batch, Block, BlockId, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput, ModelSpec,
-    PageId, SequenceId, SharedBuffer, Signal, StateCopy, StateLayout, StateWay, StreamId, Work,
+    Outcome, PageId, SequenceId, SharedBuffer, Signal, StateCopy, StateLayout, StateWay, StreamId, Work,
 };
 
 use crate::Placement;
 use crate::placement::{Phase, Placements};
 use crate::schedule::Schedule;
-use crate::timeline::{Span, Timeline};
+use crate::timeline::{Activity, Lane, Span, Timeline};
 
 /// The length of a token of a large model.
 const AWAKE: Duration = Duration::from_millis(10);
@@ -45,8 +45,31 @@ struct Flight {
     way: usize,
     stream: StreamId,
     batch: Arc<Batch>,
+    launched: Instant,
     /// One per step.
     fences: Vec<Fence>,
+    /// What each step waits for, with the device that does it; kept for a timeline.
+    after: Vec<Vec<(Fence, usize)>>,
+    /// The copies of state that came before it; kept for a timeline.
+    copies: Vec<StateMove>,
+}
+
+/// A copy of a mixer's pages from the devices of one phase to those of the other.
+pub(crate) struct StateMove {
+    block: usize,
+    pages: usize,
+    launched: Instant,
+    /// Out of the first device and into the second.
+    devices: [usize; 2],
+    saved: Fence,
+    restored: Fence,
+}
+
+impl StateMove {
+    /// Blocks until it has ended.
+    pub(crate) fn wait(&self) -> Outcome {
+        self.restored.wait()
+    }
 }
 
 /// Where a phase runs.
@@ -238,7 +261,7 @@ impl Executor {
         phase: Phase,
         sequence: SequenceId,
         pages: &[Vec<PageId>],
-    ) -> Result<Vec<Fence>, DeviceError> {
+    ) -> Result<Vec<StateMove>, DeviceError> {
         let (Some(layout), [prefill, decode]) = (&self.layout, &self.ways[..]) else { return Ok(Vec::new()) };
         let (from, to) = match phase {
             Phase::Prefill => (decode, prefill),
@@ -265,20 +288,22 @@ impl Executor {
             let fits = last.filter(|b| b.rows() == one.1.len() && b.width() == one.2);
             ring.push(fits.map_or_else(|| buffer(one), Ok)?);
         }
-        let mut brought: Vec<Fence> = Vec::new();
+        let mut brought: Vec<StateMove> = Vec::new();
         for ((index, pages, words), host) in moves.into_iter().zip(ring) {
             let copy = |mixer, way, after| {
                 let (done, pages) = (Signal::new(), pages.to_vec());
                 (done.fence(), StateCopy { mixer, pages, way, after, done })
             };
-            let room = brought.len().checked_sub(COPIES_MAX).map(|i| brought[i].clone());
+            let room = brought.len().checked_sub(COPIES_MAX).map(|i| brought[i].restored.clone());
             let after = before.iter().cloned().chain(room).collect();
             let (saved, save) = copy(from.blocks[index], StateWay::Save(host.clone()), after);
-            let (restored, restore) = copy(to.blocks[index], StateWay::Restore(host), vec![saved]);
+            let (restored, restore) = copy(to.blocks[index], StateWay::Restore(host), vec![saved.clone()]);
             self.stats.state_bytes += (pages.len() * words * 4) as u64;
-            self.devices[from.placement.device(index)].copy_state(save);
-            self.devices[to.placement.device(index)].copy_state(restore);
-            brought.push(restored);
+            let devices = [from, to].map(|way| way.placement.device(index));
+            let (pages, launched) = (pages.len(), Instant::now());
+            brought.push(StateMove { block: index, pages, launched, devices, saved, restored });
+            self.devices[devices[0]].copy_state(save);
+            self.devices[devices[1]].copy_state(restore);
         }
         Ok(brought)
     }
@@ -290,30 +315,34 @@ impl Executor {
     }
 
     /// Submits all steps of a batch at once; what they wait for is said to the devices. In a step that mixes, a batch comes after the
-    /// batches in flight that have tokens of the same sequences; the first step comes after all of `after`. Returns the flight's number;
+    /// batches in flight that have tokens of the same sequences; the first step comes after all of `copies`. Returns the flight's number;
     /// `None` when there is no room.
-    pub(crate) fn launch(&mut self, batch: Arc<Batch>, phase: Phase, after: Vec<Fence>) -> Option<u64> {
+    pub(crate) fn launch(&mut self, batch: Arc<Batch>, phase: Phase, copies: Vec<StateMove>) -> Option<u64> {
         let stream = self.free.pop()?;
         let id = self.launched;
         self.launched += 1;
         let way = self.way(phase);
         let continued: Vec<&Flight> =
             self.flights.iter().filter(|f| f.batch.shares_sequence(&batch)).collect();
-        let elsewhere = continued.iter().filter(|f| f.way != way).filter_map(|f| f.fences.last().cloned());
-        let first: Vec<Fence> = after.into_iter().chain(elsewhere).collect();
+        let elsewhere = continued.iter().filter(|f| f.way != way);
+        let elsewhere = elsewhere.filter_map(|f| Some((f.fences.last()?.clone(), self.head(f.way))));
+        let mut before: Vec<(Fence, usize)> =
+            copies.iter().map(|c| (c.restored.clone(), c.devices[1])).collect();
+        before.extend(elsewhere);
         let (blocks, schedule) = (&self.ways[way].blocks, self.ways[way].schedule(&batch));
         let row_bytes = (batch.rows() * self.spec.width * size_of::<f32>()) as u64;
-        let mut fences: Vec<Fence> = Vec::with_capacity(schedule.steps.len());
+        let (mut fences, mut waits): (Vec<Fence>, Vec<Vec<(Fence, usize)>>) = Default::default();
+        let launched = Instant::now();
         for (i, step) in schedule.steps.iter().enumerate() {
-            let mut after: Vec<Fence> =
-                if i == 0 { first.clone() } else { fences.last().cloned().into_iter().collect() };
+            let mut after = std::mem::take(&mut before);
             if step.mixes {
                 let same = continued.iter().filter(|f| f.way == way);
-                after.extend(same.filter_map(|f| f.fences.get(i).cloned()));
+                after.extend(same.filter_map(|f| Some((f.fences.get(i)?.clone(), step.device))));
             }
             let last = i + 1 == schedule.steps.len();
             let done = if last { self.queue.signal(id) } else { Signal::new() };
             fences.push(done.fence());
+            before.push((done.fence(), step.device));
             self.stats.submits += 1;
             if step.crossing.import {
                 self.stats.crossings += 1;
@@ -321,9 +350,12 @@ impl Executor {
             }
             let blocks = blocks[step.blocks.clone()].to_vec();
             let (batch, crossing) = (batch.clone(), step.crossing);
-            self.devices[step.device].submit(Work { stream, blocks, batch, crossing, after, done });
+            let fences = after.iter().map(|(fence, _)| fence.clone()).collect();
+            self.devices[step.device].submit(Work { stream, blocks, batch, crossing, after: fences, done });
+            waits.push(after);
         }
-        self.flights.push(Flight { id, way, stream, batch, fences });
+        let (after, copies) = if self.timeline.is_some() { (waits, copies) } else { Default::default() };
+        self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies });
         Some(id)
     }
 
@@ -342,23 +374,52 @@ impl Executor {
         Some(Landed { flight: tag, batch: flight.batch, result })
     }
 
-    /// Keeps when each step of a landed flight ran.
+    /// Keeps when each step of a landed flight ran, and what came before it.
     fn note(&mut self, flight: &Flight) {
         let Some(timeline) = &mut self.timeline else { return };
+        let of = |fence: &Fence, lane, activity, rows, launched, after: &[(Fence, usize)]| {
+            let ran = fence.ran()?;
+            let ended = after.iter().filter_map(|(fence, device)| Some((fence.ran()?.end, *device)));
+            let (ready, flight) = (ended.max(), flight.id);
+            Some(Span { lane, activity, flight, rows, launched, ready, start: ran.start, end: ran.end })
+        };
+        for copy in &flight.copies {
+            let [from, to] = copy.devices;
+            let waited = [(copy.saved.clone(), from)];
+            let save = of(
+                &copy.saved,
+                Lane::Copies(from),
+                Activity::Save(copy.block),
+                copy.pages,
+                copy.launched,
+                &[],
+            );
+            let restore = of(
+                &copy.restored,
+                Lane::Copies(to),
+                Activity::Restore(copy.block),
+                copy.pages,
+                copy.launched,
+                &waited,
+            );
+            save.into_iter().chain(restore).for_each(|span| timeline.push(span));
+        }
         let schedule = self.ways[flight.way].schedule(&flight.batch);
-        for (step, fence) in schedule.steps.iter().zip(&flight.fences) {
-            if let Some(ran) = fence.ran() {
-                let (device, blocks) = (step.device, step.blocks.clone());
-                let rows = flight.batch.rows();
-                timeline.push(Span {
-                    device,
-                    flight: flight.id,
-                    blocks,
-                    rows,
-                    start: ran.start,
-                    end: ran.end,
-                });
-            }
+        let none = Vec::new();
+        for (i, (step, fence)) in schedule.steps.iter().zip(&flight.fences).enumerate() {
+            let after = flight.after.get(i).unwrap_or(&none);
+            let (lane, activity) = (Lane::Device(step.device), Activity::Blocks(step.blocks.clone()));
+            let span = of(fence, lane, activity, flight.batch.rows(), flight.launched, after);
+            span.into_iter().for_each(|span| timeline.push(span));
+        }
+    }
+
+    /// Keeps that the host chose tokens for a landed batch from `start` on until now.
+    pub(crate) fn note_sampling(&mut self, flight: u64, rows: usize, start: Instant) {
+        if let Some(timeline) = &mut self.timeline {
+            let (lane, activity, launched, ready) = (Lane::Host, Activity::Sampling, start, None);
+            let end = Instant::now();
+            timeline.push(Span { lane, activity, flight, rows, launched, ready, start, end });
         }
     }
 

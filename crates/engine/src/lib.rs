@@ -29,4 +29,4 @@ pub use place::{PlaceError, PlaceRules};
 pub use placement::{Placement, Placements};
 pub use request::{Event, Failure, FinishReason, Request, Timings};
 pub use sampling::{DryOptions, OptionError, SamplingOptions, TokenLogprobs};
-pub use timeline::{Occupancy, Span, Timeline};
+pub use timeline::{Activity, Lane, Occupancy, Span, Stalls, Timeline};

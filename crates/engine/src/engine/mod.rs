@@ -12,13 +12,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use unicorn_core::{
-    Batch, BatchLimits, Device, DeviceError, Fence, ModelSpec, Outcome, SequenceId, StateGroup, StateLayout,
+    Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, StateGroup, StateLayout,
     StateSpec, WeightSource,
 };
 
 #[cfg(test)]
 use crate::RunStats;
-use crate::executor::Executor;
+use crate::executor::{Executor, StateMove};
 use crate::kv::{StatePages, StatePools, window_pages};
 use crate::placement::{Phase, Placements};
 use crate::prefix::PrefixCache;
@@ -245,22 +245,22 @@ impl Engine {
         phase: Phase,
         pages: &mut [(SequenceId, &mut StatePages)],
     ) -> Result<Option<u64>, DeviceError> {
-        let mut after: Vec<Fence> = Vec::new();
+        let mut copies: Vec<StateMove> = Vec::new();
         let slices = if executor.has_two_ways() { batch.slices() } else { &[] };
         for slice in slices {
             let Some((_, pages)) = pages.iter_mut().find(|p| p.0 == slice.sequence) else { continue };
             let missing = pages.elsewhere(phase, slice.start as usize);
             match executor.bring(phase, slice.sequence, &missing) {
-                Ok(brought) => after.extend(brought),
+                Ok(brought) => copies.extend(brought),
                 Err(error) => {
                     // The pages of those before are free once this batch is given up.
-                    let _: Vec<Outcome> = after.iter().map(Fence::wait).collect();
+                    let _: Vec<Outcome> = copies.iter().map(StateMove::wait).collect();
                     return Err(error);
                 }
             }
             pages.written(phase, slice.end());
         }
-        Ok(executor.launch(Arc::new(batch), phase, after))
+        Ok(executor.launch(Arc::new(batch), phase, copies))
     }
 
     /// Tokens of prompts in a batch, of prompts of `tokens` in all: a chunk, less where that would leave a device without work. Batches

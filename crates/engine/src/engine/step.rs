@@ -1,6 +1,7 @@
 //! The pump: launch what can be launched, wait for a batch to land, choose tokens, launch again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, Select, SequenceId, Slice};
 
@@ -246,7 +247,8 @@ impl Engine {
 
     /// Records what a batch brought, chooses tokens and ends sequences.
     fn land(&mut self, landed: Landed) {
-        let Landed { batch, result, .. } = landed;
+        let start = Instant::now();
+        let Landed { batch, result, flight } = landed;
         if let Err(error) = &result
             && error.is_lost()
         {
@@ -284,6 +286,9 @@ impl Engine {
                 }
             };
             self.settle(at, sequence, reason);
+        }
+        if !batch.outputs().is_empty() {
+            self.executor.note_sampling(flight, batch.outputs().len(), start);
         }
     }
 
