@@ -128,6 +128,19 @@ pub enum Pace {
     Eager,
     /// On a thread of its own, in the order in which work becomes ready, each taking this long.
     Lazy(Duration),
+    /// As lazy, each work taking a time that grows with the rows of its batch.
+    Rows { work: Duration, row: Duration },
+}
+
+impl Pace {
+    /// How long work over so many rows takes.
+    pub fn time(self, rows: usize) -> Duration {
+        match self {
+            Pace::Eager => Duration::ZERO,
+            Pace::Lazy(time) => time,
+            Pace::Rows { work, row } => work + row * rows as u32,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -177,10 +190,11 @@ impl FakeDevice {
         let inner = Arc::new(Inner { profile, state: Mutex::new(State::default()), log });
         let worker = match pace {
             Pace::Eager => None,
-            Pace::Lazy(time) => {
+            Pace::Lazy(_) | Pace::Rows { .. } => {
                 let (sender, ready) = channel::<Work>();
                 let inner = inner.clone();
-                std::thread::spawn(move || ready.iter().for_each(|work| inner.run(work, time)));
+                let run = move |work: Work| inner.run(pace.time(work.batch.rows()), work);
+                std::thread::spawn(move || ready.iter().for_each(run));
                 Some(sender)
             }
         };
@@ -215,7 +229,7 @@ impl Inner {
     }
 
     /// Runs work that is ready, and tells how it ended.
-    fn run(&self, mut work: Work, time: Duration) {
+    fn run(&self, time: Duration, mut work: Work) {
         let start = Instant::now();
         work.done.begin(start);
         let result = self.execute(&mut self.state(), &work);
@@ -372,7 +386,7 @@ impl Device for FakeDevice {
                 let device = inner.profile.name.clone();
                 work.done.give(Err(Arc::new(DeviceError::Dependency { device, source })));
             }
-            (Ok(()), None) => inner.run(work, Duration::ZERO),
+            (Ok(()), None) => inner.run(Duration::ZERO, work),
             (Ok(()), Some(worker)) => worker.send(work).expect("the worker lives as long as the device"),
         });
     }

@@ -88,39 +88,23 @@ impl Engine {
         }
     }
 
-    /// The sequences of the next batch with their numbers of tokens, pages reserved. Empty when nothing can be launched now.
-    ///
-    /// Where several devices share the work, as many batches as they can work on at once are on their way, each with its share of the
-    /// sequences and of the chunk. One batch more may follow when it only continues prompts: it keeps the devices busy while the
-    /// host reads what the first one brings, and no token waits for it.
+    /// The sequences of the next batch with their numbers of tokens, pages reserved: see [`batching::next`]. Empty when nothing can be
+    /// launched now.
     fn plan(&mut self) -> Vec<(SequenceId, usize)> {
-        let lanes = self.lanes();
-        let flying = self.executor.in_flight().count();
         let ready: Vec<usize> = (0..self.running.len()).filter(|i| self.running[*i].is_ready()).collect();
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
             return self.reserve(&[(alone, self.running[alone].pending().min(self.options.prefill_chunk))]);
         }
+        let of = |s: &Sequence| batching::Ready {
+            pending: s.pending(),
+            prompt: s.tokens.len().saturating_sub(s.reused_tokens),
+            decodes: s.decodes(),
+        };
+        let turns: Vec<batching::Ready> = ready.iter().map(|i| of(&self.running[*i])).collect();
         let decoding = self.running.iter().filter(|s| s.decodes()).count();
-        if flying >= lanes && decoding > 0 {
-            return Vec::new();
-        }
-        let share = decoding.div_ceil(lanes);
-        let mut decoders = 0;
-        let chosen: Vec<usize> = ready
-            .into_iter()
-            .filter(|i| {
-                decoders += usize::from(self.running[*i].decodes());
-                !self.running[*i].decodes() || decoders <= share
-            })
-            .collect();
-        let pending: Vec<usize> = chosen.iter().map(|i| self.running[*i].pending()).collect();
-        // By whole prompts less what they reuse, not by what is left of them: or each batch would be half of the one before.
-        let whole = chosen.iter().map(|i| &self.running[*i]).map(|s| match s.decodes() {
-            true => 1,
-            false => s.tokens.len().saturating_sub(s.reused_tokens),
-        });
-        let counts = batching::plan(&pending, self.share(whole.sum()));
-        let wanted: Vec<(usize, usize)> = chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect();
+        let flying = self.executor.in_flight().count();
+        let next = batching::next(&turns, decoding, flying, self.lanes(), self.options.prefill_chunk);
+        let wanted: Vec<(usize, usize)> = next.into_iter().map(|(i, tokens)| (ready[i], tokens)).collect();
         self.reserve(&wanted)
     }
 
