@@ -14,6 +14,7 @@ mod kv;
 pub mod perplexity;
 mod place;
 mod placement;
+pub mod planner;
 mod prefix;
 mod request;
 mod sampling;

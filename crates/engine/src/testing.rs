@@ -130,6 +130,19 @@ pub enum Pace {
     Eager,
     /// On a thread of its own, in the order in which work becomes ready, each taking this long.
     Lazy(Duration),
+    /// As lazy, each work taking a time that grows with the rows of its batch.
+    Rows { work: Duration, row: Duration },
+}
+
+impl Pace {
+    /// How long work over so many rows takes.
+    pub fn time(self, rows: usize) -> Duration {
+        match self {
+            Pace::Eager => Duration::ZERO,
+            Pace::Lazy(time) => time,
+            Pace::Rows { work, row } => work + row * rows as u32,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -185,10 +198,10 @@ impl FakeDevice {
         let inner = Arc::new(Inner { profile, state: Mutex::new(State::default()), log });
         let worker = match pace {
             Pace::Eager => None,
-            Pace::Lazy(time) => {
+            Pace::Lazy(_) | Pace::Rows { .. } => {
                 let (sender, ready) = channel::<Job>();
                 let inner = inner.clone();
-                std::thread::spawn(move || ready.iter().for_each(|job| inner.run(job, time)));
+                std::thread::spawn(move || ready.iter().for_each(|job| inner.run(job, pace)));
                 Some(sender)
             }
         };
@@ -228,13 +241,13 @@ impl Inner {
 
     fn ready(&self, job: Job, worker: Option<Sender<Job>>) {
         match worker {
-            None => self.run(job, Duration::ZERO),
+            None => self.run(job, Pace::Eager),
             Some(worker) => worker.send(job).expect("the worker lives as long as the device"),
         }
     }
 
     /// Does what is ready, and tells how it ended.
-    fn run(&self, job: Job, time: Duration) {
+    fn run(&self, job: Job, pace: Pace) {
         let mut work = match job {
             Job::Work(work) => work,
             Job::Copy(copy) => {
@@ -242,6 +255,7 @@ impl Inner {
                 return copy.done.give(result.map(|()| None).map_err(Arc::new));
             }
         };
+        let time = pace.time(work.batch.rows());
         let start = Instant::now();
         work.done.begin(start);
         let result = self.execute(&mut self.state(), &work);

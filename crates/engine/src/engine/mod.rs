@@ -1,7 +1,7 @@
 //! The engine: a state machine that turns requests into tokens. It is a pump: batches are launched as soon as something is ready,
 //! and each that lands makes room for the next.
 
-mod batching;
+pub(crate) mod batching;
 mod evaluator;
 mod options;
 mod report;
@@ -263,23 +263,14 @@ impl Engine {
         Ok(executor.launch(Arc::new(batch), phase, copies))
     }
 
-    /// Tokens of prompts in a batch, of prompts of `tokens` in all: a chunk, less where that would leave a device without work. Batches
-    /// of equal size, as many for each lane: one that runs alone leaves the other devices idle.
+    /// See [`batching::share`].
     fn share(&self, tokens: usize) -> usize {
-        let chunk = self.options.prefill_chunk;
-        let lanes = self.lanes(Phase::Prefill);
-        if lanes == 1 {
-            return chunk;
-        }
-        let batches = tokens.div_ceil(chunk).max(1).next_multiple_of(lanes);
-        tokens.div_ceil(batches).clamp(chunk.min(CHUNK_MIN), chunk)
+        batching::share(tokens, self.options.prefill_chunk, self.lanes(Phase::Prefill))
     }
 }
 
-/// Rows that a batch has at least while a prompt has as many: fewer cost a reading of all weights each.
-const CHUNK_MIN: usize = 32;
-
-fn lanes(placement: &Placement, options: &EngineOptions) -> usize {
+/// Batches that devices under this placement can work on at once.
+pub(crate) fn lanes(placement: &Placement, options: &EngineOptions) -> usize {
     if placement.segments().len() > 1 { options.pipeline_parts } else { 1 }
 }
 

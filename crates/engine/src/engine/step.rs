@@ -117,37 +117,20 @@ impl Engine {
         (Vec::new(), Phase::Prefill)
     }
 
-    /// A batch of some of the `ready` sequences, for the devices of a phase.
-    ///
-    /// Where several devices share the work, as many batches as they can work on at once are on their way, each with its share of the
-    /// sequences and of the chunk. One batch more may follow when it only continues prompts: it keeps the devices busy while the
-    /// host reads what the first one brings, and no token waits for it.
+    /// A batch of some of the `ready` sequences, for the devices of a phase: see [`batching::next`].
     fn plan_of(&mut self, ready: &[usize], phase: Phase) -> Vec<(SequenceId, usize)> {
-        let (lanes, flying) = (self.lanes(phase), self.executor.in_flight_of(phase));
-        let apart = self.executor.has_two_ways();
-        let decoding = self.running.iter().filter(|s| s.decodes()).count();
-        let decoding = if apart && phase == Phase::Prefill { 0 } else { decoding };
-        if flying >= lanes && decoding > 0 {
-            return Vec::new();
-        }
-        let share = decoding.div_ceil(lanes);
-        let mut decoders = 0;
-        let chosen: Vec<usize> = ready
-            .iter()
-            .copied()
-            .filter(|i| {
-                decoders += usize::from(self.running[*i].decodes());
-                !self.running[*i].decodes() || decoders <= share || (apart && phase == Phase::Prefill)
-            })
-            .collect();
-        let pending: Vec<usize> = chosen.iter().map(|i| self.running[*i].pending()).collect();
-        // By whole prompts less what they reuse, not by what is left of them: or each batch would be half of the one before.
-        let whole = chosen.iter().map(|i| &self.running[*i]).map(|s| match s.decodes() {
-            true => 1,
-            false => s.tokens.len().saturating_sub(s.reused_tokens),
-        });
-        let counts = batching::plan(&pending, self.share(whole.sum()));
-        let wanted: Vec<(usize, usize)> = chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect();
+        // Where prompts have devices of their own, a sequence there reads its tokens again, and nobody decodes.
+        let reads = self.executor.has_two_ways() && phase == Phase::Prefill;
+        let of = |s: &Sequence| batching::Ready {
+            pending: s.pending(),
+            prompt: s.tokens.len().saturating_sub(s.reused_tokens),
+            decodes: s.decodes() && !reads,
+        };
+        let turns: Vec<batching::Ready> = ready.iter().map(|i| of(&self.running[*i])).collect();
+        let decoding = if reads { 0 } else { self.running.iter().filter(|s| s.decodes()).count() };
+        let flying = self.executor.in_flight_of(phase);
+        let next = batching::next(&turns, decoding, flying, self.lanes(phase), self.options.prefill_chunk);
+        let wanted: Vec<(usize, usize)> = next.into_iter().map(|(i, tokens)| (ready[i], tokens)).collect();
         self.reserve(&wanted)
     }
 
