@@ -242,6 +242,11 @@ pub trait Device: Send + Sync {
     /// Errors when work on the stream is under way or memory is short.
     fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError>;
 
+    /// What copies residual streams that cross, for people; `None` where nothing copies, or nothing worth a word.
+    fn crosses_by(&self) -> Option<String> {
+        None
+    }
+
     /// Starts work as soon as what it waits for has ended, in the order in which work becomes ready. Never waits for work itself, of this
     /// device or another. Every failure, a wrong request included, arrives through [`Work::done`].
     ///

@@ -1,16 +1,20 @@
 //! What is kept of submitted work until its end is told.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use unicorn_core::{Batch, Crossing, StreamId};
+use unicorn_core::{Batch, Crossing};
+
+use crate::memory::Buffer;
+use crate::stream::Shared;
 
 /// What tells how submitted work ended.
 pub(crate) struct Told {
-    pub(crate) stream: StreamId,
     pub(crate) batch: Arc<Batch>,
-    /// A head was its last block.
-    pub(crate) head: bool,
+    /// Ways that its stream crosses, each with this many bytes.
     pub(crate) crossing: Crossing,
-    pub(crate) started: Instant,
+    pub(crate) bytes: usize,
+    /// Where its stream crosses.
+    pub(crate) shared: Option<Arc<Shared>>,
+    /// Logits and selected tokens, where a head that is read was its last block.
+    pub(crate) head: Option<(Arc<Buffer>, Arc<Buffer>)>,
 }

@@ -209,7 +209,7 @@ impl Slot {
         let staging = Buffer::new(context, place, bytes, what)?;
         let device = &context.device;
         let info = vk::CommandPoolCreateInfo::default()
-            .queue_family_index(context.queue_family)
+            .queue_family_index(context.queue_family())
             .flags(vk::CommandPoolCreateFlags::RESET_COMMAND_BUFFER);
         // SAFETY: plain creation; destroyed on drop.
         let pool = unsafe { device.create_command_pool(&info, None) }?;

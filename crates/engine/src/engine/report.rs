@@ -17,6 +17,8 @@ pub struct DeviceReport {
     pub description: String,
     /// Memory held.
     pub memory: MemoryUse,
+    /// What copies residual streams that cross.
+    pub crosses_by: Option<String>,
     /// Blocks placed here.
     pub blocks: usize,
     /// Selected kernels, in order of first use, each with the number of blocks that use it.
@@ -61,6 +63,9 @@ impl Report {
                 m.copied as f64 / MIB,
                 m.shared as f64 / MIB
             ));
+            if let Some(by) = device.crosses_by.as_ref().filter(|_| self.stats.crossings > 0) {
+                lines.push(format!("  residual streams cross by {by}"));
+            }
             lines.extend(
                 device.kernels.iter().map(|(kernel, blocks)| format!("  {kernel} ({blocks} blocks)")),
             );
@@ -111,7 +116,15 @@ impl Engine {
             }
             let profile = device.profile();
             let (name, description) = (profile.name.clone(), profile.description.clone());
-            DeviceReport { name, kind: profile.kind, description, memory: device.memory(), blocks, kernels }
+            DeviceReport {
+                name,
+                kind: profile.kind,
+                description,
+                memory: device.memory(),
+                crosses_by: device.crosses_by(),
+                blocks,
+                kernels,
+            }
         };
         Report {
             placement: self.placement_lines(&names),
