@@ -5,10 +5,19 @@ use std::sync::Arc;
 use unicorn_core::{Batch, Crossing};
 
 use crate::memory::Buffer;
+use crate::pages::Pages;
 use crate::stream::Shared;
 
-/// What tells how submitted work ended.
-pub(crate) struct Told {
+/// What tells how something that was submitted ended.
+pub(crate) enum Told {
+    /// Work.
+    Work(ToldWork),
+    /// A copy of pages of state.
+    Pages(Pages),
+}
+
+/// What tells how work ended.
+pub(crate) struct ToldWork {
     pub(crate) batch: Arc<Batch>,
     /// Ways that its stream crosses, each with this many bytes.
     pub(crate) crossing: Crossing,
