@@ -100,9 +100,9 @@ impl Mixer {
 pub fn check(device: &Arc<dyn Device>) -> Result<(), String> {
     for ty in [KvType::F32, KvType::F16, KvType::Q8_0] {
         let mixer = mixer(device, ty).map_err(|e| e.to_string())?;
-        let checked = check_bytes(&mixer, ty).map_err(|e| e.to_string()).and_then(|same| {
-            let names = check_names(&mixer);
-            same.then_some(()).ok_or_else(|| format!("{ty:?}: pages came back with other bytes")).and(names)
+        let checked = check_bytes(&mixer, ty).map_err(|e| e.to_string()).and_then(|wrong| match wrong {
+            Some(what) => Err(format!("{ty:?}: {what}")),
+            None => check_names(&mixer),
         });
         device.unload(mixer.id);
         checked?;
@@ -110,16 +110,22 @@ pub fn check(device: &Arc<dyn Device>) -> Result<(), String> {
     Ok(())
 }
 
-fn check_bytes(mixer: &Mixer, ty: KvType) -> Result<bool, Arc<DeviceError>> {
+/// What is wrong with the bytes, if anything is.
+fn check_bytes(mixer: &Mixer, ty: KvType) -> Result<Option<String>, Arc<DeviceError>> {
     let pages: Vec<Vec<u8>> = (0..PAGES as u32).map(|i| mixer.page(ty, i + 1)).collect();
     let copied = mixer.device.memory().copied;
     mixer.restore(&[0, 1, 2, 3, 4], &pages.concat())?;
-    let two = mixer.save(&[4, 1])? == [&pages[4][..], &pages[1]].concat();
+    let two = mixer.save(&[4, 1])?;
+    if two != [&pages[4][..], &pages[1]].concat() {
+        return Ok(Some("two of five pages came back with other bytes".into()));
+    }
     mixer.restore(&[2], &pages[0])?;
     let expected = [0, 1, 0, 3, 4].map(|i: usize| &pages[i][..]).concat();
-    let all = mixer.save(&[0, 1, 2, 3, 4])? == expected;
-    let bytes = mixer.device.memory().copied - copied;
-    Ok(two && all && bytes == (13 * mixer.words * 4) as u64)
+    if mixer.save(&[0, 1, 2, 3, 4])? != expected {
+        return Ok(Some("a page was written and others changed".into()));
+    }
+    let (bytes, expected) = (mixer.device.memory().copied - copied, (13 * mixer.words * 4) as u64);
+    Ok((bytes != expected).then(|| format!("{bytes} bytes counted as copied, of {expected}")))
 }
 
 fn check_names(mixer: &Mixer) -> Result<(), String> {

@@ -121,15 +121,13 @@ impl Inner {
 
     /// Brings pages that came out to where they are wanted.
     pub(crate) fn land_pages(&self, pages: &Pages) {
-        let executed = !self.context.compile_only();
-        if let Some(host) = pages.saved.as_ref().filter(|_| executed) {
+        if let Some(host) = pages.saved.as_ref().filter(|_| !self.context.compile_only()) {
             let mut page = vec![0; pages.page_bytes as usize];
             for row in 0..pages.pages {
                 pages.slot.staging.read(row as u64 * pages.page_bytes, &mut page);
                 host.write_part(row, 0, &page);
             }
         }
-        self.context.count_copy(pages.pages as u64 * pages.page_bytes);
     }
 }
 
