@@ -11,18 +11,9 @@ use crate::error::VulkanError;
 use crate::lane::Point;
 use crate::place::Place;
 use crate::state::{Inner, State};
-use crate::told::Told;
+use crate::told::{Pages, Told};
 use crate::transfer::{Direction, Slot};
 use crate::waiter::Submitted;
-
-/// Pages on their way.
-pub(crate) struct Pages {
-    slot: Slot,
-    /// Where they are wanted, once they are out.
-    saved: Option<Arc<SharedBuffer>>,
-    pages: usize,
-    page_bytes: u64,
-}
 
 impl Inner {
     /// Copies pages once what that depends on has ended, as [`Inner::submit`] submits work.

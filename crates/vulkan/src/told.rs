@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use unicorn_core::{Batch, Crossing};
+use unicorn_core::{Batch, Crossing, SharedBuffer};
 
 use crate::memory::Buffer;
-use crate::pages::Pages;
 use crate::stream::Shared;
+use crate::transfer::Slot;
 
 /// What tells how something that was submitted ended.
 pub(crate) enum Told {
@@ -26,4 +26,13 @@ pub(crate) struct ToldWork {
     pub(crate) shared: Option<Arc<Shared>>,
     /// Logits and selected tokens, where a head that is read was its last block.
     pub(crate) head: Option<(Arc<Buffer>, Arc<Buffer>)>,
+}
+
+/// Pages of state on their way.
+pub(crate) struct Pages {
+    pub(crate) slot: Slot,
+    /// Where they are wanted, once they are out.
+    pub(crate) saved: Option<Arc<SharedBuffer>>,
+    pub(crate) pages: usize,
+    pub(crate) page_bytes: u64,
 }
