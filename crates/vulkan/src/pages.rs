@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ash::vk;
-use unicorn_core::{DeviceError, Fence, PageId, SharedBuffer, StateCopy, StateWay};
+use unicorn_core::{DeviceError, Fence, PageId, StateCopy, StateWay};
 
 use crate::blocks::GpuBlock;
 use crate::error::VulkanError;
