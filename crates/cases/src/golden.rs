@@ -154,7 +154,7 @@ impl Loaded<'_> {
         let slices: Vec<Slice> = sequences.iter_mut().filter_map(|s| s.next(groups)).collect();
         let counts: Vec<(SequenceId, usize)> = slices.iter().map(|s| (s.sequence, s.tokens.len())).collect();
         let rows: usize = counts.iter().map(|c| c.1).sum();
-        let outputs = (0..rows as u32).map(|row| OutputRow { row, select: Select::Logits }).collect();
+        let outputs = (0..rows as u32).map(|row| OutputRow::new(row, Select::Logits)).collect();
         let batch = Batch::new(slices, outputs, limits).map_err(|e| DeviceError::Invalid {
             device: self.device.profile().name.clone(),
             what: e.to_string(),

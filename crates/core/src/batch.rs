@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::output::{OutputRow, Select, TopEntry};
 use crate::{BatchShape, Span, StateLayout};
 
 /// A sequence known to the engine.
@@ -31,24 +32,6 @@ impl Slice {
     pub fn end(&self) -> usize {
         self.start as usize + self.tokens.len()
     }
-}
-
-/// What the head returns for an output row.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Select {
-    /// All logits.
-    Logits,
-    /// The `k` largest logits with their token ids, largest first, ties broken by the smaller id.
-    Top(usize),
-}
-
-/// A row for which the head computes logits. A sequence may have several.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct OutputRow {
-    /// Row of the batch.
-    pub row: u32,
-    /// What is returned.
-    pub select: Select,
 }
 
 /// What batches for one model on one engine are held against.
@@ -149,6 +132,30 @@ pub enum BatchError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// A mask is for another vocabulary or allows no token.
+    #[error(
+        "output row {row}: a mask of {words} words that allows no token, or not one for each 32 of {vocab} tokens"
+    )]
+    Mask {
+        /// The row.
+        row: usize,
+        /// Words of the mask.
+        words: usize,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// An adjustment is of a token outside the vocabulary, does not ascend, or is no number that later arithmetic can use.
+    #[error(
+        "output row {row}: the adjustment of token {token}: tokens must ascend below {vocab}, with sound numbers"
+    )]
+    Adjustment {
+        /// The row.
+        row: usize,
+        /// Token id.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
 }
 
 impl Batch {
@@ -237,6 +244,26 @@ fn check_outputs(outputs: &[OutputRow], rows: usize, vocab: usize) -> Result<(),
         {
             return Err(BatchError::Top { k, vocab });
         }
+        check_edits(output, vocab)?;
+    }
+    Ok(())
+}
+
+fn check_edits(output: &OutputRow, vocab: usize) -> Result<(), BatchError> {
+    let (row, edits) = (output.row as usize, &output.edits);
+    if let Some(mask) = &edits.mask {
+        let words = mask.words().len();
+        if words != vocab.div_ceil(32) || !mask.allows_some(vocab) {
+            return Err(BatchError::Mask { row, words, vocab });
+        }
+    }
+    let mut next = 0;
+    for adjustment in &edits.adjustments {
+        let token = adjustment.token;
+        if (token as usize) < next || token as usize >= vocab || !adjustment.is_sound() {
+            return Err(BatchError::Adjustment { row, token, vocab });
+        }
+        next = token as usize + 1;
     }
     Ok(())
 }
@@ -292,15 +319,6 @@ fn check_group(slices: &[Slice], layout: &StateLayout, group: usize) -> Result<(
     Ok(())
 }
 
-/// One selected token.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct TopEntry {
-    /// Token id.
-    pub token: u32,
-    /// Its logit.
-    pub logit: f32,
-}
-
 /// What a head block produced, in the order of [`Batch::outputs`].
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct HeadOutput {
@@ -315,8 +333,15 @@ pub struct HeadOutput {
 pub enum RowOutput<'a> {
     /// `[vocab]`.
     Logits(&'a [f32]),
-    /// The best ones, the best first.
+    /// The best ones, the best first; shorter than asked for where no other token can be chosen.
     Top(&'a [TopEntry]),
+}
+
+/// True for at most `k` tokens that can be chosen and are allowed, in order.
+fn is_selection(list: &[TopEntry], k: usize, asked: &OutputRow, vocab: usize) -> bool {
+    let allowed = |token| asked.edits.mask.as_ref().is_none_or(|mask| mask.allows(token));
+    let sound = |e: &TopEntry| e.is_choosable() && (e.token as usize) < vocab && allowed(e.token);
+    list.len() <= k && list.iter().all(sound) && list.windows(2).all(|w| w[0].rank(&w[1]).is_lt())
 }
 
 impl HeadOutput {
@@ -329,7 +354,9 @@ impl HeadOutput {
         let (mut logits, mut top) = (self.logits.chunks_exact(vocab.max(1)), self.top.iter());
         let row = |output: &OutputRow| match output.select {
             Select::Logits => logits.next().map(RowOutput::Logits),
-            Select::Top(k) => top.next().filter(|t| t.len() == k).map(|t| RowOutput::Top(t)),
+            Select::Top(k) => {
+                top.next().filter(|list| is_selection(list, k, output, vocab)).map(|t| RowOutput::Top(t))
+            }
         };
         let rows: Option<Vec<RowOutput>> = batch.outputs.iter().map(row).collect();
         rows.filter(|_| top.next().is_none())
@@ -345,7 +372,7 @@ impl HeadOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{KvType, StateGroup, StateSpec};
+    use crate::{Adjustment, Edits, KvType, StateGroup, StateSpec, TokenMask};
 
     fn limits(groups: &[StateSpec]) -> Arc<BatchLimits> {
         let groups = groups.iter().map(|spec| StateGroup { spec: *spec, pages: 8 }).collect();
@@ -418,7 +445,7 @@ mod tests {
     #[test]
     fn outputs_ascend_within_the_batch_and_ask_for_what_there_is() {
         let ask = |outputs: &[(u32, Select)]| {
-            let outputs = outputs.iter().map(|(row, select)| OutputRow { row: *row, select: *select });
+            let outputs = outputs.iter().map(|(row, select)| OutputRow::new(*row, *select));
             Batch::new(vec![slice(1, 0, 4, &[0])], outputs.collect(), &limits(&[StateSpec::Paged]))
         };
         let batch = ask(&[(0, Select::Top(3)), (2, Select::Logits), (3, Select::Top(1))]).unwrap();
@@ -433,9 +460,9 @@ mod tests {
     #[test]
     fn output_rows_are_found_again_or_refused() {
         let outputs = vec![
-            OutputRow { row: 0, select: Select::Top(1) },
-            OutputRow { row: 1, select: Select::Logits },
-            OutputRow { row: 2, select: Select::Top(2) },
+            OutputRow::new(0, Select::Top(1)),
+            OutputRow::new(1, Select::Logits),
+            OutputRow::new(2, Select::Top(2)),
         ];
         let batch = Batch::new(vec![slice(1, 0, 4, &[0])], outputs, &limits(&[StateSpec::Paged])).unwrap();
         let entry = |token| TopEntry { token, logit: 1.0 };
@@ -445,11 +472,48 @@ mod tests {
         assert_eq!(rows[0], RowOutput::Top(&[entry(4)]));
         assert!(matches!(rows[1], RowOutput::Logits(l) if l.len() == 100));
         assert_eq!(rows[2], RowOutput::Top(&[entry(5), entry(6)]));
-        output.top[1].pop();
-        assert_eq!(output.rows(&batch), None);
+        // Shorter where nothing else can be chosen; never longer, out of order, or with what cannot be chosen.
+        let with = |list: Vec<TopEntry>| HeadOutput { top: vec![vec![entry(4)], list], ..output.clone() };
+        assert!(with(vec![entry(5)]).rows(&batch).is_some() && with(vec![]).rows(&batch).is_some());
+        assert_eq!(with(vec![entry(5), entry(6), entry(7)]).rows(&batch), None);
+        assert_eq!(with(vec![entry(6), entry(5)]).rows(&batch), None);
+        assert_eq!(with(vec![entry(100)]).rows(&batch), None);
+        assert_eq!(with(vec![TopEntry { token: 5, logit: f32::NEG_INFINITY }]).rows(&batch), None);
         output.top.pop();
         assert_eq!(output.rows(&batch), None);
         let short = HeadOutput { logits: vec![0.5; 99], ..HeadOutput::default() };
         assert_eq!(short.rows(&batch), None);
+    }
+
+    #[test]
+    fn edits_are_for_the_vocabulary_and_hold_what_comes_back() {
+        let ask = |edits: Edits| {
+            let outputs = vec![OutputRow { edits, ..OutputRow::new(0, Select::Top(2)) }];
+            Batch::new(vec![slice(1, 0, 1, &[0])], outputs, &limits(&[StateSpec::Paged]))
+        };
+        let mask = |words: &[u32]| {
+            ask(Edits { mask: Some(Arc::new(TokenMask::new(words.to_vec()))), ..Edits::default() })
+        };
+        let adjust =
+            |adjustments: &[Adjustment]| ask(Edits { adjustments: adjustments.to_vec(), mask: None });
+        let batch = mask(&[0, 0b110, 0, 0]).unwrap();
+        assert!(matches!(mask(&[1; 3]), Err(BatchError::Mask { row: 0, words: 3, vocab: 100 })));
+        assert!(matches!(mask(&[0, 0, 0, 1 << 4]), Err(BatchError::Mask { .. })));
+        let of = Adjustment::none;
+        assert!(adjust(&[of(0), of(7), of(99)]).is_ok());
+        let bad = [f32::NAN, f32::INFINITY, 0.0, -1.0].map(|divisor| Adjustment { divisor, ..of(9) });
+        let others =
+            [Adjustment { bias: f32::INFINITY, ..of(9) }, Adjustment { penalties: [0.0, f32::NAN], ..of(9) }];
+        for adjustment in bad.into_iter().chain(others) {
+            assert!(matches!(adjust(&[of(3), adjustment]), Err(BatchError::Adjustment { token: 9, .. })));
+        }
+        assert!(matches!(adjust(&[of(3), of(3)]), Err(BatchError::Adjustment { token: 3, .. })));
+        assert!(matches!(adjust(&[of(100)]), Err(BatchError::Adjustment { token: 100, .. })));
+        let listed = |tokens: &[u32]| {
+            let list = tokens.iter().map(|token| TopEntry { token: *token, logit: 0.5 }).collect();
+            HeadOutput { top: vec![list], ..HeadOutput::default() }.rows(&batch).is_some()
+        };
+        assert!(listed(&[33, 34]) && listed(&[34]) && listed(&[]));
+        assert!(!listed(&[33, 35]) && !listed(&[1]));
     }
 }

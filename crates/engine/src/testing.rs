@@ -289,7 +289,8 @@ fn head(x: &[u64], batch: &Batch, nan: bool) -> HeadOutput {
     let mut output = HeadOutput::default();
     for asked in batch.outputs() {
         let logit = |v: usize| (mix(x[asked.row as usize], v as u64) >> 40) as f32 / 2e6;
-        let row: Vec<f32> = (0..VOCAB).map(|v| if nan { f32::NAN } else { logit(v) }).collect();
+        let mut row: Vec<f32> = (0..VOCAB).map(|v| if nan { f32::NAN } else { logit(v) }).collect();
+        asked.edits.apply(0, &mut row);
         match asked.select {
             Select::Logits => output.logits.extend(row),
             Select::Top(k) => output.top.push(top(&row, k)),
@@ -326,7 +327,8 @@ fn attend(state: &mut State, work: &Work, block: u32, salt: u64, spec: StateSpec
 fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {
     let mut all: Vec<TopEntry> =
         logits.iter().enumerate().map(|(i, &logit)| TopEntry { token: i as u32, logit }).collect();
-    all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+    all.retain(TopEntry::is_choosable);
+    all.sort_by(TopEntry::rank);
     all.truncate(k);
     all
 }

@@ -22,6 +22,7 @@ mod cut;
 mod device;
 #[cfg(test)]
 mod driver_tests;
+mod edits;
 mod error;
 #[cfg(test)]
 mod invariance_tests;

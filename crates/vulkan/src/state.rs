@@ -133,8 +133,17 @@ impl Inner {
             }
             let capacity = match old {
                 Some(s) => s.scratch.capacity.grown(&needs),
-                None => Capacity { rows: 8, outputs: 8, row_splits: 8, pages: 64, groups: 1, top: 1 }
-                    .grown(&needs),
+                None => Capacity {
+                    rows: 8,
+                    outputs: 8,
+                    row_splits: 8,
+                    pages: 64,
+                    groups: 1,
+                    top: 1,
+                    masks: 0,
+                    takes: 0,
+                }
+                .grown(&needs),
             };
             let lent = state.shared.get(&id).and_then(Shared::in_place);
             // The residual may be waiting for its next block. Its old buffer goes before the new one comes: both may not fit.

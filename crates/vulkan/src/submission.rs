@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use unicorn_core::{Batch, DeviceError, Fence, HeadOutput, Select, TopEntry, Work};
+use unicorn_core::{Batch, DeviceError, Fence, HeadOutput, TopEntry, Work};
 
 use crate::blocks::{Builder, GpuBlock};
+use crate::edits::{self, EditShape, TAKE_THREADS, mask_words};
+use crate::memory::Buffer;
 use crate::recording::Recording;
 use crate::replay::Recorded;
 use crate::scratch::Capacity;
@@ -167,6 +169,7 @@ impl Inner {
             None if attends => select::decode_records(rows, positions),
             None => 1,
         };
+        let edits = EditShape::of(batch);
         let pages: usize = batch.slices().iter().map(|s| s.tables.first().map_or(0, Vec::len)).sum();
         let needs = Capacity {
             rows,
@@ -175,6 +178,8 @@ impl Inner {
             pages: pages.max(1),
             groups: batch.slices().first().map_or(1, |s| s.tables.len().max(1)),
             top: batch.top().unwrap_or(1),
+            masks: mask_words(batch),
+            takes: edits.takes * TAKE_THREADS,
         };
         let timed = state.timings.is_some() && state.gpu.timestamp_ns > 0.0;
         // A row writes pages that no other slice sees, or there would be no batch: single rows are alone.
@@ -184,6 +189,7 @@ impl Inner {
             rows,
             outputs: batch.outputs().len(),
             wanted: Wanted::of(batch),
+            edits,
             crossing: work.crossing,
             // Tiles come from a buffer, so one recording serves every depth; but where submissions are bounded it is cut by what they cost.
             positions: if tiling.is_some() && state.bound.seconds_max.is_none() { 0 } else { positions },
@@ -236,7 +242,7 @@ impl Inner {
             match block {
                 GpuBlock::Embedding(e) => e.record(&mut builder, next),
                 GpuBlock::Ffn(f) => f.record(&mut builder, next),
-                GpuBlock::Head(h) => h.record(&mut builder, &shape.wanted),
+                GpuBlock::Head(h) => h.record(&mut builder, &shape.wanted, shape.edits),
                 GpuBlock::Attention(a) => {
                     let cache = a.cache.as_ref().ok_or_else(|| self.invalid("no state is reserved"))?;
                     a.record(&mut builder, cache, next);
@@ -291,30 +297,21 @@ impl Inner {
 
     fn output(&self, state: &State, told: &Told) -> Option<HeadOutput> {
         let (batch, scratch) = (&told.batch, &state.streams.get(&told.stream)?.scratch);
-        let vocab = batch.limits().vocab;
-        let mut output = HeadOutput::default();
-        let rows = batch.logit_rows();
-        if rows > 0 {
-            let mut bytes = vec![0u8; rows * vocab * 4];
-            scratch.logits_host.read(0, &mut bytes);
-            let word = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            output.logits = bytes.chunks_exact(4).map(word).collect();
-        }
-        let most = batch.top().unwrap_or(0);
-        if most > 0 {
-            let mut bytes = vec![0u8; batch.outputs().len() * most * 8];
-            scratch.top.read(0, &mut bytes);
-            let entry = |b: &[u8]| TopEntry {
-                token: u32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-                logit: f32::from_le_bytes([b[4], b[5], b[6], b[7]]),
-            };
-            for (list, asked) in bytes.chunks_exact(most * 8).zip(batch.outputs()) {
-                if let Select::Top(k) = asked.select {
-                    output.top.push(list.chunks_exact(8).take(k).map(entry).collect());
-                }
+        let words = |buffer: &Buffer, count: usize| -> Vec<u32> {
+            let mut bytes = vec![0u8; count * 4];
+            if count > 0 {
+                buffer.read(0, &mut bytes);
             }
-        }
-        Some(output)
+            bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        };
+        let logits = words(&scratch.logits_host, batch.logit_rows() * batch.limits().vocab);
+        let logits = logits.into_iter().map(f32::from_bits).collect();
+        let most = batch.top().unwrap_or(0);
+        let pairs = words(&scratch.top, batch.outputs().len() * most * 2);
+        let entry = |pair: &[u32]| TopEntry { token: pair[0], logit: f32::from_bits(pair[1]) };
+        let selected: Vec<TopEntry> = pairs.chunks_exact(2).map(entry).collect();
+        let taken = words(&scratch.taken, edits::take_count(batch)).into_iter().map(f32::from_bits);
+        Some(edits::output(batch, logits, &selected, most, taken))
     }
 }
 

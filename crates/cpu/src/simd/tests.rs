@@ -126,7 +126,7 @@ fn load(device: &dyn Device, blocks: &[Block], ty: KvType) -> Loaded {
 
 impl Loaded {
     fn batch(&self, slices: Vec<Slice>, outputs: &[u32], select: Select) -> Arc<Batch> {
-        let outputs = outputs.iter().map(|row| OutputRow { row: *row, select }).collect();
+        let outputs = outputs.iter().map(|row| OutputRow::new(*row, select)).collect();
         Arc::new(Batch::new(slices, outputs, &self.limits).unwrap())
     }
 

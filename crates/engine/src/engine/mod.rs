@@ -129,7 +129,7 @@ impl Engine {
         if self.waiting.len() >= room {
             return Err(AdmissionError::QueueFull { queued: self.waiting.len() });
         }
-        let sampler = Sampler::new(request.sampling.clone(), request.logprobs)?;
+        let sampler = Sampler::new(request.sampling.clone(), request.logprobs, request.mask.clone())?;
         let id = SequenceId(self.next_id);
         self.next_id += 1;
         self.waiting.push_back(Sequence::new(id, request, sampler, self.pools.empty()));
@@ -143,6 +143,12 @@ impl Engine {
         }
         if prompt.len() > context {
             return Err(AdmissionError::PromptTooLong { prompt: prompt.len(), context });
+        }
+        if let Some(mask) = &request.mask {
+            let words = mask.words().len();
+            if words != vocab.div_ceil(32) || !(0..vocab as u32).any(|token| mask.allows(token)) {
+                return Err(AdmissionError::Mask { words, vocab });
+            }
         }
         let sampling = &request.sampling;
         sampling.validate()?;

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, Select, SequenceId, Slice};
+use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, SequenceId, Slice};
 
 use super::sequence::{Fault, Sequence};
 use super::{Engine, batching};
 use crate::EngineError;
 use crate::executor::Landed;
 use crate::request::{Event, Failure, FinishReason};
-use crate::sampling::{SampleError, Sampled};
+use crate::sampling::{NoCandidate, Sampled};
 
 impl Engine {
     /// Keeps the devices busy and returns what happened: waits until a batch has landed if none has, chooses tokens, and launches what
@@ -184,11 +184,8 @@ impl Engine {
             slices.push(self.slice(sequence, *count));
             rows += *count as u32;
             if *count == sequence.pending() && sequence.max_tokens != Some(0) {
-                let select = match sequence.sampler.select() {
-                    Select::Top(k) => Select::Top(k.min(self.spec.vocab)),
-                    Select::Logits => Select::Logits,
-                };
-                outputs.push(OutputRow { row: rows - 1, select });
+                let (select, edits) = sequence.sampler.ask(&sequence.tokens, self.spec.vocab);
+                outputs.push(OutputRow { row: rows - 1, select, edits });
             }
         }
         Batch::new(slices, outputs, &self.limits)
@@ -288,16 +285,11 @@ impl Engine {
     fn choose(&mut self, sequence: &mut Sequence, row: RowOutput<'_>) -> Option<FinishReason> {
         let sampled = match row {
             RowOutput::Logits(logits) => sequence.sampler.sample(&sequence.tokens, logits),
-            RowOutput::Top(top) => sequence.sampler.sample_top(&sequence.tokens, top, self.spec.vocab),
+            RowOutput::Top(top) => sequence.sampler.sample_top(&sequence.tokens, top),
         };
         let Sampled { token, logprobs } = match sampled {
             Ok(sampled) => sampled,
-            Err(SampleError::NoCandidate) => return Some(FinishReason::NoCandidate),
-            Err(error) => {
-                let (device, what, reason) = ("engine".into(), "sampling".into(), error.to_string());
-                let error = DeviceError::Failed { device, what, reason };
-                return Some(FinishReason::Device(Failure(Arc::new(error))));
-            }
+            Err(NoCandidate) => return Some(FinishReason::NoCandidate),
         };
         sequence.push(token);
         if sequence.stop_tokens.contains(&token) {

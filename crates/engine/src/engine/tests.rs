@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use unicorn_core::BatchError;
+use unicorn_core::{BatchError, TokenMask};
 
 use super::*;
 use crate::sampling::uniform;
@@ -11,7 +11,7 @@ use crate::testing::{
     FakeDevice, Faults, Log, Pace, Ran, VOCAB, engine_of, engine_on, engine_with, sliding_spec, tiny_spec,
     zero_weights,
 };
-use crate::{OptionError, SamplingOptions};
+use crate::{DryOptions, OptionError, SamplingOptions};
 
 fn prompt(seed: u64, n: usize) -> Vec<u32> {
     (0..n as u64).map(|i| (uniform(seed, i) * VOCAB as f64) as u32).collect()
@@ -244,13 +244,35 @@ proptest! {
 
 #[test]
 fn selection_on_the_device_changes_no_text() {
-    // A neutral logit bias forces all logits.
-    for temperature in [0.0, 0.9] {
+    for (temperature, adjusted, masked) in
+        [(0.0, false, false), (0.9, false, true), (0.0, true, true), (0.9, true, false)]
+    {
         let mut plain = request(5, 30, 20);
         plain.sampling.temperature = temperature;
-        let mut whole = plain.clone();
-        whole.sampling.logit_bias = vec![(0, 0.0)];
-        assert_eq!(alone(&plain), alone(&whole));
+        if adjusted {
+            let (repeat_penalty, presence_penalty, logit_bias) =
+                (1.3, 0.4, vec![(7, 2.0), (9, f32::NEG_INFINITY)]);
+            let dry = DryOptions { multiplier: 0.8, ..DryOptions::default() };
+            plain.sampling =
+                SamplingOptions { repeat_penalty, presence_penalty, logit_bias, dry, ..plain.sampling };
+        }
+        let even = TokenMask::of(VOCAB, (0..VOCAB as u32).filter(|t| t % 2 == 0));
+        plain.mask = masked.then(|| Arc::new(even));
+        // Log probabilities need all logits.
+        let whole = Request { logprobs: Some(0), ..plain.clone() };
+        let text = alone(&plain);
+        assert_eq!(text, alone(&whole));
+        assert!(!masked || text.0.iter().all(|t| t % 2 == 0));
+    }
+}
+
+#[test]
+fn masks_for_another_vocabulary_are_refused() {
+    let mut engine = engine_of(options());
+    for words in [vec![1], vec![1; 3], vec![0; 2]] {
+        let mask = Some(Arc::new(TokenMask::new(words)));
+        let refused = engine.add(Request { mask, ..request(1, 5, 5) });
+        assert!(matches!(refused, Err(AdmissionError::Mask { vocab: VOCAB, .. })), "{refused:?}");
     }
 }
 
