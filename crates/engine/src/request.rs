@@ -78,6 +78,10 @@ pub struct Timings {
     pub generated_tokens: usize,
     /// Seconds from the first token to the last.
     pub decode_seconds: f64,
+    /// Tokens that a drafter guessed and the model verified.
+    pub drafted_tokens: usize,
+    /// How many of them were what the model chose.
+    pub accepted_tokens: usize,
 }
 
 impl Timings {

@@ -17,12 +17,13 @@ use unicorn_core::{
 
 #[cfg(test)]
 use crate::RunStats;
+use crate::drafts::Drafting;
 use crate::executor::Executor;
 use crate::kv::{StatePools, window_pages};
 use crate::prefix::PrefixCache;
 use crate::request::{Event, Failure, FinishReason, Request};
 use crate::sampling::Sampler;
-use crate::{AdmissionError, EngineError, Placement, PlacementError, Timeline};
+use crate::{AdmissionError, Drafter, EngineError, Placement, PlacementError, Timeline};
 
 pub(crate) use evaluator::Evaluator;
 pub use options::EngineOptions;
@@ -119,6 +120,24 @@ impl Engine {
     ///
     /// Errors name what is wrong with it, or that the queue is full; nothing of it is kept then.
     pub fn add(&mut self, request: Request) -> Result<SequenceId, AdmissionError> {
+        self.enqueue(request, None)
+    }
+
+    /// As [`Engine::add`], with guesses of the next tokens by `drafter`. Several are verified in one step, so that a step may bring more than
+    /// one token. The tokens are the same as far as a device's results do not depend on the batch.
+    pub fn add_drafted(
+        &mut self,
+        request: Request,
+        drafter: Box<dyn Drafter>,
+    ) -> Result<SequenceId, AdmissionError> {
+        self.enqueue(request, Some(Drafting::new(drafter)))
+    }
+
+    fn enqueue(
+        &mut self,
+        request: Request,
+        drafting: Option<Drafting>,
+    ) -> Result<SequenceId, AdmissionError> {
         if let Some(reason) = &self.stopped {
             return Err(AdmissionError::Stopped { reason: reason.clone() });
         }
@@ -132,7 +151,7 @@ impl Engine {
         let sampler = Sampler::new(request.sampling.clone(), request.logprobs, request.mask.clone())?;
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        self.waiting.push_back(Sequence::new(id, request, sampler, self.pools.empty()));
+        self.waiting.push_back(Sequence::new(id, request, sampler, drafting, self.pools.empty()));
         Ok(id)
     }
 

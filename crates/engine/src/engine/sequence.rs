@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use unicorn_core::SequenceId;
 
+use crate::drafts::Drafting;
 use crate::kv::StatePages;
 use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
@@ -12,7 +13,7 @@ use crate::sampling::Sampler;
 #[derive(Debug)]
 pub(super) struct Fault {
     pub failure: Failure,
-    /// Other sequences were in that batch: this one may not be the cause.
+    /// Other sequences or drafts were in that batch: this one may not be the cause.
     pub shared: bool,
 }
 
@@ -26,6 +27,10 @@ pub(super) struct Sequence {
     pub computed: usize,
     /// Tokens of these that were launched; those behind `computed` are in flight.
     pub launched: usize,
+    /// Tokens in flight behind the last one, guessed.
+    pub drafts: Vec<u32>,
+    /// Where guesses come from.
+    pub drafting: Option<Drafting>,
     /// Batches in flight that have tokens of this sequence.
     pub flights: usize,
     /// Empty while waiting.
@@ -42,6 +47,8 @@ pub(super) struct Sequence {
     pub max_tokens: Option<usize>,
     pub stop_tokens: Vec<u32>,
     pub keep: bool,
+    /// When its latest batch was launched.
+    pub sent: Instant,
     added: Instant,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -49,13 +56,21 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub fn new(id: SequenceId, request: Request, sampler: Sampler, pages: StatePages) -> Sequence {
+    pub fn new(
+        id: SequenceId,
+        request: Request,
+        sampler: Sampler,
+        drafting: Option<Drafting>,
+        pages: StatePages,
+    ) -> Sequence {
         Sequence {
             id,
             prompt_tokens: request.prompt.len(),
             tokens: request.prompt,
             computed: 0,
             launched: 0,
+            drafts: Vec::new(),
+            drafting,
             flights: 0,
             pages,
             failure: None,
@@ -66,6 +81,7 @@ impl Sequence {
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
             keep: request.keep,
+            sent: Instant::now(),
             added: Instant::now(),
             started: None,
             first_token: None,
@@ -111,10 +127,20 @@ impl Sequence {
         self.launched = 0;
     }
 
-    /// A batch with `tokens` of it has landed well.
-    pub fn advance(&mut self, tokens: usize) {
-        self.computed += tokens;
+    /// A batch with `tokens` of it, drafts left out, has landed well, and `accepted` drafts behind them were right. What was computed for the
+    /// others is written over by what comes in their place.
+    pub fn advance(&mut self, tokens: usize, accepted: usize) {
+        self.computed += tokens + accepted;
+        self.launched += accepted;
         self.pages.slide(self.computed);
+    }
+
+    /// Guesses of what follows the last token, at most `max`.
+    pub fn draft(&mut self, max: usize, vocab: usize) -> Vec<u32> {
+        // The last token of an answer needs no draft behind it.
+        let left = self.max_tokens.map_or(max, |most| most.saturating_sub(self.generated() + 1));
+        let drafting = self.drafting.as_mut().filter(|_| !self.alone);
+        drafting.map_or(Vec::new(), |d| d.draft(&self.tokens, max.min(left), vocab))
     }
 
     /// Gives up what a failed batch left behind, to try again alone.
@@ -143,6 +169,8 @@ impl Sequence {
             prefill_seconds: seconds(self.started, self.first_token),
             generated_tokens: self.generated(),
             decode_seconds: seconds(self.first_token, self.last_token),
+            drafted_tokens: self.drafting.as_ref().map_or(0, |d| d.drafted),
+            accepted_tokens: self.drafting.as_ref().map_or(0, |d| d.accepted),
         }
     }
 }

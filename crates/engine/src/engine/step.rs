@@ -1,15 +1,26 @@
 //! The pump: launch what can be launched, wait for a batch to land, choose tokens, launch again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, SequenceId, Slice};
 
 use super::sequence::{Fault, Sequence};
 use super::{Engine, batching};
 use crate::EngineError;
+use crate::drafts::Drafting;
 use crate::executor::Landed;
 use crate::request::{Event, Failure, FinishReason};
 use crate::sampling::{NoCandidate, Sampled};
+
+/// What a sequence adds to the next batch.
+struct Planned {
+    id: SequenceId,
+    /// Tokens that it has.
+    count: usize,
+    /// Guesses behind its last token.
+    drafts: Vec<u32>,
+}
 
 impl Engine {
     /// Keeps the devices busy and returns what happened: waits until a batch has landed if none has, chooses tokens, and launches what
@@ -64,7 +75,7 @@ impl Engine {
                 return;
             }
             match self.batch(&planned) {
-                Ok(batch) => self.launch(batch),
+                Ok(batch) => self.launch(batch, planned),
                 // What was admitted is right, so this is a fault of the engine; it ends what it concerns and nothing else.
                 Err(error) => self.refuse(&planned, &error),
             }
@@ -93,12 +104,13 @@ impl Engine {
     /// Where several devices share the work, as many batches as they can work on at once are on their way, each with its share of the
     /// sequences and of the chunk. One batch more may follow when it only continues prompts: it keeps the devices busy while the
     /// host reads what the first one brings, and no token waits for it.
-    fn plan(&mut self) -> Vec<(SequenceId, usize)> {
+    fn plan(&mut self) -> Vec<Planned> {
         let lanes = self.lanes();
         let flying = self.executor.in_flight().count();
         let ready: Vec<usize> = (0..self.running.len()).filter(|i| self.running[*i].is_ready()).collect();
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
-            return self.reserve(&[(alone, self.running[alone].pending().min(self.options.prefill_chunk))]);
+            let count = self.running[alone].pending().min(self.options.prefill_chunk);
+            return self.reserve(&[(alone, count, Vec::new())]);
         }
         let decoding = self.running.iter().filter(|s| s.decodes()).count();
         if flying >= lanes && decoding > 0 {
@@ -121,28 +133,56 @@ impl Engine {
         });
         let counts = batching::plan(&pending, self.share(whole.sum()));
         let wanted: Vec<(usize, usize)> = chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect();
+        let wanted = self.draft(wanted);
         self.reserve(&wanted)
     }
 
-    /// Takes the pages for `(index of a running sequence, tokens)`, the oldest first. When pages run out, kept sequences go, then the
-    /// youngest running one with nothing in flight returns to the queue; when that does not help, the rest has to wait.
-    fn reserve(&mut self, wanted: &[(usize, usize)]) -> Vec<(SequenceId, usize)> {
-        let wanted: Vec<(SequenceId, usize)> =
-            wanted.iter().map(|(i, n)| (self.running[*i].id, *n)).collect();
-        let mut planned: Vec<(SequenceId, usize)> = Vec::new();
-        for (id, count) in wanted {
+    /// Adds guesses to sequences whose last token is among what is planned. They take what prompts leave of a chunk.
+    fn draft(&mut self, wanted: Vec<(usize, usize)>) -> Vec<(usize, usize, Vec<u32>)> {
+        let mut room = self.options.prefill_chunk.saturating_sub(wanted.iter().map(|w| w.1).sum());
+        let with_drafts = |(i, count): (usize, usize)| {
+            let sequence = &mut self.running[i];
+            let end = sequence.launched + count;
+            let mut drafts = Vec::new();
+            if sequence.decodes() && end == sequence.tokens.len() {
+                let most = room.min(self.options.context.saturating_sub(end));
+                drafts = sequence.draft(most, self.spec.vocab);
+                room -= drafts.len();
+            }
+            (i, count, drafts)
+        };
+        wanted.into_iter().map(with_drafts).collect()
+    }
+
+    /// Takes the pages for `(index of a running sequence, tokens, drafts)`, the oldest first. When pages run out, drafts go, then kept
+    /// sequences, then the youngest running one with nothing in flight returns to the queue; when that does not help, the rest has to wait.
+    fn reserve(&mut self, wanted: &[(usize, usize, Vec<u32>)]) -> Vec<Planned> {
+        let wanted: Vec<Planned> = wanted
+            .iter()
+            .map(|(i, count, drafts)| Planned {
+                id: self.running[*i].id,
+                count: *count,
+                drafts: drafts.clone(),
+            })
+            .collect();
+        let mut planned: Vec<Planned> = Vec::new();
+        for Planned { id, count, mut drafts } in wanted {
             // Preempted meanwhile.
             let Some(at) = self.running.iter().position(|s| s.id == id) else { continue };
             let end = self.running[at].launched + count;
             loop {
-                if self.running[at].pages.grow(end).is_ok() {
-                    planned.push((id, count));
+                if self.running[at].pages.grow(end + drafts.len()).is_ok() {
+                    planned.push(Planned { id, count, drafts });
                     break;
+                }
+                if !drafts.is_empty() {
+                    drafts.clear();
+                    continue;
                 }
                 if self.prefixes.evict() {
                     continue;
                 }
-                let busy = |s: &Sequence| s.flights > 0 || planned.iter().any(|p| p.0 == s.id);
+                let busy = |s: &Sequence| s.flights > 0 || planned.iter().any(|p| p.id == s.id);
                 if self.running.len() == 1 && !busy(&self.running[0]) {
                     let sequence = self.running.remove(0);
                     self.finish(sequence, FinishReason::OutOfKvPages);
@@ -164,47 +204,53 @@ impl Engine {
         planned
     }
 
-    fn slice(&self, sequence: &Sequence, count: usize) -> Slice {
+    fn slice(&self, sequence: &Sequence, count: usize, drafts: &[u32]) -> Slice {
         let end = sequence.launched + count;
         debug_assert!(sequence.pages.writable_from(sequence.launched));
         Slice {
             sequence: sequence.id,
-            tokens: sequence.tokens[sequence.launched..end].to_vec(),
+            tokens: [&sequence.tokens[sequence.launched..end], drafts].concat(),
             start: sequence.launched as u32,
-            tables: sequence.pages.tables(end),
+            tables: sequence.pages.tables(end + drafts.len()),
         }
     }
 
-    /// A batch of these sequences; logits are computed after the last token of each that has no more to compute.
-    fn batch(&self, planned: &[(SequenceId, usize)]) -> Result<Batch, BatchError> {
+    /// A batch of these sequences; logits are computed after the last token of each that has no more to compute, and after each draft.
+    fn batch(&self, planned: &[Planned]) -> Result<Batch, BatchError> {
         let (mut slices, mut outputs) = (Vec::new(), Vec::new());
         let mut rows = 0;
-        for (id, count) in planned {
+        for Planned { id, count, drafts } in planned {
             let Some(sequence) = self.running.iter().find(|s| s.id == *id) else { continue };
-            slices.push(self.slice(sequence, *count));
+            slices.push(self.slice(sequence, *count, drafts));
             rows += *count as u32;
             if *count == sequence.pending() && sequence.max_tokens != Some(0) {
-                let (select, edits) = sequence.sampler.ask(&sequence.tokens, self.spec.vocab);
-                outputs.push(OutputRow { row: rows - 1, select, edits });
+                let text = [&sequence.tokens[..], drafts].concat();
+                for (row, history) in (rows - 1..).zip(sequence.tokens.len()..=text.len()) {
+                    let (select, edits) = sequence.sampler.ask(&text[..history], self.spec.vocab);
+                    outputs.push(OutputRow { row, select, edits });
+                }
             }
+            rows += drafts.len() as u32;
         }
         Batch::new(slices, outputs, &self.limits)
     }
 
-    fn launch(&mut self, batch: Batch) {
-        for slice in batch.slices() {
-            if let Some(sequence) = self.running.iter_mut().find(|s| s.id == slice.sequence) {
-                sequence.launched += slice.tokens.len();
+    fn launch(&mut self, batch: Batch, planned: Vec<Planned>) {
+        for Planned { id, count, drafts } in planned {
+            if let Some(sequence) = self.running.iter_mut().find(|s| s.id == id) {
+                sequence.launched += count;
+                sequence.drafts = drafts;
                 sequence.flights += 1;
+                sequence.sent = Instant::now();
             }
         }
         self.executor.launch(Arc::new(batch));
     }
 
-    fn refuse(&mut self, planned: &[(SequenceId, usize)], error: &BatchError) {
+    fn refuse(&mut self, planned: &[Planned], error: &BatchError) {
         let what = error.to_string();
         let error = Arc::new(DeviceError::Invalid { device: "engine".into(), what });
-        for (id, _) in planned {
+        for Planned { id, .. } in planned {
             if let Some(at) = self.running.iter().position(|s| s.id == *id) {
                 let sequence = self.running.remove(at);
                 self.finish(sequence, FinishReason::Device(Failure(error.clone())));
@@ -221,38 +267,70 @@ impl Engine {
             self.stopped.get_or_insert_with(|| Failure(error.clone()));
         }
         let shared = batch.slices().len() > 1;
-        let mut outputs = batch.outputs().iter().zip(match &result {
+        let rows = match &result {
             Ok(Some(output)) => output.rows(&batch).unwrap_or_default(),
             _ => Vec::new(),
-        });
+        };
         let mut end = 0;
         for slice in batch.slices() {
+            let start = end;
             end += slice.tokens.len();
-            // At most the last row of a slice is read.
-            let read = batch.outputs().iter().any(|o| o.row as usize + 1 == end);
-            let row = if read { outputs.next().map(|(_, row)| row) } else { None };
+            let within = |o: &OutputRow| (start..end).contains(&(o.row as usize));
+            let rows = batch.outputs().iter().zip(&rows).filter(|(o, _)| within(o)).map(|(_, row)| *row);
             let Some(at) = self.running.iter().position(|s| s.id == slice.sequence) else { continue };
             let mut sequence = self.running.remove(at);
             sequence.flights -= 1;
+            let drafts = std::mem::take(&mut sequence.drafts);
             let reason = match &result {
                 Ok(_) if sequence.failure.is_some() || sequence.cancelled => None,
                 Ok(_) => {
                     sequence.alone = false;
-                    sequence.advance(slice.tokens.len());
-                    match row {
-                        Some(row) => self.choose(&mut sequence, row),
-                        None => {
-                            (sequence.pending() == 0 && sequence.flights == 0).then_some(FinishReason::Length)
-                        }
-                    }
+                    let count = slice.tokens.len() - drafts.len();
+                    self.choose_all(&mut sequence, count, &drafts, rows.collect())
                 }
                 Err(error) => {
+                    let shared = shared || !drafts.is_empty();
+                    if !drafts.is_empty() {
+                        sequence.drafting.iter_mut().for_each(Drafting::stop);
+                    }
                     sequence.failure.get_or_insert(Fault { failure: Failure(error.clone()), shared });
                     None
                 }
             };
             self.settle(at, sequence, reason);
         }
+    }
+
+    /// Takes in `count` tokens of a sequence that have been computed and chooses what follows them, and what follows each draft for as long
+    /// as the draft is what was chosen. The reason to end, if there is one.
+    fn choose_all(
+        &mut self,
+        sequence: &mut Sequence,
+        count: usize,
+        drafts: &[u32],
+        rows: Vec<RowOutput<'_>>,
+    ) -> Option<FinishReason> {
+        if rows.is_empty() {
+            sequence.advance(count, 0);
+            return (sequence.pending() == 0 && sequence.flights == 0).then_some(FinishReason::Length);
+        }
+        let mut reason = None;
+        let mut accepted = 0;
+        for (i, row) in rows.into_iter().enumerate() {
+            reason = self.choose(sequence, row);
+            let right = i < drafts.len() && sequence.tokens.last() == drafts.get(i);
+            if reason.is_some() || !right {
+                break;
+            }
+            accepted += 1;
+        }
+        sequence.advance(count, accepted);
+        let (len, seconds) = (sequence.tokens.len(), sequence.sent.elapsed().as_secs_f64());
+        // Prompts are no steps to compare with.
+        if let Some(drafting) = sequence.drafting.as_mut().filter(|_| count == 1) {
+            drafting.learn(drafts.len(), accepted, len, seconds);
+        }
+        reason
     }
 
     /// Puts a sequence back in its place, or ends it for this reason or for one that waited until nothing of it was in flight.

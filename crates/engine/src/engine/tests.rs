@@ -11,7 +11,7 @@ use crate::testing::{
     FakeDevice, Faults, Log, Pace, Ran, VOCAB, engine_of, engine_on, engine_with, sliding_spec, tiny_spec,
     zero_weights,
 };
-use crate::{DryOptions, OptionError, SamplingOptions};
+use crate::{DryOptions, OptionError, SamplingOptions, Timings};
 
 fn prompt(seed: u64, n: usize) -> Vec<u32> {
     (0..n as u64).map(|i| (uniform(seed, i) * VOCAB as f64) as u32).collect()
@@ -62,6 +62,32 @@ fn alone(request: &Request) -> (Vec<u32>, Option<FinishReason>) {
     let mut engine = engine_of(EngineOptions { sequences_max: 1, prefill_chunk: 512, ..options() });
     let id = engine.add(Request { keep: false, ..request.clone() }).unwrap();
     drain(&mut engine).remove(&id).unwrap()
+}
+
+/// Guesses from the text that is to come; now and then a guess is wrong, or there is none.
+#[derive(Clone, Debug)]
+struct Knowing {
+    text: Vec<u32>,
+    /// One in so many guesses is wrong; 0 makes all wrong.
+    right: u32,
+    asked: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Drafter for Knowing {
+    fn draft(&mut self, tokens: &[u32], max: usize) -> Vec<u32> {
+        let asked = self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) as u64;
+        let coming = self.text.iter().skip(tokens.len()).take(max);
+        let wrong = |i: u64| self.right == 0 || uniform(asked, i) * self.right as f64 <= 1.0;
+        let guess = |(i, token): (u64, &u32)| if wrong(i) { (token + 1) % VOCAB as u32 } else { *token };
+        (0..).zip(coming).map(guess).collect()
+    }
+}
+
+impl Knowing {
+    /// For a request whose answer is known.
+    fn of(request: &Request, answer: &[u32], right: u32) -> Knowing {
+        Knowing { text: [&request.prompt, answer].concat(), right, asked: Arc::default() }
+    }
 }
 
 fn all_free(engine: &Engine) -> bool {
@@ -195,13 +221,14 @@ fn sliding_windows_free_their_pages_and_change_no_text() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever the placement, the pace of the devices, the chunks and the pages: every request ends with the text that it has alone on
-    /// one device, and all pages come back.
+    /// Whatever the placement, the pace of the devices, the chunks, the pages and the drafts: every request ends with the text that it has
+    /// alone on one device, and all pages come back.
     #[test]
     fn any_placement_schedule_and_budget_gives_the_same_text(
         layers in 1usize..4, window in prop::option::of(8usize..60), seed in any::<u64>(), paces in prop::array::uniform2(any::<bool>()),
         prefill_chunk in 1usize..90, pipeline_parts in 1usize..4, sequences_max in 1usize..5, pages in 6usize..40, keep in any::<bool>(),
-        lens in prop::collection::vec((1usize..150, 1usize..12), 1..7), cancel in prop::option::of((0usize..7, 0usize..30)),
+        lens in prop::collection::vec((1usize..150, 1usize..40), 1..7), cancel in prop::option::of((0usize..7, 0usize..30)),
+        drafts in prop::option::of(0u32..20),
     ) {
         let spec = window.map_or_else(|| tiny_spec(layers), |w| sliding_spec(layers, w));
         let assignment = (0..spec.blocks.len()).map(|i| (seed.rotate_left(i as u32 * 5) & 1) as usize).collect();
@@ -213,7 +240,21 @@ proptest! {
         let (mut engine, _) = engine_of_two(&spec, placement, paces, options.clone());
         let requests: Vec<Request> = lens.iter().enumerate()
             .map(|(i, (prompt, tokens))| Request { keep, ..request(i as u64 % 3, *prompt, *tokens) }).collect();
-        let ids: Vec<SequenceId> = requests.iter().map(|r| engine.add(r.clone()).unwrap()).collect();
+        let single = |request: &Request| {
+            let options = EngineOptions { context: 192, sequences_max: 1, prefill_chunk: 192, ..self::options() };
+            let mut one = engine_with(&spec, FakeDevice::plain(), options);
+            let there = one.add(Request { keep: false, ..request.clone() }).unwrap();
+            drain(&mut one).remove(&there).unwrap()
+        };
+        let expected: Vec<_> = requests.iter().map(single).collect();
+        let add = |(request, expected): (&Request, &(Vec<u32>, Option<FinishReason>))| match drafts {
+            Some(right) => {
+                let knowing = Knowing::of(request, &expected.0, right);
+                engine.add_drafted(request.clone(), Box::new(knowing)).unwrap()
+            }
+            None => engine.add(request.clone()).unwrap(),
+        };
+        let ids: Vec<SequenceId> = requests.iter().zip(&expected).map(add).collect();
         let mut texts = Texts::new();
         for step in 0.. {
             prop_assert!(step < 20_000, "the engine does not come to an end");
@@ -225,16 +266,12 @@ proptest! {
             }
             collect(&mut texts, engine.step().unwrap());
         }
-        for (id, request) in ids.iter().zip(&requests) {
-            let single = EngineOptions { context: 192, sequences_max: 1, prefill_chunk: 192, ..self::options() };
-            let mut one = engine_with(&spec, FakeDevice::plain(), single);
-            let there = one.add(Request { keep: false, ..request.clone() }).unwrap();
-            let (text, reason) = drain(&mut one).remove(&there).unwrap();
+        for (id, (text, reason)) in ids.iter().zip(&expected) {
             let got = &texts[id];
             if got.1 == Some(FinishReason::Cancelled) {
                 prop_assert_eq!(&text[..got.0.len()], &got.0[..]);
             } else {
-                prop_assert_eq!((&got.0, &got.1), (&text, &reason));
+                prop_assert_eq!((&got.0, &got.1), (text, reason));
             }
         }
         engine.clear_kept();
@@ -264,6 +301,85 @@ fn selection_on_the_device_changes_no_text() {
         assert_eq!(text, alone(&whole));
         assert!(!masked || text.0.iter().all(|t| t % 2 == 0));
     }
+}
+
+/// Adds a request with drafts; its text, end and times, and how many batches ran.
+fn drafted(
+    engine: &mut Engine,
+    request: &Request,
+    drafter: Knowing,
+) -> (Vec<u32>, FinishReason, Timings, u64) {
+    let before = engine.stats().submits;
+    engine.add_drafted(request.clone(), Box::new(drafter)).unwrap();
+    let mut text = Vec::new();
+    loop {
+        for event in engine.step().unwrap() {
+            match event {
+                Event::Token { token, .. } => text.push(token),
+                Event::Finished { reason, timings, .. } => {
+                    return (text, reason, timings, engine.stats().submits - before);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn right_drafts_save_batches_and_wrong_ones_change_nothing() {
+    let request = Request {
+        sampling: SamplingOptions { temperature: 0.7, ..request(3, 0, 0).sampling },
+        ..request(3, 50, 60)
+    };
+    let (text, reason) = alone(&request);
+    let mut engine = engine_of(options());
+    let mut run = |right| drafted(&mut engine, &request, Knowing::of(&request, &text, right));
+    let good = run(u32::MAX);
+    assert_eq!((&good.0, Some(&good.1)), (&text, reason.as_ref()));
+    assert_eq!(
+        (good.2.drafted_tokens, good.2.accepted_tokens),
+        (good.2.accepted_tokens, good.2.drafted_tokens)
+    );
+    // Batches for the prompt and the two tokens that are timed, then 57 tokens in drafts of 4, 8, 16 and more.
+    assert!(good.3 <= 9, "{} batches", good.3);
+    let bad = run(0);
+    assert_eq!(bad.0, text);
+    assert_eq!(bad.2.accepted_tokens, 0);
+    assert!(bad.2.drafted_tokens > 0);
+    assert_eq!(bad.3, 60);
+    assert!(all_free(&engine));
+}
+
+#[test]
+fn a_stop_token_among_accepted_drafts_ends_the_text_there() {
+    let whole = request(4, 30, 40);
+    let (text, _) = alone(&whole);
+    let stop = text[17];
+    let at = text.iter().position(|t| *t == stop).unwrap();
+    let request = Request { stop_tokens: vec![stop], keep: true, ..whole };
+    let mut engine = engine_of(options());
+    let got = drafted(&mut engine, &request, Knowing::of(&request, &text, u32::MAX));
+    assert_eq!((&got.0[..], got.1), (&text[..at], FinishReason::Stop));
+    // What was kept serves a conversation that goes on.
+    let next = Request {
+        prompt: [&request.prompt[..], &text[..at], &[stop, 1, 2, 3]].concat(),
+        ..self::request(5, 0, 9)
+    };
+    let id = engine.add(next.clone()).unwrap();
+    assert_eq!(drain(&mut engine)[&id], alone(&next));
+}
+
+#[test]
+fn a_batch_that_fails_for_its_drafts_is_tried_without() {
+    let request = request(6, 30, 30);
+    let (text, reason) = alone(&request);
+    let poison = (0..VOCAB as u32).find(|t| !text.contains(t) && !request.prompt.contains(t));
+    let device = FakeDevice::plain();
+    let mut engine = engine_on(device.clone(), options());
+    device.set_faults(Faults { token: poison, ..Faults::default() });
+    let poisoned = [&text[..10], &[poison.unwrap()], &text[11..]].concat();
+    let got = drafted(&mut engine, &request, Knowing::of(&request, &poisoned, u32::MAX));
+    assert_eq!((got.0, Some(got.1)), (text, reason));
+    assert!(got.2.accepted_tokens <= 9 && all_free(&engine));
 }
 
 #[test]
