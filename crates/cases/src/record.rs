@@ -228,6 +228,7 @@ fn batch(
             sequence: SequenceId(id as u64),
             start: span.past as u32,
             tokens: vec![0; span.tokens],
+            slot: None,
             tables: {
                 let read = shared.clone().take(pages_of(span) - pages_written(span));
                 vec![read.chain(own.by_ref().take(pages_written(span))).collect(); groups]

@@ -317,7 +317,7 @@ impl Run<'_> {
             };
             let outputs = (0..batch.rows() as u32).map(|row| {
                 let edits = if edited { self.edits(row, vocab) } else { Edits::default() };
-                OutputRow { row, select: select(row), edits }
+                OutputRow { edits, ..OutputRow::new(row, select(row)) }
             });
             let outputs = outputs.collect();
             let asked = Batch::new(batch.slices().to_vec(), outputs, batch.limits());
@@ -403,6 +403,7 @@ impl Run<'_> {
             Slice {
                 sequence: *sequence,
                 tokens: next.by_ref().take(*count).collect(),
+                slot: None,
                 start: *start as u32,
                 tables: limits.state.iter().map(|_| pages.clone()).collect(),
             }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::output::{OutputRow, Select, TopEntry};
+use crate::output::{OutputRow, SLOTS, Select, TopEntry};
 use crate::{BatchShape, Span, StateLayout};
 
 /// A sequence known to the engine.
@@ -25,6 +25,9 @@ pub struct Slice {
     /// For every state group the pages of positions `0 .. start + tokens.len()`, in order: entry `i` holds positions
     /// `i * page_tokens ..`. Entries of positions that a sliding window no longer sees may name any page of the pool.
     pub tables: Vec<Vec<PageId>>,
+    /// The one token is what the device kept in this slot last ([`OutputRow::keep`]); `tokens` holds a token that stands in for it. The
+    /// embedding must be on the device of the head, and comes after the work that kept the token.
+    pub slot: Option<u32>,
 }
 
 impl Slice {
@@ -144,6 +147,14 @@ pub enum BatchError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// A slot does not exist, feeds a slice of several tokens, or is to keep two tokens, or one that is not the best of unedited logits.
+    #[error(
+        "slot {slot} of {SLOTS}: it holds one token, the best of a row that selects without edits, for a slice of one"
+    )]
+    Slot {
+        /// The slot.
+        slot: u32,
+    },
     /// An adjustment is of a token outside the vocabulary, does not ascend, or is no number that later arithmetic can use.
     #[error(
         "output row {row}: the adjustment of token {token}: tokens must ascend below {vocab}, with sound numbers"
@@ -179,6 +190,7 @@ impl Batch {
                 return Err(BatchError::Token { token, vocab });
             }
         }
+        check_slots(&slices, &outputs)?;
         check_state(&slices, limits.state.as_ref())?;
         let rows = slices.iter().map(|s| s.tokens.len()).sum();
         check_outputs(&outputs, rows, vocab)?;
@@ -221,6 +233,30 @@ impl Batch {
         self.outputs.iter().filter(|o| o.select == Select::Logits).count()
     }
 
+    /// The tokens of all rows; `slots` are those of the device.
+    pub fn row_tokens(&self, slots: &[u32]) -> Vec<u32> {
+        let mut tokens: Vec<u32> = self.slices.iter().flat_map(|s| &s.tokens).copied().collect();
+        for (row, slot) in self.feeds() {
+            tokens[row] = slots.get(slot as usize).copied().unwrap_or(0);
+        }
+        tokens
+    }
+
+    /// `(row, slot)` of the rows whose token comes from a slot of the device.
+    pub fn feeds(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
+        let mut end = 0;
+        let row = move |s: &Slice| {
+            end += s.tokens.len();
+            s.slot.map(|slot| (end - 1, slot))
+        };
+        self.slices.iter().filter_map(row)
+    }
+
+    /// `(number among the output rows, slot)` of the rows whose best token the device keeps.
+    pub fn keeps(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
+        self.outputs.iter().enumerate().filter_map(|(i, o)| o.keep.map(|slot| (i, slot)))
+    }
+
     /// True where both batches have tokens of one sequence: the later one then reads state that the earlier one writes.
     pub fn shares_sequence(&self, other: &Batch) -> bool {
         self.slices.iter().any(|a| other.slices.iter().any(|b| a.sequence == b.sequence))
@@ -247,6 +283,19 @@ fn check_outputs(outputs: &[OutputRow], rows: usize, vocab: usize) -> Result<(),
         check_edits(output, vocab)?;
     }
     Ok(())
+}
+
+fn check_slots(slices: &[Slice], outputs: &[OutputRow]) -> Result<(), BatchError> {
+    let feeds = slices.iter().filter_map(|s| s.slot.map(|slot| (slot, s.tokens.len() == 1)));
+    let fit = |o: &OutputRow| matches!(o.select, Select::Top(_)) && o.edits.is_empty();
+    let keeps = outputs.iter().filter_map(|o| o.keep.map(|slot| (slot, fit(o))));
+    let mut kept: Vec<u32> = keeps.clone().map(|(slot, _)| slot).collect();
+    if let Some((slot, _)) = feeds.chain(keeps).find(|(slot, sound)| !sound || *slot as usize >= SLOTS) {
+        return Err(BatchError::Slot { slot });
+    }
+    kept.sort_unstable();
+    let twice = kept.windows(2).find(|w| w[0] == w[1]);
+    twice.map_or(Ok(()), |w| Err(BatchError::Slot { slot: w[0] }))
 }
 
 fn check_edits(output: &OutputRow, vocab: usize) -> Result<(), BatchError> {
@@ -362,6 +411,15 @@ impl HeadOutput {
         rows.filter(|_| top.next().is_none())
     }
 
+    /// `(slot, token)` of what a device keeps after a batch; token 0 where none can be chosen, which nobody then reads on.
+    pub fn kept<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = (usize, u32)> + 'a {
+        let selecting = batch.outputs.iter().filter(|o| matches!(o.select, Select::Top(_)));
+        let kept = |(o, list): (&OutputRow, &Vec<TopEntry>)| {
+            o.keep.map(|slot| (slot as usize, list.first().map_or(0, |best| best.token)))
+        };
+        selecting.zip(&self.top).filter_map(kept)
+    }
+
     /// Appends the rows of a later batch.
     pub fn append(&mut self, mut later: HeadOutput) {
         self.logits.append(&mut later.logits);
@@ -382,7 +440,7 @@ mod tests {
 
     fn slice(id: u64, start: u32, tokens: usize, pages: &[u32]) -> Slice {
         let (sequence, tokens) = (SequenceId(id), vec![7; tokens]);
-        Slice { sequence, tokens, start, tables: vec![pages.to_vec()] }
+        Slice { sequence, tokens, start, tables: vec![pages.to_vec()], slot: None }
     }
 
     fn make(slices: Vec<Slice>) -> Result<Batch, BatchError> {
@@ -483,6 +541,40 @@ mod tests {
         assert_eq!(output.rows(&batch), None);
         let short = HeadOutput { logits: vec![0.5; 99], ..HeadOutput::default() };
         assert_eq!(short.rows(&batch), None);
+    }
+
+    #[test]
+    fn slots_keep_and_feed_single_tokens() {
+        let with = |slots: [Option<u32>; 2], keeps: [Option<u32>; 2], select, edits: Edits| {
+            let slices = vec![
+                Slice { slot: slots[0], ..slice(1, 3, 1, &[0]) },
+                Slice { slot: slots[1], ..slice(2, 3, 2, &[1]) },
+            ];
+            let output =
+                |(row, keep)| OutputRow { keep, edits: edits.clone(), ..OutputRow::new(row, select) };
+            let outputs = [(0, keeps[0]), (2, keeps[1])].map(output).to_vec();
+            Batch::new(slices, outputs, &limits(&[StateSpec::Paged]))
+        };
+        let (top, none) = (Select::Top(2), Edits::default);
+        let batch = with([Some(7), None], [Some(7), Some(3)], top, none()).unwrap();
+        assert_eq!(batch.feeds().collect::<Vec<_>>(), [(0, 7)]);
+        assert_eq!(batch.keeps().collect::<Vec<_>>(), [(0, 7), (1, 3)]);
+        let output = HeadOutput {
+            top: vec![vec![TopEntry { token: 5, logit: 1.0 }], vec![]],
+            ..HeadOutput::default()
+        };
+        assert_eq!(output.kept(&batch).collect::<Vec<_>>(), [(7, 5), (3, 0)]);
+        let slot = |made: Result<Batch, BatchError>| match made {
+            Err(BatchError::Slot { slot }) => slot,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(slot(with([None, Some(4)], [None, None], top, none())), 4);
+        assert_eq!(slot(with([Some(1024), None], [None, None], top, none())), 1024);
+        assert_eq!(slot(with([None, None], [None, Some(1024)], top, none())), 1024);
+        assert_eq!(slot(with([None, None], [Some(5), Some(5)], top, none())), 5);
+        assert_eq!(slot(with([None, None], [Some(6), None], Select::Logits, none())), 6);
+        let edits = Edits { adjustments: vec![Adjustment::none(1)], mask: None };
+        assert_eq!(slot(with([None, None], [Some(8), None], top, edits)), 8);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use device::{
 pub use error::{DeviceError, WeightError};
 pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
 pub use norm::{NormKind, NormSpec};
-pub use output::{Adjustment, Edits, OutputRow, Select, TokenMask, TopEntry};
+pub use output::{Adjustment, Edits, OutputRow, SLOTS, Select, TokenMask, TopEntry};
 pub use rope::{RopeSpec, RopeStyle};
 pub use shared_buffer::SharedBuffer;
 pub use state::{KvType, StateGroup, StateLayout, StateSpec};

@@ -22,12 +22,17 @@ pub struct OutputRow {
     pub select: Select,
     /// What is done to the row's logits before.
     pub edits: Edits,
+    /// The device keeps the best token in this slot, below [`SLOTS`], for a later [`crate::Slice`] that names it.
+    pub keep: Option<u32>,
 }
+
+/// Tokens that a device keeps at a time.
+pub const SLOTS: usize = 1024;
 
 impl OutputRow {
     /// The logits as the model computes them.
     pub fn new(row: u32, select: Select) -> OutputRow {
-        OutputRow { row, select, edits: Edits::default() }
+        OutputRow { row, select, edits: Edits::default(), keep: None }
     }
 }
 

@@ -183,6 +183,10 @@ impl Executor {
             if step.mixes {
                 after.extend(continued.iter().filter_map(|f| f.fences.get(i).cloned()));
             }
+            if i == 0 && batch.feeds().next().is_some() {
+                // The token is there once the head has kept it.
+                after.extend(continued.iter().filter_map(|f| f.fences.last().cloned()));
+            }
             let last = i + 1 == schedule.steps.len();
             let done = if last { self.queue.signal(id) } else { Signal::new() };
             fences.push(done.fence());

@@ -136,6 +136,7 @@ struct State {
     layout: Option<StateLayout>,
     kv: HashMap<(u32, PageId), Vec<u64>>,
     streams: HashMap<StreamId, Vec<u64>>,
+    slots: Vec<u32>,
     shared: HashMap<StreamId, Arc<SharedBuffer>>,
     faults: Faults,
     rows_max: usize,
@@ -249,8 +250,8 @@ impl Inner {
             let salt = block.weights()[0].span.offset + 1;
             match block {
                 Block::Embedding { .. } => {
-                    let tokens = batch.slices().iter().flat_map(|s| &s.tokens);
-                    let rows = tokens.map(|t| mix(salt, *t as u64)).collect();
+                    let tokens = batch.row_tokens(&state.slots).into_iter();
+                    let rows = tokens.map(|t| mix(salt, t as u64)).collect();
                     state.streams.insert(work.stream, rows);
                 }
                 Block::Attention { spec, .. } => attend(state, work, id.0, salt, spec.state()),
@@ -262,6 +263,11 @@ impl Inner {
                     output = Some(head(&state.streams[&work.stream], batch, faults.nan));
                 }
             }
+        }
+        if let Some(output) = &output {
+            // Garbage where nothing was kept shows what is read too early.
+            state.slots.resize(SLOTS, VOCAB as u32 - 1);
+            output.kept(batch).for_each(|(slot, token)| state.slots[slot] = token);
         }
         if work.crossing.export {
             export(state, work);

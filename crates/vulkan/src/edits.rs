@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use unicorn_core::{Adjustment, Batch, HeadOutput, OutputRow, Select, TokenMask, TopEntry};
 
-/// Stands for no token in a selection.
-const NO_ID: u32 = u32::MAX;
 /// Logits that a workgroup takes.
 pub(crate) const TAKE_THREADS: usize = 64;
 
@@ -104,7 +102,7 @@ pub(crate) fn output(
             whole.next().into_iter().for_each(|logits| asked.edits.apply(0, logits));
             continue;
         };
-        let listed = selected.iter().skip(row * most).take(most).filter(|e| e.token != NO_ID).copied();
+        let listed = selected.iter().skip(row * most).take(most).copied();
         let adjusted = asked.edits.adjustments.iter().zip(taken.by_ref());
         let adjusted = adjusted.map(|(a, logit)| TopEntry { token: a.token, logit: a.apply(logit) });
         let allowed = |e: &TopEntry| asked.edits.mask.as_ref().is_none_or(|mask| mask.allows(e.token));
@@ -136,7 +134,8 @@ mod tests {
             row(2, Select::Top(1), edits(&[], false)),
             row(3, Select::Top(3), edits(&[9], true)),
         ];
-        let slice = Slice { sequence: SequenceId(1), tokens: vec![0; 4], start: 0, tables: vec![] };
+        let slice =
+            Slice { sequence: SequenceId(1), tokens: vec![0; 4], start: 0, tables: vec![], slot: None };
         Batch::new(vec![slice], outputs, &Arc::new(BatchLimits { vocab: 40, state: None })).unwrap()
     }
 
@@ -153,7 +152,7 @@ mod tests {
     #[test]
     fn what_was_taken_comes_back_adjusted() {
         let entry = |token, logit| TopEntry { token, logit };
-        let none = entry(NO_ID, f32::NEG_INFINITY);
+        let none = entry(0, f32::NEG_INFINITY);
         let selected = [
             [entry(1, 3.0), entry(33, 2.0), none],
             [none; 3],

@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) shared: HashMap<StreamId, Shared>,
     pub(crate) blocks: HashMap<BlockId, GpuBlock>,
     pub(crate) turns: Vec<(RopeSpec, Arc<Buffer>)>,
+    /// u32 each: tokens that heads keep for later embeddings.
+    pub(crate) slots: Buffer,
     pub(crate) loader: Loader,
     pub(crate) pipelines: Pipelines,
     pub(crate) sizes: Sizes,

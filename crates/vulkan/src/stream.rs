@@ -62,6 +62,9 @@ pub(crate) struct Shape {
     pub(crate) outputs: usize,
     pub(crate) wanted: Wanted,
     pub(crate) edits: EditShape,
+    /// Rows whose tokens come from slots, and output rows whose best tokens go there.
+    pub(crate) feeds: Vec<(usize, u32)>,
+    pub(crate) keeps: Vec<(usize, u32)>,
     pub(crate) crossing: Crossing,
     /// Positions that its sequences may have, 0 where that does not matter.
     pub(crate) positions: usize,

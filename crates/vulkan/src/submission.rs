@@ -9,9 +9,9 @@ use unicorn_core::{Batch, DeviceError, Fence, HeadOutput, TopEntry, Work};
 use crate::blocks::{Builder, GpuBlock};
 use crate::edits::{self, EditShape, TAKE_THREADS, mask_words};
 use crate::memory::Buffer;
-use crate::recording::Recording;
+use crate::recording::{Copy, Recording};
 use crate::replay::Recorded;
-use crate::scratch::Capacity;
+use crate::scratch::{Capacity, Scratch};
 use crate::select::{self, FlashTiling, Path};
 use crate::state::{Inner, State};
 use crate::stream::{Shape, Wanted};
@@ -190,6 +190,8 @@ impl Inner {
             outputs: batch.outputs().len(),
             wanted: Wanted::of(batch),
             edits,
+            feeds: batch.feeds().collect(),
+            keeps: batch.keeps().collect(),
             crossing: work.crossing,
             // Tiles come from a buffer, so one recording serves every depth; but where submissions are bounded it is cut by what they cost.
             positions: if tiling.is_some() && state.bound.seconds_max.is_none() { 0 } else { positions },
@@ -222,6 +224,7 @@ impl Inner {
             alone: shape.alone,
             prepared: false,
         };
+        let slot_of = |slot: u32| (state.slots.handle, slot as u64 * 4);
         let find = |id| state.blocks.get(id).ok_or_else(|| self.invalid("a block that is not loaded"));
         let router = state.router();
         let path = |block: &GpuBlock| {
@@ -240,9 +243,25 @@ impl Inner {
             let block = find(id)?;
             builder.path = path(block);
             match block {
-                GpuBlock::Embedding(e) => e.record(&mut builder, next),
+                GpuBlock::Embedding(e) => {
+                    e.record(&mut builder, next);
+                    let to = |row: usize| (stream.scratch.batch.handle, (row * Scratch::ROW_BYTES) as u64);
+                    let feed =
+                        |(row, slot): &(usize, u32)| Copy { from: slot_of(*slot), to: to(*row), bytes: 4 };
+                    builder.recording.before.extend(shape.feeds.iter().map(feed));
+                }
                 GpuBlock::Ffn(f) => f.record(&mut builder, next),
-                GpuBlock::Head(h) => h.record(&mut builder, &shape.wanted, shape.edits),
+                GpuBlock::Head(h) => {
+                    h.record(&mut builder, &shape.wanted, shape.edits);
+                    let stride = 8 * work.batch.top().unwrap_or(0);
+                    let from = |output: usize| (stream.scratch.top.handle, (output * stride) as u64);
+                    let keep = |(output, slot): &(usize, u32)| Copy {
+                        from: from(*output),
+                        to: slot_of(*slot),
+                        bytes: 4,
+                    };
+                    builder.recording.after.extend(shape.keeps.iter().map(keep));
+                }
                 GpuBlock::Attention(a) => {
                     let cache = a.cache.as_ref().ok_or_else(|| self.invalid("no state is reserved"))?;
                     a.record(&mut builder, cache, next);

@@ -135,7 +135,7 @@ impl Loaded {
         let pages = (start as usize + tokens.len()).div_ceil(32) as PageId;
         let groups = self.limits.state.as_ref().unwrap().groups.len();
         let tables = vec![(0..pages).map(page).collect(); groups];
-        Slice { sequence: SequenceId(sequence), tokens: tokens.to_vec(), start, tables }
+        Slice { sequence: SequenceId(sequence), tokens: tokens.to_vec(), start, tables, slot: None }
     }
 }
 

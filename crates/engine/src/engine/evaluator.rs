@@ -138,7 +138,7 @@ impl<'a> Evaluator<'a> {
         let outputs = here.map(|o| OutputRow::new(o - part.start as u32, select)).collect();
         let tables = self.pages.tables(start + part.end);
         let (tokens, start) = (tokens[part.clone()].to_vec(), (start + part.start) as u32);
-        let slice = Slice { sequence: SEQUENCE, tokens, start, tables };
+        let slice = Slice { sequence: SEQUENCE, tokens, start, tables, slot: None };
         Ok(Batch::new(vec![slice], outputs, &self.engine.limits)?)
     }
 

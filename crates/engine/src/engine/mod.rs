@@ -52,6 +52,8 @@ pub struct Engine {
     waiting: VecDeque<Sequence>,
     /// Oldest first.
     running: Vec<Sequence>,
+    /// Ended with a batch in flight, which nobody waits for but their pages.
+    ending: Vec<Sequence>,
     /// Events that the next step reports.
     events: Vec<Event>,
     next_id: u64,
@@ -95,6 +97,7 @@ impl Engine {
             pools,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            ending: Vec::new(),
             events: Vec::new(),
             next_id: 0,
             stopped: None,
@@ -197,9 +200,10 @@ impl Engine {
         true
     }
 
-    /// True when no sequence waits or runs and every event was reported.
+    /// True when no sequence waits, runs or holds pages of a batch in flight, and every event was reported.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty() && self.events.is_empty()
+        let sequences = [self.running.is_empty(), self.ending.is_empty(), self.waiting.is_empty()];
+        sequences == [true; 3] && self.events.is_empty()
     }
 
     /// Sequences that wait and that run.
@@ -238,12 +242,20 @@ impl Engine {
 
     fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {
         let timings = sequence.timings();
-        let sound = !matches!(reason, FinishReason::Device(_) | FinishReason::NoCandidate);
-        if sequence.keep && sound && sequence.computed > 0 {
+        sequence.keep &= !matches!(reason, FinishReason::Device(_) | FinishReason::NoCandidate);
+        self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
+        match sequence.flights {
+            0 => self.release(sequence),
+            _ => self.ending.push(sequence),
+        }
+    }
+
+    /// Keeps or gives up the pages of an ended sequence, with nothing of it in flight.
+    fn release(&mut self, mut sequence: Sequence) {
+        if sequence.keep && sequence.computed > 0 {
             let pages = std::mem::replace(&mut sequence.pages, self.pools.empty());
             self.prefixes.keep(&sequence.tokens[..sequence.computed], pages);
         }
-        self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
     }
 
     /// Batches that the devices can work on at once.

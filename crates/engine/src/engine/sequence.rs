@@ -25,8 +25,13 @@ pub(super) struct Sequence {
     pub tokens: Vec<u32>,
     /// Tokens of these whose state lies in `pages`.
     pub computed: usize,
-    /// Tokens of these that were launched; those behind `computed` are in flight.
+    /// Tokens that were launched; those behind `computed` are in flight. One more than there are tokens, where the next one was launched
+    /// before it is known.
     pub launched: usize,
+    /// Where devices keep its latest token, while its latest batch leaves that there.
+    pub kept: Option<u32>,
+    /// Its own slot among those that devices have.
+    pub slot: u32,
     /// Tokens in flight behind the last one, guessed.
     pub drafts: Vec<u32>,
     /// Where guesses come from.
@@ -69,6 +74,8 @@ impl Sequence {
             tokens: request.prompt,
             computed: 0,
             launched: 0,
+            kept: None,
+            slot: 0,
             drafts: Vec::new(),
             drafting,
             flights: 0,
@@ -91,7 +98,17 @@ impl Sequence {
 
     /// Tokens not launched yet.
     pub fn pending(&self) -> usize {
-        self.tokens.len() - self.launched
+        self.tokens.len().saturating_sub(self.launched)
+    }
+
+    /// The slot that its next token will be in, where that can be launched before it is known: when its last token is in flight, the device
+    /// keeps what follows, and the sequence goes on behind that as far as can be told.
+    pub fn goes_ahead(&self, context: usize) -> Option<u32> {
+        let alive = self.failure.is_none() && !self.cancelled && !self.alone;
+        let goes_on =
+            self.max_tokens.is_none_or(|most| self.generated() + 1 < most) && self.launched < context;
+        let latest = self.flights == 1 && self.launched == self.tokens.len();
+        self.kept.filter(|_| alive && goes_on && latest)
     }
 
     /// True when it has tokens to launch and nothing speaks against launching them.

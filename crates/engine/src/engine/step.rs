@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, SequenceId, Slice};
+use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, SLOTS, Select, SequenceId, Slice};
 
 use super::sequence::{Fault, Sequence};
 use super::{Engine, batching};
@@ -20,6 +20,8 @@ struct Planned {
     count: usize,
     /// Guesses behind its last token.
     drafts: Vec<u32>,
+    /// The one token is not known yet: a device has it in this slot.
+    slot: Option<u32>,
 }
 
 impl Engine {
@@ -85,6 +87,10 @@ impl Engine {
     /// Moves waiting sequences to the running ones, in order, while there is a place and the pages for all their tokens so far: a
     /// prompt that is certain to be preempted is not begun.
     fn admit(&mut self) {
+        // What ended may leave a beginning behind that a waiting one can use.
+        if !self.ending.is_empty() {
+            return;
+        }
         while self.running.len() < self.options.sequences_max {
             let Some(next) = self.waiting.front() else { return };
             let running = self.running.iter().map(|s| (&s.pages, s.tokens.len()));
@@ -94,6 +100,8 @@ impl Engine {
             let Some(mut sequence) = self.waiting.pop_front() else { return };
             let (pages, reused) = self.prefixes.take(&sequence.tokens);
             sequence.start(pages, reused);
+            let taken = |slot: &u32| self.running.iter().any(|s| s.slot == *slot);
+            sequence.slot = (0..).find(|slot| !taken(slot)).unwrap_or(u32::MAX);
             let at = self.running.partition_point(|s| s.id < sequence.id);
             self.running.insert(at, sequence);
         }
@@ -111,6 +119,10 @@ impl Engine {
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
             let count = self.running[alone].pending().min(self.options.prefill_chunk);
             return self.reserve(&[(alone, count, Vec::new())]);
+        }
+        let ahead = self.ahead();
+        if !ahead.is_empty() {
+            return ahead;
         }
         let decoding = self.running.iter().filter(|s| s.decodes()).count();
         if flying >= lanes && decoding > 0 {
@@ -135,6 +147,25 @@ impl Engine {
         let wanted: Vec<(usize, usize)> = chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect();
         let wanted = self.draft(wanted);
         self.reserve(&wanted)
+    }
+
+    /// True where a device may feed its head's tokens to its embedding.
+    fn feeds_itself(&self) -> bool {
+        self.options.ahead && self.executor.placement().segments().len() == 1
+    }
+
+    /// The next tokens of all running sequences, still unknown, when all of them are in the one batch in flight and nothing but the tokens
+    /// is missing: were some left behind, there would be two batches where one is enough. Whether a sequence ends with what is on its way
+    /// is seen when that lands; the step was for nothing then.
+    fn ahead(&mut self) -> Vec<Planned> {
+        let context = self.options.context;
+        let one = self.feeds_itself() && self.executor.in_flight().count() == 1 && self.ending.is_empty();
+        if !one || !self.running.iter().all(|s| s.goes_ahead(context).is_some()) {
+            return Vec::new();
+        }
+        let fits = self.running.iter_mut().all(|s| s.pages.grow(s.launched + 1).is_ok());
+        let plan = |s: &Sequence| Planned { id: s.id, count: 1, drafts: Vec::new(), slot: s.kept };
+        if fits { self.running.iter().map(plan).collect() } else { Vec::new() }
     }
 
     /// Adds guesses to sequences whose last token is among what is planned. They take what prompts leave of a chunk.
@@ -163,16 +194,17 @@ impl Engine {
                 id: self.running[*i].id,
                 count: *count,
                 drafts: drafts.clone(),
+                slot: None,
             })
             .collect();
         let mut planned: Vec<Planned> = Vec::new();
-        for Planned { id, count, mut drafts } in wanted {
+        for Planned { id, count, mut drafts, slot } in wanted {
             // Preempted meanwhile.
             let Some(at) = self.running.iter().position(|s| s.id == id) else { continue };
             let end = self.running[at].launched + count;
             loop {
                 if self.running[at].pages.grow(end + drafts.len()).is_ok() {
-                    planned.push(Planned { id, count, drafts });
+                    planned.push(Planned { id, count, drafts, slot });
                     break;
                 }
                 if !drafts.is_empty() {
@@ -204,14 +236,19 @@ impl Engine {
         planned
     }
 
-    fn slice(&self, sequence: &Sequence, count: usize, drafts: &[u32]) -> Slice {
-        let end = sequence.launched + count;
+    fn slice(&self, sequence: &Sequence, planned: &Planned) -> Slice {
+        let end = sequence.launched + planned.count;
         debug_assert!(sequence.pages.writable_from(sequence.launched));
+        let known = match planned.slot {
+            Some(_) => &[0],
+            None => &sequence.tokens[sequence.launched..end],
+        };
         Slice {
             sequence: sequence.id,
-            tokens: [&sequence.tokens[sequence.launched..end], drafts].concat(),
+            tokens: [known, &planned.drafts].concat(),
             start: sequence.launched as u32,
-            tables: sequence.pages.tables(end + drafts.len()),
+            tables: sequence.pages.tables(end + planned.drafts.len()),
+            slot: planned.slot,
         }
     }
 
@@ -219,26 +256,37 @@ impl Engine {
     fn batch(&self, planned: &[Planned]) -> Result<Batch, BatchError> {
         let (mut slices, mut outputs) = (Vec::new(), Vec::new());
         let mut rows = 0;
-        for Planned { id, count, drafts } in planned {
-            let Some(sequence) = self.running.iter().find(|s| s.id == *id) else { continue };
-            slices.push(self.slice(sequence, *count, drafts));
-            rows += *count as u32;
-            if *count == sequence.pending() && sequence.max_tokens != Some(0) {
-                let text = [&sequence.tokens[..], drafts].concat();
-                for (row, history) in (rows - 1..).zip(sequence.tokens.len()..=text.len()) {
-                    let (select, edits) = sequence.sampler.ask(&text[..history], self.spec.vocab);
-                    outputs.push(OutputRow { row, select, edits });
-                }
+        for plan in planned {
+            let Some(sequence) = self.running.iter().find(|s| s.id == plan.id) else { continue };
+            slices.push(self.slice(sequence, plan));
+            rows += plan.count as u32;
+            if sequence.launched + plan.count >= sequence.tokens.len() && sequence.max_tokens != Some(0) {
+                outputs.extend(self.outputs(sequence, plan, rows - 1));
             }
-            rows += drafts.len() as u32;
+            rows += plan.drafts.len() as u32;
         }
         Batch::new(slices, outputs, &self.limits)
     }
 
+    /// The output rows of a sequence, the first after its last token.
+    fn outputs(&self, sequence: &Sequence, plan: &Planned, first: u32) -> Vec<OutputRow> {
+        let text = [&sequence.tokens[..], &plan.drafts].concat();
+        let output = |(row, history): (u32, usize)| {
+            let (select, edits) = sequence.sampler.ask(&text[..history], self.spec.vocab);
+            // A choice among one token is no choice: the device may go on with it by itself.
+            let alone = select == Select::Top(1) && edits.is_empty() && sequence.drafting.is_none();
+            let keep = alone && self.feeds_itself() && (sequence.slot as usize) < SLOTS;
+            OutputRow { row, select, edits, keep: keep.then_some(sequence.slot) }
+        };
+        (first..).zip(sequence.tokens.len()..=text.len()).map(output).collect()
+    }
+
     fn launch(&mut self, batch: Batch, planned: Vec<Planned>) {
-        for Planned { id, count, drafts } in planned {
+        let kept: Vec<u32> = batch.keeps().map(|(_, slot)| slot).collect();
+        for Planned { id, count, drafts, .. } in planned {
             if let Some(sequence) = self.running.iter_mut().find(|s| s.id == id) {
                 sequence.launched += count;
+                sequence.kept = Some(sequence.slot).filter(|slot| kept.contains(slot));
                 sequence.drafts = drafts;
                 sequence.flights += 1;
                 sequence.sent = Instant::now();
@@ -277,6 +325,10 @@ impl Engine {
             end += slice.tokens.len();
             let within = |o: &OutputRow| (start..end).contains(&(o.row as usize));
             let rows = batch.outputs().iter().zip(&rows).filter(|(o, _)| within(o)).map(|(_, row)| *row);
+            if let Some(at) = self.ending.iter().position(|s| s.id == slice.sequence) {
+                self.land_ended(at);
+                continue;
+            }
             let Some(at) = self.running.iter().position(|s| s.id == slice.sequence) else { continue };
             let mut sequence = self.running.remove(at);
             sequence.flights -= 1;
@@ -298,6 +350,15 @@ impl Engine {
                 }
             };
             self.settle(at, sequence, reason);
+        }
+    }
+
+    /// A batch of an ended sequence has landed: its pages are free once it was the last.
+    fn land_ended(&mut self, at: usize) {
+        self.ending[at].flights -= 1;
+        if self.ending[at].flights == 0 {
+            let sequence = self.ending.remove(at);
+            self.release(sequence);
         }
     }
 
@@ -345,11 +406,7 @@ impl Engine {
             }
         });
         match reason {
-            // A sequence has one batch in flight at its last token, so none of its pages is in use.
-            Some(reason) => {
-                debug_assert_eq!(sequence.flights, 0, "a sequence ends with batches in flight");
-                self.finish(sequence, reason)
-            }
+            Some(reason) => self.finish(sequence, reason),
             None => {
                 if sequence.flights == 0 && sequence.failure.is_some() {
                     sequence.retry();

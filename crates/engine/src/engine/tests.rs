@@ -22,6 +22,13 @@ fn request(seed: u64, n: usize, max_tokens: usize) -> Request {
     Request { prompt: prompt(seed, n), max_tokens: Some(max_tokens), sampling, ..Request::default() }
 }
 
+/// The request with the likeliest tokens, and one of them at which the text may end.
+fn greedy(request: Request) -> Request {
+    let stop = request.prompt.iter().sum::<u32>() % VOCAB as u32;
+    let sampling = SamplingOptions { temperature: 0.0, ..request.sampling };
+    Request { sampling, stop_tokens: vec![stop], ..request }
+}
+
 fn options() -> EngineOptions {
     EngineOptions {
         context: 512,
@@ -231,7 +238,9 @@ proptest! {
         drafts in prop::option::of(0u32..20),
     ) {
         let spec = window.map_or_else(|| tiny_spec(layers), |w| sliding_spec(layers, w));
-        let assignment = (0..spec.blocks.len()).map(|i| (seed.rotate_left(i as u32 * 5) & 1) as usize).collect();
+        // One device for the whole model may feed itself.
+        let single = seed & 7 < 3;
+        let assignment = (0..spec.blocks.len()).map(|i| (seed.rotate_left(i as u32 * 5) & !single as u64 & 1) as usize).collect();
         let placement = Placement::new(&spec, 2, assignment).unwrap();
         let paces = paces.map(|lazy| if lazy { LAZY } else { Pace::Eager });
         let options = EngineOptions {
@@ -239,7 +248,11 @@ proptest! {
         };
         let (mut engine, _) = engine_of_two(&spec, placement, paces, options.clone());
         let requests: Vec<Request> = lens.iter().enumerate()
-            .map(|(i, (prompt, tokens))| Request { keep, ..request(i as u64 % 3, *prompt, *tokens) }).collect();
+            .map(|(i, (prompt, tokens))| {
+                let request = Request { keep, ..request(i as u64 % 3, *prompt, *tokens) };
+                // Nobody is greedy, everybody is, or every other one.
+                if seed >> 3 & 3 == 0 || (seed >> 3 & 3 == 1 && i % 2 == 0) { request } else { greedy(request) }
+            }).collect();
         let single = |request: &Request| {
             let options = EngineOptions { context: 192, sequences_max: 1, prefill_chunk: 192, ..self::options() };
             let mut one = engine_with(&spec, FakeDevice::plain(), options);
@@ -380,6 +393,43 @@ fn a_batch_that_fails_for_its_drafts_is_tried_without() {
     let got = drafted(&mut engine, &request, Knowing::of(&request, &poisoned, u32::MAX));
     assert_eq!((got.0, Some(got.1)), (text, reason));
     assert!(got.2.accepted_tokens <= 9 && all_free(&engine));
+}
+
+#[test]
+fn a_device_feeds_itself_where_the_likeliest_token_is_taken() {
+    let request = Request { stop_tokens: vec![], ..greedy(request(7, 30, 12)) };
+    let expected = {
+        let mut engine = engine_of(EngineOptions { ahead: false, ..options() });
+        let id = engine.add(request.clone()).unwrap();
+        drain(&mut engine).remove(&id).unwrap()
+    };
+    let run = |request: Request| {
+        let device = Arc::new(FakeDevice::new("fake", LAZY, Log::default()));
+        let mut engine = engine_on(device, options());
+        let id = engine.add(request).unwrap();
+        let (mut texts, mut most) = (Texts::new(), 0);
+        while !engine.is_idle() {
+            collect(&mut texts, engine.step().unwrap());
+            most = most.max(engine.executor.in_flight().count());
+        }
+        assert!(all_free(&engine));
+        (texts.remove(&id).unwrap(), most, engine.stats().submits)
+    };
+    // The end is known beforehand: no step too many.
+    assert_eq!(run(request.clone()), (expected.clone(), 2, 12));
+    // It is not: one step was for nothing.
+    let stop = *expected.0.iter().rev().find(|t| expected.0.iter().filter(|u| u == t).count() == 1).unwrap();
+    let at = expected.0.iter().position(|t| *t == stop).unwrap();
+    let (text, _, submits) = run(Request { stop_tokens: vec![stop], ..request.clone() });
+    assert_eq!(text, (expected.0[..at].to_vec(), Some(FinishReason::Stop)));
+    assert_eq!(submits, (at as u64 + 2).min(12));
+    // What depends on chance or on the host's arithmetic waits for the host.
+    for sampling in [
+        SamplingOptions { temperature: 1.0, ..request.sampling.clone() },
+        SamplingOptions { repeat_penalty: 1.1, ..request.sampling.clone() },
+    ] {
+        assert_eq!(run(Request { sampling, ..request.clone() }).1, 1);
+    }
 }
 
 #[test]
@@ -735,6 +785,7 @@ proptest! {
                 Op::Add { seed, len, max, keep } => {
                     // Few seeds, so that prompts have prefixes in common.
                     let request = Request { keep, ..request(seed, len, max) };
+                    let request = if seed < 4 { greedy(request) } else { request };
                     match engine.add(request.clone()) {
                         Ok(id) => requests.push((id, request, false)),
                         Err(error) => prop_assert!(matches!(error, AdmissionError::QueueFull { .. }), "{}", error),
@@ -750,7 +801,7 @@ proptest! {
                 }
             }
             prop_assert!(engine.running.len() <= sequences_max);
-            for sequence in &engine.running {
+            for sequence in engine.running.iter().chain(&engine.ending) {
                 prop_assert!(sequence.pending() + sequence.flights >= 1);
                 prop_assert!(sequence.pages.capacity() >= sequence.computed);
                 prop_assert!(sequence.pages.writable_from(sequence.computed));
