@@ -337,16 +337,17 @@ impl Run<'_> {
     /// Random edits: a mask of few tokens, which are fewer than are asked for, one of half of them, or none; and adjustments or none.
     fn edits(&mut self, row: u32, vocab: usize) -> Edits {
         let random = &mut self.random;
+        let narrow: Vec<u32> = (0..3).map(|_| random.below(vocab) as u32).collect();
+        let mut tokens: Vec<u32> = (0..40).map(|_| random.below(vocab) as u32).collect();
         let mask = match row % 3 {
-            0 => Some(TokenMask::of(vocab, [0; 3].map(|_| random.below(vocab) as u32))),
+            0 => {
+                // What a narrow mask leaves is adjusted too.
+                tokens.extend(&narrow);
+                Some(TokenMask::of(vocab, narrow))
+            }
             1 => Some(TokenMask::new((0..vocab.div_ceil(32)).map(|_| 1 | random.bits() as u32).collect())),
             _ => None,
         };
-        let mut tokens: Vec<u32> = (0..40).map(|_| random.below(vocab) as u32).collect();
-        // What a narrow mask leaves is adjusted too.
-        tokens.extend(
-            (0..vocab as u32).filter(|t| row % 3 == 0 && mask.as_ref().is_some_and(|m| m.allows(*t))),
-        );
         tokens.sort_unstable();
         tokens.dedup();
         let adjustments = tokens.into_iter().filter(|_| row % 4 != 3).map(|token| Adjustment {

@@ -4,26 +4,11 @@ use std::collections::BTreeMap;
 
 use unicorn_core::Adjustment;
 
-use super::{SamplingOptions, dry, penalties};
-
 /// Changes by token.
 #[derive(Default)]
 pub(super) struct Adjustments(BTreeMap<u32, Adjustment>);
 
 impl Adjustments {
-    /// What the options change after `history`.
-    pub fn new(options: &SamplingOptions, history: &[u32]) -> Adjustments {
-        let mut all = Adjustments::default();
-        for &(token, bias) in &options.logit_bias {
-            let of = all.of(token);
-            // Below infinity however often a token is named.
-            of.bias = (of.bias + bias).min(f32::MAX);
-        }
-        penalties::collect(options, history, &mut all);
-        dry::collect(&options.dry, history, &mut all);
-        all
-    }
-
     /// The change of a token, none so far where it is new.
     pub fn of(&mut self, token: u32) -> &mut Adjustment {
         self.0.entry(token).or_insert_with(|| Adjustment::none(token))

@@ -83,9 +83,15 @@ impl Sampler {
     /// What bias, penalties, DRY and the mask do to the logits that follow `history`.
     fn edits(&self, history: &[u32]) -> Edits {
         let o = &self.options;
-        let changes = !o.logit_bias.is_empty() || o.penalties_on() || o.dry.is_on();
-        let adjustments = if changes { Adjustments::new(o, history).into_list() } else { Vec::new() };
-        Edits { adjustments, mask: self.mask.clone() }
+        let mut all = Adjustments::default();
+        for &(token, bias) in &o.logit_bias {
+            let of = all.of(token);
+            // Below infinity however often a token is named.
+            of.bias = (of.bias + bias).min(f32::MAX);
+        }
+        penalties::collect(o, history, &mut all);
+        dry::collect(&o.dry, history, &mut all);
+        Edits { adjustments: all.into_list(), mask: self.mask.clone() }
     }
 
     /// Chooses the token that follows `history` (prompt and generated tokens) from the logits of all tokens.
