@@ -152,6 +152,11 @@ impl Sequence {
         self.pages.slide(self.computed);
     }
 
+    /// Forgets that anything was computed for drafts that were wrong.
+    pub fn rewind(&mut self) {
+        self.pages.rewind(self.computed);
+    }
+
     /// Guesses of what follows the last token, at most `max`.
     pub fn draft(&mut self, max: usize, vocab: usize) -> Vec<u32> {
         // The last token of an answer needs no draft behind it.

@@ -10,6 +10,7 @@ use super::{Engine, batching};
 use crate::EngineError;
 use crate::drafts::Drafting;
 use crate::executor::Landed;
+use crate::placement::Phase;
 use crate::request::{Event, Failure, FinishReason};
 use crate::sampling::{NoCandidate, Sampled};
 
@@ -72,14 +73,16 @@ impl Engine {
         }
         self.admit();
         while self.executor.has_room() {
-            let planned = self.plan();
+            let (planned, phase) = self.plan();
             if planned.is_empty() {
                 return;
             }
-            match self.batch(&planned) {
-                Ok(batch) => self.launch(batch, planned),
-                // What was admitted is right, so this is a fault of the engine; it ends what it concerns and nothing else.
-                Err(error) => self.refuse(&planned, &error),
+            // What was admitted is right, so a wrong batch is a fault of the engine; it ends what it concerns and nothing else.
+            let invalid =
+                |error: BatchError| DeviceError::Invalid { device: "engine".into(), what: error.to_string() };
+            let batch = self.batch(&planned).map_err(invalid);
+            if let Err(error) = batch.and_then(|batch| self.launch(batch, phase, &planned)) {
+                self.refuse(&planned, error);
             }
         }
     }
@@ -107,51 +110,58 @@ impl Engine {
         }
     }
 
-    /// The sequences of the next batch with their numbers of tokens, pages reserved. Empty when nothing can be launched now.
-    ///
-    /// Where several devices share the work, as many batches as they can work on at once are on their way, each with its share of the
-    /// sequences and of the chunk. One batch more may follow when it only continues prompts: it keeps the devices busy while the
-    /// host reads what the first one brings, and no token waits for it.
-    fn plan(&mut self) -> Vec<Planned> {
-        let lanes = self.lanes();
-        let flying = self.executor.in_flight().count();
+    /// The sequences of the next batch with their numbers of tokens, pages reserved, and where it runs. Empty when nothing can be launched
+    /// now.
+    fn plan(&mut self) -> (Vec<Planned>, Phase) {
         let ready: Vec<usize> = (0..self.running.len()).filter(|i| self.running[*i].is_ready()).collect();
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
             let count = self.running[alone].pending().min(self.options.prefill_chunk);
-            return self.reserve(&[(alone, count, Vec::new())]);
+            let phase = self.phase(self.running[alone].pending());
+            return (self.reserve(&[(alone, count, Vec::new())]), phase);
         }
         let ahead = self.ahead();
         if !ahead.is_empty() {
-            return ahead;
+            return (ahead, Phase::Prefill);
         }
-        let decoding = self.running.iter().filter(|s| s.decodes()).count();
-        if flying >= lanes && decoding > 0 {
-            return Vec::new();
+        if !self.executor.has_two_ways() {
+            return (self.plan_of(&ready, Phase::Prefill), Phase::Prefill);
         }
-        let share = decoding.div_ceil(lanes);
-        let mut decoders = 0;
-        let chosen: Vec<usize> = ready
-            .into_iter()
-            .filter(|i| {
-                decoders += usize::from(self.running[*i].decodes());
-                !self.running[*i].decodes() || decoders <= share
-            })
-            .collect();
-        let pending: Vec<usize> = chosen.iter().map(|i| self.running[*i].pending()).collect();
-        // By whole prompts less what they reuse, not by what is left of them: or each batch would be half of the one before.
-        let whole = chosen.iter().map(|i| &self.running[*i]).map(|s| match s.decodes() {
-            true => 1,
-            false => s.tokens.len().saturating_sub(s.reused_tokens),
-        });
-        let counts = batching::plan(&pending, self.share(whole.sum()));
-        let wanted: Vec<(usize, usize)> = chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect();
+        // Tokens that someone waits for first; each phase has its own devices to keep busy.
+        for phase in [Phase::Decode, Phase::Prefill] {
+            let of = |i: &usize| self.phase(self.running[*i].pending()) == phase;
+            let ready: Vec<usize> = ready.iter().copied().filter(of).collect();
+            if !ready.is_empty() && self.executor.in_flight_of(phase) <= self.lanes(phase) {
+                let planned = self.plan_of(&ready, phase);
+                if !planned.is_empty() {
+                    return (planned, phase);
+                }
+            }
+        }
+        (Vec::new(), Phase::Prefill)
+    }
+
+    /// A batch of some of the `ready` sequences, for the devices of a phase: see [`batching::next`].
+    fn plan_of(&mut self, ready: &[usize], phase: Phase) -> Vec<Planned> {
+        // Where prompts have devices of their own, a sequence there reads its tokens again, and nobody decodes.
+        let reads = self.executor.has_two_ways() && phase == Phase::Prefill;
+        let of = |s: &Sequence| batching::Ready {
+            pending: s.pending(),
+            prompt: s.tokens.len().saturating_sub(s.reused_tokens),
+            decodes: s.decodes() && !reads,
+        };
+        let turns: Vec<batching::Ready> = ready.iter().map(|i| of(&self.running[*i])).collect();
+        let decoding = if reads { 0 } else { self.running.iter().filter(|s| s.decodes()).count() };
+        let flying = self.executor.in_flight_of(phase);
+        let next = batching::next(&turns, decoding, flying, self.room(phase));
+        let wanted: Vec<(usize, usize)> = next.into_iter().map(|(i, tokens)| (ready[i], tokens)).collect();
         let wanted = self.draft(wanted);
         self.reserve(&wanted)
     }
 
     /// True where a device may feed its head's tokens to its embedding.
     fn feeds_itself(&self) -> bool {
-        self.options.ahead && self.executor.placement().segments().len() == 1
+        let placements = self.executor.placements();
+        self.options.ahead && !self.executor.has_two_ways() && placements.prefill.segments().len() == 1
     }
 
     /// The next tokens of all running sequences, still unknown, when all of them are in the one batch in flight and nothing but the tokens
@@ -159,7 +169,7 @@ impl Engine {
     /// is seen when that lands; the step was for nothing then.
     fn ahead(&mut self) -> Vec<Planned> {
         let context = self.options.context;
-        let one = self.feeds_itself() && self.executor.in_flight().count() == 1 && self.ending.is_empty();
+        let one = self.feeds_itself() && self.executor.in_flight() == 1 && self.ending.is_empty();
         if !one || !self.running.iter().all(|s| s.goes_ahead(context).is_some()) {
             return Vec::new();
         }
@@ -175,7 +185,7 @@ impl Engine {
             let sequence = &mut self.running[i];
             let end = sequence.launched + count;
             let mut drafts = Vec::new();
-            if sequence.decodes() && end == sequence.tokens.len() {
+            if sequence.decodes() && count == 1 && end == sequence.tokens.len() {
                 let most = room.min(self.options.context.saturating_sub(end));
                 drafts = sequence.draft(most, self.spec.vocab);
                 room -= drafts.len();
@@ -281,23 +291,24 @@ impl Engine {
         (first..).zip(sequence.tokens.len()..=text.len()).map(output).collect()
     }
 
-    fn launch(&mut self, batch: Batch, planned: Vec<Planned>) {
+    fn launch(&mut self, batch: Batch, phase: Phase, planned: &[Planned]) -> Result<(), DeviceError> {
         let kept: Vec<u32> = batch.keeps().map(|(_, slot)| slot).collect();
+        let mut pages: Vec<_> = self.running.iter_mut().map(|s| (s.id, &mut s.pages)).collect();
+        Engine::send(&mut self.executor, batch, phase, &mut pages)?;
         for Planned { id, count, drafts, .. } in planned {
-            if let Some(sequence) = self.running.iter_mut().find(|s| s.id == id) {
+            if let Some(sequence) = self.running.iter_mut().find(|s| s.id == *id) {
                 sequence.launched += count;
                 sequence.kept = Some(sequence.slot).filter(|slot| kept.contains(slot));
-                sequence.drafts = drafts;
+                sequence.drafts.clone_from(drafts);
                 sequence.flights += 1;
                 sequence.sent = Instant::now();
             }
         }
-        self.executor.launch(Arc::new(batch));
+        Ok(())
     }
 
-    fn refuse(&mut self, planned: &[Planned], error: &BatchError) {
-        let what = error.to_string();
-        let error = Arc::new(DeviceError::Invalid { device: "engine".into(), what });
+    fn refuse(&mut self, planned: &[Planned], error: DeviceError) {
+        let error = Arc::new(error);
         for Planned { id, .. } in planned {
             if let Some(at) = self.running.iter().position(|s| s.id == *id) {
                 let sequence = self.running.remove(at);
@@ -308,7 +319,8 @@ impl Engine {
 
     /// Records what a batch brought, chooses tokens and ends sequences.
     fn land(&mut self, landed: Landed) {
-        let Landed { batch, result, .. } = landed;
+        let start = Instant::now();
+        let Landed { batch, result, flight } = landed;
         if let Err(error) = &result
             && error.is_lost()
         {
@@ -351,6 +363,9 @@ impl Engine {
             };
             self.settle(at, sequence, reason);
         }
+        if !batch.outputs().is_empty() {
+            self.executor.note_sampling(flight, batch.outputs().len(), start);
+        }
     }
 
     /// A batch of an ended sequence has landed: its pages are free once it was the last.
@@ -386,6 +401,9 @@ impl Engine {
             accepted += 1;
         }
         sequence.advance(count, accepted);
+        if accepted < drafts.len() {
+            sequence.rewind();
+        }
         let (len, seconds) = (sequence.tokens.len(), sequence.sent.elapsed().as_secs_f64());
         // Prompts are no steps to compare with.
         if let Some(drafting) = sequence.drafting.as_mut().filter(|_| count == 1) {
@@ -410,6 +428,10 @@ impl Engine {
             None => {
                 if sequence.flights == 0 && sequence.failure.is_some() {
                     sequence.retry();
+                    if self.executor.has_two_ways() {
+                        // What failed may be the way of its state from one phase's devices to the other's.
+                        sequence.preempt();
+                    }
                 }
                 self.running.insert(at, sequence);
             }
