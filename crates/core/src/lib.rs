@@ -11,6 +11,7 @@ mod device;
 mod error;
 mod fence;
 mod norm;
+mod output;
 pub mod quant;
 pub mod rope;
 mod shared_buffer;
@@ -18,10 +19,7 @@ mod state;
 mod tensor_type;
 mod weight;
 
-pub use batch::{
-    Batch, BatchError, BatchLimits, HeadOutput, OutputRow, PageId, RowOutput, Select, SequenceId, Slice,
-    TopEntry,
-};
+pub use batch::{Batch, BatchError, BatchLimits, HeadOutput, PageId, RowOutput, SequenceId, Slice};
 pub use block::{
     Activation, AttentionSpec, AttentionWeights, Block, BlockKind, EmbeddingSpec, FfnSpec, FfnWeights,
     HeadSpec, ModelSpec,
@@ -35,6 +33,7 @@ pub use device::{
 pub use error::{DeviceError, WeightError};
 pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
 pub use norm::{NormKind, NormSpec};
+pub use output::{Adjustment, Edits, OutputRow, SLOTS, Select, TokenMask, TopEntry};
 pub use rope::{RopeSpec, RopeStyle};
 pub use shared_buffer::SharedBuffer;
 pub use state::{KvType, StateGroup, StateLayout, StateSpec};

@@ -339,6 +339,12 @@ impl Executor {
                 let same = continued.iter().filter(|f| f.way == way);
                 after.extend(same.filter_map(|f| Some((f.fences.get(i)?.clone(), step.device))));
             }
+            if i == 0 && batch.feeds().next().is_some() {
+                // The token is there once the head has kept it.
+                after.extend(
+                    continued.iter().filter_map(|f| Some((f.fences.last()?.clone(), self.head(f.way)))),
+                );
+            }
             let last = i + 1 == schedule.steps.len();
             let done = if last { self.queue.signal(id) } else { Signal::new() };
             fences.push(done.fence());

@@ -351,6 +351,11 @@ impl StatePages {
         self.held[phase as usize] = end;
     }
 
+    /// What was written at and behind `end` counts as never written; its pages stay.
+    pub fn rewind(&mut self, end: usize) {
+        self.held = self.held.map(|held| held.min(end));
+    }
+
     /// See [`PageList::share_full`].
     pub fn share_full(&self, tokens: usize) -> StatePages {
         let shared = self.lists.iter().map(|l| GroupPages { spec: l.spec, list: l.list.share_full(tokens) });

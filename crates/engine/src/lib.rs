@@ -3,14 +3,16 @@
 //! Invariants: this crate names no backend (it sees devices only through [`unicorn_core::Device`]), reads no environment and
 //! does no I/O. It has no threads of its own and never polls: [`Engine::step`] is the only thing that runs a model. Placement and
 //! schedule are pure functions of plain data. The same request with the same seed gives the same tokens whatever
-//! the batch around it, the chunking of its prompt, a reused prefix, or a preemption in the middle.
+//! the batch around it, the chunking of its prompt, a reused prefix, drafts, or a preemption in the middle.
 
 pub mod agree;
 pub mod bench;
+mod drafts;
 mod engine;
 mod error;
 mod executor;
 mod kv;
+mod ngram;
 pub mod perplexity;
 mod place;
 mod placement;
@@ -23,9 +25,11 @@ mod schedule;
 mod testing;
 mod timeline;
 
+pub use drafts::Drafter;
 pub use engine::{DeviceReport, Engine, EngineOptions, LoadProgress, Report};
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;
+pub use ngram::NgramDrafter;
 pub use place::{PlaceError, PlaceRules};
 pub use placement::{Placement, Placements};
 pub use request::{Event, Failure, FinishReason, Request, Timings};

@@ -151,6 +151,7 @@ struct State {
     layout: Option<StateLayout>,
     kv: HashMap<(u32, PageId), Vec<u64>>,
     streams: HashMap<StreamId, Vec<u64>>,
+    slots: Vec<u32>,
     shared: HashMap<StreamId, Arc<SharedBuffer>>,
     faults: Faults,
     rows_max: usize,
@@ -317,8 +318,8 @@ impl Inner {
             let salt = block.weights()[0].span.offset + 1;
             match block {
                 Block::Embedding { .. } => {
-                    let tokens = batch.slices().iter().flat_map(|s| &s.tokens);
-                    let rows = tokens.map(|t| mix(salt, *t as u64)).collect();
+                    let tokens = batch.row_tokens(&state.slots).into_iter();
+                    let rows = tokens.map(|t| mix(salt, t as u64)).collect();
                     state.streams.insert(work.stream, rows);
                 }
                 Block::Attention { spec, .. } => attend(state, work, id.0, salt, spec.state()),
@@ -330,6 +331,11 @@ impl Inner {
                     output = Some(head(&state.streams[&work.stream], batch, faults.nan));
                 }
             }
+        }
+        if let Some(output) = &output {
+            // Garbage where nothing was kept shows what is read too early.
+            state.slots.resize(SLOTS, VOCAB as u32 - 1);
+            output.kept(batch).for_each(|(slot, token)| state.slots[slot] = token);
         }
         if work.crossing.export {
             export(state, work);
@@ -357,7 +363,8 @@ fn head(x: &[u64], batch: &Batch, nan: bool) -> HeadOutput {
     let mut output = HeadOutput::default();
     for asked in batch.outputs() {
         let logit = |v: usize| (mix(x[asked.row as usize], v as u64) >> 40) as f32 / 2e6;
-        let row: Vec<f32> = (0..VOCAB).map(|v| if nan { f32::NAN } else { logit(v) }).collect();
+        let mut row: Vec<f32> = (0..VOCAB).map(|v| if nan { f32::NAN } else { logit(v) }).collect();
+        asked.edits.apply(0, &mut row);
         match asked.select {
             Select::Logits => output.logits.extend(row),
             Select::Top(k) => output.top.push(top(&row, k)),
@@ -394,7 +401,8 @@ fn attend(state: &mut State, work: &Work, block: u32, salt: u64, spec: StateSpec
 fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {
     let mut all: Vec<TopEntry> =
         logits.iter().enumerate().map(|(i, &logit)| TopEntry { token: i as u32, logit }).collect();
-    all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+    all.retain(TopEntry::is_choosable);
+    all.sort_by(TopEntry::rank);
     all.truncate(k);
     all
 }

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 
 use unicorn_core::{
     Block, BlockId, Device, DeviceError, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime,
-    MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId, TensorType,
-    WeightSource, Work,
+    MemoryUse, RateKind, Roofline, SLOTS, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId,
+    TensorType, WeightSource, Work,
 };
 
 use crate::context::Context;
@@ -17,7 +17,9 @@ use crate::cut::{self, Pace};
 use crate::error::VulkanError;
 use crate::lane::Lane;
 use crate::load::{self, Loader};
+use crate::memory::Buffer;
 use crate::pipeline::Pipelines;
+use crate::place::Place;
 use crate::profile::GpuProfile;
 use crate::replay::Bound;
 use crate::scratch::Sizes;
@@ -71,11 +73,15 @@ impl VulkanDevice {
         };
         let pipelines = Pipelines::new(&context, options.cache_folder.as_deref())?;
         let seconds_max = options.submit_seconds_max.or_else(|| cut::seconds_max(context.profile()));
+        let slots = Buffer::new(&context, Place::Near, 4 * SLOTS as u64, "tokens that heads keep")?;
+        // Whatever is read from there is a token.
+        slots.write(0, &[0; 4 * SLOTS]);
         let state = State {
             streams: HashMap::new(),
             shared: HashMap::new(),
             blocks: HashMap::new(),
             turns: Vec::new(),
+            slots,
             loader: Loader::new(&context),
             pipelines,
             sizes: Sizes::default(),

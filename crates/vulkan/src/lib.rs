@@ -25,6 +25,7 @@ mod cut;
 mod device;
 #[cfg(test)]
 mod driver_tests;
+mod edits;
 mod error;
 mod ferry;
 #[cfg(test)]

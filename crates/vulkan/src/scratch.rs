@@ -63,6 +63,10 @@ pub(crate) struct Capacity {
     /// State groups.
     pub(crate) groups: usize,
     pub(crate) top: usize,
+    /// Words of masks.
+    pub(crate) masks: usize,
+    /// Logits that are taken out of their rows.
+    pub(crate) takes: usize,
 }
 
 impl Capacity {
@@ -73,6 +77,8 @@ impl Capacity {
             && self.pages >= o.pages
             && self.groups >= o.groups
             && self.top >= o.top
+            && self.masks >= o.masks
+            && self.takes >= o.takes
     }
 
     /// Both needs covered, with room to grow.
@@ -85,6 +91,8 @@ impl Capacity {
             pages: up(self.pages, o.pages),
             groups: self.groups.max(o.groups),
             top: up(self.top, o.top),
+            masks: up(self.masks, o.masks),
+            takes: up(self.takes, o.takes),
         }
     }
 }
@@ -131,6 +139,12 @@ pub(crate) struct Scratch {
     pub(crate) pairs: Buffer,
     /// `(id, logit)` pairs `[outputs, k]`, read by the host.
     pub(crate) top: Arc<Buffer>,
+    /// Masks of output rows, written by the host.
+    pub(crate) masks: Buffer,
+    /// Which logits are taken out of their rows, written by the host.
+    pub(crate) take_list: Buffer,
+    /// f32 for each of them, read by the host.
+    pub(crate) taken: Arc<Buffer>,
 }
 
 impl Scratch {
@@ -191,6 +205,9 @@ impl Scratch {
                 "selected tokens",
             )?,
             top: readback(c.outputs * c.top * 8, "selected tokens")?,
+            masks: Buffer::new(context, Place::Near, (c.masks * 4) as u64, "masks of tokens")?,
+            take_list: Buffer::new(context, Place::Near, (c.takes * 8 + 8) as u64, "adjusted tokens")?,
+            taken: readback(c.takes * 4, "adjusted logits")?,
         })
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) shared: HashMap<StreamId, Arc<Shared>>,
     pub(crate) blocks: HashMap<BlockId, GpuBlock>,
     pub(crate) turns: Vec<(RopeSpec, Arc<Buffer>)>,
+    /// u32 each: tokens that heads keep for later embeddings.
+    pub(crate) slots: Buffer,
     pub(crate) loader: Loader,
     pub(crate) pipelines: Pipelines,
     pub(crate) sizes: Sizes,
@@ -138,8 +140,17 @@ impl Inner {
             }
             let capacity = match old {
                 Some(s) => s.scratch.capacity.grown(&needs),
-                None => Capacity { rows: 8, outputs: 8, row_splits: 8, pages: 64, groups: 1, top: 1 }
-                    .grown(&needs),
+                None => Capacity {
+                    rows: 8,
+                    outputs: 8,
+                    row_splits: 8,
+                    pages: 64,
+                    groups: 1,
+                    top: 1,
+                    masks: 0,
+                    takes: 0,
+                }
+                .grown(&needs),
             };
             let lent = state.shared.get(&id).and_then(|shared| shared.in_place());
             // The residual may be waiting for its next block. Its old buffer goes before the new one comes: both may not fit.

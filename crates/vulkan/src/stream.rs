@@ -5,6 +5,7 @@ use std::sync::Arc;
 use unicorn_core::{Batch, BlockId, Crossing, Select, SharedBuffer, Sharing, Slice};
 
 use crate::context::Context;
+use crate::edits::{EditShape, mask_table, take_list};
 use crate::error::VulkanError;
 use crate::ferry::Ferry;
 use crate::lane::{Lane, Point};
@@ -71,6 +72,10 @@ pub(crate) struct Shape {
     pub(crate) rows: usize,
     pub(crate) outputs: usize,
     pub(crate) wanted: Wanted,
+    pub(crate) edits: EditShape,
+    /// Rows whose tokens come from slots, and output rows whose best tokens go there.
+    pub(crate) feeds: Vec<(usize, u32)>,
+    pub(crate) keeps: Vec<(usize, u32)>,
     /// Ways that the recording itself copies.
     pub(crate) crossing: Crossing,
     /// Positions that its sequences may have, 0 where that does not matter.
@@ -226,7 +231,7 @@ pub(crate) fn slice_shapes(batch: &Batch) -> Vec<SliceShape> {
     batch.slices().iter().map(shape).collect()
 }
 
-/// Writes rows, output rows and page tables.
+/// Writes rows, output rows with their edits, and page tables.
 fn write_batch(scratch: &Scratch, batch: &Batch) {
     let mut rows = Vec::with_capacity(batch.rows() * Scratch::ROW_BYTES);
     let mut first_page = 0u32;
@@ -243,6 +248,12 @@ fn write_batch(scratch: &Scratch, batch: &Batch) {
     let base = scratch.batch.address();
     scratch.batch.write(0, &rows);
     scratch.batch.write(scratch.outputs_address() - base, &outputs);
+    for (buffer, words) in [(&scratch.masks, mask_table(batch)), (&scratch.take_list, take_list(batch))] {
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        if !bytes.is_empty() {
+            buffer.write(0, &bytes);
+        }
+    }
     let groups = batch.slices().first().map_or(0, |s| s.tables.len());
     for group in 0..groups {
         let table = batch.slices().iter().flat_map(|s| &s.tables[group]);

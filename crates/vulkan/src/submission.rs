@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use unicorn_core::{Batch, DeviceError, Fence, HeadOutput, Select, TopEntry, Work};
+use unicorn_core::{Batch, DeviceError, Fence, HeadOutput, TopEntry, Work};
 
 use crate::blocks::{Builder, GpuBlock};
+use crate::edits::{self, EditShape, TAKE_THREADS, mask_words};
 use crate::error::VulkanError;
 use crate::lane::{Lane, Point};
 use crate::memory::Buffer;
-use crate::recording::Recording;
+use crate::recording::{Copy, Recording};
 use crate::replay::Recorded;
-use crate::scratch::Capacity;
+use crate::scratch::{Capacity, Scratch};
 use crate::select::{self, FlashTiling, Path};
 use crate::state::{Inner, State};
 use crate::stream::{Shape, Wanted, Ways};
-use crate::told::{Told, ToldWork};
+use crate::told::{HeadBuffers, Told, ToldWork};
 use crate::waiter::{Submitted, Watch};
 
 impl Inner {
@@ -96,7 +97,11 @@ impl Inner {
             crossing: work.crossing,
             bytes: scratch.map_or(0, |s| self.crossing_bytes(s.sizes.width, &work.batch)),
             shared: state.shared.get(&work.stream).cloned(),
-            head: scratch.filter(|_| reads).map(|s| (s.logits_host.clone(), s.top.clone())),
+            head: scratch.filter(|_| reads).map(|s| HeadBuffers {
+                logits: s.logits_host.clone(),
+                top: s.top.clone(),
+                taken: s.taken.clone(),
+            }),
         }
     }
 
@@ -255,6 +260,7 @@ impl Inner {
             None if attends => select::decode_records(rows, positions),
             None => 1,
         };
+        let edits = EditShape::of(batch);
         let pages: usize = batch.slices().iter().map(|s| s.tables.first().map_or(0, Vec::len)).sum();
         let needs = Capacity {
             rows,
@@ -263,6 +269,8 @@ impl Inner {
             pages: pages.max(1),
             groups: batch.slices().first().map_or(1, |s| s.tables.len().max(1)),
             top: batch.top().unwrap_or(1),
+            masks: mask_words(batch),
+            takes: edits.takes * TAKE_THREADS,
         };
         let timed = state.timings.is_some() && state.gpu.timestamp_ns > 0.0;
         // A row writes pages that no other slice sees, or there would be no batch: single rows are alone.
@@ -272,6 +280,9 @@ impl Inner {
             rows,
             outputs: batch.outputs().len(),
             wanted: Wanted::of(batch),
+            edits,
+            feeds: batch.feeds().collect(),
+            keeps: batch.keeps().collect(),
             crossing: self.ways(state, work).recorded,
             // Tiles come from a buffer, so one recording serves every depth; but where submissions are bounded it is cut by what they cost.
             positions: if tiling.is_some() && state.bound.seconds_max.is_none() { 0 } else { positions },
@@ -304,6 +315,7 @@ impl Inner {
             alone: shape.alone,
             prepared: false,
         };
+        let slot_of = |slot: u32| (state.slots.handle, slot as u64 * 4);
         let find = |id| state.blocks.get(id).ok_or_else(|| self.invalid("a block that is not loaded"));
         let router = state.router();
         let path = |block: &GpuBlock| {
@@ -322,9 +334,25 @@ impl Inner {
             let block = find(id)?;
             builder.path = path(block);
             match block {
-                GpuBlock::Embedding(e) => e.record(&mut builder, next),
+                GpuBlock::Embedding(e) => {
+                    e.record(&mut builder, next);
+                    let to = |row: usize| (stream.scratch.batch.handle, (row * Scratch::ROW_BYTES) as u64);
+                    let feed =
+                        |(row, slot): &(usize, u32)| Copy { from: slot_of(*slot), to: to(*row), bytes: 4 };
+                    builder.recording.before.extend(shape.feeds.iter().map(feed));
+                }
                 GpuBlock::Ffn(f) => f.record(&mut builder, next),
-                GpuBlock::Head(h) => h.record(&mut builder, &shape.wanted),
+                GpuBlock::Head(h) => {
+                    h.record(&mut builder, &shape.wanted, shape.edits);
+                    let stride = 8 * work.batch.top().unwrap_or(0);
+                    let from = |output: usize| (stream.scratch.top.handle, (output * stride) as u64);
+                    let keep = |(output, slot): &(usize, u32)| Copy {
+                        from: from(*output),
+                        to: slot_of(*slot),
+                        bytes: 4,
+                    };
+                    builder.recording.after.extend(shape.keeps.iter().map(keep));
+                }
                 GpuBlock::Attention(a) => {
                     let cache = a.cache.as_ref().ok_or_else(|| self.invalid("no state is reserved"))?;
                     a.record(&mut builder, cache, next);
@@ -393,36 +421,27 @@ impl Inner {
                 shared.take(&self.context, told.bytes)?;
             }
         }
-        Ok(told.head.as_ref().map(|(logits, top)| output(&told.batch, logits, top)))
+        Ok(told.head.as_ref().map(|read| output(&told.batch, read)))
     }
 }
 
 /// What a head computed for a batch.
-fn output(batch: &Batch, logits: &Buffer, top: &Buffer) -> HeadOutput {
-    let vocab = batch.limits().vocab;
-    let mut output = HeadOutput::default();
-    let rows = batch.logit_rows();
-    if rows > 0 {
-        let mut bytes = vec![0u8; rows * vocab * 4];
-        logits.read(0, &mut bytes);
-        let word = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        output.logits = bytes.chunks_exact(4).map(word).collect();
-    }
-    let most = batch.top().unwrap_or(0);
-    if most > 0 {
-        let mut bytes = vec![0u8; batch.outputs().len() * most * 8];
-        top.read(0, &mut bytes);
-        let entry = |b: &[u8]| TopEntry {
-            token: u32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-            logit: f32::from_le_bytes([b[4], b[5], b[6], b[7]]),
-        };
-        for (list, asked) in bytes.chunks_exact(most * 8).zip(batch.outputs()) {
-            if let Select::Top(k) = asked.select {
-                output.top.push(list.chunks_exact(8).take(k).map(entry).collect());
-            }
+fn output(batch: &Batch, read: &HeadBuffers) -> HeadOutput {
+    let words = |buffer: &Buffer, count: usize| -> Vec<u32> {
+        let mut bytes = vec![0u8; count * 4];
+        if count > 0 {
+            buffer.read(0, &mut bytes);
         }
-    }
-    output
+        bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    let logits = words(&read.logits, batch.logit_rows() * batch.limits().vocab);
+    let logits = logits.into_iter().map(f32::from_bits).collect();
+    let most = batch.top().unwrap_or(0);
+    let pairs = words(&read.top, batch.outputs().len() * most * 2);
+    let entry = |pair: &[u32]| TopEntry { token: pair[0], logit: f32::from_bits(pair[1]) };
+    let selected: Vec<TopEntry> = pairs.chunks_exact(2).map(entry).collect();
+    let taken = words(&read.taken, edits::take_count(batch)).into_iter().map(f32::from_bits);
+    edits::output(batch, logits, &selected, most, taken)
 }
 
 fn spans(batch: &Batch) -> Vec<(usize, usize)> {

@@ -24,8 +24,15 @@ pub(crate) struct ToldWork {
     pub(crate) bytes: usize,
     /// Where its stream crosses.
     pub(crate) shared: Option<Arc<Shared>>,
-    /// Logits and selected tokens, where a head that is read was its last block.
-    pub(crate) head: Option<(Arc<Buffer>, Arc<Buffer>)>,
+    /// What is read of a head that was its last block.
+    pub(crate) head: Option<HeadBuffers>,
+}
+
+/// Logits, selected tokens, and logits that were taken out to be adjusted.
+pub(crate) struct HeadBuffers {
+    pub(crate) logits: Arc<Buffer>,
+    pub(crate) top: Arc<Buffer>,
+    pub(crate) taken: Arc<Buffer>,
 }
 
 /// Pages of state on their way.

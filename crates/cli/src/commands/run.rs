@@ -19,7 +19,7 @@ use crate::model_name::{is_missing_file, is_model};
 use crate::output::{Out, say, say_styled};
 use crate::prompt::{self, Tokens};
 use crate::session::{ContextChoice, EngineChoice, Session, no_template};
-use crate::settings::{fresh_seed, resolve};
+use crate::settings::{DraftChoice, fresh_seed, resolve};
 use crate::stdin::{self, Piped};
 use crate::term;
 use crate::trace::Trace;
@@ -216,7 +216,9 @@ fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> 
     let mut out = Out::exact();
     let catch = Catch::new();
     let trace = Trace::start(&mut session.engine, args.place.trace.as_deref(), config);
-    let answer = generate(&mut session.engine, detokenizer, request, &catch, |piece| out.emit(piece))?;
+    let drafter = args.answer.draft.map(DraftChoice::drafter);
+    let answer =
+        generate(&mut session.engine, detokenizer, request, drafter, &catch, |piece| out.emit(piece))?;
     trace.finish(&mut session.engine)?;
     if !answer.text.ends_with('\n') {
         out.emit("\n")?;

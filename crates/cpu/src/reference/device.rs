@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use unicorn_core::{
     Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, Instrument,
-    KernelTime, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId,
-    TensorType, WeightSource, Work,
+    KernelTime, MemoryUse, RateKind, Roofline, SLOTS, SharedBuffer, Sharing, StateCopy, StateLayout,
+    StreamId, TensorType, WeightSource, Work,
 };
 
 use super::{ActivationRounding, Attention, Embedding, Ffn, Head, KvCache, KvLayout, Weights, dot, widen};
@@ -33,6 +33,8 @@ struct State {
     next_block: u32,
     layout: Option<StateLayout>,
     streams: HashMap<StreamId, Stream>,
+    /// Tokens that the head kept.
+    slots: Vec<u32>,
     copied: u64,
     /// Per kernel name, while profiling is on.
     times: Option<HashMap<&'static str, KernelTime>>,
@@ -115,7 +117,8 @@ impl Inner {
 
     fn run(&self, work: &Work) -> Result<Option<HeadOutput>, DeviceError> {
         let mut state = self.lock();
-        let State { blocks, streams, times, layout, copied, .. } = &mut *state;
+        let State { blocks, streams, slots, times, layout, copied, .. } = &mut *state;
+        slots.resize(SLOTS, 0);
         let stream = streams.entry(work.stream).or_default();
         let batch = &*work.batch;
         if work.crossing.import {
@@ -128,7 +131,7 @@ impl Inner {
                 return Err(self.invalid("the batch was made for other state than is reserved"));
             }
             let started = Instant::now();
-            output = loaded.op.run(stream, batch).map_err(|what| self.invalid(what))?;
+            output = loaded.op.run(stream, batch, slots).map_err(|what| self.invalid(what))?;
             if let Some(times) = times {
                 let name = loaded.op.name();
                 let entry = times.entry(name).or_insert_with(|| KernelTime {
@@ -146,6 +149,9 @@ impl Inner {
                 entry.bytes += cost.bytes();
                 entry.flops += cost.flops();
             }
+        }
+        if let Some(output) = &output {
+            output.kept(batch).for_each(|(slot, token)| slots[slot] = token);
         }
         if work.crossing.export {
             *copied += stream.export(batch).map_err(|what| self.invalid(what))?;
@@ -341,7 +347,12 @@ impl Op {
     }
 
     /// Runs the block over a stream; the message names a broken precondition.
-    fn run(&mut self, stream: &mut Stream, batch: &Batch) -> Result<Option<HeadOutput>, String> {
+    fn run(
+        &mut self,
+        stream: &mut Stream,
+        batch: &Batch,
+        slots: &[u32],
+    ) -> Result<Option<HeadOutput>, String> {
         match self {
             Op::Embedding(block) => {
                 if batch.limits().vocab > block.spec.vocab {
@@ -352,8 +363,11 @@ impl Op {
                     ));
                 }
                 stream.width = block.spec.width;
-                let tokens = batch.slices().iter().flat_map(|s| &s.tokens).copied();
-                stream.x = block.forward(tokens).into_iter().map(|v| v as f32).collect();
+                stream.x = block
+                    .forward(batch.row_tokens(slots).into_iter())
+                    .into_iter()
+                    .map(|v| v as f32)
+                    .collect();
             }
             Op::Attention { block, kv } => {
                 stream.expect(block.spec.width, batch)?;

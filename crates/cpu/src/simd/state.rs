@@ -19,6 +19,8 @@ pub(super) struct State {
     /// Distinct rope specs of the loaded blocks.
     pub(super) ropes: Vec<RopeSpec>,
     pub(super) workspace: Workspace,
+    /// Tokens that the head kept.
+    pub(super) slots: Vec<u32>,
     /// Bytes of residual streams that came from other devices without a copy.
     pub(super) shared: u64,
     /// Bytes of pages of state that were copied out or in.

@@ -143,10 +143,10 @@ impl<'a> Evaluator<'a> {
     ) -> Result<Batch, EngineError> {
         let here = rows.outputs.iter().filter(|o| part.contains(&(**o as usize)));
         let select = rows.select;
-        let outputs = here.map(|o| OutputRow { row: o - part.start as u32, select }).collect();
+        let outputs = here.map(|o| OutputRow::new(o - part.start as u32, select)).collect();
         let tables = self.pages.tables(start + part.end);
         let (tokens, start) = (tokens[part.clone()].to_vec(), (start + part.start) as u32);
-        let slice = Slice { sequence: SEQUENCE, tokens, start, tables };
+        let slice = Slice { sequence: SEQUENCE, tokens, start, tables, slot: None };
         Ok(Batch::new(vec![slice], outputs, &self.engine.limits)?)
     }
 

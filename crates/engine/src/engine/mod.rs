@@ -18,13 +18,14 @@ use unicorn_core::{
 
 #[cfg(test)]
 use crate::RunStats;
+use crate::drafts::Drafting;
 use crate::executor::{Executor, StateMove};
 use crate::kv::{StatePages, StatePools, window_pages};
 use crate::placement::{Phase, Placements};
 use crate::prefix::PrefixCache;
 use crate::request::{Event, Failure, FinishReason, Request};
 use crate::sampling::Sampler;
-use crate::{AdmissionError, EngineError, Placement, PlacementError, Timeline};
+use crate::{AdmissionError, Drafter, EngineError, Placement, PlacementError, Timeline};
 
 use batching::Room;
 pub(crate) use evaluator::Evaluator;
@@ -54,6 +55,8 @@ pub struct Engine {
     waiting: VecDeque<Sequence>,
     /// Oldest first.
     running: Vec<Sequence>,
+    /// Ended with a batch in flight, which nobody waits for but their pages.
+    ending: Vec<Sequence>,
     /// Events that the next step reports.
     events: Vec<Event>,
     next_id: u64,
@@ -100,6 +103,7 @@ impl Engine {
             pools,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            ending: Vec::new(),
             events: Vec::new(),
             next_id: 0,
             stopped: None,
@@ -125,6 +129,24 @@ impl Engine {
     ///
     /// Errors name what is wrong with it, or that the queue is full; nothing of it is kept then.
     pub fn add(&mut self, request: Request) -> Result<SequenceId, AdmissionError> {
+        self.enqueue(request, None)
+    }
+
+    /// As [`Engine::add`], with guesses of the next tokens by `drafter`. Several are verified in one step, so that a step may bring more than
+    /// one token. The tokens are the same as far as a device's results do not depend on the batch.
+    pub fn add_drafted(
+        &mut self,
+        request: Request,
+        drafter: Box<dyn Drafter>,
+    ) -> Result<SequenceId, AdmissionError> {
+        self.enqueue(request, Some(Drafting::new(drafter)))
+    }
+
+    fn enqueue(
+        &mut self,
+        request: Request,
+        drafting: Option<Drafting>,
+    ) -> Result<SequenceId, AdmissionError> {
         if let Some(reason) = &self.stopped {
             return Err(AdmissionError::Stopped { reason: reason.clone() });
         }
@@ -135,10 +157,10 @@ impl Engine {
         if self.waiting.len() >= room {
             return Err(AdmissionError::QueueFull { queued: self.waiting.len() });
         }
-        let sampler = Sampler::new(request.sampling.clone(), request.logprobs)?;
+        let sampler = Sampler::new(request.sampling.clone(), request.logprobs, request.mask.clone())?;
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        self.waiting.push_back(Sequence::new(id, request, sampler, self.pools.empty()));
+        self.waiting.push_back(Sequence::new(id, request, sampler, drafting, self.pools.empty()));
         Ok(id)
     }
 
@@ -149,6 +171,12 @@ impl Engine {
         }
         if prompt.len() > context {
             return Err(AdmissionError::PromptTooLong { prompt: prompt.len(), context });
+        }
+        if let Some(mask) = &request.mask {
+            let words = mask.words().len();
+            if words != vocab.div_ceil(32) || !(0..vocab as u32).any(|token| mask.allows(token)) {
+                return Err(AdmissionError::Mask { words, vocab });
+            }
         }
         let sampling = &request.sampling;
         sampling.validate()?;
@@ -178,9 +206,10 @@ impl Engine {
         true
     }
 
-    /// True when no sequence waits or runs and every event was reported.
+    /// True when no sequence waits, runs or holds pages of a batch in flight, and every event was reported.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty() && self.events.is_empty()
+        let sequences = [self.running.is_empty(), self.ending.is_empty(), self.waiting.is_empty()];
+        sequences == [true; 3] && self.events.is_empty()
     }
 
     /// Sequences that wait and that run.
@@ -219,12 +248,20 @@ impl Engine {
 
     fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {
         let timings = sequence.timings();
-        let sound = !matches!(reason, FinishReason::Device(_) | FinishReason::NoCandidate);
-        if sequence.keep && sound && sequence.computed > 0 {
+        sequence.keep &= !matches!(reason, FinishReason::Device(_) | FinishReason::NoCandidate);
+        self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
+        match sequence.flights {
+            0 => self.release(sequence),
+            _ => self.ending.push(sequence),
+        }
+    }
+
+    /// Keeps or gives up the pages of an ended sequence, with nothing of it in flight.
+    fn release(&mut self, mut sequence: Sequence) {
+        if sequence.keep && sequence.computed > 0 {
             let pages = std::mem::replace(&mut sequence.pages, self.pools.empty());
             self.prefixes.keep(&sequence.tokens[..sequence.computed], pages);
         }
-        self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
     }
 
     /// Batches that the devices of a phase can work on at once.

@@ -24,6 +24,9 @@ pub struct EngineOptions {
     /// Finished sequences kept for prefix reuse (see [`crate::Request::keep`]); 0 keeps none. They live in free pages and give
     /// way to running sequences.
     pub kept_max: usize,
+    /// A step that always takes the likeliest token is launched before the one before has landed, where one device has the whole model: the
+    /// device feeds itself.
+    pub ahead: bool,
     /// Batch parts in flight where the placement uses more than one device.
     pub pipeline_parts: usize,
 }
@@ -39,6 +42,7 @@ impl Default for EngineOptions {
             kv_pages: None,
             prefill_chunk: 512,
             kept_max: 4,
+            ahead: true,
             pipeline_parts: 2,
         }
     }
