@@ -17,6 +17,8 @@ pub struct Ask<'a> {
     pub machine: &'a Machine,
     /// How the engine is set up.
     pub options: &'a EngineOptions,
+    /// Positions before the prompt.
+    pub past: usize,
     /// Tokens of a prompt; 0 for none.
     pub prompt: usize,
     /// Tokens of an answer; 0 for none.
@@ -191,7 +193,7 @@ fn predict(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
     let run =
         |phase| simulate(ask.spec, &candidate.placement, ask.machine, ask.options, ask.sequences, phase);
     let prefill = (ask.prompt > 0).then(|| {
-        let simulated = run(Phase::Answer { prompt: ask.prompt, tokens: 1 });
+        let simulated = run(Phase::Answer { past: ask.past, prompt: ask.prompt, tokens: 1 });
         PhasePrediction {
             tokens: ask.prompt * ask.sequences,
             seconds: simulated.seconds * prefill.ratio,
@@ -202,7 +204,7 @@ fn predict(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
     });
     let decode = (ask.decode > 0).then(|| {
         let tokens = ask.decode.min(DECODE_SIMULATED);
-        let past = ask.prompt + (ask.decode - tokens) / 2;
+        let past = ask.past + ask.prompt + (ask.decode - tokens) / 2;
         let simulated = run(Phase::Decode { past, tokens });
         let raw_seconds = simulated.seconds * ask.decode as f64 / tokens as f64;
         PhasePrediction {

@@ -15,8 +15,8 @@ use crate::{EngineOptions, Placement};
 /// What each of several equal sequences is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Phase {
-    /// A prompt of `prompt` tokens, then so many tokens of an answer: with one it is prefill alone.
-    Answer { prompt: usize, tokens: usize },
+    /// A prompt of `prompt` tokens behind `past` positions, then so many tokens of an answer: with one it is prefill alone.
+    Answer { past: usize, prompt: usize, tokens: usize },
     /// So many tokens one by one behind `past` positions.
     Decode { past: usize, tokens: usize },
 }
@@ -113,8 +113,8 @@ pub(crate) fn run(
 ) -> Simulated {
     let count = devices.machine.devices.len();
     let sequence = || match phase {
-        Phase::Answer { prompt, tokens } => {
-            Sequence { launched: 0, tokens: prompt, prompt, left: tokens, decodes: false }
+        Phase::Answer { past, prompt, tokens } => {
+            Sequence { launched: past, tokens: past + prompt, prompt, left: tokens, decodes: false }
         }
         Phase::Decode { past, tokens } => {
             Sequence { launched: past, tokens: past + 1, prompt: past, left: tokens, decodes: true }

@@ -30,6 +30,7 @@ fn ask<'a>(spec: &'a ModelSpec, machine: &'a Machine, options: &'a EngineOptions
         spec,
         machine,
         options,
+        past: 0,
         prompt: 512,
         decode: 0,
         sequences: 1,

@@ -87,7 +87,7 @@ proptest! {
         let placement = Placement::new(&spec, 2, assignment).unwrap();
         let options =
             EngineOptions { prefill_chunk: chunk, sequences_max: 4, context: 256, ..EngineOptions::default() };
-        let phase = Phase::Answer { prompt, tokens };
+        let phase = Phase::Answer { past: 0, prompt, tokens };
         let expected = simulated(&spec, &placement, paces, &options, sequences, phase);
         let allowed = 0.15 * expected.seconds + 0.005;
         let mut took = f64::INFINITY;
@@ -134,7 +134,7 @@ proptest! {
             Piece { seconds, bytes: 2.0 * seconds }
         };
         let devices = Devices { machine: &machine, piece: &piece };
-        let phase = Phase::Answer { prompt, tokens };
+        let phase = Phase::Answer { past: 0, prompt, tokens };
         let out = run(&spec, &placement, &devices, &options, sequences, phase);
         prop_assert!(out.seconds.is_finite());
         // Every token of every sequence passed every mixer once, whatever the cut: the pieces have all been done.
@@ -166,8 +166,8 @@ fn pipelines_by_hand() {
     let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
     let time = |sequences, phase| seconds(&options, sequences, phase, &|_| {});
     // One batch of four steps; two chunks, the first of which ends after three, overlap in all but the first and the last of four.
-    assert_eq!(time(1, Phase::Answer { prompt: 16, tokens: 1 }), 4.0);
-    assert_eq!(time(1, Phase::Answer { prompt: 64, tokens: 1 }), 5.0);
+    assert_eq!(time(1, Phase::Answer { past: 0, prompt: 16, tokens: 1 }), 4.0);
+    assert_eq!(time(1, Phase::Answer { past: 0, prompt: 64, tokens: 1 }), 5.0);
     // One sequence takes four steps a token; two in two groups overlap.
     assert_eq!(time(1, Phase::Decode { past: 9, tokens: 5 }), 20.0);
     assert_eq!(time(2, Phase::Decode { past: 9, tokens: 5 }), 21.0);
@@ -192,7 +192,7 @@ fn latency_comes_with_each_hop_and_keeps_nothing_else_waiting() {
 #[test]
 fn what_devices_share_slows_them_down_while_both_use_it() {
     let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
-    let phase = Phase::Answer { prompt: 64, tokens: 1 };
+    let phase = Phase::Answer { past: 0, prompt: 64, tokens: 1 };
     let shared = |total| {
         seconds(&options, 1, phase, &|machine| {
             machine.devices[1].memory = 0;

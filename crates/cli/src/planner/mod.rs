@@ -1,0 +1,13 @@
+//! The planner on this machine: its figures are measured and kept here, machines that are not here are read from files, and predictions
+//! are graded. What is computed from figures is the engine's (`unicorn_engine::planner`).
+
+mod calibrate;
+pub mod figures;
+pub mod grades;
+mod here;
+pub mod machine_file;
+mod place;
+
+pub use grades::Grades;
+pub use here::{Here, Want};
+pub use place::{Grader, Load, Place, Placed, place};

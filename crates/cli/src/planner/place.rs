@@ -1,0 +1,263 @@
+//! From what `--place` says, or does not say, to open devices and a placement; and predictions for it that are graded.
+
+use std::str::FromStr;
+
+use unicorn_core::ModelSpec;
+use unicorn_engine::planner::{Ask, Candidate, Plan, Prediction, plan};
+use unicorn_engine::{EngineOptions, PlaceRules, Placement, Timings};
+
+use super::figures::Phase;
+use super::grades::{Grades, in_words};
+use super::here::{Here, Want};
+use crate::args::DeviceArgs;
+use crate::config::Config;
+use crate::devices::cache::DeviceCache;
+use crate::devices::unasked;
+use crate::exit::{describe, usage};
+use crate::open_device::{self, Opened};
+use crate::output::say;
+
+/// Which device runs which part.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Place {
+    /// The planner decides among the devices that may be taken unasked.
+    Auto,
+    /// As the rules say.
+    Rules(PlaceRules),
+    /// All on one device.
+    One,
+}
+
+impl FromStr for Place {
+    type Err = unicorn_engine::PlaceError;
+
+    fn from_str(text: &str) -> Result<Place, unicorn_engine::PlaceError> {
+        if text.trim() == "auto" { Ok(Place::Auto) } else { text.parse().map(Place::Rules) }
+    }
+}
+
+/// Open devices with what each is to run.
+pub struct Placed {
+    /// In the order of the placement.
+    pub opened: Vec<Opened>,
+    /// Over them.
+    pub placement: Placement,
+}
+
+impl Placed {
+    /// All of a model on one device.
+    pub fn one(opened: Opened, spec: &ModelSpec) -> anyhow::Result<Placed> {
+        Ok(Placed { opened: vec![opened], placement: Placement::single(spec)? })
+    }
+}
+
+/// Tokens of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// Positions before its prompt.
+    pub past: usize,
+    /// Tokens of its prompt; 0 for none.
+    pub prompt: usize,
+    /// Tokens of its answer; 0 for none.
+    pub decode: usize,
+}
+
+impl Default for Load {
+    /// What is planned for where nobody says how much there is to do.
+    fn default() -> Load {
+        Load { past: 0, prompt: 512, decode: 128 }
+    }
+}
+
+/// Opens the devices for a model and places it on them. It shall be fast at `load`.
+///
+/// Errors when a device cannot be opened or rules do not fit the model.
+pub fn place(
+    args: &DeviceArgs,
+    place: &Place,
+    spec: &ModelSpec,
+    options: &EngineOptions,
+    load: Load,
+    config: &Config,
+) -> anyhow::Result<Placed> {
+    match place {
+        Place::Rules(rules) => {
+            let placement = rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?;
+            Ok(Placed { opened: open_device::open_all(args, Some(rules), config)?, placement })
+        }
+        Place::Auto if args.device.is_none() => automatic(args, spec, options, load, config),
+        _ => Ok(Placed {
+            opened: open_device::open_all(args, None, config)?,
+            placement: Placement::single(spec)?,
+        }),
+    }
+}
+
+/// The fastest device alone, unless there are several and their figures say that another placement is faster. With one device nothing is
+/// planned, and nothing is measured here.
+fn automatic(
+    args: &DeviceArgs,
+    spec: &ModelSpec,
+    options: &EngineOptions,
+    load: Load,
+    config: &Config,
+) -> anyhow::Result<Placed> {
+    let choices: Vec<_> = unasked().collect();
+    let mut opened = open_device::open_all(args, None, config)?;
+    let first = opened.first().map(|o| o.device.profile().name.clone()).unwrap_or_default();
+    let alone = |opened| Ok(Placed { opened, placement: Placement::single(spec)? });
+    if choices.len() < 2 || Here::of(&opened, spec, Want::Kept, config)?.is_none() {
+        return alone(opened);
+    }
+    for choice in choices.into_iter().filter(|choice| choice.to_string() != first) {
+        let named = DeviceArgs { device: Some(choice.clone()), threads: args.threads };
+        match open_device::open(&named, config) {
+            Ok(device) => opened.push(device),
+            // It was not asked for.
+            Err(error) if config.explains() => say!("{choice} is left out: {}", describe(&error)),
+            Err(_) => {}
+        }
+    }
+    let planned = match Here::of(&opened, spec, Want::Kept, config)? {
+        Some(here) => Some(predict(&here, spec, options, load, None, config)?),
+        None => None,
+    };
+    let Some((plan, chosen)) = planned.and_then(|plan| plan.chosen.map(|chosen| (plan, chosen))) else {
+        opened.truncate(1);
+        return alone(opened);
+    };
+    let candidate = &plan.ranked[chosen].candidate;
+    if config.explains() || (config.talks() && candidate.devices().len() > 1) {
+        say!("placement {}: {}", candidate.rules, plan.reason);
+    }
+    // Only what is used stays open; the placement counts these alone.
+    let used = candidate.devices();
+    let number = |device: usize| used.iter().position(|u| *u == device).unwrap_or(0);
+    let assignment = (0..spec.blocks.len()).map(|b| number(candidate.placement.device(b))).collect();
+    let kept = opened.into_iter().enumerate().filter(|(i, _)| used.contains(i)).map(|(_, o)| o).collect();
+    Ok(Placed { opened: kept, placement: Placement::new(spec, used.len(), assignment)? })
+}
+
+/// What the planner says about these devices, with what earlier runs say about its predictions.
+fn predict(
+    here: &Here,
+    spec: &ModelSpec,
+    options: &EngineOptions,
+    load: Load,
+    only: Option<Vec<Candidate>>,
+    config: &Config,
+) -> anyhow::Result<Plan> {
+    let cache = DeviceCache::new(config.cache_dir.as_deref());
+    let grades = Grades::read(&cache, &here.keys);
+    Ok(plan(&Ask {
+        spec,
+        machine: &here.machine,
+        options,
+        past: load.past,
+        prompt: load.prompt,
+        decode: load.decode,
+        sequences: 1,
+        budgets: &[],
+        corrections: &|candidate| grades.corrections(candidate, spec),
+        only,
+    })?)
+}
+
+/// Predicts what was measured, tells both, and keeps the error.
+pub struct Grader {
+    here: Here,
+    candidate: Candidate,
+}
+
+impl Grader {
+    /// For a model as it is placed; `None` where the devices' figures are not known.
+    ///
+    /// Errors as [`Here::of`] does.
+    pub fn new(placed: &Placed, spec: &ModelSpec, config: &Config) -> anyhow::Result<Option<Grader>> {
+        let Some(here) = Here::of(&placed.opened, spec, Want::Kept, config)? else { return Ok(None) };
+        let candidate = Candidate { rules: String::new(), placement: placed.placement.clone() };
+        Ok(Some(Grader { here, candidate }))
+    }
+
+    /// What a request is predicted to take.
+    pub fn predict(
+        &self,
+        spec: &ModelSpec,
+        options: &EngineOptions,
+        load: Load,
+        config: &Config,
+    ) -> anyhow::Result<Option<Prediction>> {
+        let plan = predict(&self.here, spec, options, load, Some(vec![self.candidate.clone()]), config)?;
+        let this = |p: &Prediction| p.candidate.placement == self.candidate.placement;
+        Ok(plan.ranked.into_iter().find(this))
+    }
+
+    /// Keeps a measured rate beside what was predicted; returns both in words.
+    pub fn grade(
+        &self,
+        spec: &ModelSpec,
+        phase: Phase,
+        prediction: &Prediction,
+        measured_tokens_per_second: f64,
+        config: &Config,
+    ) -> Option<String> {
+        let predicted = match phase {
+            Phase::Prefill => prediction.prefill.as_ref(),
+            Phase::Decode => prediction.decode.as_ref(),
+        }?;
+        if !(measured_tokens_per_second.is_finite() && measured_tokens_per_second > 0.0) {
+            return None;
+        }
+        let raw = predicted.tokens as f64 / predicted.raw_seconds;
+        let cache = DeviceCache::new(config.cache_dir.as_deref());
+        let mut grades = Grades::read(&cache, &self.here.keys);
+        let ratio = raw / measured_tokens_per_second;
+        // Keeping it is a convenience: what is told counts all the same.
+        if let Err(error) = grades.keep(&self.candidate, spec, phase, ratio)
+            && config.explains()
+        {
+            say!("{}", describe(&error));
+        }
+        Some(in_words(phase, predicted, measured_tokens_per_second))
+    }
+
+    /// Tells what was predicted for a request beside what it took. Prompts that were partly reused and answers of a few tokens say nothing.
+    pub fn tell(
+        &self,
+        spec: &ModelSpec,
+        options: &EngineOptions,
+        timings: &Timings,
+        config: &Config,
+    ) -> anyhow::Result<()> {
+        let prompt = if timings.reused_tokens == 0 { timings.prompt_tokens } else { 0 };
+        let decode = timings.generated_tokens.saturating_sub(1);
+        let load = Load { past: 0, prompt, decode };
+        let Some(prediction) = self.predict(spec, options, load, config)? else { return Ok(()) };
+        let rates = [
+            (Phase::Prefill, timings.prefill_tokens_per_second()),
+            (Phase::Decode, timings.decode_tokens_per_second()),
+        ];
+        for (phase, rate) in rates {
+            let few = phase == Phase::Decode && decode < DECODE_MIN;
+            if let Some(line) = (!few).then(|| self.grade(spec, phase, &prediction, rate, config)).flatten() {
+                say!("{line}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tokens of an answer from which on its rate says something.
+const DECODE_MIN: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_a_placement_and_the_rest_are_rules() {
+        assert_eq!("auto".parse::<Place>().unwrap(), Place::Auto);
+        assert!(matches!("mixer=cpu,ffn=vulkan".parse::<Place>().unwrap(), Place::Rules(_)));
+        assert!("automatic".parse::<Place>().is_err());
+    }
+}
