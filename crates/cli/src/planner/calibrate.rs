@@ -14,6 +14,8 @@ use unicorn_core::{
     TensorType, WeightSource, Work,
 };
 
+use unicorn_engine::planner::{Curve, Origin};
+
 use super::figures::{Calibration, Points};
 
 /// Numbers of rows that are timed. A vector path ends at 8 rows on some devices; 512 are a whole chunk of a prompt.
@@ -25,8 +27,8 @@ const POOL_BYTES: u64 = 192 << 20;
 /// A row count is left out where it is expected to take longer than this; the curve goes on from what was timed.
 const ONE_SECONDS_MAX: f64 = 0.7;
 /// A measurement is repeated until it has taken this long, but not more often than a few times.
-const ENOUGH: Duration = Duration::from_millis(60);
-const REPETITIONS: usize = 5;
+const ENOUGH: Duration = Duration::from_millis(80);
+const REPETITIONS: usize = 8;
 
 const LARGE: Shape = Shape {
     name: "large",
@@ -48,6 +50,9 @@ const SMALL: Shape = Shape {
     vocab: 4096,
     tied: false,
 };
+
+/// For heads: the rows of small models are short, and there are many of them.
+const HEAD: Shape = Shape { name: "head", vocab: 131_072, ..SMALL };
 
 const STREAM: StreamId = StreamId(0);
 const PAGE_TOKENS: usize = 64;
@@ -75,16 +80,22 @@ pub fn calibrate(
         if calibration.products.contains_key(ty.name()) {
             continue;
         }
-        let large = Bench::new(device, &LARGE, ty, &[BlockKind::Ffn])?;
-        let times = large.over_rows(BlockKind::Ffn)?;
-        let elements = large.elements(BlockKind::Ffn);
-        let beside =
-            unicorn_engine::planner::Curve::new(&calibration.ffn, unicorn_engine::planner::Origin::Measured);
-        let beside = |rows: usize| beside.as_ref().map_or(0.0, |curve| curve.at(rows));
-        let each = times.iter().map(|(rows, seconds)| (*rows, (seconds - beside(*rows)).max(0.0) / elements));
-        calibration.products.insert(ty.name().to_owned(), each.collect());
+        let products = products(device, ty, &calibration.ffn)?;
+        let logit = logit(device, ty, &products)?;
+        calibration.products.insert(ty.name().to_owned(), products);
+        calibration.logits.insert(ty.name().to_owned(), logit);
     }
     Ok(calibration)
+}
+
+/// Seconds per element of a matrix of this type, where it is known what an ffn takes beside its products.
+fn products(device: &dyn Instrument, ty: TensorType, beside: &Points) -> Result<Points, DeviceError> {
+    let large = Bench::new(device, &LARGE, ty, &[BlockKind::Ffn])?;
+    let elements = large.elements(BlockKind::Ffn);
+    let curve = Curve::new(beside, Origin::Measured);
+    let beside = |rows: usize| curve.as_ref().map_or(0.0, |curve| curve.at(rows));
+    let times = large.over_rows(BlockKind::Ffn)?;
+    Ok(times.iter().map(|(rows, seconds)| (*rows, (seconds - beside(*rows)).max(0.0) / elements)).collect())
 }
 
 /// Everything, with weights of one type.
@@ -116,25 +127,26 @@ fn whole(device: &dyn Instrument, roof: &Roofline, ty: TensorType) -> Result<Cal
     for ((rows, seconds), (_, each)) in small_mixer.iter().zip(&products) {
         mixer.push((*rows, (seconds - small_mixers * each - scores(*rows)).max(0.0)));
     }
-    let head = head(device, ty, products.first().map_or(0.0, |p| p.1))?;
+    let logit = logit(device, ty, &products)?;
     Ok(Calibration {
         read_bytes_per_second: roof.read_bytes_per_second,
         products: [(ty.name().to_owned(), products)].into(),
         attention,
         mixer,
         ffn,
-        head: vec![(1, head)],
+        logits: [(ty.name().to_owned(), logit)].into(),
         latency_seconds: latency,
         crossing_seconds,
         crossing_bytes_per_second,
     })
 }
 
-/// Seconds of a head that has one row and gives its best token, beside its product.
-fn head(device: &dyn Instrument, ty: TensorType, each: f64) -> Result<f64, DeviceError> {
-    let bench = Bench::new(device, &LARGE, ty, &[BlockKind::Head])?;
+/// Seconds per logit of a head that gives the best token of one row, beside its product.
+fn logit(device: &dyn Instrument, ty: TensorType, products: &Points) -> Result<f64, DeviceError> {
+    let bench = Bench::new(device, &HEAD, ty, &[BlockKind::Head])?;
     let seconds = bench.time(BlockKind::Head, 1, 0, true, Crossing::default())?;
-    Ok((seconds - bench.elements(BlockKind::Head) * each).max(0.0))
+    let product = bench.elements(BlockKind::Head) * products.first().map_or(0.0, |p| p.1);
+    Ok((seconds - product).max(0.0) / HEAD.vocab as f64)
 }
 
 /// Blocks of one shape on a device, with room for a batch of them. Gone from the device when dropped.
@@ -225,7 +237,8 @@ impl<'a> Bench<'a> {
         Ok(seconds)
     }
 
-    /// Seconds of these blocks in one submission: the median of some, after one that warms up and brings the residual stream in.
+    /// Seconds of these blocks in one submission: the least of some, since whatever disturbs only lengthens, after one that warms up and
+    /// brings the residual stream in.
     fn several(
         &self,
         blocks: &[BlockId],
@@ -242,8 +255,7 @@ impl<'a> Bench<'a> {
         while times.len() < REPETITIONS && (times.is_empty() || start.elapsed() < ENOUGH) {
             times.push(self.once(blocks, batch, crossing)?);
         }
-        times.sort_by(f64::total_cmp);
-        Ok(times[times.len() / 2])
+        Ok(times.into_iter().fold(f64::INFINITY, f64::min))
     }
 
     fn ids(&self, kind: BlockKind) -> Vec<BlockId> {
@@ -281,17 +293,13 @@ impl<'a> Bench<'a> {
         Ok(points)
     }
 
-    /// Seconds of a submission beside its work: what one small block takes more alone than among many.
+    /// Seconds of a submission beside its work: what two submissions of half of the blocks take more than one of all.
     fn latency(&self) -> Result<f64, DeviceError> {
         let all = self.ids(BlockKind::Ffn);
         let batch = self.batch(1, 0, false)?;
-        let few = &all[..2.min(all.len())];
-        let [few_seconds, all_seconds] = [
-            self.several(few, &batch, Crossing::default())?,
-            self.several(&all, &batch, Crossing::default())?,
-        ];
-        let each = all_seconds / all.len() as f64;
-        Ok((few_seconds - few.len() as f64 * each).max(0.0))
+        let (first, second) = all.split_at(all.len() / 2);
+        let time = |blocks: &[BlockId]| self.several(blocks, &batch, Crossing::default());
+        Ok((time(first)? + time(second)? - time(&all)?).max(0.0))
     }
 
     /// Seconds per operation of attention: what tokens take more with positions before them than without.

@@ -22,8 +22,8 @@ pub struct Calibration {
     pub mixer: Points,
     /// Seconds of an ffn beside its products, for so many rows.
     pub ffn: Points,
-    /// Seconds of a head beside its product.
-    pub head: Points,
+    /// By the name of the type of a head's matrix: seconds per logit beside the product.
+    pub logits: BTreeMap<String, f64>,
     /// Seconds between work and the knowledge that it is done.
     pub latency_seconds: f64,
     /// Seconds that a residual stream takes to come in or to go out, beside its bytes.
@@ -48,6 +48,9 @@ impl Calibration {
         let products =
             self.products.iter().map(|(name, points)| Some((TensorType::parse(name)?, curve(points)?)));
         let products = products.collect::<Option<Vec<_>>>().filter(|p| !p.is_empty())?;
+        let logits =
+            self.logits.iter().map(|(name, seconds)| Some((TensorType::parse(name)?, time(*seconds)?)));
+        let logits = logits.collect::<Option<Vec<_>>>()?;
         Some(DeviceModel {
             name: profile.name.clone(),
             kind: profile.kind,
@@ -59,7 +62,8 @@ impl Calibration {
             attention: curve(&self.attention)?,
             mixer: curve(&self.mixer)?,
             ffn: curve(&self.ffn)?,
-            head: curve(&self.head)?,
+            head: Curve::constant(0.0, Origin::Measured)?,
+            logits,
             latency_seconds: time(self.latency_seconds)?,
             crossing_bytes_per_second: rate(self.crossing_bytes_per_second)?,
             crossing_seconds: time(self.crossing_seconds)?,
@@ -112,7 +116,7 @@ mod tests {
             attention: vec![(1, 1e-10)],
             mixer: vec![(1, 1e-6)],
             ffn: vec![(1, 1e-6)],
-            head: vec![(1, 1e-6)],
+            logits: BTreeMap::from([("Q8_0".to_owned(), 1e-9)]),
             latency_seconds: 1e-5,
             crossing_seconds: 0.0,
             crossing_bytes_per_second: 1e10,
@@ -133,6 +137,7 @@ mod tests {
         assert_eq!(model(&|c| c.products.clear()), None);
         assert_eq!(model(&|c| c.attention.clear()), None);
         assert_eq!(model(&|c| c.latency_seconds = -1.0), None);
+        assert_eq!(model(&|c| c.logits.values_mut().for_each(|l| *l = -1.0)), None);
         assert_eq!(model(&|c| c.read_bytes_per_second = 0.0), None);
         assert_eq!(model(&|c| drop(c.products.insert("Q9".into(), vec![(1, 1.0)]))), None);
         let text = serde_json::to_string(&calibration()).unwrap();

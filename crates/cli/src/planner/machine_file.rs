@@ -216,6 +216,7 @@ impl DeviceFile {
             mixer: block()?,
             ffn: block()?,
             head: block()?,
+            logits: Vec::new(),
             latency_seconds: self.latency_seconds.figure(),
             crossing_bytes_per_second: self.crossing_bytes_per_second.figure(),
             crossing_seconds: self.crossing_seconds.figure(),

@@ -68,10 +68,18 @@ fn block_alone(device: &DeviceModel, block: &Block, shape: &BatchShape, kv: KvTy
         BlockKind::Embedding => cost.weight_bytes as f64 / read,
         BlockKind::Mixer => device.mixer.at(rows),
         BlockKind::Ffn => device.ffn.at(rows),
-        BlockKind::Head => device.head.at(rows),
+        BlockKind::Head => device.head.at(rows) + logits(device, block, rows),
     };
     let seconds = products.sum::<f64>() + attention.max(cost.kv_bytes as f64 / read) + beside;
     Piece { seconds, bytes: cost.bytes() as f64 }
+}
+
+/// Seconds of the logits of so many rows, beside the product.
+fn logits(device: &DeviceModel, block: &Block, rows: usize) -> f64 {
+    match block {
+        Block::Head { weight, .. } => (weight.rows * rows) as f64 * device.logit(weight.ty),
+        _ => 0.0,
+    }
 }
 
 #[cfg(test)]
@@ -104,6 +112,10 @@ mod tests {
         // The head computes one row.
         near(time(5..6, &six, none), 256.0 * 1e-3 + 3.0);
         near(time(5..6, &BatchShape::one(0, 6, 0), none), 0.0);
+        let mut slow = device.clone();
+        slow.logits = vec![(unicorn_core::TensorType::F32, crate::planner::testing::figure(0.5))];
+        let head = piece(&slow, &spec.blocks[5..6], &six, KvType::F16, none, 4).seconds;
+        near(head, 256.0 * 1e-3 + 3.0 + 64.0 * 0.5);
         // In and out: 6 rows of 16 bytes.
         let both = Crossing { import: true, export: true };
         near(time(2..3, &six, both) - time(2..3, &six, none), 2.0 * (10.0 + 6.0));
