@@ -206,7 +206,8 @@ pub fn open_devices(spec: &ModelSpec, choice: &EngineChoice<'_>, config: &Config
 /// The engine's options for a model.
 pub fn engine_options(spec: &ModelSpec, choice: &EngineChoice<'_>) -> anyhow::Result<EngineOptions> {
     let context = choice.context.resolve(spec.context_max).map_err(usage)?;
-    Ok(EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() })
+    let (kv_type, sequences_max) = (choice.kv, choice.load.sequences);
+    Ok(EngineOptions { context, kv_type, sequences_max, ..EngineOptions::default() })
 }
 
 /// Loads the weights on open devices. Errors before the first is read where all of them cannot fit.
@@ -217,14 +218,14 @@ pub fn engine_on(
     choice: &EngineChoice<'_>,
 ) -> anyhow::Result<Engine> {
     let options = engine_options(spec, choice)?;
-    let Placed { opened, placement } = placed;
+    let Placed { opened, placements } = placed;
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     for (index, opened) in opened.iter().enumerate() {
-        let need = Need::of(&placement.part(spec, index), &options);
+        let need = Need::of(&placements.part(spec, index), &options);
         opened.check_room(&need).with_context(cannot)?;
     }
     let devices = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
-    let engine = Engine::new(spec, source, devices, placement, options, &mut |_| {});
+    let engine = Engine::new(spec, source, devices, placements, options, &mut |_| {});
     engine.with_context(cannot)
 }
 

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use unicorn_core::{
     Block, BlockId, Device, DeviceError, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime,
-    MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId, TensorType, WeightSource,
-    Work,
+    MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId, TensorType,
+    WeightSource, Work,
 };
 
 use crate::context::Context;
 use crate::cut::{self, Pace};
 use crate::error::VulkanError;
+use crate::lane::Lane;
 use crate::load::{self, Loader};
 use crate::pipeline::Pipelines;
 use crate::profile::GpuProfile;
@@ -102,12 +102,7 @@ impl VulkanDevice {
             let gpu = serving.context.profile();
             // A discrete GPU's next token comes sooner than a sleeping thread wakes.
             let eager = !gpu.integrated && !gpu.software;
-            let until: Mutex<Option<Instant>> = Mutex::new(None);
-            serving.submissions.serve(eager, |submitted| {
-                let mut until = until.lock().unwrap_or_else(|e| e.into_inner());
-                serving.tell(submitted, *until);
-                *until = Some(Instant::now());
-            });
+            serving.serve(eager);
         };
         let waiter = std::thread::Builder::new().name(name).spawn(serve).ok();
         inner.waits_itself.store(waiter.is_none(), Ordering::Relaxed);
@@ -198,12 +193,26 @@ impl Device for VulkanDevice {
         state.shared.remove(&stream);
         let shared = Shared::new(&inner.context, residual).map_err(|e| inner.fail(e))?;
         let sharing = shared.sharing;
-        state.shared.insert(stream, shared);
+        state.shared.insert(stream, Arc::new(shared));
         Ok(sharing)
+    }
+
+    fn crosses_by(&self) -> Option<String> {
+        let by = match (self.inner.context.lane(Lane::Inward), self.inner.context.lane(Lane::Outward)) {
+            (Some(_), Some(_)) => "two transfer queues, one for each way",
+            (Some(_), None) => "a transfer queue on their way in, the compute queue on their way out",
+            _ if self.inner.profile.unified_memory => return None,
+            _ => "the compute queue",
+        };
+        Some(by.to_string())
     }
 
     fn submit(&self, work: Work) {
         self.inner.submit(work);
+    }
+
+    fn copy_state(&self, copy: StateCopy) {
+        self.inner.copy_state(copy);
     }
 
     fn memory(&self) -> MemoryUse {

@@ -126,11 +126,11 @@ pub(crate) struct Scratch {
     /// f32 `[outputs, vocab]`, for selection on the device.
     pub(crate) logits: Buffer,
     /// f32 `[outputs, vocab]` in memory that the host reads fast, for logits that it asked for.
-    pub(crate) logits_host: Buffer,
+    pub(crate) logits_host: Arc<Buffer>,
     /// `(logit, id)` pairs of the slices of each row, `[outputs, slices, k]`.
     pub(crate) pairs: Buffer,
     /// `(id, logit)` pairs `[outputs, k]`, read by the host.
-    pub(crate) top: Buffer,
+    pub(crate) top: Arc<Buffer>,
 }
 
 impl Scratch {
@@ -145,6 +145,8 @@ impl Scratch {
         residual: Option<Arc<Buffer>>,
     ) -> Result<Scratch, VulkanError> {
         let device = |bytes: usize, what| Buffer::new(context, Place::Device, bytes as u64, what);
+        let readback =
+            |bytes: usize, what| Buffer::new(context, Place::Readback, bytes as u64, what).map(Arc::new);
         let activations = |cols: usize, what| -> Result<Activations, VulkanError> {
             let groups = c.rows * cols.div_ceil(32);
             Ok(Activations { q: device(groups * 32, what)?, meta: device(groups * 8, what)? })
@@ -164,7 +166,10 @@ impl Scratch {
             )?,
             residual: match residual {
                 Some(shared) => shared,
-                None => Arc::new(device(c.rows * sizes.width * 4, "the residual stream")?),
+                None => {
+                    let bytes = (c.rows * sizes.width * 4) as u64;
+                    Arc::new(Buffer::new_crossing(context, Place::Device, bytes, "the residual stream")?)
+                }
             },
             normed: activations(sizes.width, "normed activations")?,
             inner: activations(wide, "inner activations")?,
@@ -180,17 +185,12 @@ impl Scratch {
             partial: device(c.row_splits * sizes.partial * 4, "partial attention")?,
             tickets: device(c.rows * sizes.heads * 4, "attention tickets")?,
             logits: device(c.outputs * sizes.vocab * 4, "logits")?,
-            logits_host: Buffer::new(
-                context,
-                Place::Readback,
-                (c.outputs * sizes.vocab * 4) as u64,
-                "logits",
-            )?,
+            logits_host: readback(c.outputs * sizes.vocab * 4, "logits")?,
             pairs: device(
                 c.outputs * top_pairs_most(sizes.vocab, c.top, context.profile()) * 8,
                 "selected tokens",
             )?,
-            top: Buffer::new(context, Place::Readback, (c.outputs * c.top * 8) as u64, "selected tokens")?,
+            top: readback(c.outputs * c.top * 8, "selected tokens")?,
         })
     }
 

@@ -22,24 +22,25 @@ impl<'a> Grades<'a> {
         Grades { cache, keys, kept: kept.collect() }
     }
 
-    /// The first device that a placement uses, and what the placement is called among its grades.
-    fn place(&self, candidate: &Candidate, spec: &ModelSpec) -> Option<(usize, String)> {
-        let used = candidate.devices();
+    /// The first device that a placement uses in a phase, and what the placement is called among its grades.
+    fn place(&self, candidate: &Candidate, spec: &ModelSpec, phase: Phase) -> Option<(usize, String)> {
+        let [prefill, decode] = candidate.kinds(spec);
+        let (kind, used) = if phase == Phase::Prefill { prefill } else { decode };
         let (first, others) = used.split_first()?;
-        let mut label = candidate.kind(spec).to_string();
+        let mut label = kind.to_string();
         for other in others {
             label += &format!(" with {}", self.keys.get(*other)?.short());
         }
         Some((*first, label))
     }
 
-    /// What earlier runs say about predictions for a placement: of prefill, and of decode.
+    /// What earlier runs say about predictions for placements: of prefill, and of decode.
     pub fn corrections(&self, candidate: &Candidate, spec: &ModelSpec) -> [Correction; 2] {
-        let Some((first, label)) = self.place(candidate, spec) else { return [Correction::NONE; 2] };
         [Phase::Prefill, Phase::Decode].map(|phase| {
+            let Some((first, label)) = self.place(candidate, spec, phase) else { return Correction::NONE };
             let same = |g: &&Grade| g.placement == label && g.phase == phase;
-            let ratios: Vec<f64> =
-                self.kept.get(first).into_iter().flatten().filter(same).map(|g| g.ratio).collect();
+            let kept = self.kept.get(first).into_iter().flatten();
+            let ratios: Vec<f64> = kept.filter(same).map(|g| g.ratio).collect();
             Correction::of(&ratios)
         })
     }
@@ -54,7 +55,7 @@ impl<'a> Grades<'a> {
         phase: Phase,
         ratio: f64,
     ) -> anyhow::Result<()> {
-        let Some((first, placement)) = self.place(candidate, spec) else { return Ok(()) };
+        let Some((first, placement)) = self.place(candidate, spec, phase) else { return Ok(()) };
         let Some(kept) = self.kept.get_mut(first) else { return Ok(()) };
         kept.push(Grade { placement: placement.clone(), phase, ratio });
         let same = |g: &Grade| g.placement == placement && g.phase == phase;
@@ -100,8 +101,8 @@ mod tests {
     use super::*;
 
     fn candidate(rules: &str, spec: &ModelSpec) -> Candidate {
-        let placement = rules.parse::<PlaceRules>().unwrap().resolve(spec).unwrap();
-        Candidate { rules: rules.into(), placement }
+        let placements = rules.parse::<PlaceRules>().unwrap().resolve(spec).unwrap();
+        Candidate { rules: rules.into(), placements }
     }
 
     #[test]
@@ -122,6 +123,10 @@ mod tests {
         assert_eq!((prefill.ratio, prefill.runs, decode), (2.0, RUNS_MAX, Correction::NONE));
         let [prefill, decode] = again.corrections(&parts, &spec);
         assert_eq!((prefill, decode.ratio, decode.runs), (Correction::NONE, 0.5, 1));
+        // What is known about a placement counts where only one phase has it.
+        let apart = candidate("prefill:0-29=a,decode:mixer=a,decode:ffn=b", &spec);
+        let [prefill, decode] = again.corrections(&apart, &spec);
+        assert_eq!((prefill.ratio, decode.ratio), (2.0, 0.5));
         // With another second device it is another placement.
         let other = [Key::new(&profile, 1), Key::new(&profile, 3)];
         assert_eq!(Grades::read(&cache, &other).corrections(&parts, &spec), [Correction::NONE; 2]);

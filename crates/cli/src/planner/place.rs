@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use unicorn_core::ModelSpec;
 use unicorn_engine::planner::{Ask, Candidate, Plan, Prediction, plan};
-use unicorn_engine::{EngineOptions, PlaceRules, Placement, Timings};
+use unicorn_engine::{EngineOptions, PlaceRules, Placement, Placements, Timings};
 
 use super::figures::Phase;
 use super::grades::{Grades, in_words};
@@ -41,13 +41,13 @@ pub struct Placed {
     /// In the order of the placement.
     pub opened: Vec<Opened>,
     /// Over them.
-    pub placement: Placement,
+    pub placements: Placements,
 }
 
 impl Placed {
     /// All of a model on one device.
     pub fn one(opened: Opened, spec: &ModelSpec) -> anyhow::Result<Placed> {
-        Ok(Placed { opened: vec![opened], placement: Placement::single(spec)? })
+        Ok(Placed { opened: vec![opened], placements: Placement::single(spec)?.into() })
     }
 }
 
@@ -60,12 +60,14 @@ pub struct Load {
     pub prompt: usize,
     /// Tokens of its answer; 0 for none.
     pub decode: usize,
+    /// Equal requests at once.
+    pub sequences: usize,
 }
 
 impl Default for Load {
     /// What is planned for where nobody says how much there is to do.
     fn default() -> Load {
-        Load { past: 0, prompt: 512, decode: 128 }
+        Load { past: 0, prompt: 512, decode: 128, sequences: 1 }
     }
 }
 
@@ -82,13 +84,13 @@ pub fn place(
 ) -> anyhow::Result<Placed> {
     match place {
         Place::Rules(rules) => {
-            let placement = rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?;
-            Ok(Placed { opened: open_device::open_all(args, Some(rules), config)?, placement })
+            let placements = rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?;
+            Ok(Placed { opened: open_device::open_all(args, Some(rules), config)?, placements })
         }
         Place::Auto if args.device.is_none() => automatic(args, spec, options, load, config),
         _ => Ok(Placed {
             opened: open_device::open_all(args, None, config)?,
-            placement: Placement::single(spec)?,
+            placements: Placement::single(spec)?.into(),
         }),
     }
 }
@@ -105,7 +107,7 @@ fn automatic(
     let choices: Vec<_> = unasked().collect();
     let mut opened = open_device::open_all(args, None, config)?;
     let first = opened.first().map(|o| o.device.profile().name.clone()).unwrap_or_default();
-    let alone = |opened| Ok(Placed { opened, placement: Placement::single(spec)? });
+    let alone = |opened| Ok(Placed { opened, placements: Placement::single(spec)?.into() });
     if choices.len() < 2 || Here::of(&opened, spec, Want::Kept, config)?.is_none() {
         return alone(opened);
     }
@@ -133,9 +135,14 @@ fn automatic(
     // Only what is used stays open; the placement counts these alone.
     let used = candidate.devices();
     let number = |device: usize| used.iter().position(|u| *u == device).unwrap_or(0);
-    let assignment = (0..spec.blocks.len()).map(|b| number(candidate.placement.device(b))).collect();
+    let renumbered = |placement: &Placement| {
+        let assignment = (0..spec.blocks.len()).map(|b| number(placement.device(b))).collect();
+        Placement::new(spec, used.len(), assignment)
+    };
+    let Placements { prefill, decode } = &candidate.placements;
+    let placements = Placements { prefill: renumbered(prefill)?, decode: renumbered(decode)? };
     let kept = opened.into_iter().enumerate().filter(|(i, _)| used.contains(i)).map(|(_, o)| o).collect();
-    Ok(Placed { opened: kept, placement: Placement::new(spec, used.len(), assignment)? })
+    Ok(Placed { opened: kept, placements })
 }
 
 /// What the planner says about these devices, with what earlier runs say about its predictions.
@@ -156,7 +163,7 @@ fn predict(
         past: load.past,
         prompt: load.prompt,
         decode: load.decode,
-        sequences: 1,
+        sequences: load.sequences,
         budgets: &[],
         corrections: &|candidate| grades.corrections(candidate, spec),
         only,
@@ -175,7 +182,7 @@ impl Grader {
     /// Errors as [`Here::of`] does.
     pub fn new(placed: &Placed, spec: &ModelSpec, config: &Config) -> anyhow::Result<Option<Grader>> {
         let Some(here) = Here::of(&placed.opened, spec, Want::Kept, config)? else { return Ok(None) };
-        let candidate = Candidate { rules: String::new(), placement: placed.placement.clone() };
+        let candidate = Candidate { rules: String::new(), placements: placed.placements.clone() };
         Ok(Some(Grader { here, candidate }))
     }
 
@@ -188,7 +195,7 @@ impl Grader {
         config: &Config,
     ) -> anyhow::Result<Option<Prediction>> {
         let plan = predict(&self.here, spec, options, load, Some(vec![self.candidate.clone()]), config)?;
-        let this = |p: &Prediction| p.candidate.placement == self.candidate.placement;
+        let this = |p: &Prediction| p.candidate.placements == self.candidate.placements;
         Ok(plan.ranked.into_iter().find(this))
     }
 
@@ -231,7 +238,7 @@ impl Grader {
     ) -> anyhow::Result<()> {
         let prompt = if timings.reused_tokens == 0 { timings.prompt_tokens } else { 0 };
         let decode = timings.generated_tokens.saturating_sub(1);
-        let load = Load { past: 0, prompt, decode };
+        let load = Load { past: 0, prompt, decode, sequences: 1 };
         let Some(prediction) = self.predict(spec, options, load, config)? else { return Ok(()) };
         let rates = [
             (Phase::Prefill, timings.prefill_tokens_per_second()),

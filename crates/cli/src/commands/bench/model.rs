@@ -29,7 +29,7 @@ type Tests = Vec<(Test, usize)>;
 
 /// Runs all tests and prints one row for each.
 pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
-    let tests = tests(&args.prompt, &args.generate, &args.depth)?;
+    let tests = tests(&args.prompt, &args.generate, &args.sequences, &args.depth)?;
     let start = Instant::now();
     let Benched { mut engine, grader, devices, roofs, load_seconds } = open(args, &tests, config)?;
     if config.explains() {
@@ -85,9 +85,20 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
 }
 
 /// All tests, depth by depth, prompts first. Zero tokens are no test.
-fn tests(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Result<Tests> {
+fn tests(
+    prompts: &[usize],
+    generated: &[usize],
+    sequences: &[usize],
+    depths: &[usize],
+) -> anyhow::Result<Tests> {
     let prompts = prompts.iter().filter(|n| **n > 0).map(|n| Test::Prefill(*n));
-    let generated = generated.iter().filter(|n| **n > 0).map(|n| Test::Decode(*n));
+    let of = |tokens: usize| {
+        sequences.iter().map(move |sequences| match *sequences {
+            1 => Test::Decode(tokens),
+            sequences => Test::Together { tokens, sequences },
+        })
+    };
+    let generated = generated.iter().filter(|n| **n > 0).flat_map(|n| of(*n));
     let tests: Vec<Test> = prompts.chain(generated).collect();
     if tests.is_empty() {
         return Err(usage("nothing to measure: -p and -n are both 0"));
@@ -97,18 +108,21 @@ fn tests(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Re
 
 /// Context that the longest test needs.
 fn longest(tests: &Tests) -> usize {
-    let tokens = |test: &Test| match test {
-        Test::Prefill(n) | Test::Decode(n) => *n,
-    };
+    // Requests begin with a token at least, and the first one that they write is not counted.
+    let tokens = |test: &Test| test.length().saturating_add(if test.sequences() > 1 { 2 } else { 0 });
     tests.iter().map(|(test, depth)| tokens(test).saturating_add(*depth)).max().unwrap_or(1)
 }
 
 /// The load that a placement is to be fast at: the longest of all prompts and the longest of all answers.
 fn load(tests: &Tests) -> Load {
-    let longest = |of: fn(&Test) -> usize| tests.iter().map(|(test, _)| of(test)).max().unwrap_or(0);
-    let prompt = longest(|test| if let Test::Prefill(n) = test { *n } else { 0 });
-    let decode = longest(|test| if let Test::Decode(n) = test { *n } else { 0 });
-    Load { past: tests.iter().map(|(_, depth)| *depth).min().unwrap_or(0), prompt, decode }
+    let prompts = tests.iter().filter(|(test, _)| matches!(test, Test::Prefill(_)));
+    let answers = tests.iter().filter(|(test, _)| !matches!(test, Test::Prefill(_)));
+    Load {
+        past: tests.iter().map(|(_, depth)| *depth).min().unwrap_or(0),
+        prompt: prompts.map(|(test, _)| test.length()).max().unwrap_or(0),
+        decode: answers.map(|(test, _)| test.length()).max().unwrap_or(0),
+        sequences: tests.iter().map(|(test, _)| test.sequences()).max().unwrap_or(1),
+    }
 }
 
 /// What was predicted for a test, which is told with the error and kept with it.
@@ -118,11 +132,12 @@ fn grade(
     result: &BenchResult,
     config: &Config,
 ) -> anyhow::Result<Option<Predicted>> {
+    let (length, sequences) = (result.test.length(), result.test.sequences());
     let (phase, prompt, decode) = match result.test {
-        Test::Prefill(n) => (Phase::Prefill, n, 0),
-        Test::Decode(n) => (Phase::Decode, 0, n),
+        Test::Prefill(_) => (Phase::Prefill, length, 0),
+        Test::Decode(_) | Test::Together { .. } => (Phase::Decode, 0, length),
     };
-    let load = Load { past: result.depth, prompt, decode };
+    let load = Load { past: result.depth, prompt, decode, sequences };
     let Some(prediction) = grader.predict(engine.spec(), engine.options(), load, config)? else {
         return Ok(None);
     };
@@ -223,8 +238,7 @@ fn row(
     load_seconds: f64,
 ) -> Row {
     let spec = engine.spec();
-    let (Test::Prefill(tokens) | Test::Decode(tokens)) = result.test;
-    let per_second = result.median_min_max().0 / tokens as f64;
+    let per_second = result.median_min_max().0 / result.test.total() as f64;
     Row {
         test: result.name(),
         tokens_per_second: result.median_min_max().into(),
@@ -254,16 +268,20 @@ mod tests {
 
     #[test]
     fn every_test_is_run_at_every_depth() {
-        let tests = tests(&[512, 0], &[128], &[0, 4096]).unwrap();
+        let tests = tests(&[512, 0], &[128], &[1], &[0, 4096]).unwrap();
         let (pp, tg) = (Test::Prefill(512), Test::Decode(128));
         assert_eq!(tests, [(pp, 0), (tg, 0), (pp, 4096), (tg, 4096)]);
         assert_eq!(longest(&tests), 4608);
-        assert_eq!(load(&tests), Load { past: 0, prompt: 512, decode: 128 });
+        assert_eq!(load(&tests), Load { past: 0, prompt: 512, decode: 128, sequences: 1 });
+        let together = super::tests(&[0], &[128], &[1, 8], &[0]).unwrap();
+        assert_eq!(together, [(tg, 0), (Test::Together { tokens: 128, sequences: 8 }, 0)]);
+        assert_eq!(longest(&together), 130);
+        assert_eq!(load(&together).sequences, 8);
         assert_eq!(longest(&vec![(pp, usize::MAX)]), usize::MAX);
     }
 
     #[test]
     fn nothing_to_measure_is_a_usage_error() {
-        assert_eq!(of_error(&tests(&[0], &[0], &[0]).unwrap_err()), Exit::Usage);
+        assert_eq!(of_error(&tests(&[0], &[0], &[1], &[0]).unwrap_err()), Exit::Usage);
     }
 }

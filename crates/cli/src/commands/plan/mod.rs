@@ -6,7 +6,7 @@ use std::io::Write;
 
 use unicorn_core::ModelSpec;
 use unicorn_engine::planner::{Ask, Candidate, Correction, Machine, plan};
-use unicorn_engine::{EngineOptions, PlaceRules, Placement};
+use unicorn_engine::{EngineOptions, PlaceRules, Placement, Placements};
 
 use self::report::{Report, Subject};
 use crate::args::{DeviceArgs, PlanArgs, PlanFormat};
@@ -139,9 +139,12 @@ fn candidate(rules: &PlaceRules, spec: &ModelSpec, machine: &Machine) -> anyhow:
         })
     };
     let numbers = rules.devices().iter().enumerate().map(number).collect::<anyhow::Result<Vec<usize>>>()?;
-    let assignment = (0..spec.blocks.len()).map(|b| numbers[resolved.device(b)]).collect();
-    let placement = Placement::new(spec, machine.devices.len(), assignment)?;
-    Ok(Candidate { rules: rules.to_string(), placement })
+    let here = |placement: &Placement| {
+        let assignment = (0..spec.blocks.len()).map(|b| numbers[placement.device(b)]).collect();
+        Placement::new(spec, machine.devices.len(), assignment)
+    };
+    let placements = Placements { prefill: here(&resolved.prefill)?, decode: here(&resolved.decode)? };
+    Ok(Candidate { rules: rules.to_string(), placements })
 }
 
 /// The budget of each device.

@@ -228,7 +228,8 @@ impl<'a> Report<'a> {
         };
         json!({
             "placement": p.candidate.rules,
-            "kind": p.candidate.kind(self.subject.spec).to_string(),
+            "kind": p.candidate.kinds(self.subject.spec).map(|(kind, _)| kind.to_string()),
+            "handover_seconds": p.handover_seconds,
             "seconds": p.seconds(),
             "prefill": phase(&p.prefill),
             "decode": phase(&p.decode),
