@@ -84,9 +84,9 @@ impl Engine {
                 return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
             }
         }
-        let (lanes, flights) = (lanes(&placements.prefill, &options), flights_max(&placements, &options));
+        let ahead = ahead(&placements, &options);
+        let flights = placements.ways().iter().map(|placement| flights(placement, &options)).sum();
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, flights, progress)?;
-        let ahead = ahead(lanes, &options);
         let layout = layout(spec, &options, ahead);
         executor.reserve(&layout, options.prefill_chunk.saturating_add(options.sequences_max))?;
         let pools = StatePools::new(&layout, ahead);
@@ -274,14 +274,20 @@ pub(crate) fn lanes(placement: &Placement, options: &EngineOptions) -> usize {
     if placement.segments().len() > 1 { options.pipeline_parts } else { 1 }
 }
 
-/// Batches in flight at most: one more of each phase than its devices can work on at once.
-fn flights_max(placements: &Placements, options: &EngineOptions) -> usize {
-    placements.ways().iter().map(|placement| lanes(placement, options) + 1).sum()
+/// Batches of prompts in flight where each goes back and forth between devices: while one is computed on either side, others cross, which
+/// takes about as long where that is by a bus.
+const FLIGHTS_ACROSS: usize = 6;
+
+/// Batches in flight at most under a placement: one more than its devices can work on at once, and those that cross.
+pub(crate) fn flights(placement: &Placement, options: &EngineOptions) -> usize {
+    let most = lanes(placement, options) + 1;
+    if placement.segments().len() > 2 { most.max(FLIGHTS_ACROSS) } else { most }
 }
 
 /// Tokens of one sequence that are in flight at most.
-fn ahead(lanes: usize, options: &EngineOptions) -> usize {
-    options.prefill_chunk.saturating_mul(lanes + 1)
+fn ahead(placements: &Placements, options: &EngineOptions) -> usize {
+    let most = placements.ways().iter().map(|placement| flights(placement, options)).max();
+    options.prefill_chunk.saturating_mul(most.unwrap_or(1))
 }
 
 /// The state that devices reserve. A sliding window needs pages for what its sequences see and have in flight, and for what the

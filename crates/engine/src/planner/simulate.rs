@@ -8,7 +8,7 @@ use unicorn_core::{BatchShape, Crossing, ModelSpec, Span};
 use super::machine::{DeviceModel, Machine};
 use super::predict::{Piece, piece};
 use crate::engine::batching::{self, Ready};
-use crate::engine::lanes;
+use crate::engine::{flights, lanes};
 use crate::schedule::Schedule;
 use crate::{EngineOptions, Placement};
 
@@ -124,6 +124,7 @@ pub(crate) fn run(
         devices,
         schedules: [0, 1].map(|outputs| Schedule::new(spec, placement, outputs)),
         lanes: lanes(placement, options),
+        flights_max: flights(placement, options),
         chunk: options.prefill_chunk.min(options.context),
         row_bytes: (spec.width * size_of::<f32>()) as u64,
         sequences: (0..sequences).map(|_| sequence()).collect(),
@@ -142,6 +143,7 @@ struct Pump<'a> {
     devices: &'a Devices<'a>,
     schedules: [Schedule; 2],
     lanes: usize,
+    flights_max: usize,
     chunk: usize,
     row_bytes: u64,
     sequences: Vec<Sequence>,
@@ -193,7 +195,7 @@ impl Pump<'_> {
     }
 
     fn launch_all(&mut self) {
-        while self.flights.len() <= self.lanes {
+        while self.flights.len() < self.flights_max {
             let ready = |s: &Sequence| s.left > 0 && s.launched < s.tokens;
             let indices: Vec<usize> =
                 (0..self.sequences.len()).filter(|i| ready(&self.sequences[*i])).collect();
