@@ -67,6 +67,8 @@ impl Calibration {
             latency_seconds: time(self.latency_seconds)?,
             crossing_bytes_per_second: rate(self.crossing_bytes_per_second)?,
             crossing_seconds: time(self.crossing_seconds)?,
+            // Those with a memory of their own have queues for that.
+            crosses_beside: !profile.unified_memory,
         })
     }
 }

@@ -152,6 +152,8 @@ struct DeviceFile {
     latency_seconds: FigureFile,
     crossing_seconds: FigureFile,
     crossing_bytes_per_second: FigureFile,
+    /// Streams come in and go out on queues of their own.
+    crosses_beside: bool,
     /// By type: seconds per element of a matrix for so many rows, where they are known better than from limits.
     #[serde(default)]
     products: BTreeMap<String, PointsFile>,
@@ -220,6 +222,7 @@ impl DeviceFile {
             latency_seconds: self.latency_seconds.figure(),
             crossing_bytes_per_second: self.crossing_bytes_per_second.figure(),
             crossing_seconds: self.crossing_seconds.figure(),
+            crosses_beside: self.crosses_beside,
         })
     }
 }

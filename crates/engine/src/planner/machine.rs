@@ -125,6 +125,8 @@ pub struct DeviceModel {
     pub crossing_bytes_per_second: Figure,
     /// Seconds that coming in or going out takes in any case.
     pub crossing_seconds: Figure,
+    /// Streams come in and go out beside work on others, on queues of their own.
+    pub crosses_beside: bool,
 }
 
 impl DeviceModel {

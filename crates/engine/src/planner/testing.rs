@@ -28,6 +28,7 @@ pub fn device(name: &str, memory: usize) -> DeviceModel {
         latency_seconds: figure(0.0),
         crossing_bytes_per_second: figure(f64::INFINITY),
         crossing_seconds: figure(0.0),
+        crosses_beside: false,
     }
 }
 

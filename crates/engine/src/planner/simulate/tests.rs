@@ -14,7 +14,7 @@ fn paced(paces: [Pace; 2]) -> (Machine, impl Fn(usize, &Range<usize>, &BatchShap
     let machine = machine(vec![device("a", 0), device("b", 1)], 1 << 40);
     let piece = move |device: usize, _: &Range<usize>, shape: &BatchShape, _| {
         let seconds = paces[device].time(shape.rows()).as_secs_f64();
-        Piece { seconds, bytes: 0.0 }
+        Piece { seconds, ..Piece::default() }
     };
     (machine, piece)
 }
@@ -131,7 +131,7 @@ proptest! {
         let piece = |device: usize, blocks: &Range<usize>, shape: &BatchShape, _: Crossing| {
             let seconds = (device + 1) as f64 * blocks.len() as f64 + shape.rows() as f64 / 10.0;
             done.borrow_mut()[device] += seconds;
-            Piece { seconds, bytes: 2.0 * seconds }
+            Piece { seconds, bytes: 2.0 * seconds, ..Piece::default() }
         };
         let devices = Devices { machine: &machine, piece: &piece };
         let phase = Phase::Answer { past: 0, prompt, tokens };
@@ -157,7 +157,11 @@ fn seconds(options: &EngineOptions, sequences: usize, phase: Phase, change: &dyn
     let placement = Placement::mixers_and_ffns(&spec).unwrap();
     let mut machine = machine(vec![device("a", 0), device("b", 1)], 1 << 40);
     change(&mut machine);
-    let piece = |_: usize, _: &Range<usize>, _: &BatchShape, _: Crossing| Piece { seconds: 1.0, bytes: 1.0 };
+    let piece = |_: usize, _: &Range<usize>, _: &BatchShape, _: Crossing| Piece {
+        seconds: 1.0,
+        bytes: 1.0,
+        ..Piece::default()
+    };
     run(&spec, &placement, &Devices { machine: &machine, piece: &piece }, options, sequences, phase).seconds
 }
 
@@ -187,6 +191,29 @@ fn latency_comes_with_each_hop_and_keeps_nothing_else_waiting() {
     // Of two groups one has the devices while the other is on its way.
     let two = seconds(&options, 2, Phase::Decode { past: 9, tokens: 4 }, &late);
     assert!(two < one + 3.0, "{two}");
+}
+
+#[test]
+fn streams_cross_beside_the_work_of_others() {
+    let spec = tiny_spec(2);
+    let placement = Placement::mixers_and_ffns(&spec).unwrap();
+    let machine = machine(vec![device("a", 0), device("b", 1)], 1 << 40);
+    let time = |prompt: usize| {
+        let piece = |_: usize, _: &Range<usize>, _: &BatchShape, crossing: Crossing| {
+            let hop = |crosses| if crosses { 0.5 } else { 0.0 };
+            let (import, export) = (hop(crossing.import), hop(crossing.export));
+            Piece { seconds: 1.0, import, export, ..Piece::default() }
+        };
+        let devices = Devices { machine: &machine, piece: &piece };
+        let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
+        let phase = Phase::Answer { past: 0, prompt, tokens: 1 };
+        run(&spec, &placement, &devices, &options, 1, phase).seconds
+    };
+    // One batch has four steps and three hops, out and in. Of many batches, each of which has a second for each of its mixers and is
+    // followed at once, only the first and the last one's hops are seen.
+    assert_eq!(time(16), 7.0);
+    let many = 10;
+    assert!(time(32 * many) < 2.0 * many as f64 + 7.0, "{}", time(32 * many));
 }
 
 #[test]
