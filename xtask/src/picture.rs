@@ -98,13 +98,14 @@ fn draw(events: &[Event], from: f64, length: f64) -> anyhow::Result<String> {
             escape(name)
         )?;
     }
+    axis(&mut svg, bottom, length, |ms| x(from + ms))?;
     for event in events.iter().filter(|e| e.ph == "X") {
         let (start, end) = (event.ts / 1e3, (event.ts + event.dur) / 1e3);
         let (Some(y), true) = (place.get(&event.tid), end > from && start < from + length) else { continue };
         let (left, right) = (x(start), x(end));
         writeln!(
             svg,
-            r##"<rect x="{left:.2}" y="{y}" width="{:.2}" height="{LANE}" fill="{}"><title>{}, batch {}, {:.2} ms</title></rect>"##,
+            r##"<rect x="{left:.2}" y="{y}" width="{:.2}" height="{LANE}" fill="{}" stroke="#ffffff" stroke-width="0.5"><title>{}, batch {}, {:.2} ms</title></rect>"##,
             (right - left).max(0.3),
             colour(event),
             escape(&event.name),
@@ -112,7 +113,6 @@ fn draw(events: &[Event], from: f64, length: f64) -> anyhow::Result<String> {
             event.dur / 1e3
         )?;
     }
-    axis(&mut svg, bottom, length, |ms| x(from + ms))?;
     legend(&mut svg, bottom + 36.0)?;
     svg.push_str("</svg>\n");
     Ok(svg)

@@ -24,19 +24,31 @@ pub(crate) fn share(tokens: usize, chunk: usize, lanes: usize) -> usize {
     tokens.div_ceil(batches).clamp(chunk.min(CHUNK_MIN), chunk)
 }
 
+/// How many batches may be on their way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Room {
+    /// Batches that the devices can work on at once.
+    pub lanes: usize,
+    /// Batches in flight at most.
+    pub flights: usize,
+    /// Tokens of a batch at most, decoding sequences aside.
+    pub chunk: usize,
+}
+
+/// Batches of `all` in flight at most, so that they come in waves of about equal size: devices take turns among what is in flight, so that
+/// a wave ends together, and the last one would be too small to keep all of them busy.
+fn wave(all: usize, flights: usize) -> usize {
+    all.div_ceil(all.div_ceil(flights).max(1)).max(1)
+}
+
 /// The next batch as `(index in ready, tokens)`, with `flying` batches on their way and `decoding` running sequences that decode, ready or
 /// not. Empty when nothing is to be launched now.
 ///
 /// Where several devices share the work, as many batches as they can work on at once are on their way, each with its share of the
-/// sequences and of the chunk. One batch more may follow when it only continues prompts: it keeps the devices busy while the
-/// host reads what the first one brings, and no token waits for it.
-pub(crate) fn next(
-    ready: &[Ready],
-    decoding: usize,
-    flying: usize,
-    lanes: usize,
-    chunk: usize,
-) -> Vec<(usize, usize)> {
+/// sequences and of the chunk. More may follow that only continue prompts: they keep the devices busy while others cross or the host reads
+/// what they bring, and no token waits for them.
+pub(crate) fn next(ready: &[Ready], decoding: usize, flying: usize, room: Room) -> Vec<(usize, usize)> {
+    let Room { lanes, flights, chunk } = room;
     if flying >= lanes && decoding > 0 {
         return Vec::new();
     }
@@ -49,8 +61,12 @@ pub(crate) fn next(
     let chosen: Vec<usize> = (0..ready.len()).filter(takes_part).collect();
     let pending: Vec<usize> = chosen.iter().map(|i| ready[*i].pending).collect();
     // By whole prompts less what they reuse, not by what is left of them: or each batch would be half of the one before.
-    let whole = chosen.iter().map(|i| if ready[*i].decodes { 1 } else { ready[*i].prompt }).sum();
-    let counts = plan(&pending, share(whole, chunk, lanes));
+    let whole: usize = chosen.iter().map(|i| if ready[*i].decodes { 1 } else { ready[*i].prompt }).sum();
+    let share = share(whole, chunk, lanes);
+    if lanes > 1 && flying >= wave(whole.div_ceil(share), flights).max(lanes) {
+        return Vec::new();
+    }
+    let counts = plan(&pending, share);
     chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect()
 }
 
@@ -78,6 +94,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn waves_are_even() {
+        let of = |all| wave(all, 8);
+        assert_eq!([1, 5, 8, 9, 15, 16, 17, 64].map(of), [1, 5, 8, 5, 8, 8, 6, 8]);
+        assert_eq!(wave(0, 8), 1);
+    }
 
     #[test]
     fn examples() {

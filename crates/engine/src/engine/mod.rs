@@ -26,6 +26,7 @@ use crate::request::{Event, Failure, FinishReason, Request};
 use crate::sampling::Sampler;
 use crate::{AdmissionError, EngineError, Placement, PlacementError, Timeline};
 
+use batching::Room;
 pub(crate) use evaluator::Evaluator;
 pub use options::EngineOptions;
 pub use report::{DeviceReport, Report};
@@ -85,7 +86,7 @@ impl Engine {
             }
         }
         let ahead = ahead(&placements, &options);
-        let flights = placements.ways().iter().map(|placement| flights(placement, &options)).sum();
+        let flights = placements.ways().iter().map(|placement| room(placement, &options).flights).sum();
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, flights, progress)?;
         let layout = layout(spec, &options, ahead);
         executor.reserve(&layout, options.prefill_chunk.saturating_add(options.sequences_max))?;
@@ -228,9 +229,14 @@ impl Engine {
 
     /// Batches that the devices of a phase can work on at once.
     pub(crate) fn lanes(&self, phase: Phase) -> usize {
+        self.room(phase).lanes
+    }
+
+    /// How many batches of a phase may be on their way.
+    fn room(&self, phase: Phase) -> Room {
         let placements = self.executor.placements();
         let placement = if phase == Phase::Prefill { &placements.prefill } else { &placements.decode };
-        lanes(placement, &self.options)
+        room(placement, &self.options)
     }
 
     /// What a sequence does next, as far as it matters where: one token runs where tokens are generated.
@@ -269,24 +275,23 @@ impl Engine {
     }
 }
 
-/// Batches that devices under this placement can work on at once.
-pub(crate) fn lanes(placement: &Placement, options: &EngineOptions) -> usize {
-    if placement.segments().len() > 1 { options.pipeline_parts } else { 1 }
-}
+/// Batches of prompts in flight where several devices share the work. A batch that goes back and forth spends most of its time on the way
+/// where that is a bus, and with few of them the devices wait.
+const FLIGHTS_ACROSS: usize = 8;
 
-/// Batches of prompts in flight where each goes back and forth between devices: while one is computed on either side, others cross, which
-/// takes about as long where that is by a bus.
-const FLIGHTS_ACROSS: usize = 6;
-
-/// Batches in flight at most under a placement: one more than its devices can work on at once, and those that cross.
-pub(crate) fn flights(placement: &Placement, options: &EngineOptions) -> usize {
-    let most = lanes(placement, options) + 1;
-    if placement.segments().len() > 2 { most.max(FLIGHTS_ACROSS) } else { most }
+/// How many batches may be on their way under a placement.
+pub(crate) fn room(placement: &Placement, options: &EngineOptions) -> Room {
+    let chunk = options.prefill_chunk.min(options.context);
+    if placement.segments().len() < 2 {
+        return Room { lanes: 1, flights: 2, chunk };
+    }
+    let lanes = options.pipeline_parts;
+    Room { lanes, flights: FLIGHTS_ACROSS.max(lanes + 1), chunk }
 }
 
 /// Tokens of one sequence that are in flight at most.
 fn ahead(placements: &Placements, options: &EngineOptions) -> usize {
-    let most = placements.ways().iter().map(|placement| flights(placement, options)).max();
+    let most = placements.ways().iter().map(|placement| room(placement, options).flights).max();
     options.prefill_chunk.saturating_mul(most.unwrap_or(1))
 }
 

@@ -129,7 +129,7 @@ impl Engine {
         let turns: Vec<batching::Ready> = ready.iter().map(|i| of(&self.running[*i])).collect();
         let decoding = if reads { 0 } else { self.running.iter().filter(|s| s.decodes()).count() };
         let flying = self.executor.in_flight_of(phase);
-        let next = batching::next(&turns, decoding, flying, self.lanes(phase), self.options.prefill_chunk);
+        let next = batching::next(&turns, decoding, flying, self.room(phase));
         let wanted: Vec<(usize, usize)> = next.into_iter().map(|(i, tokens)| (ready[i], tokens)).collect();
         self.reserve(&wanted)
     }

@@ -7,8 +7,8 @@ use unicorn_core::{BatchShape, Crossing, ModelSpec, Span};
 
 use super::machine::{DeviceModel, Machine};
 use super::predict::{Piece, piece};
-use crate::engine::batching::{self, Ready};
-use crate::engine::{flights, lanes};
+use crate::engine::batching::{self, Ready, Room};
+use crate::engine::room;
 use crate::schedule::Schedule;
 use crate::{EngineOptions, Placement};
 
@@ -144,9 +144,7 @@ pub(crate) fn run(
     let mut pump = Pump {
         devices,
         schedules: [0, 1].map(|outputs| Schedule::new(spec, placement, outputs)),
-        lanes: lanes(placement, options),
-        flights_max: flights(placement, options),
-        chunk: options.prefill_chunk.min(options.context),
+        room: room(placement, options),
         row_bytes: (spec.width * size_of::<f32>()) as u64,
         sequences: (0..sequences).map(|_| sequence()).collect(),
         flights: Vec::new(),
@@ -166,9 +164,7 @@ const LANES: usize = 3;
 struct Pump<'a> {
     devices: &'a Devices<'a>,
     schedules: [Schedule; 2],
-    lanes: usize,
-    flights_max: usize,
-    chunk: usize,
+    room: Room,
     row_bytes: u64,
     sequences: Vec<Sequence>,
     flights: Vec<Flight>,
@@ -219,7 +215,7 @@ impl Pump<'_> {
     }
 
     fn launch_all(&mut self) {
-        while self.flights.len() < self.flights_max {
+        while self.flights.len() < self.room.flights {
             let ready = |s: &Sequence| s.left > 0 && s.launched < s.tokens;
             let indices: Vec<usize> =
                 (0..self.sequences.len()).filter(|i| ready(&self.sequences[*i])).collect();
@@ -229,7 +225,7 @@ impl Pump<'_> {
             };
             let turns: Vec<Ready> = indices.iter().map(of).collect();
             let decoding = self.sequences.iter().filter(|s| s.left > 0 && s.decodes).count();
-            let next = batching::next(&turns, decoding, self.flights.len(), self.lanes, self.chunk);
+            let next = batching::next(&turns, decoding, self.flights.len(), self.room);
             if next.is_empty() {
                 return;
             }
