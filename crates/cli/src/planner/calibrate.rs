@@ -94,7 +94,7 @@ fn products(device: &dyn Instrument, ty: TensorType, beside: &Points) -> Result<
     let elements = large.elements(BlockKind::Ffn);
     let curve = Curve::new(beside, Origin::Measured);
     let beside = |rows: usize| curve.as_ref().map_or(0.0, |curve| curve.at(rows));
-    let times = large.over_rows(BlockKind::Ffn)?;
+    let [times] = large.over_rows([BlockKind::Ffn])?;
     Ok(times.iter().map(|(rows, seconds)| (*rows, (seconds - beside(*rows)).max(0.0) / elements)).collect())
 }
 
@@ -102,12 +102,12 @@ fn products(device: &dyn Instrument, ty: TensorType, beside: &Points) -> Result<
 fn whole(device: &dyn Instrument, roof: &Roofline, ty: TensorType) -> Result<Calibration, DeviceError> {
     let kinds = [BlockKind::Mixer, BlockKind::Ffn];
     let small = Bench::new(device, &SMALL, ty, &kinds)?;
-    let [small_ffn, small_mixer] = [small.over_rows(BlockKind::Ffn)?, small.over_rows(BlockKind::Mixer)?];
+    let [small_ffn, small_mixer] = small.over_rows([BlockKind::Ffn, BlockKind::Mixer])?;
     let latency = small.latency()?;
     let [few, small_mixers] = [BlockKind::Ffn, BlockKind::Mixer].map(|kind| small.elements(kind));
     drop(small);
     let large = Bench::new(device, &LARGE, ty, &kinds)?;
-    let large_ffn = large.over_rows(BlockKind::Ffn)?;
+    let [large_ffn] = large.over_rows([BlockKind::Ffn])?;
     let many = large.elements(BlockKind::Ffn);
     let attention = large.attention()?;
     let (crossing_seconds, crossing_bytes_per_second) = large.crossing()?;
@@ -283,27 +283,43 @@ impl<'a> Bench<'a> {
         Ok(self.several(blocks, &batch, crossing)? / blocks.len() as f64)
     }
 
-    /// Seconds of one block for each number of rows.
-    fn over_rows(&self, kind: BlockKind) -> Result<Points, DeviceError> {
-        let mut points = Points::new();
-        for rows in ROWS {
-            let expected =
-                points.last().map_or(0.0, |(before, seconds)| seconds * rows as f64 / *before as f64);
-            if rows > 8 && expected > ONE_SECONDS_MAX {
-                break;
+    /// Seconds of one block of each kind for each number of rows. All are timed twice, one after the other: what disturbs comes and goes.
+    fn over_rows<const N: usize>(&self, kinds: [BlockKind; N]) -> Result<[Points; N], DeviceError> {
+        let mut points = [const { Points::new() }; N];
+        for (points, kind) in points.iter_mut().zip(kinds) {
+            for rows in ROWS {
+                let expected =
+                    points.last().map_or(0.0, |(before, seconds)| seconds * rows as f64 / *before as f64);
+                if rows > 8 && expected > ONE_SECONDS_MAX {
+                    break;
+                }
+                points.push((rows, self.time(kind, rows, 0, false, Crossing::default())?));
             }
-            points.push((rows, self.time(kind, rows, 0, false, Crossing::default())?));
+        }
+        for (points, kind) in points.iter_mut().zip(kinds) {
+            for (rows, seconds) in points.iter_mut().filter(|p| p.1 < ONE_SECONDS_MAX / 4.0) {
+                *seconds = seconds.min(self.time(kind, *rows, 0, false, Crossing::default())?);
+            }
         }
         Ok(points)
     }
 
-    /// Seconds of a submission beside its work: what two submissions of half of the blocks take more than one of all.
+    /// Seconds of a submission beside its work: what a small block takes more alone than as one of several.
     fn latency(&self) -> Result<f64, DeviceError> {
+        const SEVERAL: usize = 9;
         let all = self.ids(BlockKind::Ffn);
         let batch = self.batch(1, 0, false)?;
-        let (first, second) = all.split_at(all.len() / 2);
-        let time = |blocks: &[BlockId]| self.several(blocks, &batch, Crossing::default());
-        Ok((time(first)? + time(second)? - time(&all)?).max(0.0))
+        let least = |blocks: &[BlockId]| -> Result<f64, DeviceError> {
+            let mut least = self.several(blocks, &batch, Crossing::default())?;
+            let start = Instant::now();
+            while start.elapsed() < ENOUGH / 2 {
+                least = least.min(self.once(blocks, &batch, Crossing::default())?);
+            }
+            Ok(least)
+        };
+        let [one, several] = [least(&all[..1.min(all.len())])?, least(&all[..SEVERAL.min(all.len())])?];
+        let each = (several - one) / (SEVERAL - 1) as f64;
+        Ok((one - each).max(0.0))
     }
 
     /// Seconds per operation of attention: what tokens take more with positions before them than without.

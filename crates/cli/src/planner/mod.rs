@@ -2,12 +2,14 @@
 //! are graded. What is computed from figures is the engine's (`unicorn_engine::planner`).
 
 mod calibrate;
+mod choice;
 pub mod figures;
 pub mod grades;
 mod here;
 pub mod machine_file;
 mod place;
 
+pub use choice::{Load, Place};
 pub use grades::Grades;
 pub use here::{Here, Want};
-pub use place::{Grader, Load, Place, Placed, place};
+pub use place::{Grader, Placed, place};

@@ -1,11 +1,10 @@
 //! From what `--place` says, or does not say, to open devices and a placement; and predictions for it that are graded.
 
-use std::str::FromStr;
-
 use unicorn_core::ModelSpec;
 use unicorn_engine::planner::{Ask, Candidate, Plan, Prediction, plan};
-use unicorn_engine::{EngineOptions, PlaceRules, Placement, Placements, Timings};
+use unicorn_engine::{EngineOptions, Placement, Placements, Timings};
 
+use super::choice::{Load, Place};
 use super::figures::Phase;
 use super::grades::{Grades, in_words};
 use super::here::{Here, Want};
@@ -16,25 +15,6 @@ use crate::devices::unasked;
 use crate::exit::{describe, usage};
 use crate::open_device::{self, Opened};
 use crate::output::say;
-
-/// Which device runs which part.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Place {
-    /// The planner decides among the devices that may be taken unasked.
-    Auto,
-    /// As the rules say.
-    Rules(PlaceRules),
-    /// All on one device.
-    One,
-}
-
-impl FromStr for Place {
-    type Err = unicorn_engine::PlaceError;
-
-    fn from_str(text: &str) -> Result<Place, unicorn_engine::PlaceError> {
-        if text.trim() == "auto" { Ok(Place::Auto) } else { text.parse().map(Place::Rules) }
-    }
-}
 
 /// Open devices with what each is to run.
 pub struct Placed {
@@ -48,26 +28,6 @@ impl Placed {
     /// All of a model on one device.
     pub fn one(opened: Opened, spec: &ModelSpec) -> anyhow::Result<Placed> {
         Ok(Placed { opened: vec![opened], placements: Placement::single(spec)?.into() })
-    }
-}
-
-/// Tokens of a request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Load {
-    /// Positions before its prompt.
-    pub past: usize,
-    /// Tokens of its prompt; 0 for none.
-    pub prompt: usize,
-    /// Tokens of its answer; 0 for none.
-    pub decode: usize,
-    /// Equal requests at once.
-    pub sequences: usize,
-}
-
-impl Default for Load {
-    /// What is planned for where nobody says how much there is to do.
-    fn default() -> Load {
-        Load { past: 0, prompt: 512, decode: 128, sequences: 1 }
     }
 }
 
@@ -132,17 +92,21 @@ fn automatic(
     if config.explains() || (config.talks() && candidate.devices().len() > 1) {
         say!("placement {}: {}", candidate.rules, plan.reason);
     }
-    // Only what is used stays open; the placement counts these alone.
+    // Only what is used stays open.
     let used = candidate.devices();
+    let placements = among(&candidate.placements, &used, spec)?;
+    let kept = opened.into_iter().enumerate().filter(|(i, _)| used.contains(i)).map(|(_, o)| o).collect();
+    Ok(Placed { opened: kept, placements })
+}
+
+/// The same placements over the devices that they use alone, which are renumbered in their order.
+fn among(placements: &Placements, used: &[usize], spec: &ModelSpec) -> anyhow::Result<Placements> {
     let number = |device: usize| used.iter().position(|u| *u == device).unwrap_or(0);
     let renumbered = |placement: &Placement| {
         let assignment = (0..spec.blocks.len()).map(|b| number(placement.device(b))).collect();
         Placement::new(spec, used.len(), assignment)
     };
-    let Placements { prefill, decode } = &candidate.placements;
-    let placements = Placements { prefill: renumbered(prefill)?, decode: renumbered(decode)? };
-    let kept = opened.into_iter().enumerate().filter(|(i, _)| used.contains(i)).map(|(_, o)| o).collect();
-    Ok(Placed { opened: kept, placements })
+    Ok(Placements { prefill: renumbered(&placements.prefill)?, decode: renumbered(&placements.decode)? })
 }
 
 /// What the planner says about these devices, with what earlier runs say about its predictions.
@@ -259,12 +223,24 @@ const DECODE_MIN: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use unicorn_cases::shapes;
+    use unicorn_core::TensorType;
+    use unicorn_engine::PlaceRules;
+
     use super::*;
 
     #[test]
-    fn auto_is_a_placement_and_the_rest_are_rules() {
-        assert_eq!("auto".parse::<Place>().unwrap(), Place::Auto);
-        assert!(matches!("mixer=cpu,ffn=vulkan".parse::<Place>().unwrap(), Place::Rules(_)));
-        assert!("automatic".parse::<Place>().is_err());
+    fn a_placement_counts_the_devices_that_stay_open() {
+        let spec = shapes::model("smollm2-135m", TensorType::Q8_0).unwrap();
+        // Of three devices the first is not used.
+        let rules: PlaceRules = "0-29=a,prefill:mixer=b,prefill:ffn=c,decode:0-29=c".parse().unwrap();
+        let all = rules.resolve(&spec).unwrap();
+        let candidate = Candidate { rules: rules.to_string(), placements: all };
+        let used = candidate.devices();
+        assert_eq!(used, [1, 2]);
+        let placements = among(&candidate.placements, &used, &spec).unwrap();
+        assert_eq!((placements.prefill.devices(), placements.decode.devices()), (2, 2));
+        assert_eq!([1, 2, 3].map(|b| placements.prefill.device(b)), [0, 1, 0]);
+        assert_eq!([1, 2, 3].map(|b| placements.decode.device(b)), [1, 1, 1]);
     }
 }
