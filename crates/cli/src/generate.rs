@@ -126,8 +126,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use unicorn_core::{
-        Block, BlockId, Device, DeviceError, DeviceProfile, MemoryUse, SharedBuffer, Sharing, StateLayout,
-        StreamId, WeightSource, Work,
+        Block, BlockId, Device, DeviceError, DeviceProfile, MemoryUse, SharedBuffer, Sharing, StateCopy,
+        StateLayout, StreamId, WeightSource, Work,
     };
     use unicorn_cpu::ReferenceDevice;
     use unicorn_engine::{EngineOptions, Failure, Placement};
@@ -162,6 +162,9 @@ mod tests {
         }
         fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError> {
             self.device.attach(stream, residual)
+        }
+        fn copy_state(&self, copy: StateCopy) {
+            self.device.copy_state(copy);
         }
         fn memory(&self) -> MemoryUse {
             self.device.memory()

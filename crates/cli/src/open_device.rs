@@ -49,6 +49,11 @@ impl Opened {
         Ok(roof)
     }
 
+    /// Bytes that models may take of the device's memory.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.free_bytes.unwrap_or(self.device.profile().memory_bytes)
+    }
+
     /// Errors with [`DeviceError::OutOfMemory`] where what is needed cannot be had: better than to be ended by the system on the way.
     pub fn check_room(&self, need: &Need) -> Result<(), DeviceError> {
         match self.free_bytes {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{Engine, EngineOptions, PlaceRules, Placement};
+use unicorn_engine::{Engine, EngineOptions};
 use unicorn_model::{ModelError, Notice, OpenModel, OpenTokenizer};
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
@@ -16,8 +16,8 @@ use crate::config::Config;
 pub use crate::context::ContextChoice;
 use crate::exit::usage;
 use crate::memory::Need;
-use crate::open_device::{self, Opened};
 use crate::output::say;
+use crate::planner::{self, Grader, Load, Place, Placed};
 use crate::progress::{self, Fetched};
 use crate::settings::Recommended;
 use crate::units;
@@ -66,14 +66,14 @@ fn named(path: &Path, error: ModelError) -> anyhow::Error {
 pub struct EngineChoice<'a> {
     /// Device and threads.
     pub device: &'a DeviceArgs,
-    /// Which device runs which part; `None` is all on the one device.
-    pub place: Option<&'a PlaceRules>,
+    /// Which device runs which part.
+    pub place: &'a Place,
+    /// What it shall be fast at.
+    pub load: Load,
     /// Element type of the KV cache.
     pub kv: KvType,
     /// Context in tokens.
     pub context: ContextChoice,
-    /// Sequences that run at once.
-    pub sequences: usize,
 }
 
 /// The text side of a model.
@@ -112,6 +112,8 @@ impl TextSide {
 pub struct Session {
     /// The model on its device.
     pub engine: Engine,
+    /// What tells predictions beside measurements, with `--verbose` and where the devices were measured.
+    pub grader: Option<Grader>,
     /// Its text side.
     pub text: TextSide,
 }
@@ -142,7 +144,8 @@ impl Session {
             Ok(error) => named(path, error),
             Err(error) => error.context(format!("cannot open model {}", path.display())),
         })?;
-        let session = Session { text, engine: engine? };
+        let (engine, grader) = engine?;
+        let session = Session { text, engine, grader };
         if config.explains() {
             say!("{}", path.display());
             explain(&session.engine, start);
@@ -187,27 +190,35 @@ pub fn open_engine(
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
     config: &Config,
-) -> anyhow::Result<Engine> {
-    // Before a device is opened: a context that cannot be is wrong usage.
-    choice.context.resolve(spec.context_max).map_err(usage)?;
-    engine_on(open_device::open_all(choice.device, choice.place, config)?, spec, source, choice)
+) -> anyhow::Result<(Engine, Option<Grader>)> {
+    let placed = open_devices(spec, choice, config)?;
+    let grader = if config.explains() { Grader::new(&placed, spec, config)? } else { None };
+    Ok((engine_on(placed, spec, source, choice)?, grader))
 }
 
-/// Loads the weights on open devices: one, or those that the placement rules name. Errors before the first is read where all of them
-/// cannot fit.
+/// Opens the devices for a model and places it on them.
+pub fn open_devices(spec: &ModelSpec, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Placed> {
+    // Before a device is opened: a context that cannot be is wrong usage.
+    let options = engine_options(spec, choice)?;
+    planner::place(choice.device, choice.place, spec, &options, choice.load, config)
+}
+
+/// The engine's options for a model.
+pub fn engine_options(spec: &ModelSpec, choice: &EngineChoice<'_>) -> anyhow::Result<EngineOptions> {
+    let context = choice.context.resolve(spec.context_max).map_err(usage)?;
+    let (kv_type, sequences_max) = (choice.kv, choice.load.sequences);
+    Ok(EngineOptions { context, kv_type, sequences_max, ..EngineOptions::default() })
+}
+
+/// Loads the weights on open devices. Errors before the first is read where all of them cannot fit.
 pub fn engine_on(
-    opened: Vec<Opened>,
+    placed: Placed,
     spec: &ModelSpec,
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
 ) -> anyhow::Result<Engine> {
-    let context = choice.context.resolve(spec.context_max).map_err(usage)?;
-    let (kv_type, sequences_max) = (choice.kv, choice.sequences);
-    let options = EngineOptions { context, kv_type, sequences_max, ..EngineOptions::default() };
-    let placements = match choice.place {
-        Some(rules) => rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?,
-        None => Placement::single(spec)?.into(),
-    };
+    let options = engine_options(spec, choice)?;
+    let Placed { opened, placements } = placed;
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     for (index, opened) in opened.iter().enumerate() {
         let need = Need::of(&placements.part(spec, index), &options);

@@ -142,6 +142,13 @@ impl FromStr for PlaceRules {
     }
 }
 
+impl std::fmt::Display for PlaceRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rules: Vec<&str> = self.rules.iter().map(|r| r.text.as_str()).collect();
+        f.write_str(&rules.join(","))
+    }
+}
+
 impl PlaceRules {
     /// The devices' names, each once, in the order in which they were first named: what a placement's numbers stand for.
     pub fn devices(&self) -> &[String] {

@@ -17,6 +17,7 @@ use crate::generate::{figures, generate};
 use crate::interrupt::Catch;
 use crate::model_name::{is_missing_file, is_model};
 use crate::output::{Out, say, say_styled};
+use crate::planner::Load;
 use crate::prompt::{self, Tokens};
 use crate::session::{ContextChoice, EngineChoice, Session, no_template};
 use crate::settings::{DraftChoice, fresh_seed, resolve};
@@ -69,10 +70,10 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
     }
     let choice = EngineChoice {
         device: &args.device,
-        place: args.place.place.as_ref(),
+        place: &args.place.of(&args.device),
         kv: args.kv.kv,
         context: args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX)),
-        sequences: 1,
+        load: Load::default(),
     };
     let model = asked.model.unwrap_or_else(|| config.model(&args.model));
     let mut session = Session::open(model, &choice, config)?;
@@ -230,6 +231,10 @@ fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> 
             say!("");
         }
         say_styled(&config.style.dim(&figures(&answer)));
+    }
+    if let Some(grader) = &session.grader {
+        let engine = &session.engine;
+        grader.tell(engine.spec(), engine.options(), &answer.timings, config)?;
     }
     Ok(if answer.reason == FinishReason::Cancelled { Exit::Interrupted } else { Exit::Done })
 }

@@ -15,6 +15,7 @@ pub(super) const BACKEND: Backend = Backend {
     tiers: false,
     accepts: |_| false,
     preferred: Preference::default,
+    unasked: Vec::new,
     instead: None,
     kernels: || 0,
     free_bytes: unicorn_cpu::simd::available_bytes,

@@ -4,7 +4,7 @@ use unicorn_core::{BatchShape, Block, BlockKind, Crossing, KvType, ModelSpec};
 
 use super::machine::Machine;
 use super::predict::piece;
-use crate::{Placement, PlacementError};
+use crate::{Placement, PlacementError, Placements};
 
 /// What a placement is like, for people and for grades.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -30,44 +30,71 @@ impl std::fmt::Display for PlacementKind {
     }
 }
 
-/// A placement with the rules that make it.
+/// Placements with the rules that make them.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Candidate {
-    /// As `--place` takes it.
+    /// As `--place` takes them.
     pub rules: String,
     /// Over the machine's devices.
-    pub placement: Placement,
+    pub placements: Placements,
+}
+
+/// What a placement is like.
+pub(crate) fn kind(placement: &Placement, spec: &ModelSpec) -> PlacementKind {
+    let on = |kind: BlockKind| {
+        let here = (0..spec.blocks.len()).filter(|b| spec.blocks[*b].kind() == kind);
+        let mut devices: Vec<usize> = here.map(|b| placement.device(b)).collect();
+        devices.dedup();
+        devices
+    };
+    let (mixers, ffns) = (on(BlockKind::Mixer), on(BlockKind::Ffn));
+    let layers = || {
+        let inner = spec.blocks.iter().enumerate().filter(|(_, b)| b.kind() == BlockKind::Ffn);
+        inner.map(|(i, _)| i).all(|i| placement.device(i) == placement.device(i - 1))
+    };
+    match used(placement).len() {
+        1 => PlacementKind::Single,
+        _ if mixers.len() == 1 && ffns.len() == 1 && mixers != ffns => PlacementKind::Parts,
+        _ if layers() => PlacementKind::Layers,
+        _ => PlacementKind::Other,
+    }
+}
+
+/// The devices that hold blocks, ascending.
+fn used(placement: &Placement) -> Vec<usize> {
+    let mut used = placement.assignment().to_vec();
+    used.sort_unstable();
+    used.dedup();
+    used
 }
 
 impl Candidate {
-    /// What the placement is like.
-    pub fn kind(&self, spec: &ModelSpec) -> PlacementKind {
-        let used = self.devices();
-        let on = |kind: BlockKind| {
-            let here = (0..spec.blocks.len()).filter(|b| spec.blocks[*b].kind() == kind);
-            let mut devices: Vec<usize> = here.map(|b| self.placement.device(b)).collect();
-            devices.dedup();
-            devices
-        };
-        let (mixers, ffns) = (on(BlockKind::Mixer), on(BlockKind::Ffn));
-        let layers = || {
-            let inner = spec.blocks.iter().enumerate().filter(|(_, b)| b.kind() == BlockKind::Ffn);
-            inner.map(|(i, _)| i).all(|i| self.placement.device(i) == self.placement.device(i - 1))
-        };
-        match used.len() {
-            1 => PlacementKind::Single,
-            _ if mixers.len() == 1 && ffns.len() == 1 && mixers != ffns => PlacementKind::Parts,
-            _ if layers() => PlacementKind::Layers,
-            _ => PlacementKind::Other,
-        }
+    /// The devices that hold blocks in either phase, ascending.
+    pub fn devices(&self) -> Vec<usize> {
+        let mut all = [used(&self.placements.prefill), used(&self.placements.decode)].concat();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
-    /// The devices that hold blocks, ascending.
-    pub fn devices(&self) -> Vec<usize> {
-        let mut used = self.placement.assignment().to_vec();
-        used.sort_unstable();
-        used.dedup();
-        used
+    /// What the placements of prefill and of decode are like, each with the devices that it uses.
+    pub fn kinds(&self, spec: &ModelSpec) -> [(PlacementKind, Vec<usize>); 2] {
+        [&self.placements.prefill, &self.placements.decode].map(|p| (kind(p, spec), used(p)))
+    }
+
+    /// Prompts as the one has them, answers as the other.
+    pub(crate) fn of_phases(prefill: &Candidate, decode: &Candidate) -> Candidate {
+        let rules = |phase: &str, candidate: &Candidate| {
+            let rules: Vec<String> = candidate.rules.split(',').map(|r| format!("{phase}:{r}")).collect();
+            rules.join(",")
+        };
+        Candidate {
+            rules: format!("{},{}", rules("prefill", prefill), rules("decode", decode)),
+            placements: Placements {
+                prefill: prefill.placements.prefill.clone(),
+                decode: decode.placements.decode.clone(),
+            },
+        }
     }
 }
 
@@ -258,8 +285,9 @@ impl Maker<'_> {
             });
         }
         let placement = Placement::new(self.spec, self.machine.devices.len(), assignment)?;
-        if !self.found.iter().any(|c| c.placement == placement) {
-            self.found.push(Candidate { rules, placement });
+        let placements = Placements::from(placement);
+        if !self.found.iter().any(|c| c.placements == placements) {
+            self.found.push(Candidate { rules, placements });
         }
         Ok(())
     }
@@ -294,14 +322,14 @@ mod tests {
         let found = all(3, &[1.0]);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].rules.as_str(), found[0].devices()), ("0-2=d0", vec![0]));
-        assert_eq!(found[0].kind(&tiny_spec(3)), PlacementKind::Single);
+        assert_eq!(found[0].kinds(&tiny_spec(3))[0].0, PlacementKind::Single);
     }
 
     #[test]
     fn two_devices_have_splits_in_proportion_and_by_parts() {
         let spec = tiny_spec(12);
         let found = all(12, &[1.0, 3.0]);
-        let kind = |rules: &str| found.iter().find(|c| c.rules == rules).map(|c| c.kind(&spec));
+        let kind = |rules: &str| found.iter().find(|c| c.rules == rules).map(|c| c.kinds(&spec)[1].0);
         assert_eq!(kind("0-11=d0"), Some(PlacementKind::Single));
         assert_eq!(kind("0-8=d0,9-11=d1"), Some(PlacementKind::Layers));
         assert_eq!(kind("0-2=d1,3-11=d0"), Some(PlacementKind::Layers));
@@ -318,12 +346,21 @@ mod tests {
             layers in 1usize..9, seconds in prop::collection::vec(0.01f64..9.0, 1..5),
         ) {
             let spec = tiny_spec(layers);
-            for candidate in all(layers, &seconds) {
+            let all = all(layers, &seconds);
+            let apart = all.iter().map(|c| Candidate::of_phases(c, &all[0])).collect::<Vec<_>>();
+            for candidate in all.into_iter().chain(apart) {
                 let rules: PlaceRules = candidate.rules.parse().unwrap();
                 let resolved = rules.resolve(&spec).unwrap();
                 for block in 0..spec.blocks.len() {
-                    let name = &rules.devices()[resolved.prefill.device(block)];
-                    prop_assert_eq!(name, &format!("d{}", candidate.placement.device(block)), "{} {}", &candidate.rules, block);
+                    let ways = [
+                        (&resolved.prefill, &candidate.placements.prefill),
+                        (&resolved.decode, &candidate.placements.decode),
+                    ];
+                    for (resolved, made) in ways {
+                        let name = &rules.devices()[resolved.device(block)];
+                        let expected = format!("d{}", made.device(block));
+                        prop_assert_eq!(name, &expected, "{} {}", &candidate.rules, block);
+                    }
                 }
             }
         }

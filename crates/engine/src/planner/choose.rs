@@ -7,7 +7,7 @@ use super::grade::Correction;
 use super::machine::Machine;
 use super::reason::{Misfit, Reason};
 use super::simulate::{Phase, Simulated, simulate};
-use crate::{EngineOptions, Placement, PlacementError};
+use crate::{EngineOptions, PlacementError, Placements};
 
 /// What is to be planned.
 pub struct Ask<'a> {
@@ -17,6 +17,8 @@ pub struct Ask<'a> {
     pub machine: &'a Machine,
     /// How the engine is set up.
     pub options: &'a EngineOptions,
+    /// Positions before the prompt.
+    pub past: usize,
     /// Tokens of a prompt; 0 for none.
     pub prompt: usize,
     /// Tokens of an answer; 0 for none.
@@ -25,7 +27,7 @@ pub struct Ask<'a> {
     pub sequences: usize,
     /// Bytes that each device may take at most, by its number; one without an entry may take all that its memory has.
     pub budgets: &'a [Option<u64>],
-    /// What earlier runs say about predictions for a placement: of prefill, and of decode.
+    /// What earlier runs say about predictions for placements: of prefill, and of decode.
     pub corrections: &'a dyn Fn(&Candidate) -> [Correction; 2],
     /// Placements to predict beside every device alone; `None` looks for them.
     pub only: Option<Vec<Candidate>>,
@@ -72,6 +74,8 @@ pub struct Prediction {
     pub prefill: Option<PhasePrediction>,
     /// Answers; `None` where none was asked for.
     pub decode: Option<PhasePrediction>,
+    /// Seconds in which state goes from the devices of prefill to those of decode.
+    pub handover_seconds: f64,
     /// Bytes that each device needs.
     pub device_bytes: Vec<u64>,
     /// Bytes that are needed of each memory.
@@ -83,7 +87,8 @@ pub struct Prediction {
 impl Prediction {
     /// Seconds of all phases.
     pub fn seconds(&self) -> f64 {
-        [&self.prefill, &self.decode].into_iter().flatten().map(|p| p.seconds).sum()
+        let phases: f64 = [&self.prefill, &self.decode].into_iter().flatten().map(|p| p.seconds).sum();
+        phases + self.handover_seconds
     }
 
     /// Share by which the prediction may be off, as far as that is known.
@@ -116,18 +121,21 @@ pub fn plan(ask: &Ask<'_>) -> Result<Plan, PlacementError> {
     let mut all = candidates(ask.spec, ask.machine, ask.options.prefill_chunk, ask.options.kv_type)?;
     if let Some(only) = &ask.only {
         all.retain(|c| c.devices().len() == 1);
-        let new = only.iter().filter(|o| !all.iter().any(|c| c.placement == o.placement));
+        let new = only.iter().filter(|o| !all.iter().any(|c| c.placements == o.placements));
         let new: Vec<Candidate> = new.cloned().collect();
         all.extend(new);
     }
     let mut ranked: Vec<Prediction> = all.into_iter().map(|c| predict(ask, c)).collect();
+    if ask.only.is_none() && ask.prompt > 0 && ask.decode > 0 {
+        ranked.extend(apart(ask, &ranked));
+    }
     let order = |p: &Prediction| (p.misfit.is_some(), p.candidate.devices().len());
     ranked.sort_by(|a, b| {
         let seconds = a.seconds().total_cmp(&b.seconds());
         order(a).0.cmp(&order(b).0).then(seconds).then(order(a).1.cmp(&order(b).1))
     });
     let wanted = |p: &Prediction| match &ask.only {
-        Some(only) => only.iter().any(|o| o.placement == p.candidate.placement),
+        Some(only) => only.iter().any(|o| o.placements == p.candidate.placements),
         None => true,
     };
     let (chosen, reason) = choose(ask, &ranked, &wanted);
@@ -185,13 +193,57 @@ fn choose(
     }
 }
 
+/// Placements whose phases are combined: so many of the fastest of each.
+const APART: usize = 3;
+
+/// The fastest placements for prompts, each with the fastest other ones for answers.
+fn apart(ask: &Ask<'_>, found: &[Prediction]) -> Vec<Prediction> {
+    let fastest = |of: fn(&Prediction) -> Option<f64>| {
+        let mut all: Vec<&Prediction> = found.iter().collect();
+        all.sort_by(|a, b| of(a).unwrap_or(f64::INFINITY).total_cmp(&of(b).unwrap_or(f64::INFINITY)));
+        all.truncate(APART);
+        all
+    };
+    let prefill = fastest(|p| p.prefill.as_ref().map(|p| p.seconds));
+    let decode = fastest(|p| p.decode.as_ref().map(|p| p.seconds));
+    let pairs = prefill.iter().flat_map(|p| decode.iter().map(move |d| (*p, *d)));
+    let pairs = pairs.filter(|(p, d)| p.candidate != d.candidate);
+    let both = pairs.map(|(p, d)| {
+        let candidate = Candidate::of_phases(&p.candidate, &d.candidate);
+        let mut prediction = room(ask, candidate);
+        (prediction.prefill, prediction.decode) = (p.prefill.clone(), d.decode.clone());
+        prediction
+    });
+    both.collect()
+}
+
+/// Seconds in which the state of mixers that are elsewhere in decode goes there, out of one device and into the other.
+fn handover_seconds(ask: &Ask<'_>, placements: &Placements) -> f64 {
+    let positions = (ask.past + ask.prompt) * ask.sequences;
+    let moved = ask.spec.blocks.iter().enumerate().map(|(index, block)| {
+        let (from, to) = (placements.prefill.device(index), placements.decode.device(index));
+        let Block::Attention { spec, .. } = block else { return 0.0 };
+        if from == to {
+            return 0.0;
+        }
+        let row = ask.options.kv_type.tensor_type().row_bytes(spec.head_dim).unwrap_or(0);
+        let kept = positions.min(spec.window.unwrap_or(usize::MAX).saturating_mul(ask.sequences));
+        let bytes = (2 * spec.kv_heads * row * kept) as f64;
+        [from, to].map(|d| bytes / ask.machine.devices[d].crossing_bytes_per_second.value).iter().sum()
+    });
+    moved.sum()
+}
+
 /// What a candidate would cost.
 fn predict(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
     let [prefill, decode] = (ask.corrections)(&candidate);
     let run =
-        |phase| simulate(ask.spec, &candidate.placement, ask.machine, ask.options, ask.sequences, phase);
-    let prefill = (ask.prompt > 0).then(|| {
-        let simulated = run(Phase::Answer { prompt: ask.prompt, tokens: 1 });
+        |placement, phase| simulate(ask.spec, placement, ask.machine, ask.options, ask.sequences, phase);
+    let mut prediction = room(ask, candidate);
+    let placements = &prediction.candidate.placements;
+    let read = (ask.prompt > 0).then(|| {
+        let phase = Phase::Answer { past: ask.past, prompt: ask.prompt, tokens: 1 };
+        let simulated = run(&placements.prefill, phase);
         PhasePrediction {
             tokens: ask.prompt * ask.sequences,
             seconds: simulated.seconds * prefill.ratio,
@@ -200,10 +252,10 @@ fn predict(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
             simulated,
         }
     });
-    let decode = (ask.decode > 0).then(|| {
+    let written = (ask.decode > 0).then(|| {
         let tokens = ask.decode.min(DECODE_SIMULATED);
-        let past = ask.prompt + (ask.decode - tokens) / 2;
-        let simulated = run(Phase::Decode { past, tokens });
+        let past = ask.past + ask.prompt + (ask.decode - tokens) / 2;
+        let simulated = run(&placements.decode, Phase::Decode { past, tokens });
         let raw_seconds = simulated.seconds * ask.decode as f64 / tokens as f64;
         PhasePrediction {
             tokens: ask.decode * ask.sequences,
@@ -213,15 +265,31 @@ fn predict(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
             simulated,
         }
     });
-    let placement = &candidate.placement;
+    (prediction.prefill, prediction.decode) = (read, written);
+    prediction
+}
+
+/// What a candidate takes of the memories, its phases being open.
+fn room(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
+    let devices = 0..ask.machine.devices.len();
+    let placements = &candidate.placements;
     let device_bytes: Vec<u64> =
-        (0..ask.machine.devices.len()).map(|d| needed_bytes(ask.spec, placement, d, ask.options)).collect();
+        devices.map(|d| needed_bytes(ask.spec, placements, d, ask.options)).collect();
     let mut memory_bytes = vec![0u64; ask.machine.memories.len()];
     for (device, bytes) in ask.machine.devices.iter().zip(&device_bytes) {
         memory_bytes[device.memory] = memory_bytes[device.memory].saturating_add(*bytes);
     }
     let misfit = misfit(ask, &device_bytes, &memory_bytes);
-    Prediction { prefill, decode, device_bytes, memory_bytes, misfit, candidate }
+    let handover_seconds = handover_seconds(ask, placements);
+    Prediction {
+        prefill: None,
+        decode: None,
+        handover_seconds,
+        device_bytes,
+        memory_bytes,
+        misfit,
+        candidate,
+    }
 }
 
 /// The first thing that is too small.
@@ -243,8 +311,8 @@ fn misfit(ask: &Ask<'_>, device_bytes: &[u64], memory_bytes: &[u64]) -> Option<M
 const BUFFERS: u64 = 4;
 
 /// Bytes that a device needs for the blocks that are placed on it.
-fn needed_bytes(spec: &ModelSpec, placement: &Placement, device: usize, options: &EngineOptions) -> u64 {
-    let part = placement.part(spec, device);
+fn needed_bytes(spec: &ModelSpec, placements: &Placements, device: usize, options: &EngineOptions) -> u64 {
+    let part = placements.part(spec, device);
     if part.blocks.is_empty() {
         return 0;
     }

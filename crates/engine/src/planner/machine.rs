@@ -114,14 +114,19 @@ pub struct DeviceModel {
     pub mixer: Curve,
     /// Seconds of an ffn beside its products.
     pub ffn: Curve,
-    /// Seconds of a head beside its product.
+    /// Seconds of a head beside its product and its logits.
     pub head: Curve,
+    /// Seconds that each logit takes beside its part of the product, by the type of the head's matrix: short rows are slow to sum, and the
+    /// best logits are looked for. None where that is not known.
+    pub logits: Vec<(TensorType, Figure)>,
     /// Seconds from when work is ready to when its end is known, beside the work itself. It keeps nothing else waiting.
     pub latency_seconds: Figure,
     /// Bytes a second at which residual streams come in and go out; infinite where the device works in the shared buffer.
     pub crossing_bytes_per_second: Figure,
     /// Seconds that coming in or going out takes in any case.
     pub crossing_seconds: Figure,
+    /// Streams come in and go out beside work on others, on queues of their own.
+    pub crosses_beside: bool,
 }
 
 impl DeviceModel {
@@ -139,6 +144,13 @@ impl DeviceModel {
             }
             None => bytes(ty) * read,
         }
+    }
+
+    /// Seconds per logit beside the product, of the type that is nearest in size.
+    pub(crate) fn logit(&self, ty: TensorType) -> f64 {
+        let bytes = |ty: TensorType| ty.block_bytes() as f64 / ty.block_len() as f64;
+        let distance = |other: TensorType| (bytes(other) / bytes(ty)).ln().abs();
+        self.logits.iter().min_by(|a, b| distance(a.0).total_cmp(&distance(b.0))).map_or(0.0, |l| l.1.value)
     }
 
     /// True where a curve for products with this type was given.
@@ -190,8 +202,9 @@ impl Machine {
             }
             positive(format!("the read bandwidth of {name}"), device.read_bytes_per_second.value)?;
             positive(format!("the crossing rate of {name}"), device.crossing_bytes_per_second.value)?;
-            for (what, figure) in [("latency", device.latency_seconds), ("crossing", device.crossing_seconds)]
-            {
+            let logits = device.logits.iter().map(|l| ("time of a logit", l.1));
+            let times = [("latency", device.latency_seconds), ("crossing", device.crossing_seconds)];
+            for (what, figure) in times.into_iter().chain(logits) {
                 if !figure.value.is_finite() || figure.value < 0.0 {
                     return Err(format!("the {what} of {name} is {} s, which is no time", figure.value));
                 }

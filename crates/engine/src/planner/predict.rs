@@ -11,6 +11,10 @@ pub(crate) struct Piece {
     pub seconds: f64,
     /// Bytes that it reads of its memory meanwhile.
     pub bytes: f64,
+    /// Seconds in which the residual stream comes in before that, beside other work.
+    pub import: f64,
+    /// Seconds in which it goes out after that, beside other work.
+    pub export: f64,
 }
 
 /// What running these blocks over a batch of this shape takes. `width` is that of the residual stream.
@@ -32,11 +36,14 @@ pub(crate) fn piece(
         piece.bytes += this.bytes;
         before = Some((block, this));
     }
-    let hops = f64::from(u8::from(crossing.import) + u8::from(crossing.export));
     let bytes = (shape.rows() * width * size_of::<f32>()) as f64;
-    let each = device.crossing_seconds.value + bytes / device.crossing_bytes_per_second.value;
-    piece.seconds += hops * each;
-    piece
+    let hop = device.crossing_seconds.value + bytes / device.crossing_bytes_per_second.value;
+    let [import, export] = [crossing.import, crossing.export].map(|crosses| if crosses { hop } else { 0.0 });
+    if device.crosses_beside {
+        Piece { import, export, ..piece }
+    } else {
+        Piece { seconds: piece.seconds + import + export, ..piece }
+    }
 }
 
 /// True for blocks of one kind with the same shapes and types: they cost the same.
@@ -68,10 +75,18 @@ fn block_alone(device: &DeviceModel, block: &Block, shape: &BatchShape, kv: KvTy
         BlockKind::Embedding => cost.weight_bytes as f64 / read,
         BlockKind::Mixer => device.mixer.at(rows),
         BlockKind::Ffn => device.ffn.at(rows),
-        BlockKind::Head => device.head.at(rows),
+        BlockKind::Head => device.head.at(rows) + logits(device, block, rows),
     };
     let seconds = products.sum::<f64>() + attention.max(cost.kv_bytes as f64 / read) + beside;
-    Piece { seconds, bytes: cost.bytes() as f64 }
+    Piece { seconds, bytes: cost.bytes() as f64, ..Piece::default() }
+}
+
+/// Seconds of the logits of so many rows, beside the product.
+fn logits(device: &DeviceModel, block: &Block, rows: usize) -> f64 {
+    match block {
+        Block::Head { weight, .. } => (weight.rows * rows) as f64 * device.logit(weight.ty),
+        _ => 0.0,
+    }
 }
 
 #[cfg(test)]
@@ -104,9 +119,17 @@ mod tests {
         // The head computes one row.
         near(time(5..6, &six, none), 256.0 * 1e-3 + 3.0);
         near(time(5..6, &BatchShape::one(0, 6, 0), none), 0.0);
+        let mut slow = device.clone();
+        slow.logits = vec![(unicorn_core::TensorType::F32, crate::planner::testing::figure(0.5))];
+        let head = piece(&slow, &spec.blocks[5..6], &six, KvType::F16, none, 4).seconds;
+        near(head, 256.0 * 1e-3 + 3.0 + 64.0 * 0.5);
         // In and out: 6 rows of 16 bytes.
         let both = Crossing { import: true, export: true };
         near(time(2..3, &six, both) - time(2..3, &six, none), 2.0 * (10.0 + 6.0));
+        let beside = DeviceModel { crosses_beside: true, ..device.clone() };
+        let beside = piece(&beside, &spec.blocks[2..3], &six, KvType::F16, both, 4);
+        near(beside.seconds, time(2..3, &six, none));
+        assert_eq!((beside.import, beside.export), (16.0, 16.0));
         near(time(1..5, &six, none), 2.0 * (time(1..2, &six, none) + time(2..3, &six, none)));
         // One token each of two sequences: two rows for the products, one token for attention.
         let two = BatchShape { spans: vec![unicorn_core::Span::new(9, 1); 2], outputs: 2 };

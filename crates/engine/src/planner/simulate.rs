@@ -15,8 +15,8 @@ use crate::{EngineOptions, Placement};
 /// What each of several equal sequences is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Phase {
-    /// A prompt of `prompt` tokens, then so many tokens of an answer: with one it is prefill alone.
-    Answer { prompt: usize, tokens: usize },
+    /// A prompt of `prompt` tokens behind `past` positions, then so many tokens of an answer: with one it is prefill alone.
+    Answer { past: usize, prompt: usize, tokens: usize },
     /// So many tokens one by one behind `past` positions.
     Decode { past: usize, tokens: usize },
 }
@@ -75,6 +75,14 @@ struct Flight {
     landed: Option<f64>,
 }
 
+/// What of a piece of work is done where: the stream comes in, the blocks run, the stream goes out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Import,
+    Run,
+    Export,
+}
+
 /// Work that is ready or runs.
 #[derive(Clone, Copy)]
 struct Job {
@@ -82,8 +90,21 @@ struct Job {
     step: usize,
     ready: f64,
     piece: Piece,
-    /// Seconds of it that are left, alone on its device.
+    part: Part,
+    /// Seconds of this part that are left, alone on its device.
     left: f64,
+}
+
+impl Job {
+    /// The same work's next part that takes time, or the last one.
+    fn at(self, part: Part, ready: f64) -> Job {
+        let seconds = match part {
+            Part::Import => self.piece.import,
+            Part::Run => self.piece.seconds,
+            Part::Export => self.piece.export,
+        };
+        Job { part, ready, left: seconds, ..self }
+    }
 }
 
 /// The simulation of a phase under a placement with [`DeviceModel`]s.
@@ -113,8 +134,8 @@ pub(crate) fn run(
 ) -> Simulated {
     let count = devices.machine.devices.len();
     let sequence = || match phase {
-        Phase::Answer { prompt, tokens } => {
-            Sequence { launched: 0, tokens: prompt, prompt, left: tokens, decodes: false }
+        Phase::Answer { past, prompt, tokens } => {
+            Sequence { launched: past, tokens: past + prompt, prompt, left: tokens, decodes: false }
         }
         Phase::Decode { past, tokens } => {
             Sequence { launched: past, tokens: past + 1, prompt: past, left: tokens, decodes: true }
@@ -128,14 +149,17 @@ pub(crate) fn run(
         sequences: (0..sequences).map(|_| sequence()).collect(),
         flights: Vec::new(),
         launched: 0,
-        queues: vec![Vec::new(); count],
-        running: vec![None; count],
+        queues: vec![Vec::new(); LANES * count],
+        running: vec![None; LANES * count],
         now: 0.0,
         out: Simulated { busy: vec![0.0; count], ..Simulated::default() },
     };
     pump.run();
     pump.out
 }
+
+/// What each device does at once: its work, streams on their way in, streams on their way out.
+const LANES: usize = 3;
 
 struct Pump<'a> {
     devices: &'a Devices<'a>,
@@ -145,7 +169,7 @@ struct Pump<'a> {
     sequences: Vec<Sequence>,
     flights: Vec<Flight>,
     launched: usize,
-    /// Work that is ready, or will be, by device.
+    /// Work that is ready, or will be: of all devices first what runs, then what comes in, then what goes out.
     queues: Vec<Vec<Job>>,
     running: Vec<Option<Job>>,
     now: f64,
@@ -271,9 +295,28 @@ impl Pump<'_> {
                 self.out.crossing_bytes += self.row_bytes * flight.shape.rows() as u64;
             }
             let flight = flight.id;
-            self.queues[device].push(Job { flight, step, ready, piece, left: piece.seconds });
+            let job = Job { flight, step, ready, piece, part: Part::Run, left: piece.seconds };
+            if piece.import > 0.0 {
+                self.push(device, job.at(Part::Import, ready));
+            } else {
+                self.push(device, job);
+            }
             self.flights[at].issued += 1;
         }
+    }
+
+    fn count(&self) -> usize {
+        self.devices.machine.devices.len()
+    }
+
+    fn push(&mut self, device: usize, job: Job) {
+        let lane = match job.part {
+            Part::Run => 0,
+            Part::Import => 1,
+            Part::Export => 2,
+        };
+        let index = lane * self.count() + device;
+        self.queues[index].push(job);
     }
 
     /// Idle devices take what has been ready longest.
@@ -308,15 +351,18 @@ impl Pump<'_> {
         let landings = self.flights.iter().filter_map(|f| f.landed).filter(later);
         let Some(next) = ends.chain(readies).chain(landings).min_by(f64::total_cmp) else { return false };
         let passed = next - self.now;
-        let working = self.running.iter().flatten().count();
+        let working = self.running[..self.count()].iter().flatten().count();
         self.out.several += if working > 1 { passed } else { 0.0 };
         self.now = next;
-        for device in 0..self.running.len() {
-            let Some(mut job) = self.running[device].take() else { continue };
-            self.out.busy[device] += passed;
-            job.left -= passed * speeds[device];
+        for lane in 0..self.running.len() {
+            let Some(mut job) = self.running[lane].take() else { continue };
+            let device = lane % self.count();
+            if job.part == Part::Run {
+                self.out.busy[device] += passed;
+            }
+            job.left -= passed * speeds[lane];
             if job.left > (job.piece.seconds * 1e-9).max(next * 1e-15) {
-                self.running[device] = Some(job);
+                self.running[lane] = Some(job);
             } else {
                 self.end(device, job);
             }
@@ -325,6 +371,11 @@ impl Pump<'_> {
     }
 
     fn end(&mut self, device: usize, job: Job) {
+        match job.part {
+            Part::Import => return self.push(device, job.at(Part::Run, self.now)),
+            Part::Run if job.piece.export > 0.0 => return self.push(device, job.at(Part::Export, self.now)),
+            Part::Run | Part::Export => {}
+        }
         let latency = self.devices.machine.devices[device].latency_seconds.value;
         let now = self.now;
         if let Some(flight) = self.flights.iter_mut().find(|f| f.id == job.flight) {
@@ -340,7 +391,8 @@ impl Pump<'_> {
     fn speeds(&self) -> Vec<f64> {
         let machine = self.devices.machine;
         let runs = |device: usize| self.running[device].is_some();
-        let all: Vec<usize> = (0..self.running.len()).filter(|d| runs(*d)).collect();
+        // Streams that cross are little beside weights: they slow nothing down.
+        let all: Vec<usize> = (0..self.count()).filter(|d| runs(*d)).collect();
         let mut speeds = vec![1.0; self.running.len()];
         for device in &all {
             let hardware = machine.devices[*device].hardware;

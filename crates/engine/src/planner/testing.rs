@@ -24,9 +24,11 @@ pub fn device(name: &str, memory: usize) -> DeviceModel {
         mixer: free(),
         ffn: free(),
         head: free(),
+        logits: Vec::new(),
         latency_seconds: figure(0.0),
         crossing_bytes_per_second: figure(f64::INFINITY),
         crossing_seconds: figure(0.0),
+        crosses_beside: false,
     }
 }
 

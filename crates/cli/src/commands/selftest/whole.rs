@@ -19,6 +19,7 @@ use crate::exit::{Exit, usage};
 use crate::interrupt::Catch;
 use crate::open_device::open_limited;
 use crate::output::{Out, say};
+use crate::planner::{Load, Place, Placed};
 use crate::session::{ContextChoice, EngineChoice, Session, engine_on};
 use crate::text_file::read_text;
 
@@ -63,18 +64,15 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
     let cpu = DeviceArgs { device: Some(DeviceChoice::cpu()), threads: args.device.threads };
     // Once for both, so that what it lacks is told once.
     let fetched = crate::session::find_model(model, config)?;
-    let mut base = Session::of(
-        &fetched,
-        &EngineChoice { device: &cpu, place: None, kv, context, sequences: 1 },
-        config,
-    )?;
+    let (place, load) = (&Place::One, Load::default());
+    let mut base = Session::of(&fetched, &EngineChoice { device: &cpu, place, kv, context, load }, config)?;
     let path = &fetched.path;
     let opened =
         unicorn_model::open(path).with_context(|| format!("cannot open model {}", path.display()))?;
     let device = open_limited(&args.device, args.tier, config)?;
-    let choice = EngineChoice { device: &args.device, place: None, kv, context, sequences: 1 };
+    let choice = EngineChoice { device: &args.device, place, kv, context, load };
     let source: Arc<dyn WeightSource> = opened.source.clone();
-    let mut engine = engine_on(vec![device], &opened.spec, &source, &choice)?;
+    let mut engine = engine_on(Placed::one(device, &opened.spec)?, &opened.spec, &source, &choice)?;
     let name = engine.devices().first().map_or(String::new(), |d| d.profile().name.clone());
 
     let mut out = Out::stdout();

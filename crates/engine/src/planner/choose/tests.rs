@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Placement;
 use crate::planner::candidates::PlacementKind;
 use crate::planner::machine::{Curve, Origin};
 use crate::planner::testing::{device, figure, machine};
@@ -30,6 +31,7 @@ fn ask<'a>(spec: &'a ModelSpec, machine: &'a Machine, options: &'a EngineOptions
         spec,
         machine,
         options,
+        past: 0,
         prompt: 512,
         decode: 0,
         sequences: 1,
@@ -75,12 +77,42 @@ fn two_equal_devices_share_a_prompt_and_one_decodes_alone() {
 fn devices_with_different_strengths_take_the_parts_they_are_good_at() {
     let (spec, options, machine) = (tiny_spec(8), options(), of(&[(1.0, 9.0), (9.0, 1.0)], 1 << 40));
     let plan = plan(&ask(&spec, &machine, &options)).unwrap();
-    assert_eq!(chosen(&plan).candidate.kind(&spec), PlacementKind::Parts);
+    assert_eq!(chosen(&plan).candidate.kinds(&spec)[0].0, PlacementKind::Parts);
     assert!(
         chosen(&plan).candidate.rules.starts_with("mixer=d0,ffn=d1"),
         "{}",
         chosen(&plan).candidate.rules
     );
+}
+
+#[test]
+fn prompts_and_answers_are_placed_apart_where_that_pays_for_moving_the_state() {
+    let (spec, options) = (tiny_spec(8), options());
+    // Two devices read prompts in half the time; answers are slowed down by the latency of each hop.
+    let mut machine = of(&[(1.0, 1.0), (1.0, 1.0)], 1 << 40);
+    machine.devices.iter_mut().for_each(|d| d.latency_seconds = figure(4.0));
+    let ask = Ask { decode: 16, ..ask(&spec, &machine, &options) };
+    let plan = plan(&ask).unwrap();
+    let best = chosen(&plan);
+    let [prefill, decode] = best.candidate.kinds(&spec);
+    assert_eq!((prefill.1.len(), decode.0), (2, PlacementKind::Single), "{}", best.candidate.rules);
+    assert!(best.candidate.rules.starts_with("prefill:"), "{}", best.candidate.rules);
+    let whole = best.prefill.as_ref().unwrap().seconds + best.decode.as_ref().unwrap().seconds;
+    assert_eq!(best.seconds(), whole);
+    // Each position of a mixer has 16 bytes in F16; what moves goes out of one device and into the other.
+    let mut slow = machine.clone();
+    slow.devices.iter_mut().for_each(|d| d.crossing_bytes_per_second = figure(512.0));
+    let placements = &best.candidate.placements;
+    let moved = handover_seconds(
+        &Ask { machine: &slow, decode: 16, ..self::ask(&spec, &slow, &options) },
+        placements,
+    );
+    let elsewhere = (0..spec.blocks.len()).filter(|b| {
+        spec.blocks[*b].state().is_some() && placements.prefill.device(*b) != placements.decode.device(*b)
+    });
+    let elsewhere = elsewhere.count();
+    assert!(elsewhere > 0);
+    assert_eq!(moved, elsewhere as f64 * 512.0 * 16.0 * 2.0 / 512.0);
 }
 
 #[test]
@@ -113,7 +145,7 @@ fn corrections_change_times_and_choice() {
 #[test]
 fn what_does_not_fit_is_said_and_shared_memory_counts_for_all() {
     let (spec, options) = (tiny_spec(4), options());
-    let whole = needed_bytes(&spec, &Placement::single(&spec).unwrap(), 0, &options);
+    let whole = needed_bytes(&spec, &Placement::single(&spec).unwrap().into(), 0, &options);
     // Each holds three quarters of the model.
     let mut machine = of(&[(1.0, 1.0), (1.0, 1.0)], whole * 3 / 4);
     let split = plan(&ask(&spec, &machine, &options)).unwrap();
@@ -139,7 +171,7 @@ fn what_does_not_fit_is_said_and_shared_memory_counts_for_all() {
 fn a_placement_that_was_asked_for_is_compared_with_the_best_alone() {
     let (spec, options, machine) = (tiny_spec(4), options(), of(&[(1.0, 1.0), (3.0, 3.0)], 1 << 40));
     let placement = Placement::new(&spec, 2, vec![1; spec.blocks.len()]).unwrap();
-    let only = Some(vec![Candidate { rules: "0-3=d1".into(), placement }]);
+    let only = Some(vec![Candidate { rules: "0-3=d1".into(), placements: placement.into() }]);
     let plan = plan(&Ask { only, ..ask(&spec, &machine, &options) }).unwrap();
     assert_eq!(plan.ranked.len(), 2);
     assert_eq!(chosen(&plan).candidate.devices(), [1]);

@@ -14,7 +14,7 @@ fn paced(paces: [Pace; 2]) -> (Machine, impl Fn(usize, &Range<usize>, &BatchShap
     let machine = machine(vec![device("a", 0), device("b", 1)], 1 << 40);
     let piece = move |device: usize, _: &Range<usize>, shape: &BatchShape, _| {
         let seconds = paces[device].time(shape.rows()).as_secs_f64();
-        Piece { seconds, bytes: 0.0 }
+        Piece { seconds, ..Piece::default() }
     };
     (machine, piece)
 }
@@ -87,7 +87,7 @@ proptest! {
         let placement = Placement::new(&spec, 2, assignment).unwrap();
         let options =
             EngineOptions { prefill_chunk: chunk, sequences_max: 4, context: 256, ..EngineOptions::default() };
-        let phase = Phase::Answer { prompt, tokens };
+        let phase = Phase::Answer { past: 0, prompt, tokens };
         let expected = simulated(&spec, &placement, paces, &options, sequences, phase);
         let allowed = 0.15 * expected.seconds + 0.005;
         let mut took = f64::INFINITY;
@@ -131,10 +131,10 @@ proptest! {
         let piece = |device: usize, blocks: &Range<usize>, shape: &BatchShape, _: Crossing| {
             let seconds = (device + 1) as f64 * blocks.len() as f64 + shape.rows() as f64 / 10.0;
             done.borrow_mut()[device] += seconds;
-            Piece { seconds, bytes: 2.0 * seconds }
+            Piece { seconds, bytes: 2.0 * seconds, ..Piece::default() }
         };
         let devices = Devices { machine: &machine, piece: &piece };
-        let phase = Phase::Answer { prompt, tokens };
+        let phase = Phase::Answer { past: 0, prompt, tokens };
         let out = run(&spec, &placement, &devices, &options, sequences, phase);
         prop_assert!(out.seconds.is_finite());
         // Every token of every sequence passed every mixer once, whatever the cut: the pieces have all been done.
@@ -157,7 +157,11 @@ fn seconds(options: &EngineOptions, sequences: usize, phase: Phase, change: &dyn
     let placement = Placement::mixers_and_ffns(&spec).unwrap();
     let mut machine = machine(vec![device("a", 0), device("b", 1)], 1 << 40);
     change(&mut machine);
-    let piece = |_: usize, _: &Range<usize>, _: &BatchShape, _: Crossing| Piece { seconds: 1.0, bytes: 1.0 };
+    let piece = |_: usize, _: &Range<usize>, _: &BatchShape, _: Crossing| Piece {
+        seconds: 1.0,
+        bytes: 1.0,
+        ..Piece::default()
+    };
     run(&spec, &placement, &Devices { machine: &machine, piece: &piece }, options, sequences, phase).seconds
 }
 
@@ -166,8 +170,8 @@ fn pipelines_by_hand() {
     let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
     let time = |sequences, phase| seconds(&options, sequences, phase, &|_| {});
     // One batch of four steps; two chunks, the first of which ends after three, overlap in all but the first and the last of four.
-    assert_eq!(time(1, Phase::Answer { prompt: 16, tokens: 1 }), 4.0);
-    assert_eq!(time(1, Phase::Answer { prompt: 64, tokens: 1 }), 5.0);
+    assert_eq!(time(1, Phase::Answer { past: 0, prompt: 16, tokens: 1 }), 4.0);
+    assert_eq!(time(1, Phase::Answer { past: 0, prompt: 64, tokens: 1 }), 5.0);
     // One sequence takes four steps a token; two in two groups overlap.
     assert_eq!(time(1, Phase::Decode { past: 9, tokens: 5 }), 20.0);
     assert_eq!(time(2, Phase::Decode { past: 9, tokens: 5 }), 21.0);
@@ -190,9 +194,32 @@ fn latency_comes_with_each_hop_and_keeps_nothing_else_waiting() {
 }
 
 #[test]
+fn streams_cross_beside_the_work_of_others() {
+    let spec = tiny_spec(2);
+    let placement = Placement::mixers_and_ffns(&spec).unwrap();
+    let machine = machine(vec![device("a", 0), device("b", 1)], 1 << 40);
+    let time = |prompt: usize| {
+        let piece = |_: usize, _: &Range<usize>, _: &BatchShape, crossing: Crossing| {
+            let hop = |crosses| if crosses { 0.5 } else { 0.0 };
+            let (import, export) = (hop(crossing.import), hop(crossing.export));
+            Piece { seconds: 1.0, import, export, ..Piece::default() }
+        };
+        let devices = Devices { machine: &machine, piece: &piece };
+        let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
+        let phase = Phase::Answer { past: 0, prompt, tokens: 1 };
+        run(&spec, &placement, &devices, &options, 1, phase).seconds
+    };
+    // One batch has four steps and three hops, out and in. Of many batches, each of which has a second for each of its mixers and is
+    // followed at once, only the first and the last one's hops are seen.
+    assert_eq!(time(16), 7.0);
+    let many = 10;
+    assert!(time(32 * many) < 2.0 * many as f64 + 7.0, "{}", time(32 * many));
+}
+
+#[test]
 fn what_devices_share_slows_them_down_while_both_use_it() {
     let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
-    let phase = Phase::Answer { prompt: 64, tokens: 1 };
+    let phase = Phase::Answer { past: 0, prompt: 64, tokens: 1 };
     let shared = |total| {
         seconds(&options, 1, phase, &|machine| {
             machine.devices[1].memory = 0;
