@@ -14,6 +14,7 @@
 //! Absent so far: more than one queue.
 
 mod arena;
+mod arguments;
 mod blocks;
 mod context;
 mod cut;
@@ -40,10 +41,10 @@ mod profile;
 #[cfg(test)]
 mod profiles;
 mod prove;
-mod push;
 #[cfg(test)]
 mod recorded_tests;
 mod recording;
+mod records;
 mod replay;
 mod roofline;
 mod scratch;

@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use ash::vk;
 
+#[cfg(test)]
+use crate::arguments::Arguments;
 use crate::context::Context;
 use crate::error::VulkanError;
 use crate::kernel::Kernel;
-use crate::pipeline::{PUSH_BYTES, Pipelines};
+use crate::pipeline::Pipelines;
+use crate::records::Records;
 
 /// A range of device addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,8 +43,8 @@ pub(crate) struct Dispatch {
     pub op: &'static str,
     /// The kernel.
     pub kernel: Kernel,
-    /// Push constant bytes.
-    pub push: Vec<u8>,
+    /// The record of its arguments, as the shader declares them.
+    pub arguments: Vec<u8>,
     /// Workgroups.
     pub groups: Groups,
     /// Ranges read, constant weights left out.
@@ -106,6 +109,7 @@ pub(crate) struct Commands {
     pieces: Vec<ops::Range<usize>>,
     timing: Timing,
     queries: Option<vk::QueryPool>,
+    records: Records,
 }
 
 impl Commands {
@@ -134,12 +138,20 @@ impl Commands {
     ) -> Result<Commands, VulkanError> {
         recording.dispatches.iter().try_for_each(|d| check(context, d))?;
         pipelines.prepare(recording.dispatches.iter().map(|d| &d.kernel))?;
+        let records = Records::new(context, recording.dispatches.iter().map(|d| d.arguments.as_slice()))?;
         let device = &context.device;
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.queue_family);
         // SAFETY: plain creation; destroyed on drop.
         let pool = unsafe { device.create_command_pool(&info, None) }?;
-        let mut commands =
-            Commands { context: context.clone(), pool, buffers: Vec::new(), pieces, timing, queries: None };
+        let mut commands = Commands {
+            context: context.clone(),
+            pool,
+            buffers: Vec::new(),
+            pieces,
+            timing,
+            queries: None,
+            records,
+        };
         let info = vk::CommandBufferAllocateInfo::default()
             .command_pool(pool)
             .command_buffer_count(commands.pieces.len() as u32);
@@ -157,6 +169,12 @@ impl Commands {
             commands.record(pipelines, recording, &barriers, piece)?;
         }
         Ok(commands)
+    }
+
+    /// Gives a dispatch other arguments, without recording anew. The caller has waited for the last run.
+    #[cfg(test)]
+    pub(crate) fn rewrite(&self, dispatch: usize, arguments: Arguments) {
+        self.records.rewrite(dispatch, &arguments.bytes());
     }
 
     /// Dispatches of each piece.
@@ -208,14 +226,16 @@ impl Commands {
             stamp(Stage::ALL_COMMANDS, 0);
             // What the host wrote and what the previous submission left must be visible.
             self.barrier(b, Stage::ALL_COMMANDS | Stage::HOST, vk::AccessFlags2::MEMORY_WRITE);
-            for (i, d) in recording.dispatches[self.pieces[piece].clone()].iter().enumerate() {
-                if barriers[self.pieces[piece].start + i] || each {
+            for (i, at) in self.pieces[piece].clone().enumerate() {
+                let d = &recording.dispatches[at];
+                if barriers[at] || each {
                     self.barrier(b, Stage::COMPUTE_SHADER, vk::AccessFlags2::SHADER_STORAGE_WRITE);
                 }
                 let pipeline = pipelines.get(&d.kernel)?;
                 self.begin_label(b, d.op);
                 device.cmd_bind_pipeline(b, vk::PipelineBindPoint::COMPUTE, pipeline.handle);
-                device.cmd_push_constants(b, pipelines.layout(), vk::ShaderStageFlags::COMPUTE, 0, &d.push);
+                let record = self.records.address(at).to_le_bytes();
+                device.cmd_push_constants(b, pipelines.layout(), vk::ShaderStageFlags::COMPUTE, 0, &record);
                 match d.groups {
                     Groups::Fixed([x, y, z]) => device.cmd_dispatch(b, x, y, z),
                 }
@@ -340,9 +360,6 @@ fn check(context: &Context, d: &Dispatch) -> Result<(), VulkanError> {
         asked,
         most,
     };
-    if d.push.len() > PUSH_BYTES as usize {
-        return Err(limit(format!("{} bytes of push constants", d.push.len()), PUSH_BYTES as u64));
-    }
     let Groups::Fixed(groups) = d.groups;
     match (0..3).find(|i| groups[*i] > context.groups_max[*i]) {
         None => Ok(()),
@@ -362,7 +379,7 @@ mod tests {
         Dispatch {
             op: "test",
             kernel: Kernel { shader: "norm".into(), constants: Vec::new(), subgroup: 0 },
-            push: Vec::new(),
+            arguments: Vec::new(),
             groups: Groups::Fixed([1, 1, 1]),
             reads: ranges(reads),
             writes: ranges(writes),
