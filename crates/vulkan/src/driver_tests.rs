@@ -195,7 +195,7 @@ fn too_large_an_allocation_says_how_large() {
     assert!(most >= 1 << 30 && text.contains("KV cache") && text.contains(&needs.size.to_string()), "{text}");
 }
 
-/// A dispatch that sums a row of `x` squared into nothing: `y = norm(x)` for `rows` rows of 64.
+/// A dispatch of `norm.comp` without a weight, which copies `rows` rows of 64 values from `x` to `y`.
 fn norm(x: &Buffer, y: &Buffer, rows: u32) -> Dispatch {
     let range = |b: &Buffer| Range { address: b.address(), bytes: b.bytes() };
     let arguments = Arguments::new().addresses([x.address(), 0, y.address(), 0, 0, 0]).u32(64).f32(1e-6);

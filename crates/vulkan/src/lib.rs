@@ -2,7 +2,9 @@
 //!
 //! Invariants: buffers are reached by device address alone, so there are no descriptors; what changes from token to token (tokens,
 //! positions, pages) comes from one buffer, so that a recording serves every token of its shape. A barrier stands only where a dispatch
-//! touches what another since the last barrier wrote (`recording`). Kernel choice is a pure function (`select`).
+//! touches what another since the last barrier wrote (`recording`). Kernel choice is a pure function (`select`), made for a whole block
+//! before a weight is read: loading refuses a block that lacks a kernel, and recording relies on that. What batching
+//! changes in the results is told in `select`.
 //!
 //! Below the blocks: `memory` and `arena` (where buffers lie), `transfer` and `weights` (loading on several threads, in place on unified
 //! memory and through a ring elsewhere), `pipeline` and `pipeline_file` (compiled kernels, kept on disk), `cut` and `replay` (submissions
