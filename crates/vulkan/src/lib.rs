@@ -17,6 +17,7 @@
 //! kernels of other streams run meanwhile; what waits for what between queues goes by timelines (`waiting`, `waiter`).
 
 mod arena;
+mod arguments;
 mod blocks;
 mod context;
 #[cfg(test)]
@@ -47,10 +48,10 @@ mod profile;
 #[cfg(test)]
 mod profiles;
 mod prove;
-mod push;
 #[cfg(test)]
 mod recorded_tests;
 mod recording;
+mod records;
 mod replay;
 mod roofline;
 mod scratch;

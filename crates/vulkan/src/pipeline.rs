@@ -31,8 +31,8 @@ pub(crate) struct Pipelines {
     notes: Mutex<Vec<String>>,
 }
 
-/// Push constants are the only bindings: device addresses and sizes. Vulkan guarantees 128 bytes.
-pub(crate) const PUSH_BYTES: u32 = 128;
+/// The only binding: the address of the record of arguments.
+const PUSH_BYTES: u32 = 8;
 
 /// Threads that compile at once: drivers take tens of megabytes for each.
 const COMPILERS_MAX: usize = 8;

@@ -10,6 +10,12 @@
 #extension GL_EXT_integer_dot_product : require
 #extension GL_EXT_control_flow_attributes : require
 
+// A dispatch's arguments lie in a record of their own, one after the other from its start (`src/arguments.rs`), at a multiple of 64 bytes. The
+// kernel is given the record's address alone, so that a record can be any length, and be rewritten without recording anew.
+layout(buffer_reference) buffer Arguments;
+layout(push_constant, scalar) uniform Push { Arguments p; };
+#define ARGUMENTS layout(buffer_reference, scalar, buffer_reference_align = 64) readonly restrict buffer Arguments
+
 layout(buffer_reference, scalar, buffer_reference_align = 4) buffer F32 { float v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 2) buffer F16 { float16_t v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) buffer U32 { uint v[]; };

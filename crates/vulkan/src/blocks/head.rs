@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::builder::{Builder, Norm, NormRows, NormTo, flat_groups};
 use super::linear::{Input, Output, Product, Quantize};
+use crate::arguments::Arguments;
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::push::Push;
 use crate::recording::Copy;
 use crate::select::{self, Form, HeadShape};
 use crate::stream::Wanted;
@@ -56,23 +56,23 @@ impl HeadBlock {
         let Some(cap) = self.soft_cap else { return };
         let count = b.outputs * self.weight.rows;
         let kernel = Kernel { shader: "soft_cap".into(), constants: vec![256], subgroup: 0 };
-        let push = Push::new().address(logits.address()).u32(count).f32(cap);
-        b.dispatch("soft_cap", kernel, push, flat_groups(count, 256), &[logits], &[logits]);
+        let arguments = Arguments::new().address(logits.address()).u32(count).f32(cap);
+        b.dispatch("soft_cap", kernel, arguments, flat_groups(count, 256), &[logits], &[logits]);
     }
 
     /// The `k` largest logits of each output row, capped on the way where that is still to be done.
     fn select(&self, b: &mut Builder<'_>, k: usize, cap: Option<f32>) {
         let (s, outputs, vocab) = (b.scratch, b.outputs, self.weight.rows);
         let plan = select::top(vocab, k, b.gpu);
-        let push = |from: &Buffer, to: &Buffer, count: usize| {
-            let push = Push::new().addresses([from.address(), to.address()]);
-            push.u32(count).u32(k).f32(cap.unwrap_or(0.0))
+        let arguments = |from: &Buffer, to: &Buffer, count: usize| {
+            let arguments = Arguments::new().addresses([from.address(), to.address()]);
+            arguments.u32(count).u32(k).f32(cap.unwrap_or(0.0))
         };
         let to = if plan.second.is_some() { &s.pairs } else { &s.top };
-        let (first, groups) = (push(&s.logits, to, vocab), [plan.slices, outputs, 1]);
+        let (first, groups) = (arguments(&s.logits, to, vocab), [plan.slices, outputs, 1]);
         b.dispatch("top_k", plan.first.clone(), first, groups, &[&s.logits], &[to]);
         if let Some(kernel) = &plan.second {
-            let second = push(&s.pairs, &s.top, plan.pairs(k));
+            let second = arguments(&s.pairs, &s.top, plan.pairs(k));
             b.dispatch("top_k", kernel.clone(), second, [1, outputs, 1], &[&s.pairs], &[&s.top]);
         }
     }
