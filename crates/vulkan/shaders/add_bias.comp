@@ -6,7 +6,7 @@ ARGUMENTS {
     uint64_t y;         // f32 [rows, width]
     uint64_t bias;      // f32 [width]
     uint width;
-};
+} p;
 void main() {
     uint i = gl_GlobalInvocationID.x;
     if (i < p.width) F32(p.y).v[gl_WorkGroupID.y * p.width + i] += F32(p.bias).v[i];

@@ -35,7 +35,7 @@ ARGUMENTS {
     float scale, eps;
     uint window;            // 0 for none
     float soft_cap;         // 0 for none
-};
+} p;
 
 // What passes between workgroups.
 layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Between { coherent float v[]; };

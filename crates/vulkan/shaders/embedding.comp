@@ -13,7 +13,7 @@ ARGUMENTS {
     uint64_t q, qmeta, qsquares;
     uint width;
     float scale;
-};
+} p;
 shared float values[256];
 #include "lib/quantize.glsl"
 

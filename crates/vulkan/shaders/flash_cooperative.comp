@@ -28,7 +28,7 @@ ARGUMENTS {
     uint rows;          // of the batch
     uint window;        // 0 for none
     float soft_cap;     // 0 for none
-};
+} p;
 
 #include "lib/flash_keys.glsl"
 const uint SUBGROUPS = THREADS / LANES, BM = SUBGROUPS * T;

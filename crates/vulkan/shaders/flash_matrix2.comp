@@ -26,7 +26,7 @@ ARGUMENTS {
     uint rows;          // of the batch
     uint window;        // 0 for none
     float soft_cap;     // 0 for none
-};
+} p;
 
 const uint T = 16, TURNED = 0;
 #include "lib/flash_keys.glsl"

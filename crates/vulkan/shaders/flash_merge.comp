@@ -9,7 +9,7 @@ ARGUMENTS {
     uint64_t tiles;
     uint64_t y;         // f16 [rows, heads * HEAD_DIM]
     uint window;
-};
+} p;
 
 void main() {
     Tile tile = Tiles(p.tiles).v[gl_WorkGroupID.z];

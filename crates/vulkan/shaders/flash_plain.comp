@@ -20,7 +20,7 @@ ARGUMENTS {
     uint stride;
     uint window;        // 0 for none
     float soft_cap;     // 0 for none
-};
+} p;
 
 #if defined(KV_F32)
 #define Four vec4

@@ -29,7 +29,7 @@ ARGUMENTS {
     uint rows, cols;
     float eps;
     uint y_stride;
-};
+} p;
 
 #ifdef GLU
 const uint MATRICES = 2;

@@ -26,7 +26,7 @@ ARGUMENTS {
     uint64_t y;             // f32 or f16 [tokens, stride], one after the other for each split
     uint rows, cols, tokens, stride;
     uint span;              // columns of a split, a multiple of BK where there are several
-};
+} p;
 #include "lib/halves.glsl"
 #include "lib/activation.glsl"
 

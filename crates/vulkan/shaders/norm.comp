@@ -20,7 +20,7 @@ ARGUMENTS {
     uint64_t rows;      // u32: rows to take, in order; 0 takes all
     uint width;
     float eps;
-};
+} p;
 shared float partial[64];
 shared float values[64 * 32];
 #include "lib/quantize.glsl"

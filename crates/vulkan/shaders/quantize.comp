@@ -7,7 +7,7 @@ ARGUMENTS {
     uint64_t x;         // f16 [groups * 32]
     uint64_t q, meta;
     uint groups;
-};
+} p;
 shared float values[1024];
 #include "lib/quantize.glsl"
 

@@ -23,7 +23,7 @@ ARGUMENTS {
     uint64_t queries;       // f16 [kv head][row][head of the group][Q_PITCH]
     uint pairs;
     float scale, eps;
-};
+} p;
 const uint ALL = HEADS + 2 * KV_HEADS;
 const uint FOURS = HEAD_DIM / 4;
 const uint ROUNDS = (FOURS + LANES - 1) / LANES;

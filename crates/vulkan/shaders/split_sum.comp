@@ -7,7 +7,7 @@ ARGUMENTS {
     uint64_t parts;     // f32 [splits, tokens, rows]
     uint64_t y;         // f32 or f16 [tokens, stride]
     uint rows, tokens, stride, splits;
-};
+} p;
 void main() {
     uint row = gl_GlobalInvocationID.x, token = gl_WorkGroupID.y;
     if (row >= p.rows) return;

@@ -13,7 +13,7 @@ ARGUMENTS {
     uint count;
     uint k;
     float soft_cap;     // 0 for none
-};
+} p;
 
 const uint NO_ID = 0xFFFFFFFFu;
 // Two sets, so that one barrier a round is enough.

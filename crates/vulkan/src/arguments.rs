@@ -1,4 +1,5 @@
-//! The arguments of one dispatch, written field by field in the order that the shader declares them (scalar layout).
+//! The arguments of one dispatch, written field by field in the order that the shader declares them (std140, which is the same as a plain struct's
+//! for addresses and single words).
 
 /// Builds a record of arguments. Addresses come first in every kernel, so no padding arises.
 #[derive(Default)]

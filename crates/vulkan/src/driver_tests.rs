@@ -280,6 +280,9 @@ fn what_a_device_does_not_allow_is_said() {
             other => panic!("{other}"),
         }
     };
+    let mut wide = norm(&x, &x, 1);
+    wide.arguments.resize(context.uniform_bytes_max as usize + 4, 0);
+    assert!(refused(wide).contains("a record of arguments"));
     if context.groups_max[2] < u32::MAX {
         let mut deep = norm(&x, &x, 1);
         deep.groups = Groups::Fixed([1, 1, context.groups_max[2] + 1]);

@@ -154,7 +154,8 @@ impl Commands {
     ) -> Result<Commands, VulkanError> {
         recording.dispatches.iter().try_for_each(|d| check(context, d))?;
         pipelines.prepare(recording.dispatches.iter().map(|d| &d.kernel))?;
-        let records = Records::new(context, recording.dispatches.iter().map(|d| d.arguments.as_slice()))?;
+        let records =
+            Records::new(context, pipelines, recording.dispatches.iter().map(|d| d.arguments.as_slice()))?;
         let device = &context.device;
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.queue_family());
         // SAFETY: plain creation; destroyed on drop.
@@ -254,8 +255,7 @@ impl Commands {
                 let pipeline = pipelines.get(&d.kernel)?;
                 self.begin_label(b, d.op);
                 device.cmd_bind_pipeline(b, vk::PipelineBindPoint::COMPUTE, pipeline.handle);
-                let record = self.records.address(at).to_le_bytes();
-                device.cmd_push_constants(b, pipelines.layout(), vk::ShaderStageFlags::COMPUTE, 0, &record);
+                self.records.bind(b, pipelines.layout(), at);
                 match d.groups {
                     Groups::Fixed([x, y, z]) => device.cmd_dispatch(b, x, y, z),
                 }

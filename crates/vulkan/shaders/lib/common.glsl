@@ -10,11 +10,10 @@
 #extension GL_EXT_integer_dot_product : require
 #extension GL_EXT_control_flow_attributes : require
 
-// A dispatch's arguments lie in a record of their own, one after the other from its start (`src/arguments.rs`), at a multiple of 64 bytes. The
-// kernel is given the record's address alone, so that a record can be any length, and be rewritten without recording anew.
-layout(buffer_reference) buffer Arguments;
-layout(push_constant, scalar) uniform Push { Arguments p; };
-#define ARGUMENTS layout(buffer_reference, scalar, buffer_reference_align = 64) readonly restrict buffer Arguments
+// A dispatch's arguments lie in a record of their own, one after the other from its start (`src/arguments.rs`). All records of a recording
+// are one uniform buffer, in which a dispatch begins at its own: so a record can be long, be rewritten without recording anew, and is read
+// through the caches for constants.
+#define ARGUMENTS layout(set = 0, binding = 0, std140) uniform Arguments
 
 layout(buffer_reference, scalar, buffer_reference_align = 4) buffer F32 { float v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 2) buffer F16 { float16_t v[]; };

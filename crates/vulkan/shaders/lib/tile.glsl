@@ -16,7 +16,7 @@ ARGUMENTS {
     uint64_t a, meta;       // activations: packed i8 and meta, or f16 [tokens, cols] alone
     uint64_t y, ymeta;      // f32 or f16 [tokens, stride], or packed i8 and meta
     uint rows, cols, tokens, stride;
-};
+} p;
 #include "lib/activation.glsl"
 
 const uint BK = 32 * GROUPS;
