@@ -286,6 +286,17 @@ pub struct BenchModelArgs {
         help_heading = "Tests"
     )]
     pub generate: Vec<usize>,
+    /// Sequences that write at once; with more than one they are requests, batched and sampled as any
+    #[arg(
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        value_parser = parse::positive,
+        allow_negative_numbers = true,
+        default_value = "1",
+        help_heading = "Tests"
+    )]
+    pub sequences: Vec<usize>,
     /// Depths: tokens already in the context
     #[arg(
         short,

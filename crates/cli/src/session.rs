@@ -72,6 +72,8 @@ pub struct EngineChoice<'a> {
     pub kv: KvType,
     /// Context in tokens.
     pub context: ContextChoice,
+    /// Sequences that run at once.
+    pub sequences: usize,
 }
 
 /// The text side of a model.
@@ -200,18 +202,19 @@ pub fn engine_on(
     choice: &EngineChoice<'_>,
 ) -> anyhow::Result<Engine> {
     let context = choice.context.resolve(spec.context_max).map_err(usage)?;
-    let options = EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() };
-    let placement = match choice.place {
+    let (kv_type, sequences_max) = (choice.kv, choice.sequences);
+    let options = EngineOptions { context, kv_type, sequences_max, ..EngineOptions::default() };
+    let placements = match choice.place {
         Some(rules) => rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?,
-        None => Placement::single(spec)?,
+        None => Placement::single(spec)?.into(),
     };
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     for (index, opened) in opened.iter().enumerate() {
-        let need = Need::of(&placement.part(spec, index), &options);
+        let need = Need::of(&placements.part(spec, index), &options);
         opened.check_room(&need).with_context(cannot)?;
     }
     let devices = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
-    let engine = Engine::new(spec, source, devices, placement, options, &mut |_| {});
+    let engine = Engine::new(spec, source, devices, placements, options, &mut |_| {});
     engine.with_context(cannot)
 }
 

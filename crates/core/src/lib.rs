@@ -30,7 +30,7 @@ pub use check::BlockError;
 pub use cost::{BatchShape, Cost, Span};
 pub use device::{
     BlockId, Crossing, Device, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime, MemoryUse,
-    RateKind, Roofline, Sharing, StreamId, Work, run_to_end,
+    RateKind, Roofline, Sharing, StateCopy, StateWay, StreamId, Work, run_to_end,
 };
 pub use error::{DeviceError, WeightError};
 pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};

@@ -270,6 +270,13 @@ fn what_crosses_is_what_the_host_sees() {
 }
 
 #[test]
+fn pages_of_state_keep_their_bytes() {
+    let Some(device) = apart(true) else { return };
+    let device: Arc<dyn Device> = Arc::new(device);
+    unicorn_cases::pages::check(&device).unwrap();
+}
+
+#[test]
 fn a_device_that_goes_ends_what_it_has() {
     for imports in [true, false] {
         let Some(device) = apart(imports) else { return };

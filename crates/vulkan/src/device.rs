@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 
 use unicorn_core::{
     Block, BlockId, Device, DeviceError, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime,
-    MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId, TensorType, WeightSource,
-    Work,
+    MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId, TensorType,
+    WeightSource, Work,
 };
 
 use crate::context::Context;
@@ -209,6 +209,10 @@ impl Device for VulkanDevice {
 
     fn submit(&self, work: Work) {
         self.inner.submit(work);
+    }
+
+    fn copy_state(&self, copy: StateCopy) {
+        self.inner.copy_state(copy);
     }
 
     fn memory(&self) -> MemoryUse {

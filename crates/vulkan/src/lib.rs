@@ -42,6 +42,7 @@ mod memory;
 mod nodes;
 #[cfg(test)]
 mod null_driver;
+mod pages;
 mod pipeline;
 mod pipeline_file;
 mod place;

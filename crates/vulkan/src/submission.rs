@@ -16,7 +16,7 @@ use crate::scratch::Capacity;
 use crate::select::{self, FlashTiling, Path};
 use crate::state::{Inner, State};
 use crate::stream::{Shape, Wanted, Ways};
-use crate::told::Told;
+use crate::told::{Told, ToldWork};
 use crate::waiter::{Submitted, Watch};
 
 impl Inner {
@@ -49,20 +49,25 @@ impl Inner {
         let mut state = self.lock();
         match self.enqueue(&mut state, &work) {
             Ok(ends) => {
-                let what = self.told(&state, &work);
+                let what = Told::Work(self.told(&state, &work));
                 // Under the lock, so that the order is that of the queue.
                 self.submissions.push(Submitted { ends, started, done: work.done, what });
                 drop(state);
-                if self.waits_itself.load(Ordering::Relaxed) {
-                    while let Some(submitted) = self.submissions.pop() {
-                        self.tell(submitted, &mut None);
-                    }
-                }
+                self.tell_unwatched();
             }
             Err(error) => {
                 drop(state);
                 work.done.give(Err(Arc::new(error)));
             }
+        }
+    }
+
+    /// Waits for what was submitted, where no thread does.
+    pub(crate) fn tell_unwatched(&self) {
+        while self.waits_itself.load(Ordering::Relaxed)
+            && let Some(submitted) = self.submissions.pop()
+        {
+            self.tell(submitted, &mut None);
         }
     }
 
@@ -81,12 +86,12 @@ impl Inner {
     }
 
     /// What is needed once work that was just submitted has ended.
-    fn told(&self, state: &State, work: &Work) -> Told {
+    fn told(&self, state: &State, work: &Work) -> ToldWork {
         let scratch = state.streams.get(&work.stream).map(|s| &s.scratch);
         let head = work.blocks.last().is_some_and(|b| matches!(state.blocks.get(b), Some(GpuBlock::Head(_))));
         // Where nothing executes there is nothing to read.
         let reads = head && !work.batch.outputs().is_empty() && !self.context.compile_only();
-        Told {
+        ToldWork {
             batch: work.batch.clone(),
             crossing: work.crossing,
             bytes: scratch.map_or(0, |s| self.crossing_bytes(s.sizes.width, &work.batch)),
@@ -362,13 +367,20 @@ impl Inner {
         let Submitted { ends, done, what, .. } = submitted;
         let fence = done.fence().id();
         let ended = self.context.wait(ends, "submitted blocks").map_err(|e| error.take().unwrap_or(e));
-        let result = ended.and_then(|()| self.gather(&what)).map_err(|e| Arc::new(self.fail(e)));
+        let result = ended.and_then(|()| match &what {
+            Told::Work(work) => self.gather(work),
+            Told::Pages(pages) => {
+                self.land_pages(pages);
+                Ok(None)
+            }
+        });
+        let result = result.map_err(|e| Arc::new(self.fail(e)));
         done.give(result);
         self.submissions.forget(fence);
     }
 
     /// What ended work left behind. The state stays free for others meanwhile: what is read here is read before the stream's next batch.
-    fn gather(&self, told: &Told) -> Result<Option<HeadOutput>, VulkanError> {
+    fn gather(&self, told: &ToldWork) -> Result<Option<HeadOutput>, VulkanError> {
         if let Some(shared) = &told.shared {
             let crossed = told.bytes as u64;
             let by_bus = if shared.in_place().is_some() { 0 } else { crossed };

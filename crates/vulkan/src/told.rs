@@ -2,13 +2,22 @@
 
 use std::sync::Arc;
 
-use unicorn_core::{Batch, Crossing};
+use unicorn_core::{Batch, Crossing, SharedBuffer};
 
 use crate::memory::Buffer;
 use crate::stream::Shared;
+use crate::transfer::Slot;
 
-/// What tells how submitted work ended.
-pub(crate) struct Told {
+/// What tells how something that was submitted ended.
+pub(crate) enum Told {
+    /// Work.
+    Work(ToldWork),
+    /// A copy of pages of state.
+    Pages(Pages),
+}
+
+/// What tells how work ended.
+pub(crate) struct ToldWork {
     pub(crate) batch: Arc<Batch>,
     /// Ways that its stream crosses, each with this many bytes.
     pub(crate) crossing: Crossing,
@@ -17,4 +26,13 @@ pub(crate) struct Told {
     pub(crate) shared: Option<Arc<Shared>>,
     /// Logits and selected tokens, where a head that is read was its last block.
     pub(crate) head: Option<(Arc<Buffer>, Arc<Buffer>)>,
+}
+
+/// Pages of state on their way.
+pub(crate) struct Pages {
+    pub(crate) slot: Slot,
+    /// Where they are wanted, once they are out.
+    pub(crate) saved: Option<Arc<SharedBuffer>>,
+    pub(crate) pages: usize,
+    pub(crate) page_bytes: u64,
 }

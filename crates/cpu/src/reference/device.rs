@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use unicorn_core::{
     Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, Instrument,
-    KernelTime, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId, TensorType,
-    WeightSource, Work,
+    KernelTime, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId,
+    TensorType, WeightSource, Work,
 };
 
 use super::{ActivationRounding, Attention, Embedding, Ffn, Head, KvCache, KvLayout, Weights, dot, widen};
-use crate::submitter::Submitter;
+use crate::submitter::{Job, Submitter};
 
 /// The oracle: runs every block in f64 on one thread of its own.
 pub struct ReferenceDevice {
@@ -92,7 +92,10 @@ impl ReferenceDevice {
     fn with_state(profile: DeviceProfile, state: State) -> ReferenceDevice {
         let inner = Arc::new(Inner { profile, state: Mutex::new(state) });
         let running = inner.clone();
-        let submitter = Submitter::start(&inner.profile.name, move |work| running.run(work));
+        let submitter = Submitter::start(&inner.profile.name, move |job| match job {
+            Job::Work(work) => running.run(work),
+            Job::Copy(copy) => running.copy(copy).map(|()| None),
+        });
         ReferenceDevice { submitter, inner }
     }
 }
@@ -151,6 +154,19 @@ impl Inner {
     }
 }
 
+impl Inner {
+    fn copy(&self, copy: &StateCopy) -> Result<(), DeviceError> {
+        let mut state = self.lock();
+        let State { blocks, copied, .. } = &mut *state;
+        let cache = match blocks.get_mut(&copy.mixer).map(|b| (&mut b.op, &b.block)) {
+            Some((Op::Attention { kv: Some(kv), .. }, Block::Attention { spec, .. })) => (kv, spec.head_dim),
+            _ => return Err(self.invalid(format!("block {} has no state", copy.mixer.0))),
+        };
+        *copied += cache.0.copy(cache.1, copy).map_err(|what| self.invalid(what))?;
+        Ok(())
+    }
+}
+
 impl Device for ReferenceDevice {
     fn profile(&self) -> &DeviceProfile {
         &self.inner.profile
@@ -201,7 +217,11 @@ impl Device for ReferenceDevice {
     }
 
     fn submit(&self, work: Work) {
-        self.submitter.submit(work);
+        self.submitter.submit(Job::Work(work));
+    }
+
+    fn copy_state(&self, copy: StateCopy) {
+        self.submitter.submit(Job::Copy(copy));
     }
 
     fn memory(&self) -> MemoryUse {

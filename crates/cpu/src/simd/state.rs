@@ -21,6 +21,8 @@ pub(super) struct State {
     pub(super) workspace: Workspace,
     /// Bytes of residual streams that came from other devices without a copy.
     pub(super) shared: u64,
+    /// Bytes of pages of state that were copied out or in.
+    pub(super) copied: u64,
     /// Per kernel, while profiling is on.
     pub(super) times: Option<HashMap<String, KernelTime>>,
 }

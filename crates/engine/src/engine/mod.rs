@@ -1,7 +1,7 @@
 //! The engine: a state machine that turns requests into tokens. It is a pump: batches are launched as soon as something is ready,
 //! and each that lands makes room for the next.
 
-mod batching;
+pub(crate) mod batching;
 mod evaluator;
 mod options;
 mod report;
@@ -12,18 +12,21 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use unicorn_core::{
-    BatchLimits, Device, ModelSpec, SequenceId, StateGroup, StateLayout, StateSpec, WeightSource,
+    Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, StateGroup, StateLayout,
+    StateSpec, WeightSource,
 };
 
 #[cfg(test)]
 use crate::RunStats;
-use crate::executor::Executor;
-use crate::kv::{StatePools, window_pages};
+use crate::executor::{Executor, StateMove};
+use crate::kv::{StatePages, StatePools, window_pages};
+use crate::placement::{Phase, Placements};
 use crate::prefix::PrefixCache;
 use crate::request::{Event, Failure, FinishReason, Request};
 use crate::sampling::Sampler;
 use crate::{AdmissionError, EngineError, Placement, PlacementError, Timeline};
 
+use batching::Room;
 pub(crate) use evaluator::Evaluator;
 pub use options::EngineOptions;
 pub use report::{DeviceReport, Report};
@@ -67,21 +70,24 @@ impl Engine {
         spec: &ModelSpec,
         source: &Arc<dyn WeightSource>,
         devices: Vec<Arc<dyn Device>>,
-        placement: Placement,
+        placements: impl Into<Placements>,
         options: EngineOptions,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Engine, EngineError> {
         options.validate(spec.context_max)?;
         let options = EngineOptions { prefill_chunk: options.prefill_chunk.min(options.context), ..options };
-        // The placement was checked against some spec and some number of devices; these must be the same.
-        let placement = Placement::new(spec, placement.devices(), placement.assignment().to_vec())?;
-        if let Some(block) = placement.assignment().iter().position(|d| *d >= devices.len()) {
-            let device = placement.device(block);
-            return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
+        let placements = placements.into();
+        for placement in placements.ways() {
+            // It was checked against some spec and some number of devices; these must be the same.
+            Placement::new(spec, placement.devices(), placement.assignment().to_vec())?;
+            if let Some(block) = placement.assignment().iter().position(|d| *d >= devices.len()) {
+                let device = placement.device(block);
+                return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
+            }
         }
-        let lanes = lanes(&placement, &options);
-        let executor = load(Arc::new(spec.clone()), source, devices, placement, lanes + 1, progress)?;
-        let ahead = ahead(lanes, &options);
+        let ahead = ahead(&placements, &options);
+        let flights = placements.ways().iter().map(|placement| room(placement, &options).flights).sum();
+        let mut executor = load(Arc::new(spec.clone()), source, devices, placements, flights, progress)?;
         let layout = layout(spec, &options, ahead);
         executor.reserve(&layout, options.prefill_chunk.saturating_add(options.sequences_max))?;
         let pools = StatePools::new(&layout, ahead);
@@ -221,34 +227,72 @@ impl Engine {
         self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
     }
 
-    /// Batches that the devices can work on at once.
-    fn lanes(&self) -> usize {
-        lanes(self.executor.placement(), &self.options)
+    /// Batches that the devices of a phase can work on at once.
+    pub(crate) fn lanes(&self, phase: Phase) -> usize {
+        self.room(phase).lanes
     }
 
-    /// Tokens of prompts in a batch, of prompts of `tokens` in all: a chunk, less where that would leave a device without work. Batches
-    /// of equal size, as many for each lane: one that runs alone leaves the other devices idle.
-    fn share(&self, tokens: usize) -> usize {
-        let chunk = self.options.prefill_chunk;
-        let lanes = self.lanes();
-        if lanes == 1 {
-            return chunk;
+    /// How many batches of a phase may be on their way.
+    fn room(&self, phase: Phase) -> Room {
+        let placements = self.executor.placements();
+        let placement = if phase == Phase::Prefill { &placements.prefill } else { &placements.decode };
+        room(placement, &self.options)
+    }
+
+    /// What a sequence does next, as far as it matters where: one token runs where tokens are generated.
+    fn phase(&self, pending: usize) -> Phase {
+        if pending == 1 { Phase::Decode } else { Phase::Prefill }
+    }
+
+    /// Launches a batch once the devices of its phase have the state that it sees. `pages` are those of its sequences, and maybe of others.
+    fn send(
+        executor: &mut Executor,
+        batch: Batch,
+        phase: Phase,
+        pages: &mut [(SequenceId, &mut StatePages)],
+    ) -> Result<Option<u64>, DeviceError> {
+        let mut copies: Vec<StateMove> = Vec::new();
+        let slices = if executor.has_two_ways() { batch.slices() } else { &[] };
+        for slice in slices {
+            let Some((_, pages)) = pages.iter_mut().find(|p| p.0 == slice.sequence) else { continue };
+            let missing = pages.elsewhere(phase, slice.start as usize);
+            match executor.bring(phase, slice.sequence, &missing) {
+                Ok(brought) => copies.extend(brought),
+                Err(error) => {
+                    // The pages of those before are free once this batch is given up.
+                    let _: Vec<Outcome> = copies.iter().map(StateMove::wait).collect();
+                    return Err(error);
+                }
+            }
+            pages.written(phase, slice.end());
         }
-        let batches = tokens.div_ceil(chunk).max(1).next_multiple_of(lanes);
-        tokens.div_ceil(batches).clamp(chunk.min(CHUNK_MIN), chunk)
+        Ok(executor.launch(Arc::new(batch), phase, copies))
+    }
+
+    /// See [`batching::share`].
+    fn share(&self, tokens: usize) -> usize {
+        batching::share(tokens, self.options.prefill_chunk, self.lanes(Phase::Prefill))
     }
 }
 
-/// Rows that a batch has at least while a prompt has as many: fewer cost a reading of all weights each.
-const CHUNK_MIN: usize = 32;
+/// Batches of prompts in flight where several devices share the work. A batch that goes back and forth spends most of its time on the way
+/// where that is a bus, and with few of them the devices wait.
+const FLIGHTS_ACROSS: usize = 8;
 
-fn lanes(placement: &Placement, options: &EngineOptions) -> usize {
-    if placement.segments().len() > 1 { options.pipeline_parts } else { 1 }
+/// How many batches may be on their way under a placement.
+pub(crate) fn room(placement: &Placement, options: &EngineOptions) -> Room {
+    let chunk = options.prefill_chunk.min(options.context);
+    if placement.segments().len() < 2 {
+        return Room { lanes: 1, flights: 2, chunk };
+    }
+    let lanes = options.pipeline_parts;
+    Room { lanes, flights: FLIGHTS_ACROSS.max(lanes + 1), chunk }
 }
 
 /// Tokens of one sequence that are in flight at most.
-fn ahead(lanes: usize, options: &EngineOptions) -> usize {
-    options.prefill_chunk.saturating_mul(lanes + 1)
+fn ahead(placements: &Placements, options: &EngineOptions) -> usize {
+    let most = placements.ways().iter().map(|placement| room(placement, options).flights).max();
+    options.prefill_chunk.saturating_mul(most.unwrap_or(1))
 }
 
 /// The state that devices reserve. A sliding window needs pages for what its sequences see and have in flight, and for what the
@@ -288,25 +332,24 @@ fn load(
     spec: Arc<ModelSpec>,
     source: &Arc<dyn WeightSource>,
     devices: Vec<Arc<dyn Device>>,
-    placement: Placement,
+    placements: Placements,
     flights_max: usize,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Executor, EngineError> {
-    let total_bytes = (0..placement.devices()).map(|d| placement.weight_bytes(&spec, d)).sum();
+    let total_bytes = placements.weight_bytes(&spec);
     let mut seen = std::collections::HashSet::new();
     let mut loaded_bytes = 0;
-    let blocks = Vec::with_capacity(spec.blocks.len());
-    let mut executor = Executor::new(spec.clone(), placement, devices, blocks, flights_max);
+    let mut executor = Executor::new(spec.clone(), placements, devices, flights_max);
     progress(LoadProgress { loaded_bytes, total_bytes });
     for (index, block) in spec.blocks.iter().enumerate() {
-        let device = executor.placement().device(index);
-        let id = executor.devices()[device].load(block, source).map_err(|source| {
+        let devices = executor.load_next(|device, block| device.load(block, source)).map_err(|source| {
             let what = block.weights().first().map_or(String::new(), |w| w.name.clone());
             EngineError::Load { block: index, what, source }
         })?;
-        executor.push_block(id);
-        let new = block.weights().into_iter().filter(|w| seen.insert((device, w.span)));
-        loaded_bytes += new.map(|w| w.span.bytes).sum::<u64>();
+        for device in devices {
+            let new = block.weights().into_iter().filter(|w| seen.insert((device, w.span)));
+            loaded_bytes += new.map(|w| w.span.bytes).sum::<u64>();
+        }
         progress(LoadProgress { loaded_bytes, total_bytes });
     }
     Ok(executor)

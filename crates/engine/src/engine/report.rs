@@ -3,7 +3,8 @@
 use unicorn_core::{DeviceKind, MemoryUse};
 
 use super::Engine;
-use crate::RunStats;
+use crate::placement::Placements;
+use crate::{Placement, RunStats};
 
 /// A device as the engine uses it.
 #[derive(Clone, PartialEq, Debug)]
@@ -77,11 +78,26 @@ impl Report {
             self.stats.crossings,
             self.stats.crossing_bytes as f64 / MIB
         ));
+        if self.stats.state_bytes > 0 {
+            let mib = self.stats.state_bytes as f64 / MIB;
+            lines.push(format!("state from one phase's devices to the other's: {mib:.1} MiB"));
+        }
         lines
     }
 }
 
 impl Engine {
+    fn placement_lines(&self, names: &[String]) -> Vec<String> {
+        let Placements { prefill, decode } = self.executor.placements();
+        if prefill == decode {
+            return prefill.describe(names);
+        }
+        let of = |phase: &str, placement: &Placement| -> Vec<String> {
+            placement.describe(names).into_iter().map(|line| format!("{phase}: {line}")).collect()
+        };
+        [of("prefill", prefill), of("decode", decode)].concat()
+    }
+
     /// What was decided and what is held now.
     pub fn report(&self) -> Report {
         let names: Vec<String> = self.devices().iter().map(|d| d.profile().name.clone()).collect();
@@ -89,7 +105,7 @@ impl Engine {
             let device = &self.devices()[index];
             let mut kernels: Vec<(String, usize)> = Vec::new();
             let mut blocks = 0;
-            for (_, id) in self.executor.loaded().filter(|(d, _)| *d == index) {
+            for (_, id) in self.executor.loaded().into_iter().filter(|(d, _)| *d == index) {
                 blocks += 1;
                 for line in device.describe(id) {
                     match kernels.iter_mut().find(|k| k.0 == line) {
@@ -111,7 +127,7 @@ impl Engine {
             }
         };
         Report {
-            placement: self.executor.placement().describe(&names),
+            placement: self.placement_lines(&names),
             devices: (0..names.len()).map(device).collect(),
             pages_free: self.pools.pages().0,
             pages: self.pools.pages().1,

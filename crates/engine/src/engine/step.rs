@@ -1,6 +1,7 @@
 //! The pump: launch what can be launched, wait for a batch to land, choose tokens, launch again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, Select, SequenceId, Slice};
 
@@ -8,6 +9,7 @@ use super::sequence::{Fault, Sequence};
 use super::{Engine, batching};
 use crate::EngineError;
 use crate::executor::Landed;
+use crate::placement::Phase;
 use crate::request::{Event, Failure, FinishReason};
 use crate::sampling::{SampleError, Sampled};
 
@@ -59,14 +61,16 @@ impl Engine {
         }
         self.admit();
         while self.executor.has_room() {
-            let planned = self.plan();
+            let (planned, phase) = self.plan();
             if planned.is_empty() {
                 return;
             }
-            match self.batch(&planned) {
-                Ok(batch) => self.launch(batch),
-                // What was admitted is right, so this is a fault of the engine; it ends what it concerns and nothing else.
-                Err(error) => self.refuse(&planned, &error),
+            // What was admitted is right, so a wrong batch is a fault of the engine; it ends what it concerns and nothing else.
+            let invalid =
+                |error: BatchError| DeviceError::Invalid { device: "engine".into(), what: error.to_string() };
+            let launched = self.batch(&planned).map_err(invalid).and_then(|batch| self.launch(batch, phase));
+            if let Err(error) = launched {
+                self.refuse(&planned, error);
             }
         }
     }
@@ -88,39 +92,45 @@ impl Engine {
         }
     }
 
-    /// The sequences of the next batch with their numbers of tokens, pages reserved. Empty when nothing can be launched now.
-    ///
-    /// Where several devices share the work, as many batches as they can work on at once are on their way, each with its share of the
-    /// sequences and of the chunk. One batch more may follow when it only continues prompts: it keeps the devices busy while the
-    /// host reads what the first one brings, and no token waits for it.
-    fn plan(&mut self) -> Vec<(SequenceId, usize)> {
-        let lanes = self.lanes();
-        let flying = self.executor.in_flight().count();
+    /// The sequences of the next batch with their numbers of tokens, pages reserved, and where it runs. Empty when nothing can be launched
+    /// now.
+    fn plan(&mut self) -> (Vec<(SequenceId, usize)>, Phase) {
         let ready: Vec<usize> = (0..self.running.len()).filter(|i| self.running[*i].is_ready()).collect();
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
-            return self.reserve(&[(alone, self.running[alone].pending().min(self.options.prefill_chunk))]);
+            let count = self.running[alone].pending().min(self.options.prefill_chunk);
+            return (self.reserve(&[(alone, count)]), self.phase(self.running[alone].pending()));
         }
-        let decoding = self.running.iter().filter(|s| s.decodes()).count();
-        if flying >= lanes && decoding > 0 {
-            return Vec::new();
+        if !self.executor.has_two_ways() {
+            return (self.plan_of(&ready, Phase::Prefill), Phase::Prefill);
         }
-        let share = decoding.div_ceil(lanes);
-        let mut decoders = 0;
-        let chosen: Vec<usize> = ready
-            .into_iter()
-            .filter(|i| {
-                decoders += usize::from(self.running[*i].decodes());
-                !self.running[*i].decodes() || decoders <= share
-            })
-            .collect();
-        let pending: Vec<usize> = chosen.iter().map(|i| self.running[*i].pending()).collect();
-        // By whole prompts less what they reuse, not by what is left of them: or each batch would be half of the one before.
-        let whole = chosen.iter().map(|i| &self.running[*i]).map(|s| match s.decodes() {
-            true => 1,
-            false => s.tokens.len().saturating_sub(s.reused_tokens),
-        });
-        let counts = batching::plan(&pending, self.share(whole.sum()));
-        let wanted: Vec<(usize, usize)> = chosen.into_iter().zip(counts).filter(|w| w.1 > 0).collect();
+        // Tokens that someone waits for first; each phase has its own devices to keep busy.
+        for phase in [Phase::Decode, Phase::Prefill] {
+            let of = |i: &usize| self.phase(self.running[*i].pending()) == phase;
+            let ready: Vec<usize> = ready.iter().copied().filter(of).collect();
+            if !ready.is_empty() && self.executor.in_flight_of(phase) <= self.lanes(phase) {
+                let planned = self.plan_of(&ready, phase);
+                if !planned.is_empty() {
+                    return (planned, phase);
+                }
+            }
+        }
+        (Vec::new(), Phase::Prefill)
+    }
+
+    /// A batch of some of the `ready` sequences, for the devices of a phase: see [`batching::next`].
+    fn plan_of(&mut self, ready: &[usize], phase: Phase) -> Vec<(SequenceId, usize)> {
+        // Where prompts have devices of their own, a sequence there reads its tokens again, and nobody decodes.
+        let reads = self.executor.has_two_ways() && phase == Phase::Prefill;
+        let of = |s: &Sequence| batching::Ready {
+            pending: s.pending(),
+            prompt: s.tokens.len().saturating_sub(s.reused_tokens),
+            decodes: s.decodes() && !reads,
+        };
+        let turns: Vec<batching::Ready> = ready.iter().map(|i| of(&self.running[*i])).collect();
+        let decoding = if reads { 0 } else { self.running.iter().filter(|s| s.decodes()).count() };
+        let flying = self.executor.in_flight_of(phase);
+        let next = batching::next(&turns, decoding, flying, self.room(phase));
+        let wanted: Vec<(usize, usize)> = next.into_iter().map(|(i, tokens)| (ready[i], tokens)).collect();
         self.reserve(&wanted)
     }
 
@@ -194,19 +204,22 @@ impl Engine {
         Batch::new(slices, outputs, &self.limits)
     }
 
-    fn launch(&mut self, batch: Batch) {
-        for slice in batch.slices() {
-            if let Some(sequence) = self.running.iter_mut().find(|s| s.id == slice.sequence) {
-                sequence.launched += slice.tokens.len();
+    fn launch(&mut self, batch: Batch, phase: Phase) -> Result<(), DeviceError> {
+        let tokens: Vec<(SequenceId, usize)> =
+            batch.slices().iter().map(|s| (s.sequence, s.tokens.len())).collect();
+        let mut pages: Vec<_> = self.running.iter_mut().map(|s| (s.id, &mut s.pages)).collect();
+        Engine::send(&mut self.executor, batch, phase, &mut pages)?;
+        for (id, tokens) in tokens {
+            if let Some(sequence) = self.running.iter_mut().find(|s| s.id == id) {
+                sequence.launched += tokens;
                 sequence.flights += 1;
             }
         }
-        self.executor.launch(Arc::new(batch));
+        Ok(())
     }
 
-    fn refuse(&mut self, planned: &[(SequenceId, usize)], error: &BatchError) {
-        let what = error.to_string();
-        let error = Arc::new(DeviceError::Invalid { device: "engine".into(), what });
+    fn refuse(&mut self, planned: &[(SequenceId, usize)], error: DeviceError) {
+        let error = Arc::new(error);
         for (id, _) in planned {
             if let Some(at) = self.running.iter().position(|s| s.id == *id) {
                 let sequence = self.running.remove(at);
@@ -217,7 +230,8 @@ impl Engine {
 
     /// Records what a batch brought, chooses tokens and ends sequences.
     fn land(&mut self, landed: Landed) {
-        let Landed { batch, result, .. } = landed;
+        let start = Instant::now();
+        let Landed { batch, result, flight } = landed;
         if let Err(error) = &result
             && error.is_lost()
         {
@@ -256,6 +270,9 @@ impl Engine {
             };
             self.settle(at, sequence, reason);
         }
+        if !batch.outputs().is_empty() {
+            self.executor.note_sampling(flight, batch.outputs().len(), start);
+        }
     }
 
     /// Puts a sequence back in its place, or ends it for this reason or for one that waited until nothing of it was in flight.
@@ -278,6 +295,10 @@ impl Engine {
             None => {
                 if sequence.flights == 0 && sequence.failure.is_some() {
                     sequence.retry();
+                    if self.executor.has_two_ways() {
+                        // What failed may be the way of its state from one phase's devices to the other's.
+                        sequence.preempt();
+                    }
                 }
                 self.running.insert(at, sequence);
             }

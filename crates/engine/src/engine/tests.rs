@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use unicorn_core::BatchError;
 
 use super::*;
+use crate::placement::Placements;
 use crate::sampling::uniform;
 use crate::testing::{
     FakeDevice, Faults, Log, Pace, Ran, VOCAB, engine_of, engine_on, engine_with, sliding_spec, tiny_spec,
@@ -89,7 +90,7 @@ fn batches_give_the_same_text_as_single_requests() {
 /// An engine with two fake devices.
 fn engine_of_two(
     spec: &ModelSpec,
-    placement: Placement,
+    placement: impl Into<Placements>,
     paces: [Pace; 2],
     options: EngineOptions,
 ) -> (Engine, Log) {
@@ -193,7 +194,7 @@ fn sliding_windows_free_their_pages_and_change_no_text() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Whatever the placement, the pace of the devices, the chunks and the pages: every request ends with the text that it has alone on
     /// one device, and all pages come back.
@@ -201,11 +202,12 @@ proptest! {
     fn any_placement_schedule_and_budget_gives_the_same_text(
         layers in 1usize..4, window in prop::option::of(8usize..60), seed in any::<u64>(), paces in prop::array::uniform2(any::<bool>()),
         prefill_chunk in 1usize..90, pipeline_parts in 1usize..4, sequences_max in 1usize..5, pages in 6usize..40, keep in any::<bool>(),
-        lens in prop::collection::vec((1usize..150, 1usize..12), 1..7), cancel in prop::option::of((0usize..7, 0usize..30)),
+        apart in any::<bool>(), lens in prop::collection::vec((1usize..150, 1usize..12), 1..7), cancel in prop::option::of((0usize..7, 0usize..30)),
     ) {
         let spec = window.map_or_else(|| tiny_spec(layers), |w| sliding_spec(layers, w));
-        let assignment = (0..spec.blocks.len()).map(|i| (seed.rotate_left(i as u32 * 5) & 1) as usize).collect();
-        let placement = Placement::new(&spec, 2, assignment).unwrap();
+        let bit = |i: usize| (seed.rotate_left(i as u32 * 5) & 1) as usize;
+        let placement = |shift| Placement::new(&spec, 2, (0..spec.blocks.len()).map(|i| bit(i + shift)).collect()).unwrap();
+        let placement = Placements { prefill: placement(0), decode: placement(if apart { 7 } else { 0 }) };
         let paces = paces.map(|lazy| if lazy { LAZY } else { Pace::Eager });
         let options = EngineOptions {
             context: 192, prefill_chunk, pipeline_parts, sequences_max, kv_pages: Some(pages), ..options()
@@ -642,3 +644,5 @@ proptest! {
         prop_assert!(all_free(&engine));
     }
 }
+
+mod phases;

@@ -28,9 +28,9 @@ type Tests = Vec<(Test, usize)>;
 
 /// Runs all tests and prints one row for each.
 pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
-    let tests = tests(&args.prompt, &args.generate, &args.depth)?;
+    let tests = tests(&args.prompt, &args.generate, &args.sequences, &args.depth)?;
     let start = Instant::now();
-    let Benched { mut engine, devices, roofs, load_seconds } = open(args, longest(&tests), config)?;
+    let Benched { mut engine, devices, roofs, load_seconds } = open(args, &tests, config)?;
     if config.explains() {
         explain(&engine, start);
     }
@@ -81,9 +81,20 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
 }
 
 /// All tests, depth by depth, prompts first. Zero tokens are no test.
-fn tests(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Result<Tests> {
+fn tests(
+    prompts: &[usize],
+    generated: &[usize],
+    sequences: &[usize],
+    depths: &[usize],
+) -> anyhow::Result<Tests> {
     let prompts = prompts.iter().filter(|n| **n > 0).map(|n| Test::Prefill(*n));
-    let generated = generated.iter().filter(|n| **n > 0).map(|n| Test::Decode(*n));
+    let of = |tokens: usize| {
+        sequences.iter().map(move |sequences| match *sequences {
+            1 => Test::Decode(tokens),
+            sequences => Test::Together { tokens, sequences },
+        })
+    };
+    let generated = generated.iter().filter(|n| **n > 0).flat_map(|n| of(*n));
     let tests: Vec<Test> = prompts.chain(generated).collect();
     if tests.is_empty() {
         return Err(usage("nothing to measure: -p and -n are both 0"));
@@ -93,9 +104,8 @@ fn tests(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Re
 
 /// Context that the longest test needs.
 fn longest(tests: &Tests) -> usize {
-    let tokens = |test: &Test| match test {
-        Test::Prefill(n) | Test::Decode(n) => *n,
-    };
+    // Requests begin with a token at least, and the first one that they write is not counted.
+    let tokens = |test: &Test| test.length().saturating_add(if test.sequences() > 1 { 2 } else { 0 });
     tests.iter().map(|(test, depth)| tokens(test).saturating_add(*depth)).max().unwrap_or(1)
 }
 
@@ -109,10 +119,14 @@ struct Benched {
     load_seconds: f64,
 }
 
-fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Result<Benched> {
-    let context = ContextChoice::Exactly(context);
-    let choice =
-        EngineChoice { device: &args.device, place: args.place.place.as_ref(), kv: args.kv.kv, context };
+fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result<Benched> {
+    let choice = EngineChoice {
+        device: &args.device,
+        place: args.place.place.as_ref(),
+        kv: args.kv.kv,
+        context: ContextChoice::Exactly(longest(tests)),
+        sequences: tests.iter().map(|(test, _)| test.sequences()).max().unwrap_or(1),
+    };
     let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
         None => {
             let fetched = find_model(config.model(&args.model), config)?;
@@ -175,8 +189,7 @@ fn row(
     load_seconds: f64,
 ) -> Row {
     let spec = engine.spec();
-    let (Test::Prefill(tokens) | Test::Decode(tokens)) = result.test;
-    let per_second = result.median_min_max().0 / tokens as f64;
+    let per_second = result.median_min_max().0 / result.test.total() as f64;
     Row {
         test: result.name(),
         tokens_per_second: result.median_min_max().into(),
@@ -205,15 +218,18 @@ mod tests {
 
     #[test]
     fn every_test_is_run_at_every_depth() {
-        let tests = tests(&[512, 0], &[128], &[0, 4096]).unwrap();
+        let tests = tests(&[512, 0], &[128], &[1], &[0, 4096]).unwrap();
         let (pp, tg) = (Test::Prefill(512), Test::Decode(128));
         assert_eq!(tests, [(pp, 0), (tg, 0), (pp, 4096), (tg, 4096)]);
         assert_eq!(longest(&tests), 4608);
+        let together = super::tests(&[0], &[128], &[1, 8], &[0]).unwrap();
+        assert_eq!(together, [(tg, 0), (Test::Together { tokens: 128, sequences: 8 }, 0)]);
+        assert_eq!(longest(&together), 130);
         assert_eq!(longest(&vec![(pp, usize::MAX)]), usize::MAX);
     }
 
     #[test]
     fn nothing_to_measure_is_a_usage_error() {
-        assert_eq!(of_error(&tests(&[0], &[0], &[0]).unwrap_err()), Exit::Usage);
+        assert_eq!(of_error(&tests(&[0], &[0], &[1], &[0]).unwrap_err()), Exit::Usage);
     }
 }

@@ -63,12 +63,16 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
     let cpu = DeviceArgs { device: Some(DeviceChoice::cpu()), threads: args.device.threads };
     // Once for both, so that what it lacks is told once.
     let fetched = crate::session::find_model(model, config)?;
-    let mut base = Session::of(&fetched, &EngineChoice { device: &cpu, place: None, kv, context }, config)?;
+    let mut base = Session::of(
+        &fetched,
+        &EngineChoice { device: &cpu, place: None, kv, context, sequences: 1 },
+        config,
+    )?;
     let path = &fetched.path;
     let opened =
         unicorn_model::open(path).with_context(|| format!("cannot open model {}", path.display()))?;
     let device = open_limited(&args.device, args.tier, config)?;
-    let choice = EngineChoice { device: &args.device, place: None, kv, context };
+    let choice = EngineChoice { device: &args.device, place: None, kv, context, sequences: 1 };
     let source: Arc<dyn WeightSource> = opened.source.clone();
     let mut engine = engine_on(vec![device], &opened.spec, &source, &choice)?;
     let name = engine.devices().first().map_or(String::new(), |d| d.profile().name.clone());
