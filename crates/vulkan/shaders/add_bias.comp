@@ -2,7 +2,7 @@
 #include "lib/common.glsl"
 // y[row, i] += bias[i]: one workgroup row of the grid a row.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t y;         // f32 [rows, width]
     uint64_t bias;      // f32 [width]
     uint width;

@@ -20,7 +20,7 @@ layout(constant_id = 6) const uint FUSED = 0;
 layout(constant_id = 7) const uint OUTPUT = 0;      // 0 f32, 1 quantized, 2 f16
 layout(constant_id = 8) const uint LOTS = 1;        // lots of splits that threads of their own add up at the end; at most SUBGROUPS
 layout(constant_id = 9) const uint WANTED = 128;    // splits of a row that sees many positions; at most MOST_SPLITS
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t qkv;           // f32 [rows, (HEADS + 2 KV_HEADS) * HEAD_DIM]; q finished and scaled unless FUSED
     uint64_t bias;          // f32 [(HEADS + 2 KV_HEADS) * HEAD_DIM], 0 for none
     uint64_t q_norm, k_norm;// f32 [HEAD_DIM]

@@ -5,7 +5,7 @@
 // weight, quantized or as f32, with the sums of squares of x, one a group of 32 columns.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
 layout(constant_id = 1) const uint QUANTIZE = 0;    // 2 quantizes x times `next`, with sums of squares; 3 the same as f32
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t wq, wh, ws;
     uint64_t batch;     // rows
     uint64_t x;         // f32 [rows, width]

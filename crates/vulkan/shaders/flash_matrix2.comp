@@ -17,7 +17,7 @@ layout(constant_id = 3) const uint GROUP = 1;       // query heads of a kv head
 layout(constant_id = 4) const uint BC = 32;         // keys of a step
 layout(constant_id = 5) const uint SPLITS = 1;      // most splits of a tile's keys
 layout(constant_id = 6) const uint Q_STAYS = 1;     // queries stay in registers, else they are loaded in every step
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t queries;   // f16 [kv head][row][head of the group][DP], scaled, DP = HEAD_DIM rounded up to whole matrices
     uint64_t tiles, pages;
     uint64_t keys, values;

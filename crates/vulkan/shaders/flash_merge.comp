@@ -4,7 +4,7 @@
 // Puts the splits of a tile's keys together, in order: one workgroup a (head, row of the tile, tile). Tiles that were not split are done.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
 layout(constant_id = 1) const uint HEAD_DIM = 64;
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t partial;   // f32 [(row, split), heads, HEAD_DIM + 2]
     uint64_t tiles;
     uint64_t y;         // f16 [rows, heads * HEAD_DIM]

@@ -11,7 +11,7 @@ layout(constant_id = 1) const uint BM = 32;         // stacked rows of a workgro
 layout(constant_id = 3) const uint GROUP = 1;       // query heads of a kv head
 layout(constant_id = 4) const uint BC = 32;         // keys of a step
 layout(constant_id = 5) const uint SPLITS = 1;      // most splits of a tile's keys
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t queries;   // f32 [rows, stride], scaled
     uint64_t tiles, pages;
     uint64_t keys, values;

@@ -5,7 +5,7 @@
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
 layout(constant_id = 1) const uint ACTIVATION = 0;
 layout(constant_id = 2) const uint HAS_HALF = 0;
-layout(push_constant, scalar) uniform Push { uint64_t y, up, h; uint count; } p;
+ARGUMENTS { uint64_t y, up, h; uint count; } p;
 #include "lib/activation.glsl"
 void main() {
     uint i = flat_group() * gl_WorkGroupSize.x + gl_LocalInvocationID.x;

@@ -18,7 +18,7 @@ layout(constant_id = 6) const uint QUANTIZE = 0;     // 1 quantizes the result; 
 layout(constant_id = 7) const uint HAS_Y = 1;        // f32 output
 layout(constant_id = 8) const uint UNROLL = 1;
 layout(constant_id = 9) const uint ROWS = 1;         // 1, 2 or 4
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t wq, wh, ws;
     uint64_t uq, uh, us;    // up projection of a gated unit
     uint64_t a, meta;       // activations: packed i8 and meta, or f32

@@ -2,7 +2,7 @@
 #include "lib/common.glsl"
 // Logits of tokens that a row's mask does not allow become -inf; rows without a mask stay.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t x;         // f32 [rows, count]
     uint64_t masks;     // u32 [rows]: the word at which a row's mask begins, 0 for none; then the masks, 32 tokens a word
     uint count;

@@ -19,7 +19,7 @@ layout(constant_id = 6) const uint ACTIVATION = 0;
 layout(constant_id = 7) const uint OUTPUT = 0;      // 0 f32, 1 add to f32, 2 f16
 layout(constant_id = 8) const uint RAGGED = 0;      // the columns are no multiple of BK
 layout(constant_id = 9) const uint PREFETCH = 1;    // the next step's loads are in flight while this step's products run
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t wq, wh, ws;
     uint64_t uq, uh, us;    // up projection of a gated unit
     uint64_t a;             // f16 [tokens, cols]

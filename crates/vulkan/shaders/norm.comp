@@ -12,7 +12,7 @@ layout(constant_id = 3) const uint HAS_Y = 1;
 layout(constant_id = 4) const uint HAS_Q = 1;
 layout(constant_id = 5) const uint LISTED = 0;
 layout(constant_id = 6) const uint HAS_HALF = 0;
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t x;         // f32 [rows, width]
     uint64_t weight;    // f32 [width]; 0 leaves x as it is (quantization alone)
     uint64_t y;         // f32 or f16 [rows, width], 0 for none

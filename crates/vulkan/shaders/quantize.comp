@@ -3,7 +3,7 @@
 #include "lib/flat.glsl"
 // f16 activations to 8 bits: rows of whole groups of 32, one after the other.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t x;         // f16 [groups * 32]
     uint64_t q, meta;
     uint groups;

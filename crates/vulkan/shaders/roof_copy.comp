@@ -3,7 +3,7 @@
 // Copies a buffer with 16-byte loads and stores, FLIGHT of them under way in each thread: the copy bandwidth that the memory has. A driver's
 // own copy command may reach a third of it.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
-layout(push_constant, scalar) uniform Push { uint64_t x, y; uint count; } p;
+ARGUMENTS { uint64_t x, y; uint count; } p;
 const uint FLIGHT = 4;
 void main() {
     uint n = gl_NumWorkGroups.x * gl_WorkGroupSize.x;

@@ -3,7 +3,7 @@
 // Independent chains of multiply-adds: 8 f32 chains, or 8 chains of packed 4 x 8-bit dot products.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
 layout(constant_id = 1) const uint INTEGER = 0;
-layout(push_constant, scalar) uniform Push { uint64_t y; uint rounds; uint seed; } p;
+ARGUMENTS { uint64_t y; uint rounds; uint seed; } p;
 void main() {
     uint id = gl_GlobalInvocationID.x;
     if (INTEGER != 0) {

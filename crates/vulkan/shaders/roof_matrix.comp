@@ -5,7 +5,7 @@
 // Independent chains of matrix products, f16 with f32 accumulation, all in registers: 16 chains for each subgroup, as many as the largest tiles of our products have.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
 layout(constant_id = 1) const uint T = 16;  // edge of a cooperative matrix
-layout(push_constant, scalar) uniform Push { uint64_t y; uint rounds; uint seed; } p;
+ARGUMENTS { uint64_t y; uint rounds; uint seed; } p;
 
 // Small multiples of 1/8 that differ from element to element, so that nothing can be left out and nothing overflows.
 float16_t value(uint i, uint e) {

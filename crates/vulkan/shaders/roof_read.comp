@@ -2,7 +2,7 @@
 #include "lib/common.glsl"
 // Reads a buffer once with 16-byte loads: the read bandwidth that other kernels are held against.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
-layout(push_constant, scalar) uniform Push { uint64_t x, y; uint count; } p;
+ARGUMENTS { uint64_t x, y; uint count; } p;
 void main() {
     uint n = gl_NumWorkGroups.x * gl_WorkGroupSize.x;
     uvec4 sum = uvec4(0);

@@ -13,7 +13,7 @@ layout(constant_id = 3) const uint QK_NORM = 0;
 layout(constant_id = 4) const uint HAS_BIAS = 0;
 layout(constant_id = 5) const uint LANES = 8;       // at least 8, so that they reduce a group of 32 elements by shuffles
 layout(constant_id = 6) const uint Q_PITCH = 0;     // f16 elements of a head in `queries`, zeros past HEAD_DIM; 0: q stays in place
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t qkv;           // f32 [rows, (HEADS + 2 KV_HEADS) * HEAD_DIM]
     uint64_t bias;          // f32 [(HEADS + 2 KV_HEADS) * HEAD_DIM], 0 for none
     uint64_t q_norm, k_norm;// f32 [HEAD_DIM]

@@ -3,7 +3,7 @@
 // Adds the sums of a matrix product's splits: y = sum, y += sum, or h = sum in f16.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
 layout(constant_id = 1) const uint OUTPUT = 0;      // 0 f32, 1 add to f32, 2 f16
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t parts;     // f32 [splits, tokens, rows]
     uint64_t y;         // f32 or f16 [tokens, stride]
     uint rows, tokens, stride, splits;

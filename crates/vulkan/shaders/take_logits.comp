@@ -3,7 +3,7 @@
 #include "lib/flat.glsl"
 // Takes listed logits out of their rows, so that they are selected by whoever takes them: -inf stays behind.
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t x;         // f32 [rows, count]
     uint64_t list;      // u32: how many, unused, then (row, token) for each
     uint64_t taken;     // f32 for each

@@ -7,7 +7,7 @@ layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
 layout(constant_id = 1) const uint EACH = 1;        // values of a thread
 layout(constant_id = 2) const uint PAIRS = 0;       // the input is pairs, not logits
 layout(constant_id = 3) const uint LAST = 1;        // the result is the answer: soft cap
-layout(push_constant, scalar) uniform Push {
+ARGUMENTS {
     uint64_t x;         // f32 [rows, count], or (float value, uint id) [rows, count]
     uint64_t out_;      // (float value, uint id) [rows, slices, k]; with LAST (uint id, float logit) [rows, k], ids that an embedding can read
     uint count;

@@ -16,6 +16,9 @@ use crate::profile::GpuProfile;
 use crate::statistics::{SharedStatistics, Statistics};
 use crate::validation::{SharedMessages, Validation};
 
+/// More than any kernel takes; some drivers allow 4 GiB.
+const RECORD_BYTES_MAX: u64 = 64 << 10;
+
 /// An open device. All Vulkan objects made from it must be dropped before it; they hold an `Arc` of it.
 pub struct Context {
     library: Library,
@@ -42,6 +45,9 @@ pub struct Context {
     pretended: AtomicU64,
     /// Most workgroups of a dispatch in x, y and z.
     pub(crate) groups_max: [u32; 3],
+    /// Where a record of arguments may begin, and how long it may be.
+    pub(crate) uniform_align: usize,
+    pub(crate) uniform_bytes_max: u64,
     /// What tells this device and driver from others, for files that hold compiled pipelines.
     pub(crate) identity: Identity,
     /// Names for debuggers and validation messages, where they were asked for.
@@ -106,6 +112,8 @@ impl Context {
         let labels = library.labels.then(|| ash::ext::debug_utils::Device::new(instance, &device));
         Ok(Context {
             groups_max: properties.limits.max_compute_work_group_count,
+            uniform_align: properties.limits.min_uniform_buffer_offset_alignment.max(16) as usize,
+            uniform_bytes_max: u64::from(properties.limits.max_uniform_buffer_range).min(RECORD_BYTES_MAX),
             identity: Identity {
                 vendor: properties.vendor_id,
                 device: properties.device_id,
@@ -153,13 +161,15 @@ impl Context {
             uploaded: AtomicU64::new(0),
             timestamp_mask: u64::MAX,
             profile,
-            memory_types: Default::default(),
+            memory_types: crate::null_driver::memory_types(),
             budget: false,
             statistics: None,
             host_import: None,
             pretended: AtomicU64::new(1 << 32),
             // Tests hold dispatches against what every device takes.
             groups_max: [u32::MAX; 3],
+            uniform_align: 256,
+            uniform_bytes_max: 16384,
             identity: Identity { vendor: 0, device: 0, driver: 0, uuid: [0; vk::UUID_SIZE] },
             labels: None,
             arena: Mutex::new(Arena::default()),

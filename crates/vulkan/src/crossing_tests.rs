@@ -218,7 +218,9 @@ fn each_crossing_is_counted_once() {
         let placed = Placed::new(vec![device], |_| 0);
         let memory = placed.attach(1, 16, sharing);
         let batch = placed.batch(1, 0, 9);
+        // The batch and the arguments of kernels are written once.
         placed.block(0, 0, &batch, NEITHER);
+        placed.block(2, 0, &batch, NEITHER);
         let counted = |crossing| {
             let before = device.memory();
             memory[0].write(&[0.25; 9 * WIDTH]);

@@ -107,7 +107,7 @@ mod tests {
         Dispatch {
             op: "test",
             kernel: Kernel { shader: "norm".into(), constants: Vec::new(), subgroup: 0 },
-            push: Vec::new(),
+            arguments: Vec::new(),
             groups: Groups::Fixed(groups),
             reads: Vec::new(),
             writes: Vec::new(),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use unicorn_core::{DeviceError, TensorType, Weight, WeightError, WeightSource, WeightSpan, quant};
 
+use crate::arguments::Arguments;
 use crate::blocks::flat_groups;
 use crate::context::Context;
 use crate::cut::Pace;
@@ -18,7 +19,6 @@ use crate::library::{Library, LibraryOptions};
 use crate::memory::Buffer;
 use crate::pipeline::Pipelines;
 use crate::place::Place;
-use crate::push::Push;
 use crate::recording::{Commands, Dispatch, Groups, Range, Recording, Timing};
 use crate::replay::{Bound, Recorded};
 use crate::transfer::{self, PIECE_BYTES, Uploader};
@@ -204,11 +204,11 @@ fn too_large_an_allocation_says_how_large() {
 /// A dispatch of `norm.comp` without a weight, which copies `rows` rows of 64 values from `x` to `y`.
 fn norm(x: &Buffer, y: &Buffer, rows: u32) -> Dispatch {
     let range = |b: &Buffer| Range { address: b.address(), bytes: b.bytes() };
-    let push = Push::new().addresses([x.address(), 0, y.address(), 0, 0, 0]).u32(64).f32(1e-6);
+    let arguments = Arguments::new().addresses([x.address(), 0, y.address(), 0, 0, 0]).u32(64).f32(1e-6);
     Dispatch {
         op: "norm",
         kernel: Kernel { shader: "norm".into(), constants: vec![64, 0, 0, 1, 0, 0], subgroup: 0 },
-        push: push.bytes(),
+        arguments: arguments.bytes(),
         groups: Groups::Fixed([rows, 1, 1]),
         reads: vec![range(x)],
         writes: vec![range(y)],
@@ -281,8 +281,8 @@ fn what_a_device_does_not_allow_is_said() {
         }
     };
     let mut wide = norm(&x, &x, 1);
-    wide.push.resize(132, 0);
-    assert!(refused(wide).contains("132 bytes of push constants"));
+    wide.arguments.resize(context.uniform_bytes_max as usize + 4, 0);
+    assert!(refused(wide).contains("a record of arguments"));
     if context.groups_max[2] < u32::MAX {
         let mut deep = norm(&x, &x, 1);
         deep.groups = Groups::Fixed([1, 1, context.groups_max[2] + 1]);
@@ -339,7 +339,7 @@ fn more_elements_than_a_row_of_workgroups_has() {
     recording.push(Dispatch {
         op: "soft_cap",
         kernel: Kernel { shader: "soft_cap".into(), constants: vec![256], subgroup: 0 },
-        push: Push::new().address(x.address()).u32(count).f32(30.0).bytes(),
+        arguments: Arguments::new().address(x.address()).u32(count).f32(30.0).bytes(),
         groups: Groups::Fixed(groups.map(|g| g as u32)),
         reads: vec![range],
         writes: vec![range],
@@ -381,4 +381,40 @@ fn copies_are_counted_once_in_both_directions() {
     context.wait_uploads().unwrap();
     let mut out = [0; 600];
     assert_eq!(counted(&mut || transfer::download(&context, &buffer, 0, &mut out).unwrap()), 600);
+}
+
+#[test]
+fn a_record_is_rewritten_without_recording_anew() {
+    let Some(context) = open() else { return };
+    let pipelines = Pipelines::new(&context, None).unwrap();
+    let rows = || Buffer::new(&context, Place::Readback, 16 * 256, "rows").unwrap();
+    let [x, y, other] = [rows(), rows(), rows()];
+    let values: Vec<u8> = (0..1024).flat_map(|i| ((i % 37) as f32 - 9.5).to_le_bytes()).collect();
+    x.write(0, &values);
+    // Two dispatches, the first with a record longer than push constants could be.
+    let mut recording = Recording::default();
+    let mut long = norm(&x, &y, 8);
+    long.arguments.resize(1000, 0xee);
+    recording.push(long);
+    recording.push(norm(&x, &y, 16));
+    let commands = Commands::encode(&context, &pipelines, &recording, false).unwrap();
+    let read = |b: &Buffer| {
+        let mut out = vec![0; 16 * 256];
+        b.read(0, &mut out);
+        out
+    };
+    for b in [&y, &other] {
+        b.write(0, &[0; 16 * 256]);
+    }
+    commands.run("a test").unwrap();
+    let expected = read(&y);
+    assert!(expected.iter().any(|b| *b != 0) && read(&other).iter().all(|b| *b == 0));
+    y.write(0, &[0; 16 * 256]);
+    let addresses = [x.address(), 0, other.address(), 0, 0, 0];
+    commands.rewrite(1, Arguments::new().addresses(addresses).u32(64).f32(1e-6));
+    commands.run("a test").unwrap();
+    assert_eq!(read(&other), expected);
+    // The first dispatch kept its record.
+    assert_eq!(read(&y)[..8 * 256], expected[..8 * 256]);
+    assert!(read(&y)[8 * 256..].iter().all(|b| *b == 0));
 }

@@ -1,6 +1,7 @@
 //! The Vulkan device: blocks as compute shaders, command buffers recorded once per batch shape and replayed.
 //!
-//! Invariants: buffers are reached by device address alone, so there are no descriptors; what changes from token to token (tokens,
+//! Invariants: buffers are reached by device address alone; the one descriptor is that of the addresses and sizes that a dispatch is given,
+//! a record in a uniform buffer (`records`), which can be rewritten without recording anew. What changes from token to token (tokens,
 //! positions, pages) comes from one buffer, so that a recording serves every token of its shape. A barrier stands only where a dispatch
 //! touches what another since the last barrier wrote (`recording`). Kernel choice is a pure function (`select`), made for a whole block
 //! before a weight is read: loading refuses a block that lacks a kernel, and recording relies on that. What batching
@@ -17,6 +18,7 @@
 //! kernels of other streams run meanwhile; what waits for what between queues goes by timelines (`waiting`, `waiter`).
 
 mod arena;
+mod arguments;
 mod blocks;
 mod context;
 #[cfg(test)]
@@ -49,10 +51,10 @@ mod profile;
 #[cfg(test)]
 mod profiles;
 mod prove;
-mod push;
 #[cfg(test)]
 mod recorded_tests;
 mod recording;
+mod records;
 mod replay;
 mod roofline;
 mod scratch;

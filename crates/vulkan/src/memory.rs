@@ -93,6 +93,7 @@ impl Buffer {
     ) -> Result<Buffer, VulkanError> {
         let device = &context.device;
         let usage = vk::BufferUsageFlags::STORAGE_BUFFER
+            | vk::BufferUsageFlags::UNIFORM_BUFFER
             | vk::BufferUsageFlags::SHADER_DEVICE_ADDRESS
             | vk::BufferUsageFlags::TRANSFER_SRC
             | vk::BufferUsageFlags::TRANSFER_DST
@@ -116,8 +117,7 @@ impl Buffer {
                 return Err(e);
             }
         };
-        // SAFETY: in the range that was taken, so inside the mapping.
-        let mapped = mapped.map(|m| Mapped(unsafe { m.0.add(offset as usize) }));
+        let mapped = mapped.map(|m| Mapped(m.0.wrapping_add(offset as usize)));
         let context = context.clone();
         let held = needs.size;
         let mut buffer = Buffer { context, handle, memory, offset, held, shared, address: 0, bytes, mapped };

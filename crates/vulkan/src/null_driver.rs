@@ -37,6 +37,19 @@ pub(crate) fn assert_within_limits(gpu: &GpuProfile, device: &ash::Device) {
     assert!((1..=most).contains(&threads), "{}: a workgroup of {threads} threads", gpu.name);
 }
 
+/// Memory that nothing is ever written to.
+pub(crate) fn memory_types() -> vk::PhysicalDeviceMemoryProperties {
+    let mut types = vk::PhysicalDeviceMemoryProperties {
+        memory_type_count: 1,
+        memory_heap_count: 1,
+        ..Default::default()
+    };
+    use vk::MemoryPropertyFlags as F;
+    types.memory_types[0].property_flags = F::DEVICE_LOCAL | F::HOST_VISIBLE | F::HOST_COHERENT;
+    types.memory_heaps[0].size = 1 << 40;
+    types
+}
+
 /// The driver's loader, instance and device.
 pub(crate) fn load() -> (ash::Entry, ash::Instance, ash::Device) {
     unsafe extern "system" fn nothing(_: vk::Instance, _: *const c_char) -> vk::PFN_vkVoidFunction {
@@ -84,11 +97,16 @@ destroy!(destroy_pipeline, vk::Pipeline);
 destroy!(destroy_cache, vk::PipelineCache);
 destroy!(destroy_pool, vk::CommandPool);
 destroy!(destroy_queries, vk::QueryPool);
+destroy!(destroy_set_layout, vk::DescriptorSetLayout);
+destroy!(destroy_sets, vk::DescriptorPool);
 create!(create_layout, vk::PipelineLayoutCreateInfo<'_>, vk::PipelineLayout);
 create!(create_module, vk::ShaderModuleCreateInfo<'_>, vk::ShaderModule);
 create!(create_cache, vk::PipelineCacheCreateInfo<'_>, vk::PipelineCache);
 create!(create_pool, vk::CommandPoolCreateInfo<'_>, vk::CommandPool);
 create!(create_queries, vk::QueryPoolCreateInfo<'_>, vk::QueryPool);
+create!(create_set_layout, vk::DescriptorSetLayoutCreateInfo<'_>, vk::DescriptorSetLayout);
+create!(create_sets, vk::DescriptorPoolCreateInfo<'_>, vk::DescriptorPool);
+create!(allocate_memory, vk::MemoryAllocateInfo<'_>, vk::DeviceMemory);
 
 unsafe extern "system" fn destroy_device(device: vk::Device, _: *const vk::AllocationCallbacks<'_>) {
     // SAFETY: made by `load`; the device is destroyed once, after all that was made from it.
@@ -169,14 +187,73 @@ unsafe extern "system" fn end(_: vk::CommandBuffer) -> vk::Result {
 }
 unsafe extern "system" fn barrier(_: vk::CommandBuffer, _: *const vk::DependencyInfo<'_>) {}
 unsafe extern "system" fn bind(_: vk::CommandBuffer, _: vk::PipelineBindPoint, _: vk::Pipeline) {}
-unsafe extern "system" fn push(
+unsafe extern "system" fn bind_sets(
     _: vk::CommandBuffer,
+    _: vk::PipelineBindPoint,
     _: vk::PipelineLayout,
-    _: vk::ShaderStageFlags,
     _: u32,
     _: u32,
-    _: *const c_void,
+    _: *const vk::DescriptorSet,
+    _: u32,
+    _: *const u32,
 ) {
+}
+unsafe extern "system" fn allocate_sets(
+    _: vk::Device,
+    _: *const vk::DescriptorSetAllocateInfo<'_>,
+    out: *mut vk::DescriptorSet,
+) -> vk::Result {
+    // SAFETY: the caller passes room for the one set that it asks for.
+    unsafe { *out = vk::DescriptorSet::null() };
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn update_sets(
+    _: vk::Device,
+    _: u32,
+    _: *const vk::WriteDescriptorSet<'_>,
+    _: u32,
+    _: *const vk::CopyDescriptorSet<'_>,
+) {
+}
+unsafe extern "system" fn create_buffer(
+    _: vk::Device,
+    info: *const vk::BufferCreateInfo<'_>,
+    _: *const vk::AllocationCallbacks<'_>,
+    out: *mut vk::Buffer,
+) -> vk::Result {
+    // SAFETY: the caller passes what it asks for and room for a handle; the handle is the size, and never null.
+    unsafe { *out = vk::Buffer::from_raw((*info).size) };
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn buffer_needs(_: vk::Device, buffer: vk::Buffer, out: *mut vk::MemoryRequirements) {
+    // SAFETY: the caller passes room for what it asks.
+    unsafe { *out = vk::MemoryRequirements { size: buffer.as_raw(), alignment: 256, memory_type_bits: !0 } };
+}
+unsafe extern "system" fn bind_memory(
+    _: vk::Device,
+    _: vk::Buffer,
+    _: vk::DeviceMemory,
+    _: vk::DeviceSize,
+) -> vk::Result {
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn map_memory(
+    _: vk::Device,
+    _: vk::DeviceMemory,
+    _: vk::DeviceSize,
+    _: vk::DeviceSize,
+    _: vk::MemoryMapFlags,
+    out: *mut *mut c_void,
+) -> vk::Result {
+    // SAFETY: the caller passes room for an address. Where nothing executes nobody reads or writes there.
+    unsafe { *out = std::ptr::dangling_mut::<u64>().cast() };
+    vk::Result::SUCCESS
+}
+unsafe extern "system" fn buffer_address(
+    _: vk::Device,
+    _: *const vk::BufferDeviceAddressInfo<'_>,
+) -> vk::DeviceAddress {
+    1 << 48
 }
 unsafe extern "system" fn dispatch(commands: vk::CommandBuffer, x: u32, y: u32, z: u32) {
     for (most, groups) in Seen::of(commands).groups.iter().zip([x, y, z]) {
@@ -221,7 +298,19 @@ fn function(name: &CStr) -> *const c_void {
         b"vkEndCommandBuffer" => end as *const c_void,
         b"vkCmdPipelineBarrier2" => barrier as *const c_void,
         b"vkCmdBindPipeline" => bind as *const c_void,
-        b"vkCmdPushConstants" => push as *const c_void,
+        b"vkCmdBindDescriptorSets" => bind_sets as *const c_void,
+        b"vkAllocateDescriptorSets" => allocate_sets as *const c_void,
+        b"vkUpdateDescriptorSets" => update_sets as *const c_void,
+        b"vkCreateDescriptorSetLayout" => create_set_layout as *const c_void,
+        b"vkDestroyDescriptorSetLayout" => destroy_set_layout as *const c_void,
+        b"vkCreateDescriptorPool" => create_sets as *const c_void,
+        b"vkDestroyDescriptorPool" => destroy_sets as *const c_void,
+        b"vkCreateBuffer" => create_buffer as *const c_void,
+        b"vkGetBufferMemoryRequirements" => buffer_needs as *const c_void,
+        b"vkAllocateMemory" => allocate_memory as *const c_void,
+        b"vkMapMemory" => map_memory as *const c_void,
+        b"vkBindBufferMemory" => bind_memory as *const c_void,
+        b"vkGetBufferDeviceAddress" => buffer_address as *const c_void,
         b"vkCmdDispatch" => dispatch as *const c_void,
         b"vkCreateQueryPool" => create_queries as *const c_void,
         b"vkDestroyQueryPool" => destroy_queries as *const c_void,

@@ -10,7 +10,9 @@ use ash::vk;
 use crate::context::Context;
 use crate::error::VulkanError;
 use crate::kernel::Kernel;
+use crate::memory::Buffer;
 use crate::pipeline_file::PipelineFile;
+use crate::place::Place;
 use crate::statistics::Statistics;
 
 /// A compiled kernel.
@@ -22,7 +24,10 @@ pub(crate) struct Pipeline {
 /// Builds pipelines on demand and keeps them until it is dropped.
 pub(crate) struct Pipelines {
     context: Arc<Context>,
+    /// The only binding: the record of arguments, in a buffer of records.
+    arguments: vk::DescriptorSetLayout,
     layout: vk::PipelineLayout,
+    stand_in: Option<Arc<Buffer>>,
     cache: vk::PipelineCache,
     file: Option<PipelineFile>,
     built: Mutex<HashMap<Kernel, Pipeline>>,
@@ -30,9 +35,6 @@ pub(crate) struct Pipelines {
     unsaved: AtomicBool,
     notes: Mutex<Vec<String>>,
 }
-
-/// Push constants are the only bindings: device addresses and sizes. Vulkan guarantees 128 bytes.
-pub(crate) const PUSH_BYTES: u32 = 128;
 
 /// Threads that compile at once: drivers take tens of megabytes for each.
 const COMPILERS_MAX: usize = 8;
@@ -43,16 +45,27 @@ impl Pipelines {
     /// start reads it. A file that cannot be used is passed over with a note.
     pub(crate) fn new(context: &Arc<Context>, folder: Option<&Path>) -> Result<Pipelines, VulkanError> {
         let device = &context.device;
-        let push =
-            [vk::PushConstantRange::default().stage_flags(vk::ShaderStageFlags::COMPUTE).size(PUSH_BYTES)];
-        let info = vk::PipelineLayoutCreateInfo::default().push_constant_ranges(&push);
+        let binding = [vk::DescriptorSetLayoutBinding::default()
+            .descriptor_type(vk::DescriptorType::UNIFORM_BUFFER_DYNAMIC)
+            .descriptor_count(1)
+            .stage_flags(vk::ShaderStageFlags::COMPUTE)];
+        let info = vk::DescriptorSetLayoutCreateInfo::default().bindings(&binding);
+        // SAFETY: plain creation; destroyed below or on drop.
+        let arguments = unsafe { device.create_descriptor_set_layout(&info, None) }?;
+        let sets = [arguments];
+        let info = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
         // SAFETY: plain creation; destroyed on drop.
-        let layout = unsafe { device.create_pipeline_layout(&info, None) }?;
+        let layout = unsafe { device.create_pipeline_layout(&info, None) }.inspect_err(|_| {
+            // SAFETY: nothing was made from it.
+            unsafe { device.destroy_descriptor_set_layout(arguments, None) }
+        })?;
         // A pipeline from disk may come without the statistics of its compilation.
         let folder = folder.filter(|_| context.statistics.is_none());
         let mut pipelines = Pipelines {
             context: context.clone(),
+            arguments,
             layout,
+            stand_in: None,
             cache: vk::PipelineCache::null(),
             file: folder.map(|f| PipelineFile::new(f, context.identity)),
             built: Mutex::new(HashMap::new()),
@@ -68,6 +81,11 @@ impl Pipelines {
             Some(Ok(None)) | None => Vec::new(),
         };
         pipelines.cache = pipelines.make_cache(&known)?;
+        if context.compile_only() {
+            let what = "arguments of kernels";
+            let buffer = Buffer::with_memory(context, Place::Near, context.uniform_bytes_max, what)?;
+            pipelines.stand_in = Some(Arc::new(buffer));
+        }
         Ok(pipelines)
     }
 
@@ -92,6 +110,16 @@ impl Pipelines {
     /// What went wrong with the pipelines on disk, none of which stops anything.
     pub(crate) fn notes(&self) -> Vec<String> {
         self.notes.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// What stands in for records where nothing executes: a descriptor needs memory behind it.
+    pub(crate) fn stand_in(&self) -> Option<&Arc<Buffer>> {
+        self.stand_in.as_ref()
+    }
+
+    /// Layout of the set with the record.
+    pub(crate) fn arguments_layout(&self) -> vk::DescriptorSetLayout {
+        self.arguments
     }
 
     pub(crate) fn layout(&self) -> vk::PipelineLayout {
@@ -229,6 +257,7 @@ impl Drop for Pipelines {
             }
             self.context.device.destroy_pipeline_cache(self.cache, None);
             self.context.device.destroy_pipeline_layout(self.layout, None);
+            self.context.device.destroy_descriptor_set_layout(self.arguments, None);
         }
     }
 }

@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use ash::vk;
 
+#[cfg(test)]
+use crate::arguments::Arguments;
 use crate::context::Context;
 use crate::error::VulkanError;
 use crate::kernel::Kernel;
 use crate::lane::{Lane, Point};
-use crate::pipeline::{PUSH_BYTES, Pipelines};
+use crate::pipeline::Pipelines;
+use crate::records::Records;
 
 /// A range of device addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,8 +44,8 @@ pub(crate) struct Dispatch {
     pub op: &'static str,
     /// The kernel.
     pub kernel: Kernel,
-    /// Push constant bytes.
-    pub push: Vec<u8>,
+    /// The record of its arguments, as the shader declares them.
+    pub arguments: Vec<u8>,
     /// Workgroups.
     pub groups: Groups,
     /// Ranges read, constant weights left out.
@@ -122,6 +125,7 @@ pub(crate) struct Commands {
     pieces: Vec<ops::Range<usize>>,
     timing: Timing,
     queries: Option<vk::QueryPool>,
+    records: Records,
 }
 
 impl Commands {
@@ -150,12 +154,21 @@ impl Commands {
     ) -> Result<Commands, VulkanError> {
         recording.dispatches.iter().try_for_each(|d| check(context, d))?;
         pipelines.prepare(recording.dispatches.iter().map(|d| &d.kernel))?;
+        let records =
+            Records::new(context, pipelines, recording.dispatches.iter().map(|d| d.arguments.as_slice()))?;
         let device = &context.device;
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.queue_family());
         // SAFETY: plain creation; destroyed on drop.
         let pool = unsafe { device.create_command_pool(&info, None) }?;
-        let mut commands =
-            Commands { context: context.clone(), pool, buffers: Vec::new(), pieces, timing, queries: None };
+        let mut commands = Commands {
+            context: context.clone(),
+            pool,
+            buffers: Vec::new(),
+            pieces,
+            timing,
+            queries: None,
+            records,
+        };
         let info = vk::CommandBufferAllocateInfo::default()
             .command_pool(pool)
             .command_buffer_count(commands.pieces.len() as u32);
@@ -173,6 +186,12 @@ impl Commands {
             commands.record(pipelines, recording, &barriers, piece)?;
         }
         Ok(commands)
+    }
+
+    /// Gives a dispatch other arguments, without recording anew. The caller has waited for the last run.
+    #[cfg(test)]
+    pub(crate) fn rewrite(&self, dispatch: usize, arguments: Arguments) {
+        self.records.rewrite(dispatch, &arguments.bytes());
     }
 
     /// Dispatches of each piece.
@@ -228,14 +247,15 @@ impl Commands {
                 self.copy(b, &recording.before);
                 self.barrier(b, Stage::COPY, vk::AccessFlags2::TRANSFER_WRITE);
             }
-            for (i, d) in recording.dispatches[self.pieces[piece].clone()].iter().enumerate() {
-                if barriers[self.pieces[piece].start + i] || each {
+            for (i, at) in self.pieces[piece].clone().enumerate() {
+                let d = &recording.dispatches[at];
+                if barriers[at] || each {
                     self.barrier(b, Stage::COMPUTE_SHADER, vk::AccessFlags2::SHADER_STORAGE_WRITE);
                 }
                 let pipeline = pipelines.get(&d.kernel)?;
                 self.begin_label(b, d.op);
                 device.cmd_bind_pipeline(b, vk::PipelineBindPoint::COMPUTE, pipeline.handle);
-                device.cmd_push_constants(b, pipelines.layout(), vk::ShaderStageFlags::COMPUTE, 0, &d.push);
+                self.records.bind(b, pipelines.layout(), at);
                 match d.groups {
                     Groups::Fixed([x, y, z]) => device.cmd_dispatch(b, x, y, z),
                 }
@@ -380,9 +400,6 @@ fn check(context: &Context, d: &Dispatch) -> Result<(), VulkanError> {
         asked,
         most,
     };
-    if d.push.len() > PUSH_BYTES as usize {
-        return Err(limit(format!("{} bytes of push constants", d.push.len()), PUSH_BYTES as u64));
-    }
     let Groups::Fixed(groups) = d.groups;
     match (0..3).find(|i| groups[*i] > context.groups_max[*i]) {
         None => Ok(()),
@@ -402,7 +419,7 @@ mod tests {
         Dispatch {
             op: "test",
             kernel: Kernel { shader: "norm".into(), constants: Vec::new(), subgroup: 0 },
-            push: Vec::new(),
+            arguments: Vec::new(),
             groups: Groups::Fixed([1, 1, 1]),
             reads: ranges(reads),
             writes: ranges(writes),

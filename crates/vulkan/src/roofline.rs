@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use unicorn_core::Roofline;
 
+use crate::arguments::Arguments;
 use crate::context::Context;
 use crate::error::VulkanError;
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
 use crate::pipeline::Pipelines;
 use crate::place::Place;
-use crate::push::Push;
 use crate::recording::{Commands, Dispatch, Groups, Recording};
 use crate::select;
 
@@ -39,12 +39,12 @@ pub(crate) fn measure(context: &Arc<Context>, pipelines: &Pipelines) -> Result<R
         constants,
         subgroup: select::subgroup(gpu),
     };
-    let seconds = |kernel: Kernel, push: Push| -> Result<f64, VulkanError> {
+    let seconds = |kernel: Kernel, arguments: Arguments| -> Result<f64, VulkanError> {
         let mut recording = Recording::default();
         recording.push(Dispatch {
             op: "measure",
             kernel,
-            push: push.bytes(),
+            arguments: arguments.bytes(),
             groups: Groups::Fixed([groups, 1, 1]),
             reads: Vec::new(),
             writes: Vec::new(),
@@ -65,27 +65,29 @@ pub(crate) fn measure(context: &Arc<Context>, pipelines: &Pipelines) -> Result<R
     let threads = groups as u64 * THREADS as u64;
     let read = seconds(
         kernel("roof_read", vec![THREADS]),
-        Push::new().addresses([x.address(), y.address()]).u32((bytes / 16) as usize),
+        Arguments::new().addresses([x.address(), y.address()]).u32((bytes / 16) as usize),
     )?;
     let math = |integer: u32| {
         seconds(
             kernel("roof_math", vec![THREADS, integer]),
-            Push::new().address(y.address()).u32(rounds).u32(1),
+            Arguments::new().address(y.address()).u32(rounds).u32(1),
         )
     };
     let ops = |per_round: u64| (threads * rounds as u64 * per_round) as f64;
     let matrix = |edge: u32| {
         let threads = select::workgroup(THREADS as usize, gpu);
         let rounds = rounds / if gpu.software { MATRIX_ROUND_SOFTWARE } else { MATRIX_ROUND };
-        let push = Push::new().address(y.address()).u32(rounds).u32(1);
+        let arguments = Arguments::new().address(y.address()).u32(rounds).u32(1);
         let subgroups = groups as u64 * u64::from(threads / select::subgroup(gpu));
         let operations = subgroups * rounds as u64 * MATRIX_CHAINS * 2 * u64::from(edge).pow(3);
-        Ok::<f64, VulkanError>(operations as f64 / seconds(kernel("roof_matrix", vec![threads, edge]), push)?)
+        Ok::<f64, VulkanError>(
+            operations as f64 / seconds(kernel("roof_matrix", vec![threads, edge]), arguments)?,
+        )
     };
     let half = bytes / 2;
     let copy = seconds(
         kernel("roof_copy", vec![THREADS]),
-        Push::new().addresses([x.address(), x.address() + half]).u32((half / 16) as usize),
+        Arguments::new().addresses([x.address(), x.address() + half]).u32((half / 16) as usize),
     )?;
     Ok(Roofline {
         read_bytes_per_second: bytes as f64 / read,

@@ -128,6 +128,10 @@ impl<T> Watch<T> {
         let oldest = self.running.front().map(|r| r.submitted.ends.get(Lane::Compute));
         // What is submitted meanwhile is seen to end as well.
         let kernels = oldest.unwrap_or(reached.get(Lane::Compute).saturating_add(1));
+        // What was given to no queue has ended.
+        if kernels == 0 {
+            return Point::default();
+        }
         let next = Point::from(kernels);
         let arriving = self.running.iter().filter(|r| r.arrived.is_none()).map(|r| &r.submitted);
         let arriving = arriving.map(|s| s.ends.get(Lane::Inward)).find(|v| *v > reached.get(Lane::Inward));
@@ -215,6 +219,19 @@ mod tests {
         assert!(submissions.hand_over(&mut watch, false));
         assert_eq!(ended(&mut watch, point(2, 6, 2)), [2]);
         assert!(!submissions.hand_over(&mut watch, false));
+    }
+
+    #[test]
+    fn what_has_nothing_to_do_waits_for_nothing() {
+        let (_, mut watch) = watch(&[point(0, 1, 1), point(0, 0, 0)]);
+        assert_eq!(ended(&mut watch, point(0, 0, 0)), [0usize; 0]);
+        assert_eq!(ended(&mut watch, point(0, 1, 0)), [1]);
+        // The oldest is told at once, whatever is still on its way out.
+        let (_, mut empty) = self::watch(&[point(0, 1, 1), point(0, 0, 0), point(0, 2, 0)]);
+        assert_eq!(ended(&mut empty, point(0, 1, 0)), [1]);
+        let (_, mut alone) = self::watch(&[point(0, 0, 0), point(0, 1, 1)]);
+        assert_eq!(alone.next(&Point::default()), Point::default());
+        assert_eq!(ended(&mut alone, Point::default()), [0]);
     }
 
     #[test]

@@ -50,10 +50,13 @@ impl Context {
         }
         let begin = Instant::now();
         let polls = !self.profile().integrated && !self.profile().software;
-        while polls && begin.elapsed() <= POLL {
+        loop {
             let reached = self.reached(what)?;
             if done(&reached) {
                 return Ok(reached);
+            }
+            if !polls || begin.elapsed() > POLL {
+                break;
             }
             std::thread::yield_now();
         }

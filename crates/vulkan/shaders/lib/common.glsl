@@ -10,6 +10,11 @@
 #extension GL_EXT_integer_dot_product : require
 #extension GL_EXT_control_flow_attributes : require
 
+// A dispatch's arguments lie in a record of their own, one after the other from its start (`src/arguments.rs`). All records of a recording
+// are one uniform buffer, in which a dispatch begins at its own: so a record can be long, be rewritten without recording anew, and is read
+// through the caches for constants.
+#define ARGUMENTS layout(set = 0, binding = 0, std140) uniform Arguments
+
 layout(buffer_reference, scalar, buffer_reference_align = 4) buffer F32 { float v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 2) buffer F16 { float16_t v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) buffer U32 { uint v[]; };

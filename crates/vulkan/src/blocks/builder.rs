@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use unicorn_core::{KvType, StateGroup, StateSpec};
 
+use crate::arguments::Arguments;
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
 use crate::profile::GpuProfile;
-use crate::push::Push;
 use crate::recording::{Dispatch, Groups, Range, Recording};
 use crate::scratch::Scratch;
 use crate::select::{self, Form, Path, Router};
@@ -74,7 +74,7 @@ impl Builder<'_> {
         &mut self,
         op: &'static str,
         kernel: Kernel,
-        push: Push,
+        arguments: Arguments,
         groups: [usize; 3],
         reads: &[&Buffer],
         writes: &[&Buffer],
@@ -83,7 +83,7 @@ impl Builder<'_> {
         self.recording.push(Dispatch {
             op,
             kernel,
-            push: push.bytes(),
+            arguments: arguments.bytes(),
             groups: Groups::Fixed(groups.map(|g| g as u32)),
             reads: reads.iter().map(range).collect(),
             writes: writes.iter().map(range).collect(),
@@ -130,7 +130,7 @@ impl Builder<'_> {
             NormTo::Float(_) | NormTo::Half(_) | NormTo::Add(_) => None,
         };
         let (q, meta) = set.map_or((0, 0), |s| (s.q.address(), s.meta.address()));
-        let push = Push::new()
+        let arguments = Arguments::new()
             .addresses([x.address(), norm.map_or(0, |n| n.weight.address()), y, q, meta, list])
             .u32(width)
             .f32(norm.map_or(0.0, |n| n.eps));
@@ -150,7 +150,7 @@ impl Builder<'_> {
         if let NormRows::Listed(_) = rows {
             reads.push(&scratch.batch);
         }
-        self.dispatch(op, kernel, push, [count, 1, 1], &reads, &writes);
+        self.dispatch(op, kernel, arguments, [count, 1, 1], &reads, &writes);
     }
 }
 

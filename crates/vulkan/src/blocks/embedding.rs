@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::builder::{Builder, NextInput};
+use crate::arguments::Arguments;
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::push::Push;
 use crate::select;
 use crate::weights::Matrix;
 
@@ -30,7 +30,7 @@ impl EmbeddingBlock {
             constants: vec![threads, quantize],
             subgroup: select::subgroup(b.gpu),
         };
-        let push = Push::new()
+        let arguments = Arguments::new()
             .addresses(self.table.planes())
             .addresses([s.batch.address(), s.residual.address(), weight])
             .addresses(prepared)
@@ -44,7 +44,7 @@ impl EmbeddingBlock {
             _ => writes.extend([&s.normed.q, &s.normed.meta, &s.squares]),
         }
         let groups = [self.table.cols.div_ceil(threads as usize), b.rows, 1];
-        b.dispatch("embedding", kernel, push, groups, &[&s.batch], &writes);
+        b.dispatch("embedding", kernel, arguments, groups, &[&s.batch], &writes);
         b.prepared = next.is_some();
     }
 }

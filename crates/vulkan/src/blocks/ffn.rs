@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::builder::{Builder, NextInput, Norm, NormRows, NormTo, flat_groups};
 use super::linear::{Input, Output, Product, Quantize};
 use super::residual::NormedInput;
+use crate::arguments::Arguments;
 use crate::kernel::Kernel;
-use crate::push::Push;
 use crate::select::{self, FfnShape, Form, Path, Tier};
 use crate::weights::Matrix;
 
@@ -83,9 +83,9 @@ impl FfnBlock {
         let y = if half { &s.half_wide } else { &s.wide };
         let kernel =
             Kernel { shader: "glu".into(), constants: vec![256, self.activation, half as u32], subgroup: 0 };
-        let push =
-            Push::new().addresses([s.wide.address(), s.up.address(), s.half_wide.address()]).u32(count);
-        b.dispatch("ffn_glu", kernel, push, flat_groups(count, 256), &[&s.wide, &s.up], &[y]);
+        let arguments =
+            Arguments::new().addresses([s.wide.address(), s.up.address(), s.half_wide.address()]).u32(count);
+        b.dispatch("ffn_glu", kernel, arguments, flat_groups(count, 256), &[&s.wide, &s.up], &[y]);
         if form == Form::Quantized {
             b.norm("quantize", &s.wide, None, hidden, NormTo::Inner, NormRows::All);
         }

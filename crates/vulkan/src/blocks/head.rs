@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::builder::{Builder, Norm, NormRows, NormTo, flat_groups};
 use super::linear::{Input, Output, Product, Quantize};
+use crate::arguments::Arguments;
 use crate::edits::{EditShape, TAKE_THREADS};
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::push::Push;
 use crate::recording::Copy;
 use crate::select::{self, Form, HeadShape};
 use crate::stream::Wanted;
@@ -63,8 +63,8 @@ impl HeadBlock {
         let Some(cap) = self.soft_cap else { return };
         let count = b.outputs * self.weight.rows;
         let kernel = Kernel { shader: "soft_cap".into(), constants: vec![256], subgroup: 0 };
-        let push = Push::new().address(logits.address()).u32(count).f32(cap);
-        b.dispatch("soft_cap", kernel, push, flat_groups(count, 256), &[logits], &[logits]);
+        let arguments = Arguments::new().address(logits.address()).u32(count).f32(cap);
+        b.dispatch("soft_cap", kernel, arguments, flat_groups(count, 256), &[logits], &[logits]);
     }
 
     /// Bars what masks do not allow, and takes out the logits that the host adjusts.
@@ -76,16 +76,23 @@ impl HeadBlock {
             subgroup: 0,
         };
         if edits.masked {
-            let push = Push::new().addresses([s.logits.address(), s.masks.address()]).u32(vocab);
+            let arguments = Arguments::new().addresses([s.logits.address(), s.masks.address()]).u32(vocab);
             let grid = [vocab.div_ceil(256), b.outputs, 1];
-            b.dispatch("mask_logits", kernel("mask_logits", 256), push, grid, &[&s.masks], &[&s.logits]);
+            b.dispatch("mask_logits", kernel("mask_logits", 256), arguments, grid, &[&s.masks], &[&s.logits]);
         }
         if groups > 0 {
             let addresses = [s.logits.address(), s.take_list.address(), s.taken.address()];
-            let push = Push::new().addresses(addresses).u32(vocab);
+            let arguments = Arguments::new().addresses(addresses).u32(vocab);
             let (kernel, grid) =
                 (kernel("take_logits", TAKE_THREADS), flat_groups(groups * TAKE_THREADS, TAKE_THREADS));
-            b.dispatch("take_logits", kernel, push, grid, &[&s.logits, &s.take_list], &[&s.logits, &s.taken]);
+            b.dispatch(
+                "take_logits",
+                kernel,
+                arguments,
+                grid,
+                &[&s.logits, &s.take_list],
+                &[&s.logits, &s.taken],
+            );
         }
     }
 
@@ -93,15 +100,15 @@ impl HeadBlock {
     fn select(&self, b: &mut Builder<'_>, k: usize, cap: Option<f32>) {
         let (s, outputs, vocab) = (b.scratch, b.outputs, self.weight.rows);
         let plan = select::top(vocab, k, b.gpu);
-        let push = |from: &Buffer, to: &Buffer, count: usize| {
-            let push = Push::new().addresses([from.address(), to.address()]);
-            push.u32(count).u32(k).f32(cap.unwrap_or(0.0))
+        let arguments = |from: &Buffer, to: &Buffer, count: usize| {
+            let arguments = Arguments::new().addresses([from.address(), to.address()]);
+            arguments.u32(count).u32(k).f32(cap.unwrap_or(0.0))
         };
         let to = if plan.second.is_some() { &s.pairs } else { &s.top };
-        let (first, groups) = (push(&s.logits, to, vocab), [plan.slices, outputs, 1]);
+        let (first, groups) = (arguments(&s.logits, to, vocab), [plan.slices, outputs, 1]);
         b.dispatch("top_k", plan.first.clone(), first, groups, &[&s.logits], &[to]);
         if let Some(kernel) = &plan.second {
-            let second = push(&s.pairs, &s.top, plan.pairs(k));
+            let second = arguments(&s.pairs, &s.top, plan.pairs(k));
             b.dispatch("top_k", kernel.clone(), second, [1, outputs, 1], &[&s.pairs], &[&s.top]);
         }
     }

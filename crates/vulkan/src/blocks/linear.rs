@@ -1,9 +1,9 @@
 //! Matrix products of the batch's rows: by matrix-vector kernels, 8 rows a dispatch, or by tiles.
 
 use super::builder::{Builder, NextInput};
+use crate::arguments::Arguments;
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::push::Push;
 use crate::recording::{Dispatch, Range};
 use crate::scratch::{Activations, Scratch};
 use crate::select::{self, Fold, Path, Problem, Tier, TiledOutput, VECTOR_ROWS, VECTOR_TOKENS};
@@ -125,7 +125,7 @@ impl Builder<'_> {
             let groups = (first * groups_out) as u64;
             [target.q.address() + groups * 32, target.meta.address() + groups * 8]
         };
-        let push = Push::new()
+        let arguments = Arguments::new()
             .addresses(m.planes())
             .addresses(p.up_planes())
             .addresses(a)
@@ -137,7 +137,7 @@ impl Builder<'_> {
             .f32(eps)
             .u32(out.stride);
         let (reads, writes) = touched(s, fold, input, out);
-        let d = self.dispatch(p.op, kernel, push, [groups_out, 1, 1], &reads, &writes);
+        let d = self.dispatch(p.op, kernel, arguments, [groups_out, 1, 1], &reads, &writes);
         p.count(d, tokens);
         if let Some(y) = out.y.filter(|_| out.stride != m.rows && !out.accumulate) {
             // The columns beside these are other products', which need not wait for this one.
@@ -157,7 +157,7 @@ impl Builder<'_> {
         let element = if kind == TiledOutput::Half { 2 } else { 4 };
         let target = y.address() + (out.column * element) as u64;
         let (to, stride) = if tiled.splits > 1 { (s.splits.address(), m.rows) } else { (target, out.stride) };
-        let push = Push::new()
+        let arguments = Arguments::new()
             .addresses(m.planes())
             .addresses(p.up_planes())
             .addresses([a.address(), to])
@@ -172,13 +172,13 @@ impl Builder<'_> {
             reads.push(y);
         }
         let groups = [rows.div_ceil(tiled.tokens), m.rows.div_ceil(tiled.rows), tiled.splits];
-        let d = self.dispatch(p.op, tiled.kernel, push, groups, &reads, &[written]);
+        let d = self.dispatch(p.op, tiled.kernel, arguments, groups, &reads, &[written]);
         p.count(d, rows);
         if tiled.splits == 1 {
             return;
         }
         let kernel = Kernel { shader: "split_sum".into(), constants: vec![256, kind as u32], subgroup: 0 };
-        let push = Push::new()
+        let arguments = Arguments::new()
             .addresses([s.splits.address(), target])
             .u32(m.rows)
             .u32(rows)
@@ -188,7 +188,7 @@ impl Builder<'_> {
         if kind == TiledOutput::Add {
             reads.push(y);
         }
-        let d = self.dispatch("split_sum", kernel, push, [m.rows.div_ceil(256), rows, 1], &reads, &[y]);
+        let d = self.dispatch("split_sum", kernel, arguments, [m.rows.div_ceil(256), rows, 1], &reads, &[y]);
         d.bytes = (tiled.splits * rows * m.rows * 4) as u64;
     }
 }

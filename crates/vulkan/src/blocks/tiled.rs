@@ -2,9 +2,9 @@
 
 use super::builder::{Builder, flat_groups};
 use super::linear::{Input, Output, Product, Quantize};
+use crate::arguments::Arguments;
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::push::Push;
 use crate::select::{self, TiledOutput};
 
 impl<'a> Builder<'a> {
@@ -18,19 +18,19 @@ impl<'a> Builder<'a> {
             constants: vec![THREADS as u32],
             subgroup: select::subgroup(self.gpu),
         };
-        let push = Push::new()
+        let arguments = Arguments::new()
             .addresses([s.half_wide.address(), s.inner.q.address(), s.inner.meta.address()])
             .u32(groups);
         let count = flat_groups(groups * 32, THREADS);
-        self.dispatch("quantize", kernel, push, count, &[&s.half_wide], &[&s.inner.q, &s.inner.meta]);
+        self.dispatch("quantize", kernel, arguments, count, &[&s.half_wide], &[&s.inner.q, &s.inner.meta]);
     }
 
     /// Adds a row to each row of f32 `[rows, width]`.
     pub(crate) fn add_bias(&mut self, y: &Buffer, bias: &Buffer, width: usize) {
         let kernel = Kernel { shader: "add_bias".into(), constants: vec![64], subgroup: 0 };
-        let push = Push::new().addresses([y.address(), bias.address()]).u32(width);
+        let arguments = Arguments::new().addresses([y.address(), bias.address()]).u32(width);
         let groups = [width.div_ceil(64), self.rows, 1];
-        self.dispatch("add_bias", kernel, push, groups, &[y, bias], &[y]);
+        self.dispatch("add_bias", kernel, arguments, groups, &[y, bias], &[y]);
     }
 
     /// Where a tiled product writes and in which form; `None` for an output that asks for nothing.
@@ -62,7 +62,7 @@ impl<'a> Builder<'a> {
         let tiled = select::matrix_product(&p.problem(rows, kind), self.gpu);
         let element = if kind == TiledOutput::Half { 2 } else { 4 };
         let address = |b: Option<&Buffer>| b.map_or(0, Buffer::address);
-        let push = Push::new()
+        let arguments = Arguments::new()
             .addresses(m.planes())
             .addresses(p.up_planes())
             .addresses([a.address(), address(meta)])
@@ -77,7 +77,7 @@ impl<'a> Builder<'a> {
         }
         let writes: Vec<&Buffer> = std::iter::once(y).chain(ymeta).collect();
         let groups = [m.rows.div_ceil(tiled.rows), rows.div_ceil(tiled.tokens), 1];
-        let d = self.dispatch(p.op, tiled.kernel, push, groups, &reads, &writes);
+        let d = self.dispatch(p.op, tiled.kernel, arguments, groups, &reads, &writes);
         p.count(d, rows);
     }
 }

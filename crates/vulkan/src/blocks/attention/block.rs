@@ -6,9 +6,9 @@ use unicorn_core::AttentionSpec;
 
 use super::super::builder::{Builder, Norm};
 use super::super::linear::{Output, Product, Quantize};
+use crate::arguments::Arguments;
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::push::Push;
 use crate::select::{self, AttentionShape};
 use crate::weights::Matrix;
 
@@ -96,7 +96,7 @@ impl AttentionBlock {
             subgroup: select::subgroup(b.gpu),
         };
         let (q_norm, k_norm, eps) = self.norm_addresses();
-        let push = Push::new()
+        let arguments = Arguments::new()
             .addresses([s.qkv.address(), self.bias.as_ref().map_or(0, Buffer::address), q_norm, k_norm])
             .addresses([cache.turns.address(), s.batch.address(), b.pages_address(self.spec.state())])
             .addresses([cache.keys.address(), cache.values.address(), s.queries.address()])
@@ -108,7 +108,7 @@ impl AttentionBlock {
         let queries = if query_pitch == 0 { &s.qkv } else { &s.queries };
         let rows = b.rows;
         let writes = [queries, &cache.keys, &cache.values];
-        let d = b.dispatch("rope_kv", kernel, push, groups, &[&s.qkv, &s.batch], &writes);
+        let d = b.dispatch("rope_kv", kernel, arguments, groups, &[&s.qkv, &s.batch], &writes);
         d.bytes = (2 * rows * all * spec.head_dim * 4) as u64;
     }
 

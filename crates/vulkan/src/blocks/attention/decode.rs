@@ -3,9 +3,9 @@
 use super::super::builder::{Builder, NormRows, NormTo};
 use super::super::linear::Input;
 use super::block::{AttentionBlock, Cache};
+use crate::arguments::Arguments;
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::push::Push;
 use crate::scratch::Scratch;
 use crate::select::{self, Form};
 
@@ -97,7 +97,7 @@ impl AttentionBlock {
         for first in (0..b.rows).step_by(most) {
             let rows = most.min(b.rows - first);
             let from = |buffer: &Buffer, row_bytes: usize| buffer.address() + (first * row_bytes) as u64;
-            let push = Push::new()
+            let arguments = Arguments::new()
                 .address(from(&s.qkv, 4 * self.columns()))
                 .addresses([self.bias.as_ref().map_or(0, Buffer::address), q_norm, k_norm])
                 .addresses([
@@ -115,7 +115,8 @@ impl AttentionBlock {
                 .f32(spec.soft_cap.unwrap_or(0.0));
             let seen = b.spans.iter().flat_map(|&(start, rows)| start..start + rows).skip(first).take(rows);
             let seen: usize = seen.map(|p| (p + 1).min(visible)).sum();
-            let d = b.dispatch("attention", kernel.clone(), push, [heads, splits, rows], &reads, &writes);
+            let d =
+                b.dispatch("attention", kernel.clone(), arguments, [heads, splits, rows], &reads, &writes);
             d.bytes = (seen * position_bytes) as u64;
             d.flops = (4 * seen * attended) as u64;
         }

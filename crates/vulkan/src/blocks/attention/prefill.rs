@@ -3,9 +3,9 @@
 use super::super::builder::Builder;
 use super::super::linear::Input;
 use super::block::{AttentionBlock, Cache};
+use crate::arguments::Arguments;
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
-use crate::push::Push;
 use crate::select::{self, FlashProblem, Form, TILE_ROWS};
 
 impl AttentionBlock {
@@ -43,7 +43,7 @@ impl AttentionBlock {
             _ => (&s.queries, b.rows),
         };
         let y = &s.half_wide;
-        let push = Push::new()
+        let arguments = Arguments::new()
             .addresses([queries.address(), s.tiles_address(), b.pages_address(self.spec.state())])
             .addresses([cache.keys.address(), cache.values.address()])
             .addresses([y.address(), s.partial.address()])
@@ -55,7 +55,7 @@ impl AttentionBlock {
         let reads = [queries, &s.batch, &cache.keys, &cache.values];
         let writes: &[&Buffer] = if splits > 1 { &[y, &s.partial] } else { &[y] };
         let (flops, bytes) = self.work(b);
-        let d = b.dispatch("attention", flash.kernel, push, groups, &reads, writes);
+        let d = b.dispatch("attention", flash.kernel, arguments, groups, &reads, writes);
         d.flops = flops;
         d.bytes = bytes;
         if splits > 1 {
@@ -70,11 +70,11 @@ impl AttentionBlock {
             constants: vec![64, spec.head_dim as u32],
             subgroup: select::subgroup(b.gpu),
         };
-        let push = Push::new()
+        let arguments = Arguments::new()
             .addresses([s.partial.address(), s.tiles_address(), y.address()])
             .u32(spec.window.unwrap_or(0));
         let groups = [spec.heads, TILE_ROWS.min(b.rows), tiles];
-        b.dispatch("attention_merge", kernel, push, groups, &[&s.partial, &s.batch], &[y]);
+        b.dispatch("attention_merge", kernel, arguments, groups, &[&s.partial, &s.batch], &[y]);
     }
 
     /// Operations of the products of queries, keys and values that the mask leaves, and bytes of keys and values that are read.
