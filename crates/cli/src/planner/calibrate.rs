@@ -216,9 +216,9 @@ impl<'a> Bench<'a> {
     fn batch(&self, rows: usize, past: usize, read: bool) -> Result<Arc<Batch>, DeviceError> {
         let pages = (past + rows).div_ceil(PAGE_TOKENS) as u32;
         let tables = vec![(0..pages).collect()];
-        let slice = Slice { sequence: SequenceId(0), tokens: vec![0; rows], start: past as u32, tables };
-        let outputs =
-            read.then_some(OutputRow { row: rows as u32 - 1, select: Select::Top(1) }).into_iter().collect();
+        let slice =
+            Slice { sequence: SequenceId(0), tokens: vec![0; rows], start: past as u32, tables, slot: None };
+        let outputs = read.then_some(OutputRow::new(rows as u32 - 1, Select::Top(1))).into_iter().collect();
         let batch = Batch::new(vec![slice], outputs, &self.limits);
         batch.map(Arc::new).map_err(|e| DeviceError::Invalid {
             device: self.device.profile().name.clone(),
