@@ -35,6 +35,8 @@ const ONE_SECONDS_MAX: f64 = 0.7;
 /// A measurement is repeated until it has taken this long, but not more often than a few times.
 const ENOUGH: Duration = Duration::from_millis(60);
 const REPETITIONS: usize = 8;
+/// What takes longer than this is not timed again.
+const AGAIN: Duration = Duration::from_millis(1500);
 
 const LARGE: Shape = Shape {
     name: "large",
@@ -310,9 +312,11 @@ impl<'a> Bench<'a> {
         Ok(if each > 0.0 { each.min(whole / wanted as f64) } else { whole / wanted as f64 })
     }
 
-    /// Seconds of one block of each kind for each number of rows. All are timed twice, one after the other: what disturbs comes and goes.
+    /// Seconds of one block of each kind for each number of rows. All are timed twice, one after the other, unless that takes long: what
+    /// disturbs comes and goes.
     fn over_rows<const N: usize>(&self, kinds: [BlockKind; N]) -> Result<[Points; N], DeviceError> {
         let mut points = [const { Points::new() }; N];
+        let start = Instant::now();
         for (points, kind) in points.iter_mut().zip(kinds) {
             for rows in ROWS {
                 let expected =
@@ -322,6 +326,9 @@ impl<'a> Bench<'a> {
                 }
                 points.push((rows, self.time(kind, rows, 0, false, Crossing::default())?));
             }
+        }
+        if start.elapsed() > AGAIN {
+            return Ok(points);
         }
         for (points, kind) in points.iter_mut().zip(kinds) {
             for (rows, seconds) in points.iter_mut().filter(|p| p.1 < ONE_SECONDS_MAX / 4.0) {
