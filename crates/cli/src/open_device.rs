@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{DeviceError, DeviceKind, DeviceOptions, Instrument, Roofline};
-use unicorn_engine::PlaceRules;
+use unicorn_engine::{Need, PlaceRules};
 
 use crate::args::DeviceArgs;
 use crate::config::Config;
 use crate::devices::cache::{DeviceCache, Key, ago};
 use crate::devices::{DeviceChoice, OpenOptions, Tier, Watch, WatchedDevice, preferred};
 use crate::exit::{describe, usage};
-use crate::memory::Need;
+use crate::memory;
 use crate::output::{say, say_styled};
 use crate::parse::OrAuto;
 
@@ -54,7 +54,7 @@ impl Opened {
         match self.free_bytes {
             Some(free) if free < need.total() => Err(DeviceError::OutOfMemory {
                 device: self.device.profile().name.clone(),
-                what: need.to_string(),
+                what: memory::in_words(need),
                 requested: need.total(),
                 free,
             }),
@@ -252,7 +252,7 @@ mod tests {
         let device: Arc<dyn Instrument> = Arc::new(ReferenceDevice::new());
         let key = Key::new(device.profile(), 0);
         let mut opened = Opened { device, key, options: DeviceOptions::default(), free_bytes: Some(1000) };
-        let need = Need { weights: 600, kv: 300, scratch: 100 };
+        let need = Need { weights: 600, kv: 300, scratch: 100, crossing: 0 };
         assert!(opened.check_room(&need).is_ok());
         opened.free_bytes = Some(999);
         let error = opened.check_room(&need).unwrap_err();

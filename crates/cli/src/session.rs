@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{Engine, EngineOptions, PlaceRules, Placement};
+use unicorn_engine::{Engine, EngineOptions, Need, PlaceRules, Placement};
 use unicorn_model::{ModelError, Notice, OpenModel, OpenTokenizer};
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
@@ -15,7 +15,6 @@ use crate::clean::one_line;
 use crate::config::Config;
 pub use crate::context::ContextChoice;
 use crate::exit::usage;
-use crate::memory::Need;
 use crate::open_device::{self, Opened};
 use crate::output::say;
 use crate::progress::{self, Fetched};
@@ -206,8 +205,7 @@ pub fn engine_on(
         None => Placement::single(spec)?,
     };
     let cannot = || format!("cannot load {}", one_line(&spec.name));
-    for (index, opened) in opened.iter().enumerate() {
-        let need = Need::of(&placement.part(spec, index), &options);
+    for (opened, need) in opened.iter().zip(Need::of_placement(spec, &placement, &options)) {
         opened.check_room(&need).with_context(cannot)?;
     }
     let devices = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();

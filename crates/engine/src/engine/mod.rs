@@ -11,14 +11,13 @@ mod step;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use unicorn_core::{
-    BatchLimits, Device, ModelSpec, SequenceId, StateGroup, StateLayout, StateSpec, WeightSource,
-};
+use unicorn_core::{BatchLimits, Device, ModelSpec, SequenceId, WeightSource};
 
 #[cfg(test)]
 use crate::RunStats;
 use crate::executor::Executor;
-use crate::kv::{StatePools, window_pages};
+use crate::kv::StatePools;
+use crate::need::Reservation;
 use crate::prefix::PrefixCache;
 use crate::request::{Event, Failure, FinishReason, Request};
 use crate::sampling::Sampler;
@@ -44,6 +43,8 @@ pub struct Engine {
     spec: Arc<ModelSpec>,
     options: EngineOptions,
     executor: Executor,
+    /// See [`Engine::lanes`].
+    lanes: usize,
     /// What batches are held against.
     limits: Arc<BatchLimits>,
     pools: StatePools,
@@ -79,11 +80,9 @@ impl Engine {
             let device = placement.device(block);
             return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
         }
-        let lanes = lanes(&placement, &options);
-        let executor = load(Arc::new(spec.clone()), source, devices, placement, lanes + 1, progress)?;
-        let ahead = ahead(lanes, &options);
-        let layout = layout(spec, &options, ahead);
-        executor.reserve(&layout, options.prefill_chunk.saturating_add(options.sequences_max))?;
+        let Reservation { lanes, streams, rows, ahead, layout } = Reservation::of(spec, &placement, &options);
+        let executor = load(Arc::new(spec.clone()), source, devices, placement, streams, progress)?;
+        executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
         Ok(Engine {
             spec: executor.spec().clone(),
@@ -91,6 +90,7 @@ impl Engine {
             limits: Arc::new(BatchLimits { vocab: spec.vocab, state: Some(layout) }),
             options,
             executor,
+            lanes,
             pools,
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -223,7 +223,7 @@ impl Engine {
 
     /// Batches that the devices can work on at once.
     fn lanes(&self) -> usize {
-        lanes(self.executor.placement(), &self.options)
+        self.lanes
     }
 
     /// Tokens of prompts in a batch, of prompts of `tokens` in all: a chunk, less where that would leave a device without work. Batches
@@ -241,36 +241,6 @@ impl Engine {
 
 /// Rows that a batch has at least while a prompt has as many: fewer cost a reading of all weights each.
 const CHUNK_MIN: usize = 32;
-
-fn lanes(placement: &Placement, options: &EngineOptions) -> usize {
-    if placement.segments().len() > 1 { options.pipeline_parts } else { 1 }
-}
-
-/// Tokens of one sequence that are in flight at most.
-fn ahead(lanes: usize, options: &EngineOptions) -> usize {
-    options.prefill_chunk.saturating_mul(lanes + 1)
-}
-
-/// The state that devices reserve. A sliding window needs pages for what its sequences see and have in flight, and for what the
-/// windows of kept ones hold.
-fn layout(spec: &ModelSpec, options: &EngineOptions, ahead: usize) -> StateLayout {
-    let (page_tokens, all) = (options.page_tokens, options.pages());
-    let pages = |spec: StateSpec| match (
-        window_pages(spec, page_tokens, ahead),
-        window_pages(spec, page_tokens, 0),
-    ) {
-        (Some(running), Some(kept)) => {
-            let wanted = running
-                .saturating_mul(options.sequences_max)
-                .saturating_add(kept.saturating_mul(options.kept_max));
-            wanted.min(all)
-        }
-        _ => all,
-    };
-    let groups =
-        spec.state_groups().into_iter().map(|spec| StateGroup { spec, pages: pages(spec) }).collect();
-    StateLayout { page_tokens, positions: options.context, ty: options.kv_type, groups }
-}
 
 fn in_range(
     what: &'static str,

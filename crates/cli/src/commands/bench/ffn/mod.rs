@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use unicorn_cases::synthetic::{SyntheticLayout, SyntheticSource};
 use unicorn_core::{Block, DeviceError, DeviceKind, DeviceOptions, Instrument, WeightSource};
+use unicorn_engine::Need;
 
 use crate::args::BenchFfnArgs;
 use crate::config::Config;
 use crate::exit::{Exit, usage};
-use crate::memory::Need;
 use crate::open_device::open_limited;
 use crate::output::{Out, say};
 use block::block;
@@ -80,7 +80,8 @@ pub fn run(args: &BenchFfnArgs, config: &Config) -> anyhow::Result<Exit> {
 /// The memory for `copies` blocks like this one and a batch of `tokens` tokens.
 fn need(block: &Block, copies: u64, tokens: usize, wider: usize) -> Need {
     let weights = weight_bytes(block).saturating_mul(copies);
-    Need { weights, kv: 0, scratch: (tokens.saturating_mul(wider) * size_of::<f32>()) as u64 }
+    let scratch = (tokens.saturating_mul(wider) * size_of::<f32>()) as u64;
+    Need { weights, scratch, ..Need::default() }
 }
 
 fn weight_bytes(block: &Block) -> u64 {

@@ -1,0 +1,215 @@
+//! What the engine reserves and what a model needs of memory, by arithmetic alone: nothing is read, and no device is asked.
+
+use unicorn_core::{Block, ModelSpec, StateGroup, StateLayout, StateSpec};
+
+use crate::kv::window_pages;
+use crate::{EngineOptions, Placement};
+
+/// Sizes that an engine asks of its devices, the same for all of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Reservation {
+    /// Batches that the devices can work on at once.
+    pub lanes: usize,
+    /// Residual streams: one more than lanes, so that one can be made ready meanwhile.
+    pub streams: usize,
+    /// Rows of a batch at most.
+    pub rows: usize,
+    /// Tokens of one sequence that are in flight at most.
+    pub ahead: usize,
+    /// The state of every group.
+    pub layout: StateLayout,
+}
+
+impl Reservation {
+    /// The sizes for a model, or a part of one, that passes from one device to another if it is `split`.
+    pub fn new(spec: &ModelSpec, split: bool, options: &EngineOptions) -> Reservation {
+        let lanes = if split { options.pipeline_parts } else { 1 };
+        let streams = lanes.saturating_add(1);
+        let chunk = options.prefill_chunk.min(options.context);
+        let ahead = chunk.saturating_mul(streams);
+        Reservation {
+            lanes,
+            streams,
+            rows: chunk.saturating_add(options.sequences_max),
+            ahead,
+            layout: layout(spec, options, ahead),
+        }
+    }
+
+    /// The sizes for a model under a placement.
+    pub fn of(spec: &ModelSpec, placement: &Placement, options: &EngineOptions) -> Reservation {
+        Reservation::new(spec, placement.segments().len() > 1, options)
+    }
+
+    /// Bytes of the residual streams, `f32 [rows, width]` each.
+    pub fn stream_bytes(&self, width: usize) -> u64 {
+        floats(self.rows, width).saturating_mul(self.streams as u64)
+    }
+}
+
+/// The state that devices reserve. A sliding window needs pages for what its sequences see and have in flight, and for what the
+/// windows of kept ones hold.
+fn layout(spec: &ModelSpec, options: &EngineOptions, ahead: usize) -> StateLayout {
+    let (page_tokens, all) = (options.page_tokens.max(1), options.pages());
+    let pages = |spec: StateSpec| match (
+        window_pages(spec, page_tokens, ahead),
+        window_pages(spec, page_tokens, 0),
+    ) {
+        (Some(running), Some(kept)) => {
+            let wanted = running
+                .saturating_mul(options.sequences_max)
+                .saturating_add(kept.saturating_mul(options.kept_max));
+            wanted.min(all)
+        }
+        _ => all,
+    };
+    let groups =
+        spec.state_groups().into_iter().map(|spec| StateGroup { spec, pages: pages(spec) }).collect();
+    StateLayout { page_tokens, positions: options.context, ty: options.kv_type, groups }
+}
+
+/// Bytes of memory that a device needs, by what they are for. Devices themselves know better what they hold: this is for comparing
+/// placements without one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Need {
+    /// Weights as they lie in the file; devices pack them into about as many bytes.
+    pub weights: u64,
+    /// The KV cache.
+    pub kv: u64,
+    /// Activations, residual streams and logits, roughly.
+    pub scratch: u64,
+    /// Buffers in host memory for residual streams that cross between devices; 0 where none does. All devices share them.
+    pub crossing: u64,
+}
+
+impl Need {
+    /// What a model needs that is whole on one device.
+    pub fn of(spec: &ModelSpec, options: &EngineOptions) -> Need {
+        Need::with(spec, &Reservation::new(spec, false, options))
+    }
+
+    /// What each device needs for its part of a model. The buffers for crossing are told for each, but are there once.
+    pub fn of_placement(spec: &ModelSpec, placement: &Placement, options: &EngineOptions) -> Vec<Need> {
+        let reservation = Reservation::of(spec, placement, options);
+        let crosses = placement.segments().len() > 1;
+        let crossing = if crosses { reservation.stream_bytes(spec.width) } else { 0 };
+        let part = |device| Need { crossing, ..Need::with(&placement.part(spec, device), &reservation) };
+        (0..placement.devices()).map(part).collect()
+    }
+
+    /// What the blocks of a part need under these sizes, without the buffers for crossing.
+    fn with(part: &ModelSpec, sizes: &Reservation) -> Need {
+        if part.blocks.is_empty() {
+            return Need::default();
+        }
+        let kv = part.blocks.iter().map(|block| kv_bytes(block, &sizes.layout)).fold(0, u64::saturating_add);
+        // Blocks run one after the other and use the same buffers.
+        let buffers = part.blocks.iter().map(|block| activation_bytes(block, sizes.rows)).max().unwrap_or(0);
+        Need {
+            weights: part.weight_bytes(),
+            kv,
+            scratch: buffers.saturating_add(sizes.stream_bytes(part.width)),
+            crossing: 0,
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        [self.weights, self.kv, self.scratch, self.crossing].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+/// Bytes of keys and values that a block's pages hold; 0 for blocks that are no mixers.
+fn kv_bytes(block: &Block, layout: &StateLayout) -> u64 {
+    let Block::Attention { spec, .. } = block else { return 0 };
+    let row = layout.ty.tensor_type().row_bytes(spec.head_dim).unwrap_or(0) as u64;
+    let positions = (layout.pages(spec.state()) as u64).saturating_mul(layout.page_tokens as u64);
+    // Keys and values.
+    (2 * spec.kv_heads as u64).saturating_mul(row).saturating_mul(positions)
+}
+
+/// Bytes of what a block computes for `rows` rows beside the residual stream.
+fn activation_bytes(block: &Block, rows: usize) -> u64 {
+    match block {
+        Block::Embedding { .. } => 0,
+        // The normed input, queries and what they attend to, keys and values, the output.
+        Block::Attention { spec, .. } => {
+            let heads = spec.heads.saturating_add(spec.kv_heads).saturating_mul(2);
+            floats(rows, heads.saturating_mul(spec.head_dim).saturating_add(2 * spec.width))
+        }
+        // The normed input, gate and up, the output.
+        Block::Ffn { spec, .. } => floats(rows, spec.hidden.saturating_mul(2).saturating_add(2 * spec.width)),
+        // Logits are read for few rows.
+        Block::Head { spec, .. } => floats(1, spec.vocab).saturating_add(floats(rows, spec.width)),
+    }
+}
+
+/// Bytes of an `f32` array.
+fn floats(rows: usize, width: usize) -> u64 {
+    (rows as u64).saturating_mul(width as u64).saturating_mul(size_of::<f32>() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use unicorn_core::KvType;
+
+    use super::*;
+    use crate::testing::{sliding_spec, tiny_spec};
+
+    fn position_bytes(spec: &ModelSpec, ty: KvType) -> u64 {
+        let Block::Attention { spec, .. } = &spec.blocks[1] else { unreachable!("the first mixer") };
+        (2 * spec.kv_heads * ty.tensor_type().row_bytes(spec.head_dim).unwrap()) as u64
+    }
+
+    #[test]
+    fn a_window_needs_the_pages_of_its_window_and_not_of_the_context() {
+        let spec = sliding_spec(2, 64);
+        let options = EngineOptions {
+            context: 8192,
+            prefill_chunk: 128,
+            kept_max: 0,
+            kv_type: KvType::F32,
+            ..EngineOptions::default()
+        };
+        let each = position_bytes(&spec, KvType::F32);
+        // Two chunks of 128 in flight and a window of 64 are five pages of 64, and two more.
+        assert_eq!(Need::of(&spec, &options).kv, each * 8192 + each * 7 * 64);
+        // A split model has three streams, so a third chunk may be in flight.
+        let placement = Placement::mixers_and_ffns(&spec).unwrap();
+        let needs = Need::of_placement(&spec, &placement, &options);
+        assert_eq!((needs[0].kv, needs[1].kv), (each * 8192 + each * 9 * 64, 0));
+    }
+
+    #[test]
+    fn streams_that_cross_have_buffers_for_every_lane_and_one_more() {
+        let spec = tiny_spec(2);
+        let options = EngineOptions { context: 512, prefill_chunk: 64, ..EngineOptions::default() };
+        let buffer = (65 * spec.width * 4) as u64;
+        let single = Need::of_placement(&spec, &Placement::single(&spec).unwrap(), &options);
+        assert_eq!(single, [Need::of(&spec, &options)]);
+        assert_eq!(single[0].crossing, 0);
+        assert!(single[0].scratch > 2 * buffer);
+        let split = Placement::by_layers(&spec, &[1, 1]).unwrap();
+        for need in Need::of_placement(&spec, &split, &options) {
+            assert_eq!(need.crossing, 3 * buffer);
+        }
+        // A device without a block needs nothing of its own.
+        let unused = Placement::new(&spec, 2, vec![0; spec.blocks.len()]).unwrap();
+        assert_eq!(Need::of_placement(&spec, &unused, &options)[1], Need::default());
+    }
+
+    #[test]
+    fn absurd_sizes_are_too_much_and_not_an_overflow() {
+        let spec = sliding_spec(2, 64);
+        let absurd = EngineOptions {
+            context: usize::MAX - 64,
+            prefill_chunk: usize::MAX,
+            pipeline_parts: usize::MAX,
+            kept_max: usize::MAX,
+            ..EngineOptions::default()
+        };
+        assert_eq!(Need::of(&spec, &absurd).total(), u64::MAX);
+        let zero = EngineOptions { page_tokens: 0, ..EngineOptions::default() };
+        assert!(Need::of(&spec, &zero).total() >= spec.weight_bytes());
+    }
+}
