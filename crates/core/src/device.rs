@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Batch, Block, CompletionQueue, DeviceError, Fence, HeadOutput, SharedBuffer, Signal, StateLayout,
-    TensorType, WeightSource,
+    Batch, Block, CompletionQueue, DeviceError, Fence, HeadOutput, MemoryNeed, SharedBuffer, Signal,
+    StateLayout, TensorType, WeightSource, Workload,
 };
 
 /// Kind of a device.
@@ -198,6 +198,11 @@ pub struct KernelTime {
 pub trait Device: Send + Sync {
     /// What the device is.
     fn profile(&self) -> &DeviceProfile;
+
+    /// The memory that the device will take at most for these blocks and the largest work on them. Nothing is read and nothing is kept.
+    ///
+    /// Errors when loading or reserving would: a block contradicts itself or a kernel is missing.
+    fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError>;
 
     /// Reads a block's weights from `source` into the form that the kernels want. Weights with equal spans are kept once, as long as
     /// they come from the same source: one device serves one model at a time.

@@ -10,6 +10,7 @@ mod cost;
 mod device;
 mod error;
 mod fence;
+mod memory;
 mod norm;
 pub mod quant;
 pub mod rope;
@@ -34,6 +35,7 @@ pub use device::{
 };
 pub use error::{DeviceError, WeightError};
 pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
+pub use memory::{MemoryNeed, Workload};
 pub use norm::{NormKind, NormSpec};
 pub use rope::{RopeSpec, RopeStyle};
 pub use shared_buffer::SharedBuffer;

@@ -16,6 +16,7 @@ mod level;
 mod limits;
 pub mod linear;
 mod load;
+mod needs;
 mod pool;
 mod rms_norm;
 pub mod roofline;
