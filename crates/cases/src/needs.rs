@@ -69,6 +69,7 @@ impl Held {
                 memory = MemoryUse { scratch: memory.scratch.max(now.scratch), ..now };
             }
         }
+        loaded.into_iter().for_each(|block| device.unload(block));
         Ok(Held { need, memory })
     }
 
@@ -101,7 +102,7 @@ fn blocks(ty: TensorType) -> Result<(Vec<Block>, usize, usize), NeedsError> {
     Ok((spec.blocks, spec.vocab, spec.width))
 }
 
-/// One prompt that ends the context, then short prompts of many sequences that read all logits, then single tokens of them that ask for
+/// One prompt that ends the context, then short prompts of many sequences that read all logits, then few tokens of them that ask for
 /// the best ones.
 fn batches(workload: &Workload, vocab: usize) -> Result<Vec<Arc<Batch>>, BatchError> {
     let limits = Arc::new(BatchLimits { vocab, state: Some(workload.layout.clone()) });
@@ -140,6 +141,6 @@ fn batches(workload: &Workload, vocab: usize) -> Result<Vec<Arc<Batch>>, BatchEr
     Ok(vec![
         prompt(Select::Logits)?,
         batch(sequences, each, positions, Select::Logits)?,
-        batch(sequences, 1, positions, Select::Top(workload.top))?,
+        batch(sequences, 4, positions, Select::Top(workload.top))?,
     ])
 }

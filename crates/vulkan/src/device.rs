@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use unicorn_core::{
     Block, BlockId, Device, DeviceError, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime,
-    MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId, TensorType, WeightSource,
-    Work,
+    MemoryNeed, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId, TensorType,
+    WeightSource, Work, Workload,
 };
 
 use crate::context::Context;
@@ -147,6 +147,10 @@ impl Drop for VulkanDevice {
 impl Device for VulkanDevice {
     fn profile(&self) -> &DeviceProfile {
         &self.inner.profile
+    }
+
+    fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError> {
+        crate::needs::needs(&self.inner, &self.inner.lock(), blocks, workload)
     }
 
     fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {

@@ -32,6 +32,7 @@ mod load;
 mod lru;
 mod matrix2;
 mod memory;
+mod needs;
 mod nodes;
 #[cfg(test)]
 mod null_driver;
