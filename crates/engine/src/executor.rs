@@ -126,17 +126,9 @@ impl Executor {
         self.placement.assignment().iter().copied().zip(self.blocks.iter().copied())
     }
 
-    /// Devices that hold blocks.
-    fn used(&self) -> Vec<usize> {
-        let mut used = self.placement.assignment().to_vec();
-        used.sort_unstable();
-        used.dedup();
-        used
-    }
-
     /// Gives every mixer its empty state, and every stream that crosses a buffer for up to `rows` rows.
     pub(crate) fn reserve(&self, layout: &StateLayout, rows: usize) -> Result<(), DeviceError> {
-        let used = self.used();
+        let used = self.placement.used();
         used.iter().try_for_each(|device| self.devices[*device].reserve(layout))?;
         if used.len() < 2 {
             return Ok(());

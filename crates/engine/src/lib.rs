@@ -7,6 +7,7 @@
 
 pub mod agree;
 pub mod bench;
+mod budget;
 mod engine;
 mod error;
 mod executor;
@@ -23,6 +24,7 @@ mod schedule;
 mod testing;
 mod timeline;
 
+pub use budget::{DeviceMemory, Excess, MemoryLimit, MemoryPlan, MemoryScope, MemoryShort, longest_context};
 pub use engine::{DeviceReport, Engine, EngineOptions, LoadProgress, Report};
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;

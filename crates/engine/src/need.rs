@@ -1,8 +1,9 @@
 //! What the engine reserves and what a model needs of memory, by arithmetic alone: nothing is read, and no device is asked.
 
-use unicorn_core::{Block, ModelSpec, StateGroup, StateLayout, StateSpec};
+use unicorn_core::{Block, ModelSpec, StateGroup, StateLayout, StateSpec, Workload};
 
 use crate::kv::window_pages;
+use crate::sampling::TOP_MAX;
 use crate::{EngineOptions, Placement};
 
 /// Sizes that an engine asks of its devices, the same for all of them.
@@ -30,7 +31,8 @@ impl Reservation {
         Reservation {
             lanes,
             streams,
-            rows: chunk.saturating_add(options.sequences_max),
+            // Every decoding sequence has its row, and prompts have a quarter of the chunk then.
+            rows: chunk.max(options.sequences_max.saturating_add(chunk.div_ceil(4))),
             ahead,
             layout: layout(spec, options, ahead),
         }
@@ -39,6 +41,19 @@ impl Reservation {
     /// The sizes for a model under a placement.
     pub fn of(spec: &ModelSpec, placement: &Placement, options: &EngineOptions) -> Reservation {
         Reservation::new(spec, placement.segments().len() > 1, options)
+    }
+
+    /// The largest work on a device; `crosses` where residual streams come from another or go to one.
+    pub fn workload(&self, options: &EngineOptions, crosses: bool) -> Workload {
+        Workload {
+            layout: self.layout.clone(),
+            rows: self.rows,
+            sequences: options.sequences_max,
+            outputs: options.outputs_max.unwrap_or(options.sequences_max),
+            top: TOP_MAX,
+            streams: self.streams,
+            crosses,
+        }
     }
 
     /// Bytes of the residual streams, `f32 [rows, width]` each.
@@ -184,7 +199,7 @@ mod tests {
     fn streams_that_cross_have_buffers_for_every_lane_and_one_more() {
         let spec = tiny_spec(2);
         let options = EngineOptions { context: 512, prefill_chunk: 64, ..EngineOptions::default() };
-        let buffer = (65 * spec.width * 4) as u64;
+        let buffer = (64 * spec.width * 4) as u64;
         let single = Need::of_placement(&spec, &Placement::single(&spec).unwrap(), &options);
         assert_eq!(single, [Need::of(&spec, &options)]);
         assert_eq!(single[0].crossing, 0);

@@ -77,6 +77,14 @@ impl Placement {
         self.assignment[block]
     }
 
+    /// Devices that have blocks, in order.
+    pub(crate) fn used(&self) -> Vec<usize> {
+        let mut used = self.assignment.clone();
+        used.sort_unstable();
+        used.dedup();
+        used
+    }
+
     /// Device of every block.
     pub(crate) fn assignment(&self) -> &[usize] {
         &self.assignment

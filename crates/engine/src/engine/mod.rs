@@ -15,6 +15,7 @@ use unicorn_core::{BatchLimits, Device, ModelSpec, SequenceId, WeightSource};
 
 #[cfg(test)]
 use crate::RunStats;
+use crate::budget::MemoryPlan;
 use crate::executor::Executor;
 use crate::kv::StatePools;
 use crate::need::Reservation;
@@ -62,7 +63,7 @@ pub struct Engine {
 impl Engine {
     /// Loads every block on its device and reserves the KV cache. `progress` is called after each block.
     ///
-    /// Errors when an option or the placement does not fit, or a device refuses a block or the KV cache; what was loaded by then
+    /// Errors when an option or the placement does not fit, the devices would take more memory than the options allow, or a device refuses a block or the KV cache; what was loaded by then
     /// is unloaded.
     pub fn new(
         spec: &ModelSpec,
@@ -80,6 +81,8 @@ impl Engine {
             let device = placement.device(block);
             return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
         }
+        let plan = MemoryPlan::new(spec, &devices, &placement, &options)?;
+        plan.check(&options.memory_limits).map_err(|short| EngineError::Memory(Box::new(short)))?;
         let Reservation { lanes, streams, rows, ahead, layout } = Reservation::of(spec, &placement, &options);
         let executor = load(Arc::new(spec.clone()), source, devices, placement, streams, progress)?;
         executor.reserve(&layout, rows)?;
@@ -270,10 +273,8 @@ fn load(
     progress(LoadProgress { loaded_bytes, total_bytes });
     for (index, block) in spec.blocks.iter().enumerate() {
         let device = executor.placement().device(index);
-        let id = executor.devices()[device].load(block, source).map_err(|source| {
-            let what = block.weights().first().map_or(String::new(), |w| w.name.clone());
-            EngineError::Load { block: index, what, source }
-        })?;
+        let loaded = executor.devices()[device].load(block, source);
+        let id = loaded.map_err(|source| EngineError::load(index, block, source))?;
         executor.push_block(id);
         let new = block.weights().into_iter().filter(|w| seen.insert((device, w.span)));
         loaded_bytes += new.map(|w| w.span.bytes).sum::<u64>();

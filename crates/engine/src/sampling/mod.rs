@@ -23,7 +23,7 @@ use unicorn_core::{Select, TopEntry};
 use candidates::{Candidate, by_rank, clean, largest};
 
 /// Lists longer than this are not asked from a device: all logits cost less than a long selection.
-const TOP_MAX: usize = 64;
+pub(crate) const TOP_MAX: usize = 64;
 
 /// No token could be chosen.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
