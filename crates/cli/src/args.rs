@@ -8,6 +8,7 @@ use unicorn_engine::PlaceRules;
 use crate::bench_spec::{ShapeChoice, WeightType};
 use crate::context::ContextChoice;
 use crate::devices::{DeviceChoice, Tier};
+use crate::memory_max::MemoryMax;
 use crate::parse::{self, OrAuto};
 use crate::settings::AnswerArgs;
 
@@ -107,6 +108,13 @@ pub struct PlaceArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct MemoryArgs {
+    /// Memory that may be taken, of every device as in 6GiB, or of some as in cpu=8GiB,vulkan:0=6GiB [default: what there is]
+    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    pub memory_max: Option<MemoryMax>,
+}
+
+#[derive(Args, Debug)]
 pub struct KvArgs {
     /// Element type of the KV cache
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse::KvTypeParser, help_heading = "Device")]
@@ -175,6 +183,8 @@ pub struct RunArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     #[command(flatten)]
     pub kv: KvArgs,
 }
@@ -315,6 +325,8 @@ pub struct BenchModelArgs {
     #[command(flatten)]
     pub place: PlaceArgs,
     #[command(flatten)]
+    pub memory: MemoryArgs,
+    #[command(flatten)]
     pub kv: KvArgs,
 }
 
@@ -398,6 +410,8 @@ pub struct PerplexityArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     #[command(flatten)]
     pub kv: KvArgs,
 }

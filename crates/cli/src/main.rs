@@ -18,6 +18,7 @@ mod generate;
 mod hints;
 mod interrupt;
 mod memory;
+mod memory_max;
 mod model_name;
 mod open_device;
 mod output;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{Engine, EngineOptions, Need, PlaceRules, Placement};
+use unicorn_engine::{Engine, EngineOptions, PlaceRules, Placement, longest_context, perplexity};
 use unicorn_model::{ModelError, Notice, OpenModel, OpenTokenizer};
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
@@ -15,6 +15,8 @@ use crate::clean::one_line;
 use crate::config::Config;
 pub use crate::context::ContextChoice;
 use crate::exit::usage;
+use crate::memory::{self, Refused};
+use crate::memory_max::MemoryMax;
 use crate::open_device::{self, Opened};
 use crate::output::say;
 use crate::progress::{self, Fetched};
@@ -71,7 +73,14 @@ pub struct EngineChoice<'a> {
     pub kv: KvType,
     /// Context in tokens.
     pub context: ContextChoice,
+    /// Memory that may be taken; `None` is all that there is.
+    pub memory: Option<&'a MemoryMax>,
+    /// Whether texts are to be scored, for which many rows of logits are read at once.
+    pub scores: bool,
 }
+
+/// A context that nobody asked for may become shorter where it does not fit, but not shorter than this.
+const CONTEXT_MIN: usize = 2048;
 
 /// The text side of a model.
 pub struct TextSide {
@@ -187,7 +196,8 @@ pub fn open_engine(
 ) -> anyhow::Result<Engine> {
     // Before a device is opened: a context that cannot be is wrong usage.
     choice.context.resolve(spec.context_max).map_err(usage)?;
-    engine_on(open_device::open_all(choice.device, choice.place, config)?, spec, source, choice)
+    let opened = open_device::open_all(choice.device, choice.place, config)?;
+    engine_on(opened, spec, source, choice, config)
 }
 
 /// Loads the weights on open devices: one, or those that the placement rules name. Errors before the first is read where all of them
@@ -197,20 +207,31 @@ pub fn engine_on(
     spec: &ModelSpec,
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
+    config: &Config,
 ) -> anyhow::Result<Engine> {
     let context = choice.context.resolve(spec.context_max).map_err(usage)?;
-    let options = EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() };
+    let mut options = EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() };
+    options.outputs_max =
+        choice.scores.then(|| perplexity::outputs_max(spec.vocab, options.prefill_chunk.min(context)));
+    options.memory_limits = memory::limits(&opened, choice.memory)?;
     let placement = match choice.place {
         Some(rules) => rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?,
         None => Placement::single(spec)?,
     };
     let cannot = || format!("cannot load {}", one_line(&spec.name));
-    for (opened, need) in opened.iter().zip(Need::of_placement(spec, &placement, &options)) {
-        opened.check_room(&need).with_context(cannot)?;
+    let devices: Vec<Arc<dyn Device>> = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
+    if let ContextChoice::AtMost(_) = choice.context {
+        let fits = longest_context(spec, &devices, &placement, &options, CONTEXT_MIN).with_context(cannot)?;
+        options.context = fits.unwrap_or(context);
+        if options.context < context && config.talks() {
+            let fits = options.context;
+            say!(
+                "context {fits} tokens: {context} do not fit into memory; --ctx {context} tells what is missing"
+            );
+        }
     }
-    let devices = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
-    let engine = Engine::new(spec, source, devices, placement, options, &mut |_| {});
-    engine.with_context(cannot)
+    let made = Engine::new(spec, source, devices.clone(), placement.clone(), options.clone(), &mut |_| {});
+    made.map_err(|error| Refused::or_other(error, spec, &devices, &placement, &options)).with_context(cannot)
 }
 
 /// Says what was decided.

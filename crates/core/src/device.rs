@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Batch, Block, CompletionQueue, DeviceError, Fence, HeadOutput, MemoryNeed, SharedBuffer, Signal,
-    StateLayout, TensorType, WeightSource, Workload,
+    Batch, Block, CompletionQueue, DeviceError, Fence, HeadOutput, MemoryNeed, MemoryRoom, SharedBuffer,
+    Signal, StateLayout, TensorType, WeightSource, Workload,
 };
 
 /// Kind of a device.
@@ -238,6 +238,11 @@ pub trait Device: Send + Sync {
 pub trait Instrument: Device {
     /// Measures the device's limits; takes up to a second.
     fn measure(&self) -> Result<Roofline, DeviceError>;
+
+    /// What can still be had of the device's memory; `None` where that is the host's, or nobody tells.
+    fn room(&self) -> Option<MemoryRoom> {
+        None
+    }
 
     /// The rate that bounds matrix products with weights of this type here.
     fn rate_kind(&self, ty: TensorType) -> RateKind;

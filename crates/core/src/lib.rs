@@ -35,7 +35,7 @@ pub use device::{
 };
 pub use error::{DeviceError, WeightError};
 pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
-pub use memory::{MemoryNeed, Workload};
+pub use memory::{MemoryNeed, MemoryRoom, Workload};
 pub use norm::{NormKind, NormSpec};
 pub use rope::{RopeSpec, RopeStyle};
 pub use shared_buffer::SharedBuffer;

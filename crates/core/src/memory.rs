@@ -21,6 +21,15 @@ pub struct Workload {
     pub crosses: bool,
 }
 
+/// Memory that can still be had.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemoryRoom {
+    /// Bytes.
+    pub bytes: u64,
+    /// What sets this limit, for people: `cgroup /x memory.max`.
+    pub origin: String,
+}
+
 /// Memory that a device will take at most, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MemoryNeed {

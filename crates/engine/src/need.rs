@@ -98,7 +98,7 @@ pub struct Need {
 }
 
 impl Need {
-    /// What a model needs that is whole on one device.
+    /// What a model, or a part of one, needs on one device.
     pub fn of(spec: &ModelSpec, options: &EngineOptions) -> Need {
         Need::with(spec, &Reservation::new(spec, false, options))
     }

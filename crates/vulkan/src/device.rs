@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use unicorn_core::{
     Block, BlockId, Device, DeviceError, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime,
-    MemoryNeed, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId, TensorType,
-    WeightSource, Work, Workload,
+    MemoryNeed, MemoryRoom, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId,
+    TensorType, WeightSource, Work, Workload,
 };
 
 use crate::context::Context;
@@ -235,6 +235,10 @@ impl Instrument for VulkanDevice {
     fn measure(&self) -> Result<Roofline, DeviceError> {
         let state = self.inner.lock();
         crate::roofline::measure(&self.inner.context, &state.pipelines).map_err(|e| self.inner.fail(e))
+    }
+
+    fn room(&self) -> Option<MemoryRoom> {
+        self.inner.context.room()
     }
 
     fn configure(&self, options: &DeviceOptions) -> Result<(), DeviceError> {

@@ -23,6 +23,7 @@ mod device;
 #[cfg(test)]
 mod driver_tests;
 mod error;
+mod gtt;
 #[cfg(test)]
 mod invariance_tests;
 mod kernel;

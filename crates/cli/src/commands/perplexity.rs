@@ -25,7 +25,8 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
     let text = read_text(&args.file, TEXT_BYTES_MAX)?;
     let context = args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT));
     let place = args.place.place.as_ref();
-    let choice = EngineChoice { device: &args.device, place, kv: args.kv.kv, context };
+    let memory = args.memory.memory_max.as_ref();
+    let choice = EngineChoice { device: &args.device, place, kv: args.kv.kv, context, memory, scores: true };
     let mut session = Session::open(config.model(&args.model), &choice, config)?;
     let tokenizer = &session.text.tokenizer;
     let tokens = tokenizer.encode(&text, EncodeOptions { parse_special: false, add_special: true })?;

@@ -72,6 +72,8 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
         place: args.place.place.as_ref(),
         kv: args.kv.kv,
         context: args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX)),
+        memory: args.memory.memory_max.as_ref(),
+        scores: false,
     };
     let model = asked.model.unwrap_or_else(|| config.model(&args.model));
     let mut session = Session::open(model, &choice, config)?;

@@ -17,7 +17,6 @@ pub(super) const BACKEND: Backend = Backend {
     preferred: || Preference { variant: Some(None), why: String::new() },
     instead: Some("scalar"),
     kernels: || 0,
-    free_bytes: unicorn_cpu::simd::available_bytes,
     open,
     watch: None,
 };

@@ -20,7 +20,6 @@ pub(super) const BACKEND: Backend = Backend {
     preferred,
     instead: None,
     kernels: unicorn_vulkan::shaders::fingerprint,
-    free_bytes: || None,
     tiers: true,
     open,
     watch: Some(watch),

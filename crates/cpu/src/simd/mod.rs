@@ -35,4 +35,4 @@ mod workspace;
 
 pub use device::{CpuOptions, SimdDevice};
 pub use level::SimdLevel;
-pub use topology::available_bytes;
+pub use topology::available;

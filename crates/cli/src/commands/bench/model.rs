@@ -111,8 +111,14 @@ struct Benched {
 
 fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Result<Benched> {
     let context = ContextChoice::Exactly(context);
-    let choice =
-        EngineChoice { device: &args.device, place: args.place.place.as_ref(), kv: args.kv.kv, context };
+    let choice = EngineChoice {
+        device: &args.device,
+        place: args.place.place.as_ref(),
+        kv: args.kv.kv,
+        context,
+        memory: args.memory.memory_max.as_ref(),
+        scores: false,
+    };
     let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
         None => {
             let fetched = find_model(config.model(&args.model), config)?;
@@ -132,7 +138,7 @@ fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Resul
     let roofs = opened.iter().map(|o| o.limits(config)).collect::<anyhow::Result<Vec<Roofline>>>()?;
     let devices = opened.iter().map(|o| o.device.clone()).collect();
     let start = Instant::now();
-    let engine = engine_on(opened, &spec, &source, &choice)?;
+    let engine = engine_on(opened, &spec, &source, &choice, config)?;
     Ok(Benched { engine, devices, roofs, load_seconds: start.elapsed().as_secs_f64() })
 }
 
