@@ -2,7 +2,7 @@
 
 use unicorn_core::{BatchError, Block, DeviceError};
 
-use crate::budget::MemoryShort;
+use crate::memory::MemoryShort;
 use crate::request::Failure;
 use crate::sampling::OptionError;
 

@@ -15,9 +15,9 @@ use unicorn_core::{BatchLimits, Device, ModelSpec, SequenceId, WeightSource};
 
 #[cfg(test)]
 use crate::RunStats;
-use crate::budget::MemoryPlan;
 use crate::executor::Executor;
 use crate::kv::StatePools;
+use crate::memory::MemoryPlan;
 use crate::need::Reservation;
 use crate::prefix::PrefixCache;
 use crate::request::{Event, Failure, FinishReason, Request};

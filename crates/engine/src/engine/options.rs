@@ -3,7 +3,7 @@
 use unicorn_core::KvType;
 
 use crate::EngineError;
-use crate::budget::MemoryLimit;
+use crate::memory::MemoryLimit;
 
 /// Sizes and limits of an engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
