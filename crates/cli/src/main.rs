@@ -20,6 +20,7 @@ mod interrupt;
 mod memory;
 mod memory_max;
 mod model_name;
+mod model_spec;
 mod open_device;
 mod output;
 mod parse;

@@ -11,7 +11,6 @@ use crate::gguf::{self, GgufError};
 use crate::inspect::{self, Inspection};
 use crate::json::parse_json;
 use crate::locate::{HuggingFaceModel, Located};
-use crate::notice::Notice;
 use crate::open;
 use crate::safetensors::HEADER_BYTES_MAX;
 use crate::shards;
@@ -159,11 +158,11 @@ impl Heads {
         Ok(Heads { located, name: name.to_owned() })
     }
 
-    /// What the model computes, and what had to be guessed. Its weights cannot be read.
+    /// What the model computes. Its weights cannot be read.
     ///
     /// Errors as opening the whole model would.
-    pub fn spec(&self) -> Result<(ModelSpec, Vec<Notice>), ModelError> {
-        open::spec_of(&self.located, Path::new(&self.name), &self.name)
+    pub fn spec(&self) -> Result<ModelSpec, ModelError> {
+        open::spec_of(&self.located, Path::new(&self.name), &self.name).map(|(spec, _)| spec)
     }
 
     /// Describes the files, of any architecture.
