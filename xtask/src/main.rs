@@ -12,6 +12,7 @@ mod lavapipe;
 mod mesa;
 mod metadata;
 mod peers;
+mod picture;
 mod sh;
 mod shaders;
 mod shape_file;
@@ -48,6 +49,8 @@ enum Command {
     Peers(peers::Args),
     /// Compile the compute shaders to the committed SPIR-V, or check it
     Shaders(shaders::Args),
+    /// Draw a trace as SVG, for documents
+    Picture(picture::Args),
     /// Race llama.cpp: interleaved runs, medians, spread, ratio
     Compare(compare::Args),
 }
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Command::Golden(args) => golden::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Shaders(args) => shaders::run(&args),
+        Command::Picture(args) => picture::run(&args),
         Command::Compare(args) => compare::run(&args),
     }
 }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use unicorn_core::{
     Batch, BatchLimits, Block, BlockId, Device, DeviceError, DeviceOptions, DeviceProfile, Instrument,
-    KernelTime, KvType, MemoryNeed, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, Slice, StateLayout,
-    StateSpec, StreamId, TensorType, WeightSource, Work, Workload, run_to_end,
+    KernelTime, KvType, MemoryNeed, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, Slice, StateCopy,
+    StateLayout, StateSpec, StreamId, TensorType, WeightSource, Work, Workload, run_to_end,
 };
 
 /// Another device with edits to what it is given or returns; without any it is that device. One block is loaded at a time, and work is
@@ -130,6 +130,10 @@ impl<D: Device> Device for Flawed<D> {
 
     fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {
         self.inner.reserve(&self.layout(layout))
+    }
+
+    fn copy_state(&self, copy: StateCopy) {
+        self.inner.copy_state(copy);
     }
 
     fn memory(&self) -> MemoryUse {

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use unicorn_core::{
-    Batch, BatchLimits, Block, BlockId, Crossing, Device, DeviceError, KvType, OutputRow, Select, SequenceId,
-    Slice, StateGroup, StateLayout, StreamId, WeightSource, run_to_end,
+    Batch, BatchError, BatchLimits, Block, BlockId, CompletionQueue, Crossing, Device, DeviceError, Fence,
+    KvType, OutputRow, Select, SequenceId, Slice, StateGroup, StateLayout, StreamId, WeightSource, Work,
+    run_to_end,
 };
 
 /// The models of `tests/data/tiny`.
@@ -73,24 +74,10 @@ pub fn logits(
     chunks: Chunks<'_>,
     kv: KvType,
 ) -> Result<Vec<Vec<f32>>, DeviceError> {
-    let mut loaded = Loaded { device, blocks: Vec::new() };
-    for block in blocks {
-        loaded.blocks.push(device.load(block, source)?);
-    }
+    let loaded = Loaded::new(device, blocks, source)?;
     let each = tokens.len().div_ceil(PAGE_TOKENS);
     let pages = each * chunks.len();
-    let positions = each * PAGE_TOKENS;
-    let mut groups: Vec<StateGroup> = Vec::new();
-    for spec in blocks.iter().filter_map(Block::state) {
-        if groups.iter().all(|g| g.spec != spec) {
-            groups.push(StateGroup { spec, pages: 2 * pages });
-        }
-    }
-    let layout = StateLayout { page_tokens: PAGE_TOKENS, positions, ty: kv, groups };
-    device.reserve(&layout)?;
-    let vocab =
-        blocks.iter().find_map(|b| if let Block::Head { spec, .. } = b { Some(spec.vocab) } else { None });
-    let limits = Arc::new(BatchLimits { vocab: vocab.unwrap_or(1), state: Some(layout) });
+    let limits = reserve(device, blocks, each * PAGE_TOKENS, 2 * pages, kv)?;
     // Odd pages from the last down: no sequence has neighbours, nor begins with page 0.
     let pages_of = |s: usize| (0..each).map(|i| (2 * (pages - s - i * chunks.len()) - 1) as u32).collect();
     let mut sequences: Vec<Sequence<'_>> =
@@ -99,6 +86,82 @@ pub fn logits(
         loaded.step(&mut sequences, &limits)?;
     }
     Ok(sequences.into_iter().map(|s| s.logits).collect())
+}
+
+/// The `count` likeliest tokens after `prompt`, one a step. With `ahead` a step is submitted before the one before has ended, and takes its
+/// token from where the device keeps it.
+pub fn greedy(
+    device: &dyn Device,
+    blocks: &[Block],
+    source: &Arc<dyn WeightSource>,
+    prompt: &[u32],
+    count: usize,
+    ahead: bool,
+) -> Result<Vec<u32>, DeviceError> {
+    let loaded = Loaded::new(device, blocks, source)?;
+    let pages = (prompt.len() + count).div_ceil(PAGE_TOKENS);
+    let limits = reserve(device, blocks, pages * PAGE_TOKENS, pages, KvType::F32)?;
+    let groups = limits.state.as_ref().map_or(0, |s| s.groups.len());
+    let (queue, slot) = (CompletionQueue::new(), 5);
+    let mut tokens = prompt.to_vec();
+    let mut after: Vec<Fence> = Vec::new();
+    for step in 0..count {
+        let unknown = ahead && step > 0;
+        let start = if step == 0 { 0 } else { prompt.len() + step - 1 };
+        let fed = if unknown { vec![0] } else { tokens[start..].to_vec() };
+        let table = (0..(start + fed.len()).div_ceil(PAGE_TOKENS) as u32).collect();
+        let output = OutputRow { keep: Some(slot), ..OutputRow::new(fed.len() as u32 - 1, Select::Top(1)) };
+        let slice = Slice {
+            sequence: SequenceId(1),
+            start: start as u32,
+            tokens: fed,
+            tables: vec![table; groups],
+            slot: unknown.then_some(slot),
+        };
+        let batch = loaded.batch(vec![slice], vec![output], &limits)?;
+        let done = queue.signal(step as u64);
+        let fences = vec![done.fence()];
+        let (blocks, crossing) = (loaded.blocks.clone(), Crossing::default());
+        let stream = StreamId(step as u32 % 2);
+        device.submit(Work { stream, blocks, batch, crossing, after, done });
+        after = fences;
+        // At most two steps are in flight, each on a stream of its own.
+        if unknown || !ahead {
+            tokens.push(best(&queue)?);
+        }
+    }
+    if ahead && count > 0 {
+        tokens.push(best(&queue)?);
+    }
+    Ok(tokens.split_off(prompt.len()))
+}
+
+/// Waits for a step, and takes the token that it brings.
+fn best(queue: &CompletionQueue) -> Result<u32, DeviceError> {
+    let result = queue.next().result;
+    let output = result.map_err(|e| Arc::try_unwrap(e).unwrap_or_else(DeviceError::Reported))?;
+    Ok(output.and_then(|o| o.top.first()?.first().map(|best| best.token)).unwrap_or(u32::MAX))
+}
+
+/// Gives the mixers their state: `pages` pages in each group.
+fn reserve(
+    device: &dyn Device,
+    blocks: &[Block],
+    positions: usize,
+    pages: usize,
+    ty: KvType,
+) -> Result<Arc<BatchLimits>, DeviceError> {
+    let mut groups: Vec<StateGroup> = Vec::new();
+    for spec in blocks.iter().filter_map(Block::state) {
+        if groups.iter().all(|g| g.spec != spec) {
+            groups.push(StateGroup { spec, pages });
+        }
+    }
+    let layout = StateLayout { page_tokens: PAGE_TOKENS, positions, ty, groups };
+    device.reserve(&layout)?;
+    let vocab =
+        blocks.iter().find_map(|b| if let Block::Head { spec, .. } = b { Some(spec.vocab) } else { None });
+    Ok(Arc::new(BatchLimits { vocab: vocab.unwrap_or(1), state: Some(layout) }))
 }
 
 /// Largest difference, relative to the largest wanted value; infinite where something is not finite or missing.
@@ -135,7 +198,7 @@ impl<'a> Sequence<'a> {
         let tokens = self.tokens[self.done..end].to_vec();
         let pages = self.pages[..self.pages.len().min(end.div_ceil(PAGE_TOKENS))].to_vec();
         let tables = vec![pages; groups];
-        let slice = Slice { sequence: self.id, start: self.done as u32, tokens, tables };
+        let slice = Slice { sequence: self.id, start: self.done as u32, tokens, tables, slot: None };
         self.done = end;
         (!slice.tokens.is_empty()).then_some(slice)
     }
@@ -147,19 +210,39 @@ struct Loaded<'a> {
     blocks: Vec<BlockId>,
 }
 
-impl Loaded<'_> {
+impl<'a> Loaded<'a> {
+    fn new(
+        device: &'a dyn Device,
+        blocks: &[Block],
+        source: &Arc<dyn WeightSource>,
+    ) -> Result<Loaded<'a>, DeviceError> {
+        let mut loaded = Loaded { device, blocks: Vec::new() };
+        for block in blocks {
+            loaded.blocks.push(device.load(block, source)?);
+        }
+        Ok(loaded)
+    }
+
+    fn batch(
+        &self,
+        slices: Vec<Slice>,
+        outputs: Vec<OutputRow>,
+        limits: &Arc<BatchLimits>,
+    ) -> Result<Arc<Batch>, DeviceError> {
+        let device = || self.device.profile().name.clone();
+        let wrong = |e: BatchError| DeviceError::Invalid { device: device(), what: e.to_string() };
+        Batch::new(slices, outputs, limits).map(Arc::new).map_err(wrong)
+    }
+
     /// One batch with the next chunk of each sequence.
     fn step(&self, sequences: &mut [Sequence<'_>], limits: &Arc<BatchLimits>) -> Result<(), DeviceError> {
         let groups = limits.state.as_ref().map_or(0, |s| s.groups.len());
         let slices: Vec<Slice> = sequences.iter_mut().filter_map(|s| s.next(groups)).collect();
         let counts: Vec<(SequenceId, usize)> = slices.iter().map(|s| (s.sequence, s.tokens.len())).collect();
         let rows: usize = counts.iter().map(|c| c.1).sum();
-        let outputs = (0..rows as u32).map(|row| OutputRow { row, select: Select::Logits }).collect();
-        let batch = Batch::new(slices, outputs, limits).map_err(|e| DeviceError::Invalid {
-            device: self.device.profile().name.clone(),
-            what: e.to_string(),
-        })?;
-        let output = run_to_end(self.device, STREAM, &self.blocks, &Arc::new(batch), Crossing::default())?;
+        let outputs = (0..rows as u32).map(|row| OutputRow::new(row, Select::Logits)).collect();
+        let batch = self.batch(slices, outputs, limits)?;
+        let output = run_to_end(self.device, STREAM, &self.blocks, &batch, Crossing::default())?;
         // What is no logits leaves them missing, which no comparison passes.
         let Some(logits) = output.map(|o| o.logits) else { return Ok(()) };
         let vocab = limits.vocab;

@@ -5,13 +5,14 @@
 //! blocks with a norm weight of ones, so the trait that the engine uses is the only entry.
 //!
 //! [`synthetic`] and [`shapes`] make whole models of random weights, for timing a shape without its file. [`golden`] runs tiny models whose
-//! logits are known.
+//! logits are known. [`pages`] checks that pages of state keep their bytes on their way out and in.
 
 mod case;
 mod feed;
 mod flawed;
 pub mod golden;
 mod needs;
+pub mod pages;
 mod record;
 mod run;
 pub mod shapes;

@@ -115,25 +115,27 @@ fn batches(workload: &Workload, vocab: usize) -> Result<Vec<Arc<Batch>>, BatchEr
             let last = (pages - 1 - index) as u32;
             let table: Vec<u32> = (0..length).map(|page| if page + 1 == length { last } else { 0 }).collect();
             Slice {
+                slot: None,
                 sequence: SequenceId(index as u64),
                 tokens: vec![1; rows_each],
                 start: (end - rows_each) as u32,
                 tables: vec![table; workload.layout.groups.len()],
             }
         };
-        let outputs = (1..=slices).map(|n| OutputRow { row: (n * rows_each - 1) as u32, select });
+        let outputs = (1..=slices).map(|n| OutputRow::new((n * rows_each - 1) as u32, select));
         Batch::new((0..slices).map(slice).collect(), outputs.collect(), &limits).map(Arc::new)
     };
     let prompt = |select| {
         let tables =
             vec![(0..pages.min(positions.div_ceil(32)) as u32).collect(); workload.layout.groups.len()];
         let slice = Slice {
+            slot: None,
             sequence: SequenceId(0),
             tokens: vec![1; rows],
             start: (positions - rows) as u32,
             tables,
         };
-        let outputs = vec![OutputRow { row: rows as u32 - 1, select }];
+        let outputs = vec![OutputRow::new(rows as u32 - 1, select)];
         Batch::new(vec![slice], outputs, &limits).map(Arc::new)
     };
     // Within a page, so that no two sequences write the same one.

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use unicorn_core::{
-    Batch, BatchError, BatchLimits, Block, BlockId, Device, DeviceError, KvType, OutputRow, Select,
-    SequenceId, Slice, Span, StateGroup, StateLayout, StateSpec, StreamId, TensorType, WeightSource,
+    Adjustment, Batch, BatchError, BatchLimits, Block, BlockId, Device, DeviceError, Edits, KvType,
+    OutputRow, Select, SequenceId, Slice, Span, StateGroup, StateLayout, StateSpec, StreamId, TensorType,
+    TokenMask, WeightSource,
 };
 
 use crate::synthetic::SyntheticSource;
@@ -132,7 +133,12 @@ impl Loaded<'_> {
         // A model's step asks for the last row of each sequence, perplexity for all rows; a case asks for all.
         let whole = if plan.blocks.len() > 1 { Outputs::Last } else { Outputs::All };
         for select in selects {
-            self.submit(&plan.blocks, &self.blocks, &self.batch(spans, whole, *select, limits)?)?;
+            let batch = self.batch(spans, whole, *select, limits)?;
+            self.submit(&plan.blocks, &self.blocks, &batch)?;
+            // The head of a model edits as that of a case does.
+            if plan.blocks.len() == 1 && matches!(select, Select::Top(_)) {
+                self.submit(&plan.blocks, &self.blocks, &self.edited(&batch)?)?;
+            }
         }
         if plan.blocks.len() > 1 {
             let mut seen = Vec::new();
@@ -156,11 +162,20 @@ impl Loaded<'_> {
         select: Select,
         limits: &Arc<BatchLimits>,
     ) -> Result<Arc<Batch>, DeviceError> {
-        let wrong = |e: BatchError| DeviceError::Invalid {
-            device: self.device.profile().name.clone(),
-            what: e.to_string(),
-        };
-        batch(spans, which, select, limits).map(Arc::new).map_err(wrong)
+        batch(spans, which, select, limits).map(Arc::new).map_err(|e| self.wrong(e))
+    }
+
+    /// The batch with a mask and an adjustment for every output row.
+    fn edited(&self, batch: &Batch) -> Result<Arc<Batch>, DeviceError> {
+        let mask = Some(Arc::new(TokenMask::of(batch.limits().vocab, [0])));
+        let edits = Edits { adjustments: vec![Adjustment::none(0)], mask };
+        let rows = batch.outputs().iter().map(|o| OutputRow { edits: edits.clone(), ..o.clone() });
+        let made = Batch::new(batch.slices().to_vec(), rows.collect(), batch.limits());
+        made.map(Arc::new).map_err(|e| self.wrong(e))
+    }
+
+    fn wrong(&self, error: BatchError) -> DeviceError {
+        DeviceError::Invalid { device: self.device.profile().name.clone(), what: error.to_string() }
     }
 
     fn submit(&self, blocks: &[Block], ids: &[BlockId], batch: &Arc<Batch>) -> Result<(), DeviceError> {
@@ -213,6 +228,7 @@ fn batch(
             sequence: SequenceId(id as u64),
             start: span.past as u32,
             tokens: vec![0; span.tokens],
+            slot: None,
             tables: {
                 let read = shared.clone().take(pages_of(span) - pages_written(span));
                 vec![read.chain(own.by_ref().take(pages_written(span))).collect(); groups]
@@ -221,7 +237,7 @@ fn batch(
         let rows = row..row + span.tokens as u32;
         row = rows.end;
         let asked = rows.filter(|r| which == Outputs::All || r + 1 == row);
-        outputs.extend(asked.map(|row| OutputRow { row, select }));
+        outputs.extend(asked.map(|row| OutputRow::new(row, select)));
     }
     Batch::new(slices, outputs, limits)
 }

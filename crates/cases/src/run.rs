@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use unicorn_core::quant::Random;
 use unicorn_core::{
-    Batch, BatchLimits, Block, BlockId, Device, DeviceError, DeviceKind, HeadOutput, KvType, OutputRow,
-    RowOutput, Select, SequenceId, Slice, Span, StateGroup, StateLayout, StreamId, WeightSource,
+    Adjustment, Batch, BatchLimits, Block, BlockId, Device, DeviceError, DeviceKind, Edits, HeadOutput,
+    KvType, OutputRow, RowOutput, Select, SequenceId, Slice, Span, StateGroup, StateLayout, StreamId,
+    TokenMask, TopEntry, WeightSource,
 };
 
 use crate::synthetic::SyntheticSource;
@@ -17,6 +18,8 @@ const VALUES_MIN: usize = 256;
 const PAST_CHUNK: usize = 256;
 const PAGE_TOKENS: usize = 32;
 const STREAM: StreamId = StreamId(0);
+/// The best tokens that rows ask for.
+const TOP: usize = 5;
 
 /// Why a case could not be compared.
 #[derive(thiserror::Error, Debug)]
@@ -297,7 +300,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Compares logits, then checks that the device's selection is that of its own logits.
+    /// Compares logits, then checks that the device's selection is that of its own logits, with and without edits.
     fn head(&mut self, batch: Arc<Batch>, width: usize) -> Result<(), CaseError> {
         let x = self.random.normals(batch.rows() * width, 1.0);
         let want = self.logits(&self.want, &x, width, &batch)?;
@@ -308,22 +311,52 @@ impl Run<'_> {
         want.iter().zip(&got).for_each(|(want, got)| self.error.add(*want as f64, *got as f64));
         let vocab = batch.limits().vocab;
         // Every other row asks for its best ones, then all of them do.
-        for alternating in [true, false] {
+        for (alternating, edited) in [(true, false), (false, false), (true, true), (false, true)] {
             let select = |row: u32| {
-                if alternating && row % 2 == 1 { Select::Logits } else { Select::Top(5.min(vocab)) }
+                if alternating && row % 2 == 1 { Select::Logits } else { Select::Top(TOP.min(vocab)) }
             };
-            let outputs =
-                (0..batch.rows() as u32).map(|row| OutputRow { row, select: select(row) }).collect();
+            let outputs = (0..batch.rows() as u32).map(|row| {
+                let edits = if edited { self.edits(row, vocab) } else { Edits::default() };
+                OutputRow { edits, ..OutputRow::new(row, select(row)) }
+            });
+            let outputs = outputs.collect();
             let asked = Batch::new(batch.slices().to_vec(), outputs, batch.limits());
             let asked = Arc::new(asked.map_err(|e| self.contract(e.to_string()))?);
             let output = self.got.run(Some(&x), width, &asked).map_err(|e| self.device_error(e))?.1;
             let rows = output.as_ref().and_then(|o| o.rows(&asked));
             let rows = rows.ok_or_else(|| self.contract("the output is not what was asked for".into()))?;
-            for (logits, row) in got.chunks_exact(vocab).zip(rows) {
-                self.selection(logits, row)?;
+            for ((logits, row), asked) in got.chunks_exact(vocab).zip(rows).zip(asked.outputs()) {
+                let mut edited = logits.to_vec();
+                asked.edits.apply(0, &mut edited);
+                self.selection(&edited, row)?;
             }
         }
         Ok(())
+    }
+
+    /// Random edits: a mask of few tokens, which are fewer than are asked for, one of half of them, or none; and adjustments or none.
+    fn edits(&mut self, row: u32, vocab: usize) -> Edits {
+        let random = &mut self.random;
+        let narrow: Vec<u32> = (0..3).map(|_| random.below(vocab) as u32).collect();
+        let mut tokens: Vec<u32> = (0..40).map(|_| random.below(vocab) as u32).collect();
+        let mask = match row % 3 {
+            0 => {
+                // What a narrow mask leaves is adjusted too.
+                tokens.extend(&narrow);
+                Some(TokenMask::of(vocab, narrow))
+            }
+            1 => Some(TokenMask::new((0..vocab.div_ceil(32)).map(|_| 1 | random.bits() as u32).collect())),
+            _ => None,
+        };
+        tokens.sort_unstable();
+        tokens.dedup();
+        let adjustments = tokens.into_iter().filter(|_| row % 4 != 3).map(|token| Adjustment {
+            token,
+            bias: random.normal(),
+            divisor: random.normal().abs() + 0.1,
+            penalties: [random.normal(), random.normal()],
+        });
+        Edits { adjustments: adjustments.collect(), mask: mask.map(Arc::new) }
     }
 
     /// Holds what a row returned against the logits of that row.
@@ -333,12 +366,12 @@ impl Run<'_> {
             RowOutput::Logits(_) => return Err(self.contract("logits beside selections are others".into())),
             RowOutput::Top(list) => list,
         };
-        let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-        ids.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
-        ids.truncate(list.len());
-        let listed: Vec<u32> = list.iter().map(|e| e.token).collect();
-        if ids != listed || list.iter().any(|e| e.logit != logits[e.token as usize]) {
-            return Err(self.contract(format!("the best are {list:?}, logits say {ids:?}")));
+        let entries = (0..).zip(logits).map(|(token, logit)| TopEntry { token, logit: *logit });
+        let mut best: Vec<TopEntry> = entries.filter(TopEntry::is_choosable).collect();
+        best.sort_by(TopEntry::rank);
+        best.truncate(TOP);
+        if best != list {
+            return Err(self.contract(format!("the best are {list:?}, logits say {best:?}")));
         }
         Ok(())
     }
@@ -371,13 +404,14 @@ impl Run<'_> {
             Slice {
                 sequence: *sequence,
                 tokens: next.by_ref().take(*count).collect(),
+                slot: None,
                 start: *start as u32,
                 tables: limits.state.iter().map(|_| pages.clone()).collect(),
             }
         };
         let slices = sequences.iter().zip(spans).map(slice).collect();
         let rows: u32 = spans.iter().map(|s| s.1 as u32).sum();
-        let outputs = (0..rows).map(|row| OutputRow { row, select: Select::Logits }).collect();
+        let outputs = (0..rows).map(|row| OutputRow::new(row, Select::Logits)).collect();
         Batch::new(slices, outputs, limits).map(Arc::new).map_err(|e| self.contract(e.to_string()))
     }
 

@@ -9,16 +9,24 @@ use unicorn_core::{
 use crate::synthetic::SyntheticLayout;
 
 /// Sizes of a llama-like model.
-struct Shape {
-    name: &'static str,
-    width: usize,
-    hidden: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    vocab: usize,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// For people, and for [`model`].
+    pub name: &'static str,
+    /// Model width; a multiple of `heads`.
+    pub width: usize,
+    /// Hidden width of the feed-forward blocks.
+    pub hidden: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Rows of the embedding and of the head.
+    pub vocab: usize,
     /// The head multiplies with the embedding table.
-    tied: bool,
+    pub tied: bool,
 }
 
 const SHAPES: [Shape; 4] = [
@@ -52,7 +60,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// As in files that people use, matrices whose rows are no whole number of blocks fall back to Q8_0 or F16, and the output head
 /// of a Q4_K model is Q6_K. Small models have one matrix for the embedding and the head.
 pub fn model(name: &str, ty: TensorType) -> Option<ModelSpec> {
-    let shape = SHAPES.iter().find(|s| s.name.eq_ignore_ascii_case(name))?;
+    SHAPES.iter().find(|s| s.name.eq_ignore_ascii_case(name)).map(|shape| of(shape, ty))
+}
+
+/// A model of any shape, as [`model`] makes them.
+pub fn of(shape: &Shape, ty: TensorType) -> ModelSpec {
     let mut layout = SyntheticLayout::default();
     let head = if ty == TensorType::Q4_K { TensorType::Q6_K } else { ty };
     let table_type = if shape.tied { head } else { ty };
@@ -74,14 +86,14 @@ pub fn model(name: &str, ty: TensorType) -> Option<ModelSpec> {
         norm: layout.norm("output_norm.weight", shape.width),
         weight: head,
     });
-    Some(ModelSpec {
+    ModelSpec {
         architecture: "llama".into(),
         name: format!("synthetic {} {ty}", shape.name),
         width: shape.width,
         vocab: shape.vocab,
         context_max: 131_072,
         blocks,
-    })
+    }
 }
 
 fn matrix(

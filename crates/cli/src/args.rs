@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use unicorn_engine::PlaceRules;
 
 use crate::bench_spec::{ShapeChoice, WeightType};
 use crate::context::ContextChoice;
 use crate::devices::{DeviceChoice, Tier};
 use crate::memory_max::MemoryMax;
 use crate::parse::{self, OrAuto};
+use crate::planner::Place;
 use crate::settings::AnswerArgs;
 
 const EXAMPLES: &str = "\
@@ -62,6 +62,7 @@ pub enum Command {
     #[command(visible_alias = "remove")]
     Rm(RmArgs),
     Bench(BenchArgs),
+    Plan(PlanArgs),
     Perplexity(PerplexityArgs),
     #[command(visible_alias = "show")]
     Inspect(InspectArgs),
@@ -96,15 +97,25 @@ pub struct DeviceArgs {
 
 #[derive(Args, Debug)]
 pub struct PlaceArgs {
-    /// Which device runs which part of the model, for example mixer=cpu,ffn=vulkan or 0-15=vulkan:0,16-31=vulkan:1
+    /// Which device runs which part of the model, for example mixer=cpu,ffn=vulkan or 0-15=vulkan:0,16-31=vulkan:1 [default: auto]
     ///
     /// Parts are mixer, ffn, embedding, head, layers such as 0-15 or 3, or both as in 0-15.ffn. Of several rules for a part the last one
-    /// counts. Unless said otherwise the embedding goes with the first mixer and the head with the last ffn.
+    /// counts. Unless said otherwise the embedding goes with the first mixer and the head with the last ffn. `auto` takes what is
+    /// predicted to be fastest of all that the devices here can do; it knows them once `unicorn plan` has measured them, and takes the
+    /// fastest GPU, else the CPU, until then.
     #[arg(long, value_name = "RULES", conflicts_with = "device", help_heading = "Device")]
-    pub place: Option<PlaceRules>,
+    pub place: Option<Place>,
     /// Write what the devices did and when to FILE, for Perfetto or chrome://tracing
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Device")]
     pub trace: Option<PathBuf>,
+}
+
+impl PlaceArgs {
+    /// Which device runs which part; one that is named runs all.
+    pub fn of(&self, device: &DeviceArgs) -> Place {
+        let unsaid = if device.device.is_some() { Place::One } else { Place::Auto };
+        self.place.clone().unwrap_or(unsaid)
+    }
 }
 
 #[derive(Args, Debug)]
@@ -296,6 +307,17 @@ pub struct BenchModelArgs {
         help_heading = "Tests"
     )]
     pub generate: Vec<usize>,
+    /// Sequences that write at once; with more than one they are requests, batched and sampled as any
+    #[arg(
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        value_parser = parse::positive,
+        allow_negative_numbers = true,
+        default_value = "1",
+        help_heading = "Tests"
+    )]
+    pub sequences: Vec<usize>,
     /// Depths: tokens already in the context
     #[arg(
         short,
@@ -359,6 +381,82 @@ pub struct BenchFfnArgs {
     pub output: OutputFormat,
     #[command(flatten)]
     pub device: DeviceArgs,
+}
+
+/// Predict how fast a model would be, on which devices, before loading it
+///
+/// The devices are measured once, which takes some seconds each, and their figures are kept. Every placement worth a thought is then run
+/// through the engine's own schedule on these figures. Of the model only the beginning of its files is read. `run` and `bench` take the
+/// placement that is chosen here, and with --verbose they tell how right its prediction was, which corrects the next ones.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  unicorn plan -m smollm2-135m
+  unicorn plan --shape llama-8b:q4_k --prompt 4096 --decode 256
+  unicorn plan -m ./model.gguf --place mixer=cpu,ffn=vulkan
+  unicorn plan --shape 8b:q4_k --simulate phoenix")]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A well-known shape in place of a model, SIZE:TYPE, or SIZE with --type: 135m, 1b, 3b or llama-8b; q4_0, q4_k, q8_0, f16, ...
+    #[arg(long, value_name = "SHAPE", conflicts_with = "model", help_heading = "Model")]
+    pub shape: Option<ShapeChoice>,
+    /// Type of the matrices of --shape
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        requires = "shape",
+        conflicts_with = "model",
+        help_heading = "Model"
+    )]
+    pub ty: Option<WeightType>,
+    /// Tokens of a prompt; 0 for none
+    #[arg(short, long, value_name = "N", default_value = "512", value_parser = parse::count, allow_negative_numbers = true, help_heading = "Load")]
+    pub prompt: usize,
+    /// Tokens of an answer; 0 for none
+    #[arg(short = 'n', long, value_name = "N", default_value = "128", value_parser = parse::count, allow_negative_numbers = true, help_heading = "Load")]
+    pub decode: usize,
+    /// Equal requests at once
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse::sequences, allow_negative_numbers = true, help_heading = "Load")]
+    pub sequences: usize,
+    /// Longest context in tokens; 0 for all that the model allows [default: the load's]
+    #[arg(
+        short,
+        long,
+        aliases = CONTEXT_ALIASES,
+        value_name = "TOKENS",
+        value_parser = parse::context,
+        allow_negative_numbers = true,
+        help_heading = "Load"
+    )]
+    pub ctx: Option<ContextChoice>,
+    /// Predict this placement, beside each device alone; `auto` looks for the best
+    #[arg(long, value_name = "RULES", help_heading = "Device")]
+    pub place: Option<Place>,
+    /// Memory that may be taken, SIZE for each device or DEVICE=SIZE,..: 6G, 512M, 1.5GiB
+    #[arg(long, value_name = "SIZE", value_delimiter = ',', value_parser = parse::budget, help_heading = "Device")]
+    pub memory_max: Vec<(Option<String>, u64)>,
+    /// A machine that is not here: phoenix, strix-point, strix-halo, 7900xtx, h100, or a file like theirs
+    #[arg(long, value_name = "MACHINE", value_hint = ValueHint::FilePath, help_heading = "Device")]
+    pub simulate: Option<String>,
+    /// Measure the devices anew, and forget how right predictions were
+    #[arg(long, conflicts_with = "simulate", help_heading = "Device")]
+    pub recalibrate: bool,
+    /// Worker threads of the CPU; 0 or -1 for the default [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true, conflicts_with = "simulate", help_heading = "Device")]
+    pub threads: Option<OrAuto<usize>>,
+    #[command(flatten)]
+    pub kv: KvArgs,
+    /// Format on stdout
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: PlanFormat,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlanFormat {
+    /// Text for people
+    Table,
+    /// One object
+    Json,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,9 +1,9 @@
-//! What `bench` can be asked to run without a model file: shapes and tensor types by name.
+//! What `bench` and `plan` can be asked for without a model file: shapes and tensor types by name.
 
 use std::str::FromStr;
 
 use unicorn_cases::shapes;
-use unicorn_core::TensorType;
+use unicorn_core::{ModelSpec, TensorType};
 
 /// `llama-8b:q4_k`, or `llama-8b` with the type named elsewhere: a model shape and the type of its matrices.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,7 +16,7 @@ pub struct ShapeChoice {
 
 impl ShapeChoice {
     /// The type of the matrices, named once: with the shape or by `--type`.
-    pub fn ty(&self, option: Option<WeightType>) -> Result<TensorType, String> {
+    fn ty(&self, option: Option<WeightType>) -> Result<TensorType, String> {
         match (self.ty, option) {
             (Some(ty), None) => Ok(ty),
             (None, Some(option)) => Ok(option.0),
@@ -25,6 +25,16 @@ impl ShapeChoice {
             }
             (Some(ty), Some(option)) => Err(format!("--shape {self} says {ty}, --type says {}", option.0)),
         }
+    }
+}
+
+impl ShapeChoice {
+    /// The model that is meant, named as it was asked for.
+    pub fn spec(&self, option: Option<WeightType>) -> Result<ModelSpec, String> {
+        let ty = self.ty(option)?;
+        let mut spec = shapes::model(&self.size, ty).ok_or_else(|| format!("no shape {}", self.size))?;
+        spec.name = format!("{}:{}", self.size, ty.name().to_ascii_lowercase());
+        Ok(spec)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::{Context, anyhow};
-use unicorn_engine::{Engine, EngineError, Event, FinishReason, Request, Timings};
+use unicorn_engine::{Drafter, Engine, EngineError, Event, FinishReason, Request, Timings};
 use unicorn_text::Detokenizer;
 
 use crate::interrupt::Catch;
@@ -20,16 +20,20 @@ pub struct Answer {
     pub timings: Timings,
 }
 
-/// Runs one request to its end, handing each piece of text to `sink`. Ctrl-C cancels the request, and what came so far is
+/// Runs one request to its end, with guesses of the next tokens if there is a `drafter`, handing each piece of text to `sink`. Ctrl-C cancels the request, and what came so far is
 /// the answer; a sink that fails cancels it too, and its error is returned.
 pub fn generate(
     engine: &mut Engine,
     mut detokenizer: Detokenizer,
     request: Request,
+    drafter: Option<Box<dyn Drafter>>,
     catch: &Catch,
     mut sink: impl FnMut(&str) -> io::Result<()>,
 ) -> anyhow::Result<Answer> {
-    let sequence = engine.add(request)?;
+    let sequence = match drafter {
+        Some(drafter) => engine.add_drafted(request, drafter)?,
+        None => engine.add(request)?,
+    };
     let mut text = String::new();
     let mut failed: Option<io::Error> = None;
     let mut cancelled = false;
@@ -79,14 +83,21 @@ fn finished(answer: Answer) -> anyhow::Result<Answer> {
     }
 }
 
-/// The line of figures after an answer: `prompt: 12 tokens, 512 tok/s | answer: 34 tokens, 98.2 tok/s`.
+/// The line of figures after an answer: `prompt: 12 tokens, 512 tok/s | answer: 34 tokens, 98.2 tok/s`, with what came of drafts.
 pub fn figures(answer: &Answer) -> String {
     let t = &answer.timings;
     let reused = if t.reused_tokens > 0 { format!(" ({} reused)", t.reused_tokens) } else { String::new() };
     let prompt =
         format!("prompt: {} tokens{reused}, {} tok/s", t.prompt_tokens, rate(t.prefill_tokens_per_second()));
-    let written =
-        format!("answer: {} tokens, {} tok/s", t.generated_tokens, rate(t.decode_tokens_per_second()));
+    let drafts = match t.drafted_tokens {
+        0 => String::new(),
+        drafted => format!(" ({} of {drafted} drafted tokens accepted)", t.accepted_tokens),
+    };
+    let written = format!(
+        "answer: {} tokens{drafts}, {} tok/s",
+        t.generated_tokens,
+        rate(t.decode_tokens_per_second())
+    );
     match ending(&answer.reason) {
         Some(why) => format!("{prompt} | {written} | {why}"),
         None => format!("{prompt} | {written}"),
@@ -116,7 +127,7 @@ mod tests {
 
     use unicorn_core::{
         Block, BlockId, Device, DeviceError, DeviceProfile, MemoryNeed, MemoryUse, SharedBuffer, Sharing,
-        StateLayout, StreamId, WeightSource, Work, Workload,
+        StateCopy, StateLayout, StreamId, WeightSource, Work, Workload,
     };
     use unicorn_cpu::ReferenceDevice;
     use unicorn_engine::{EngineOptions, Failure, Placement};
@@ -155,6 +166,9 @@ mod tests {
         fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError> {
             self.device.attach(stream, residual)
         }
+        fn copy_state(&self, copy: StateCopy) {
+            self.device.copy_state(copy);
+        }
         fn memory(&self) -> MemoryUse {
             self.device.memory()
         }
@@ -180,7 +194,7 @@ mod tests {
             *next.lock().unwrap() = error;
             let request = Request { prompt: vec![1, 2, 3], max_tokens: Some(2), ..Request::default() };
             let detokenizer = tokenizer.tokenizer.detokenizer_after(None, true);
-            let answer = generate(&mut engine, detokenizer, request, &catch, |_| Ok(()));
+            let answer = generate(&mut engine, detokenizer, request, None, &catch, |_| Ok(()));
             (answer.map(|a| a.timings.generated_tokens).map_err(|e| e.to_string()), is_stopped(&mut engine))
         };
         let (device, what) = ("d".to_owned(), "work".to_owned());
@@ -210,6 +224,8 @@ mod tests {
             figures(&answer),
             "prompt: 12 tokens (2 reused), 500 tok/s | answer: 11 tokens, 100 tok/s"
         );
+        (answer.timings.drafted_tokens, answer.timings.accepted_tokens) = (7, 5);
+        assert!(figures(&answer).ends_with("answer: 11 tokens (5 of 7 drafted tokens accepted), 100 tok/s"));
         answer.reason = FinishReason::Length;
         assert!(figures(&answer).ends_with("| cut at --max-tokens"));
     }

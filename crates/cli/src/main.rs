@@ -24,6 +24,7 @@ mod model_spec;
 mod open_device;
 mod output;
 mod parse;
+mod planner;
 mod preview;
 mod progress;
 mod prompt;
@@ -85,6 +86,7 @@ fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {
             Some(BenchCommand::Ffn(args)) => commands::bench::ffn::run(args, config),
             None => commands::bench::model::run(&args.run, config),
         },
+        Command::Plan(args) => commands::plan::run(args, config),
         Command::Perplexity(args) => commands::perplexity::run(args, config),
         Command::Inspect(args) => commands::inspect::run(args, config),
         Command::Tokenize(args) => commands::tokenize::run(args, config),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use unicorn_core::{Device, KvType, MemoryRoom, ModelSpec};
 use unicorn_engine::{
     DeviceMemory, EngineError, EngineOptions, Excess, MemoryLimit, MemoryPlan, MemoryScope, MemoryShort,
-    Placement, longest_context,
+    Placements, longest_context,
 };
 
 use crate::exit::usage;
@@ -78,12 +78,12 @@ impl Refused {
         error: EngineError,
         spec: &ModelSpec,
         devices: &[Arc<dyn Device>],
-        placement: &Placement,
+        placements: &Placements,
         options: &EngineOptions,
     ) -> anyhow::Error {
         match error {
             EngineError::Memory(short) => {
-                let advice = Some(advice(&short.plan, &helps(spec, devices, placement, options)));
+                let advice = Some(advice(&short.plan, &helps(spec, devices, placements, options)));
                 anyhow::Error::new(Refused { short, advice })
             }
             other => other.into(),
@@ -100,12 +100,12 @@ impl Refused {
 fn helps(
     spec: &ModelSpec,
     devices: &[Arc<dyn Device>],
-    placement: &Placement,
+    placements: &Placements,
     options: &EngineOptions,
 ) -> Vec<String> {
     let longest = |kv_type: KvType| {
         let options = EngineOptions { kv_type, ..options.clone() };
-        longest_context(spec, devices, placement, &options, 1).ok().flatten()
+        longest_context(spec, devices, placements, &options, 1).ok().flatten()
     };
     let mut helps: Vec<String> = longest(options.kv_type).map(|n| format!("--ctx {n}")).into_iter().collect();
     if options.kv_type != KvType::Q8_0 {

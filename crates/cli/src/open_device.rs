@@ -47,6 +47,14 @@ impl Opened {
         }
         Ok(roof)
     }
+
+    /// Bytes that models may take of the device's memory.
+    pub fn capacity_bytes(&self) -> u64 {
+        let profile = self.device.profile();
+        let host = || unicorn_cpu::simd::available().filter(|_| profile.unified_memory);
+        let rooms = self.device.room().into_iter().chain(host());
+        rooms.map(|room| room.bytes).min().unwrap_or(profile.memory_bytes)
+    }
 }
 
 /// Opens the device that was named, or else the fastest GPU, or else the CPU, and says which. It passes over kernels that its selftest

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{Engine, EngineOptions, PlaceRules, Placement, longest_context, perplexity};
+use unicorn_engine::{Engine, EngineOptions, longest_context, perplexity};
 use unicorn_model::{ModelError, Notice, OpenModel, OpenTokenizer};
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
@@ -17,8 +17,8 @@ pub use crate::context::ContextChoice;
 use crate::exit::usage;
 use crate::memory::{self, Refused};
 use crate::memory_max::MemoryMax;
-use crate::open_device::{self, Opened};
 use crate::output::say;
+use crate::planner::{self, Grader, Load, Place, Placed};
 use crate::progress::{self, Fetched};
 use crate::settings::Recommended;
 use crate::units;
@@ -67,8 +67,10 @@ fn named(path: &Path, error: ModelError) -> anyhow::Error {
 pub struct EngineChoice<'a> {
     /// Device and threads.
     pub device: &'a DeviceArgs,
-    /// Which device runs which part; `None` is all on the one device.
-    pub place: Option<&'a PlaceRules>,
+    /// Which device runs which part.
+    pub place: &'a Place,
+    /// What it shall be fast at.
+    pub load: Load,
     /// Element type of the KV cache.
     pub kv: KvType,
     /// Context in tokens.
@@ -118,6 +120,8 @@ impl TextSide {
 pub struct Session {
     /// The model on its device.
     pub engine: Engine,
+    /// What tells predictions beside measurements, with `--verbose` and where the devices were measured.
+    pub grader: Option<Grader>,
     /// Its text side.
     pub text: TextSide,
 }
@@ -148,7 +152,8 @@ impl Session {
             Ok(error) => named(path, error),
             Err(error) => error.context(format!("cannot open model {}", path.display())),
         })?;
-        let session = Session { text, engine: engine? };
+        let (engine, grader) = engine?;
+        let session = Session { text, engine, grader };
         if config.explains() {
             say!("{}", path.display());
             explain(&session.engine, start);
@@ -193,35 +198,45 @@ pub fn open_engine(
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
     config: &Config,
-) -> anyhow::Result<Engine> {
-    // Before a device is opened: a context that cannot be is wrong usage.
-    choice.context.resolve(spec.context_max).map_err(usage)?;
-    let opened = open_device::open_all(choice.device, choice.place, config)?;
-    engine_on(opened, spec, source, choice, config)
+) -> anyhow::Result<(Engine, Option<Grader>)> {
+    let placed = open_devices(spec, choice, config)?;
+    let grader = if config.explains() { Grader::new(&placed, spec, config)? } else { None };
+    Ok((engine_on(placed, spec, source, choice, config)?, grader))
 }
 
-/// Loads the weights on open devices: one, or those that the placement rules name. Errors before the first is read where all of them
-/// cannot fit.
+/// Opens the devices for a model and places it on them.
+pub fn open_devices(spec: &ModelSpec, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Placed> {
+    // Before a device is opened: a context that cannot be is wrong usage.
+    let options = engine_options(spec, choice)?;
+    planner::place(choice.device, choice.place, spec, &options, choice.load, config)
+}
+
+/// The engine's options for a model.
+pub fn engine_options(spec: &ModelSpec, choice: &EngineChoice<'_>) -> anyhow::Result<EngineOptions> {
+    let context = choice.context.resolve(spec.context_max).map_err(usage)?;
+    let (kv_type, sequences_max) = (choice.kv, choice.load.sequences);
+    Ok(EngineOptions { context, kv_type, sequences_max, ..EngineOptions::default() })
+}
+
+/// Loads the weights on open devices. Errors before the first is read where all of them cannot fit.
 pub fn engine_on(
-    opened: Vec<Opened>,
+    placed: Placed,
     spec: &ModelSpec,
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
     config: &Config,
 ) -> anyhow::Result<Engine> {
-    let context = choice.context.resolve(spec.context_max).map_err(usage)?;
-    let mut options = EngineOptions { context, kv_type: choice.kv, ..EngineOptions::default() };
+    let mut options = engine_options(spec, choice)?;
+    let Placed { opened, placements } = placed;
+    let context = options.context;
     options.outputs_max =
         choice.scores.then(|| perplexity::outputs_max(spec.vocab, options.prefill_chunk.min(context)));
     options.memory_limits = memory::limits(&opened, choice.memory)?;
-    let placement = match choice.place {
-        Some(rules) => rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?,
-        None => Placement::single(spec)?,
-    };
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     let devices: Vec<Arc<dyn Device>> = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
     if let ContextChoice::AtMost(_) = choice.context {
-        let fits = longest_context(spec, &devices, &placement, &options, CONTEXT_MIN).with_context(cannot)?;
+        let fits =
+            longest_context(spec, &devices, &placements, &options, CONTEXT_MIN).with_context(cannot)?;
         options.context = fits.unwrap_or(context);
         if options.context < context && config.talks() {
             let fits = options.context;
@@ -230,8 +245,8 @@ pub fn engine_on(
             );
         }
     }
-    let made = Engine::new(spec, source, devices.clone(), placement.clone(), options.clone(), &mut |_| {});
-    made.map_err(|error| Refused::or_other(error, spec, &devices, &placement, &options)).with_context(cannot)
+    let made = Engine::new(spec, source, devices.clone(), placements.clone(), options.clone(), &mut |_| {});
+    made.map_err(|error| Refused::or_other(error, spec, &devices, &placements, &options)).with_context(cannot)
 }
 
 /// Says what was decided.

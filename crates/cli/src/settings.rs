@@ -1,7 +1,7 @@
 //! How an answer is written: flags over the model's own settings over the defaults, and `/set` in a chat.
 
-use clap::{Args, Parser};
-use unicorn_engine::{DryOptions, SamplingOptions};
+use clap::{Args, Parser, ValueEnum};
+use unicorn_engine::{Drafter, DryOptions, NgramDrafter, SamplingOptions};
 
 use crate::parse::{self, OrAuto};
 
@@ -90,6 +90,22 @@ pub struct SamplingArgs {
     pub seed: Option<OrAuto<u64>>,
 }
 
+/// Where guesses of the next tokens come from.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DraftChoice {
+    /// The text so far
+    Ngram,
+}
+
+impl DraftChoice {
+    /// One for each answer.
+    pub fn drafter(self) -> Box<dyn Drafter> {
+        match self {
+            DraftChoice::Ngram => Box::new(NgramDrafter),
+        }
+    }
+}
+
 /// Flags that decide about an answer; `/set NAME VALUE` changes them under the same names.
 #[derive(Args, Clone, Debug, Default)]
 pub struct AnswerArgs {
@@ -104,6 +120,10 @@ pub struct AnswerArgs {
         help_heading = "Prompt"
     )]
     pub max_tokens: Option<OrAuto<usize>>,
+    /// Guess the next tokens and verify several at once, which is faster where an answer repeats its prompt or itself: `ngram` guesses what
+    /// followed the last tokens before [default: no guesses]
+    #[arg(long, value_name = "HOW", help_heading = "Prompt")]
+    pub draft: Option<DraftChoice>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::json;
 use unicorn_core::ModelSpec;
-use unicorn_engine::{Engine, Occupancy, Timeline};
+use unicorn_engine::{Activity, Engine, Lane, Occupancy, Stalls, Timeline};
 
 use crate::config::Config;
 use crate::output::say;
@@ -56,21 +57,56 @@ impl Trace {
     }
 }
 
-/// One line on the whole, one for each device.
+/// One line on the whole, two for each device: how busy it was, and why it stood still for the rest.
 fn busy(occupancy: &Occupancy, names: &[String]) -> Vec<String> {
     let wall = occupancy.wall.as_secs_f64().max(1e-12);
     let mut lines = vec![format!(
         "overlap: {:.0} % of {wall:.2} s with several devices at work",
         100.0 * occupancy.overlap()
     )];
-    lines.extend(names.iter().zip(&occupancy.busy).map(|(name, busy)| {
-        let busy = busy.as_secs_f64();
-        format!("  {name}: busy {:.0} %, idle {:.2} s", 100.0 * busy / wall, wall - busy)
-    }));
+    let share = |time: Duration| format!("{:.0} %", 100.0 * time.as_secs_f64() / wall);
+    for ((name, busy), stalls) in names.iter().zip(&occupancy.busy).zip(&occupancy.stalls) {
+        let Stalls { host, others, start, ends } = *stalls;
+        let [busy, host, others, start, ends] = [*busy, host, others, start, ends].map(share);
+        lines.push(format!(
+            "  {name}: busy {busy}; waits for others {others}, for the host {host}, to start {start}; before its first work and after its last {ends}"
+        ));
+    }
     lines
 }
 
-/// The trace event format of Chrome: a lane (thread) for each device, times in microseconds.
+/// A lane (thread) of the trace: a device, its copies of state, the host.
+fn lane(lane: Lane, devices: usize) -> usize {
+    match lane {
+        Lane::Device(device) => device,
+        Lane::Copies(device) => devices + device,
+        Lane::Host => 2 * devices,
+    }
+}
+
+fn lane_names(names: &[String]) -> Vec<String> {
+    let copies = names.iter().map(|name| format!("{name}: copies of state"));
+    names.iter().cloned().chain(copies).chain(["host: sampling".to_owned()]).collect()
+}
+
+/// `4 ffn`, `0 embedding+mixer .. 29`, `sampling`.
+fn title(activity: &Activity, spec: &ModelSpec) -> String {
+    let kind = |block: usize| {
+        spec.blocks.get(block).map_or(String::new(), |b| format!("{:?}", b.kind()).to_lowercase())
+    };
+    match activity {
+        Activity::Blocks(blocks) => {
+            let kinds: Vec<String> = blocks.clone().take(2).map(kind).collect();
+            let more = if blocks.len() > 2 { format!(" .. {}", blocks.end - 1) } else { String::new() };
+            format!("{} {}{more}", blocks.start, kinds.join("+"))
+        }
+        Activity::Save(block) => format!("{block} out"),
+        Activity::Restore(block) => format!("{block} in"),
+        Activity::Sampling => "sampling".to_owned(),
+    }
+}
+
+/// The trace event format of Chrome, times in microseconds.
 fn write_events(
     out: &mut impl Write,
     timeline: &Timeline,
@@ -79,23 +115,21 @@ fn write_events(
 ) -> std::io::Result<()> {
     let Some(zero) = timeline.spans().iter().map(|s| s.start).min() else { return write!(out, "[]") };
     write!(out, "[")?;
-    for (lane, name) in names.iter().enumerate() {
+    let used: Vec<usize> = timeline.spans().iter().map(|s| lane(s.lane, names.len())).collect();
+    for (lane, name) in lane_names(names).iter().enumerate().filter(|(lane, _)| used.contains(lane)) {
         let event = json!({"name": "thread_name", "ph": "M", "pid": 1, "tid": lane, "args": {"name": name}});
         writeln!(out, "{event},")?;
+        let order = json!({"name": "thread_sort_index", "ph": "M", "pid": 1, "tid": lane, "args": {"sort_index": lane}});
+        writeln!(out, "{order},")?;
     }
-    for (i, span) in timeline.spans().iter().enumerate() {
-        let kinds: Vec<String> = spec.blocks[span.blocks.clone()]
-            .iter()
-            .take(2)
-            .map(|b| format!("{:?}", b.kind()).to_lowercase())
-            .collect();
-        let more = if span.blocks.len() > 2 { format!(" .. {}", span.blocks.end - 1) } else { String::new() };
+    for (i, (span, lane)) in timeline.spans().iter().zip(used).enumerate() {
         let start = span.start.duration_since(zero).as_secs_f64() * 1e6;
+        let count = if matches!(span.lane, Lane::Copies(_)) { "pages" } else { "rows" };
         let event = json!({
-            "name": format!("{} {}{more}", span.blocks.start, kinds.join("+")),
-            "ph": "X", "pid": 1, "tid": span.device, "ts": start,
+            "name": title(&span.activity, spec),
+            "ph": "X", "pid": 1, "tid": lane, "ts": start,
             "dur": span.end.duration_since(span.start).as_secs_f64() * 1e6,
-            "args": {"batch": span.flight, "rows": span.rows},
+            "args": {"batch": span.flight, count: span.rows},
         });
         let comma = if i + 1 < timeline.spans().len() { "," } else { "" };
         writeln!(out, "{event}{comma}")?;

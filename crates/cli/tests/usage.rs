@@ -26,8 +26,18 @@ fn without_arguments_help_is_printed() {
 #[test]
 fn every_command_has_help() {
     let home = home();
-    let commands =
-        ["run", "pull", "models", "bench", "perplexity", "inspect", "tokenize", "devices", "completions"];
+    let commands = [
+        "run",
+        "pull",
+        "models",
+        "bench",
+        "plan",
+        "perplexity",
+        "inspect",
+        "tokenize",
+        "devices",
+        "completions",
+    ];
     for command in commands {
         let help = output(unicorn(home.path()).args([command, "--help"]));
         assert_eq!(help.status.code(), Some(0), "{command}");

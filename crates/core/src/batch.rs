@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::output::{OutputRow, SLOTS, Select, TopEntry};
 use crate::{BatchShape, Span, StateLayout};
 
 /// A sequence known to the engine.
@@ -24,6 +25,9 @@ pub struct Slice {
     /// For every state group the pages of positions `0 .. start + tokens.len()`, in order: entry `i` holds positions
     /// `i * page_tokens ..`. Entries of positions that a sliding window no longer sees may name any page of the pool.
     pub tables: Vec<Vec<PageId>>,
+    /// The one token is what the device kept in this slot last ([`OutputRow::keep`]); `tokens` holds a token that stands in for it. The
+    /// embedding must be on the device of the head, and comes after the work that kept the token.
+    pub slot: Option<u32>,
 }
 
 impl Slice {
@@ -31,24 +35,6 @@ impl Slice {
     pub fn end(&self) -> usize {
         self.start as usize + self.tokens.len()
     }
-}
-
-/// What the head returns for an output row.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Select {
-    /// All logits.
-    Logits,
-    /// The `k` largest logits with their token ids, largest first, ties broken by the smaller id.
-    Top(usize),
-}
-
-/// A row for which the head computes logits. A sequence may have several.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct OutputRow {
-    /// Row of the batch.
-    pub row: u32,
-    /// What is returned.
-    pub select: Select,
 }
 
 /// What batches for one model on one engine are held against.
@@ -149,6 +135,38 @@ pub enum BatchError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// A mask is for another vocabulary or allows no token.
+    #[error(
+        "output row {row}: a mask of {words} words that allows no token, or not one for each 32 of {vocab} tokens"
+    )]
+    Mask {
+        /// The row.
+        row: usize,
+        /// Words of the mask.
+        words: usize,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// A slot does not exist, feeds a slice of several tokens, or is to keep two tokens, or one that is not the best of unedited logits.
+    #[error(
+        "slot {slot} of {SLOTS}: it holds one token, the best of a row that selects without edits, for a slice of one"
+    )]
+    Slot {
+        /// The slot.
+        slot: u32,
+    },
+    /// An adjustment is of a token outside the vocabulary, does not ascend, or is no number that later arithmetic can use.
+    #[error(
+        "output row {row}: the adjustment of token {token}: tokens must ascend below {vocab}, with sound numbers"
+    )]
+    Adjustment {
+        /// The row.
+        row: usize,
+        /// Token id.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
 }
 
 impl Batch {
@@ -172,6 +190,7 @@ impl Batch {
                 return Err(BatchError::Token { token, vocab });
             }
         }
+        check_slots(&slices, &outputs)?;
         check_state(&slices, limits.state.as_ref())?;
         let rows = slices.iter().map(|s| s.tokens.len()).sum();
         check_outputs(&outputs, rows, vocab)?;
@@ -214,6 +233,30 @@ impl Batch {
         self.outputs.iter().filter(|o| o.select == Select::Logits).count()
     }
 
+    /// The tokens of all rows; `slots` are those of the device.
+    pub fn row_tokens(&self, slots: &[u32]) -> Vec<u32> {
+        let mut tokens: Vec<u32> = self.slices.iter().flat_map(|s| &s.tokens).copied().collect();
+        for (row, slot) in self.feeds() {
+            tokens[row] = slots.get(slot as usize).copied().unwrap_or(0);
+        }
+        tokens
+    }
+
+    /// `(row, slot)` of the rows whose token comes from a slot of the device.
+    pub fn feeds(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
+        let mut end = 0;
+        let row = move |s: &Slice| {
+            end += s.tokens.len();
+            s.slot.map(|slot| (end - 1, slot))
+        };
+        self.slices.iter().filter_map(row)
+    }
+
+    /// `(number among the output rows, slot)` of the rows whose best token the device keeps.
+    pub fn keeps(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
+        self.outputs.iter().enumerate().filter_map(|(i, o)| o.keep.map(|slot| (i, slot)))
+    }
+
     /// True where both batches have tokens of one sequence: the later one then reads state that the earlier one writes.
     pub fn shares_sequence(&self, other: &Batch) -> bool {
         self.slices.iter().any(|a| other.slices.iter().any(|b| a.sequence == b.sequence))
@@ -237,6 +280,39 @@ fn check_outputs(outputs: &[OutputRow], rows: usize, vocab: usize) -> Result<(),
         {
             return Err(BatchError::Top { k, vocab });
         }
+        check_edits(output, vocab)?;
+    }
+    Ok(())
+}
+
+fn check_slots(slices: &[Slice], outputs: &[OutputRow]) -> Result<(), BatchError> {
+    let feeds = slices.iter().filter_map(|s| s.slot.map(|slot| (slot, s.tokens.len() == 1)));
+    let fit = |o: &OutputRow| matches!(o.select, Select::Top(_)) && o.edits.is_empty();
+    let keeps = outputs.iter().filter_map(|o| o.keep.map(|slot| (slot, fit(o))));
+    let mut kept: Vec<u32> = keeps.clone().map(|(slot, _)| slot).collect();
+    if let Some((slot, _)) = feeds.chain(keeps).find(|(slot, sound)| !sound || *slot as usize >= SLOTS) {
+        return Err(BatchError::Slot { slot });
+    }
+    kept.sort_unstable();
+    let twice = kept.windows(2).find(|w| w[0] == w[1]);
+    twice.map_or(Ok(()), |w| Err(BatchError::Slot { slot: w[0] }))
+}
+
+fn check_edits(output: &OutputRow, vocab: usize) -> Result<(), BatchError> {
+    let (row, edits) = (output.row as usize, &output.edits);
+    if let Some(mask) = &edits.mask {
+        let words = mask.words().len();
+        if words != vocab.div_ceil(32) || !mask.allows_some(vocab) {
+            return Err(BatchError::Mask { row, words, vocab });
+        }
+    }
+    let mut next = 0;
+    for adjustment in &edits.adjustments {
+        let token = adjustment.token;
+        if (token as usize) < next || token as usize >= vocab || !adjustment.is_sound() {
+            return Err(BatchError::Adjustment { row, token, vocab });
+        }
+        next = token as usize + 1;
     }
     Ok(())
 }
@@ -292,15 +368,6 @@ fn check_group(slices: &[Slice], layout: &StateLayout, group: usize) -> Result<(
     Ok(())
 }
 
-/// One selected token.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct TopEntry {
-    /// Token id.
-    pub token: u32,
-    /// Its logit.
-    pub logit: f32,
-}
-
 /// What a head block produced, in the order of [`Batch::outputs`].
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct HeadOutput {
@@ -315,8 +382,15 @@ pub struct HeadOutput {
 pub enum RowOutput<'a> {
     /// `[vocab]`.
     Logits(&'a [f32]),
-    /// The best ones, the best first.
+    /// The best ones, the best first; shorter than asked for where no other token can be chosen.
     Top(&'a [TopEntry]),
+}
+
+/// True for at most `k` tokens that can be chosen and are allowed, in order.
+fn is_selection(list: &[TopEntry], k: usize, asked: &OutputRow, vocab: usize) -> bool {
+    let allowed = |token| asked.edits.mask.as_ref().is_none_or(|mask| mask.allows(token));
+    let sound = |e: &TopEntry| e.is_choosable() && (e.token as usize) < vocab && allowed(e.token);
+    list.len() <= k && list.iter().all(sound) && list.windows(2).all(|w| w[0].rank(&w[1]).is_lt())
 }
 
 impl HeadOutput {
@@ -329,10 +403,21 @@ impl HeadOutput {
         let (mut logits, mut top) = (self.logits.chunks_exact(vocab.max(1)), self.top.iter());
         let row = |output: &OutputRow| match output.select {
             Select::Logits => logits.next().map(RowOutput::Logits),
-            Select::Top(k) => top.next().filter(|t| t.len() == k).map(|t| RowOutput::Top(t)),
+            Select::Top(k) => {
+                top.next().filter(|list| is_selection(list, k, output, vocab)).map(|t| RowOutput::Top(t))
+            }
         };
         let rows: Option<Vec<RowOutput>> = batch.outputs.iter().map(row).collect();
         rows.filter(|_| top.next().is_none())
+    }
+
+    /// `(slot, token)` of what a device keeps after a batch; token 0 where none can be chosen, which nobody then reads on.
+    pub fn kept<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = (usize, u32)> + 'a {
+        let selecting = batch.outputs.iter().filter(|o| matches!(o.select, Select::Top(_)));
+        let kept = |(o, list): (&OutputRow, &Vec<TopEntry>)| {
+            o.keep.map(|slot| (slot as usize, list.first().map_or(0, |best| best.token)))
+        };
+        selecting.zip(&self.top).filter_map(kept)
     }
 
     /// Appends the rows of a later batch.
@@ -345,7 +430,7 @@ impl HeadOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{KvType, StateGroup, StateSpec};
+    use crate::{Adjustment, Edits, KvType, StateGroup, StateSpec, TokenMask};
 
     fn limits(groups: &[StateSpec]) -> Arc<BatchLimits> {
         let groups = groups.iter().map(|spec| StateGroup { spec: *spec, pages: 8 }).collect();
@@ -355,7 +440,7 @@ mod tests {
 
     fn slice(id: u64, start: u32, tokens: usize, pages: &[u32]) -> Slice {
         let (sequence, tokens) = (SequenceId(id), vec![7; tokens]);
-        Slice { sequence, tokens, start, tables: vec![pages.to_vec()] }
+        Slice { sequence, tokens, start, tables: vec![pages.to_vec()], slot: None }
     }
 
     fn make(slices: Vec<Slice>) -> Result<Batch, BatchError> {
@@ -418,7 +503,7 @@ mod tests {
     #[test]
     fn outputs_ascend_within_the_batch_and_ask_for_what_there_is() {
         let ask = |outputs: &[(u32, Select)]| {
-            let outputs = outputs.iter().map(|(row, select)| OutputRow { row: *row, select: *select });
+            let outputs = outputs.iter().map(|(row, select)| OutputRow::new(*row, *select));
             Batch::new(vec![slice(1, 0, 4, &[0])], outputs.collect(), &limits(&[StateSpec::Paged]))
         };
         let batch = ask(&[(0, Select::Top(3)), (2, Select::Logits), (3, Select::Top(1))]).unwrap();
@@ -433,9 +518,9 @@ mod tests {
     #[test]
     fn output_rows_are_found_again_or_refused() {
         let outputs = vec![
-            OutputRow { row: 0, select: Select::Top(1) },
-            OutputRow { row: 1, select: Select::Logits },
-            OutputRow { row: 2, select: Select::Top(2) },
+            OutputRow::new(0, Select::Top(1)),
+            OutputRow::new(1, Select::Logits),
+            OutputRow::new(2, Select::Top(2)),
         ];
         let batch = Batch::new(vec![slice(1, 0, 4, &[0])], outputs, &limits(&[StateSpec::Paged])).unwrap();
         let entry = |token| TopEntry { token, logit: 1.0 };
@@ -445,11 +530,82 @@ mod tests {
         assert_eq!(rows[0], RowOutput::Top(&[entry(4)]));
         assert!(matches!(rows[1], RowOutput::Logits(l) if l.len() == 100));
         assert_eq!(rows[2], RowOutput::Top(&[entry(5), entry(6)]));
-        output.top[1].pop();
-        assert_eq!(output.rows(&batch), None);
+        // Shorter where nothing else can be chosen; never longer, out of order, or with what cannot be chosen.
+        let with = |list: Vec<TopEntry>| HeadOutput { top: vec![vec![entry(4)], list], ..output.clone() };
+        assert!(with(vec![entry(5)]).rows(&batch).is_some() && with(vec![]).rows(&batch).is_some());
+        assert_eq!(with(vec![entry(5), entry(6), entry(7)]).rows(&batch), None);
+        assert_eq!(with(vec![entry(6), entry(5)]).rows(&batch), None);
+        assert_eq!(with(vec![entry(100)]).rows(&batch), None);
+        assert_eq!(with(vec![TopEntry { token: 5, logit: f32::NEG_INFINITY }]).rows(&batch), None);
         output.top.pop();
         assert_eq!(output.rows(&batch), None);
         let short = HeadOutput { logits: vec![0.5; 99], ..HeadOutput::default() };
         assert_eq!(short.rows(&batch), None);
+    }
+
+    #[test]
+    fn slots_keep_and_feed_single_tokens() {
+        let with = |slots: [Option<u32>; 2], keeps: [Option<u32>; 2], select, edits: Edits| {
+            let slices = vec![
+                Slice { slot: slots[0], ..slice(1, 3, 1, &[0]) },
+                Slice { slot: slots[1], ..slice(2, 3, 2, &[1]) },
+            ];
+            let output =
+                |(row, keep)| OutputRow { keep, edits: edits.clone(), ..OutputRow::new(row, select) };
+            let outputs = [(0, keeps[0]), (2, keeps[1])].map(output).to_vec();
+            Batch::new(slices, outputs, &limits(&[StateSpec::Paged]))
+        };
+        let (top, none) = (Select::Top(2), Edits::default);
+        let batch = with([Some(7), None], [Some(7), Some(3)], top, none()).unwrap();
+        assert_eq!(batch.feeds().collect::<Vec<_>>(), [(0, 7)]);
+        assert_eq!(batch.keeps().collect::<Vec<_>>(), [(0, 7), (1, 3)]);
+        let output = HeadOutput {
+            top: vec![vec![TopEntry { token: 5, logit: 1.0 }], vec![]],
+            ..HeadOutput::default()
+        };
+        assert_eq!(output.kept(&batch).collect::<Vec<_>>(), [(7, 5), (3, 0)]);
+        let slot = |made: Result<Batch, BatchError>| match made {
+            Err(BatchError::Slot { slot }) => slot,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(slot(with([None, Some(4)], [None, None], top, none())), 4);
+        assert_eq!(slot(with([Some(1024), None], [None, None], top, none())), 1024);
+        assert_eq!(slot(with([None, None], [None, Some(1024)], top, none())), 1024);
+        assert_eq!(slot(with([None, None], [Some(5), Some(5)], top, none())), 5);
+        assert_eq!(slot(with([None, None], [Some(6), None], Select::Logits, none())), 6);
+        let edits = Edits { adjustments: vec![Adjustment::none(1)], mask: None };
+        assert_eq!(slot(with([None, None], [Some(8), None], top, edits)), 8);
+    }
+
+    #[test]
+    fn edits_are_for_the_vocabulary_and_hold_what_comes_back() {
+        let ask = |edits: Edits| {
+            let outputs = vec![OutputRow { edits, ..OutputRow::new(0, Select::Top(2)) }];
+            Batch::new(vec![slice(1, 0, 1, &[0])], outputs, &limits(&[StateSpec::Paged]))
+        };
+        let mask = |words: &[u32]| {
+            ask(Edits { mask: Some(Arc::new(TokenMask::new(words.to_vec()))), ..Edits::default() })
+        };
+        let adjust =
+            |adjustments: &[Adjustment]| ask(Edits { adjustments: adjustments.to_vec(), mask: None });
+        let batch = mask(&[0, 0b110, 0, 0]).unwrap();
+        assert!(matches!(mask(&[1; 3]), Err(BatchError::Mask { row: 0, words: 3, vocab: 100 })));
+        assert!(matches!(mask(&[0, 0, 0, 1 << 4]), Err(BatchError::Mask { .. })));
+        let of = Adjustment::none;
+        assert!(adjust(&[of(0), of(7), of(99)]).is_ok());
+        let bad = [f32::NAN, f32::INFINITY, 0.0, -1.0].map(|divisor| Adjustment { divisor, ..of(9) });
+        let others =
+            [Adjustment { bias: f32::INFINITY, ..of(9) }, Adjustment { penalties: [0.0, f32::NAN], ..of(9) }];
+        for adjustment in bad.into_iter().chain(others) {
+            assert!(matches!(adjust(&[of(3), adjustment]), Err(BatchError::Adjustment { token: 9, .. })));
+        }
+        assert!(matches!(adjust(&[of(3), of(3)]), Err(BatchError::Adjustment { token: 3, .. })));
+        assert!(matches!(adjust(&[of(100)]), Err(BatchError::Adjustment { token: 100, .. })));
+        let listed = |tokens: &[u32]| {
+            let list = tokens.iter().map(|token| TopEntry { token: *token, logit: 0.5 }).collect();
+            HeadOutput { top: vec![list], ..HeadOutput::default() }.rows(&batch).is_some()
+        };
+        assert!(listed(&[33, 34]) && listed(&[34]) && listed(&[]));
+        assert!(!listed(&[33, 35]) && !listed(&[1]));
     }
 }

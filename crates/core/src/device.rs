@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Batch, Block, CompletionQueue, DeviceError, Fence, HeadOutput, MemoryNeed, MemoryRoom, SharedBuffer,
-    Signal, StateLayout, TensorType, WeightSource, Workload,
+    Batch, Block, CompletionQueue, DeviceError, Fence, HeadOutput, MemoryNeed, MemoryRoom, PageId,
+    SharedBuffer, Signal, StateLayout, TensorType, WeightSource, Workload,
 };
 
 /// Kind of a device.
@@ -152,6 +152,32 @@ pub struct Crossing {
     pub export: bool,
 }
 
+/// Pages of one mixer's state to copy.
+///
+/// On the host a page is a row of [`StateLayout::page_words`] words: all keys, then all values, each `[kv head][position][head_dim]` as
+/// stored; with `Q8_0` a head has the bytes of all its positions first and then their scales, f16 `[position][head_dim / 32]`.
+pub struct StateCopy {
+    /// Whose pages.
+    pub mixer: BlockId,
+    /// The pages: the `i`-th is row `i` on the host.
+    pub pages: Vec<PageId>,
+    /// From where to where.
+    pub way: StateWay,
+    /// Work and copies that must have ended well before this starts.
+    pub after: Vec<Fence>,
+    /// Given when the pages are copied.
+    pub done: Signal,
+}
+
+/// The way of a copy of state.
+#[derive(Clone)]
+pub enum StateWay {
+    /// From the device to the host.
+    Save(Arc<SharedBuffer>),
+    /// From the host to the device.
+    Restore(Arc<SharedBuffer>),
+}
+
 /// How a device uses a stream's shared buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sharing {
@@ -170,8 +196,8 @@ pub struct MemoryUse {
     pub kv: u64,
     /// Everything else.
     pub scratch: u64,
-    /// Bytes that were copied from one memory to another since the device was opened: weights on their way in, residual streams that
-    /// cross, outputs on their way out. Each copy counts once.
+    /// Bytes that were copied from one memory to another since the device was opened: weights on their way in, residual streams and pages
+    /// of state that cross, outputs on their way out. Each copy counts once.
     pub copied: u64,
     /// Bytes of residual streams that crossed to this device without a copy.
     pub shared: u64,
@@ -221,11 +247,19 @@ pub trait Device: Send + Sync {
     /// Errors when work on the stream is under way or memory is short.
     fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError>;
 
+    /// What copies residual streams that cross, for people; `None` where nothing copies, or nothing worth a word.
+    fn crosses_by(&self) -> Option<String> {
+        None
+    }
+
     /// Starts work as soon as what it waits for has ended, in the order in which work becomes ready. Never waits for work itself, of this
     /// device or another. Every failure, a wrong request included, arrives through [`Work::done`].
     ///
     /// The batch must have been made for the reserved layout. A stream takes another batch once all work on the one before has ended.
     fn submit(&self, work: Work);
+
+    /// Copies pages of state, as [`Device::submit`] starts work. No other work or copy that uses these pages may be under way.
+    fn copy_state(&self, copy: StateCopy);
 
     /// Memory held now.
     fn memory(&self) -> MemoryUse;

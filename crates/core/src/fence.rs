@@ -24,7 +24,7 @@ enum State {
 pub struct Ran {
     /// When the device began, as well as it can tell.
     pub start: Instant,
-    /// When the work was seen to have ended.
+    /// When the work was seen to have ended. A result may still have been on its way to others.
     pub end: Instant,
 }
 
@@ -141,6 +141,7 @@ pub struct Signal {
     fence: Fence,
     queue: Option<(Arc<Gathered>, u64)>,
     begun: Option<Instant>,
+    worked: Option<Instant>,
     given: bool,
 }
 
@@ -151,7 +152,7 @@ impl Signal {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let state = Mutex::new(State::Pending(Vec::new()));
         let fence = Fence(Arc::new(Inner { id, state, done: Condvar::new() }));
-        Signal { fence, queue: None, begun: None, given: false }
+        Signal { fence, queue: None, begun: None, worked: None, given: false }
     }
 
     /// Observes this signal.
@@ -162,6 +163,12 @@ impl Signal {
     /// The device begins with the work now, or began at another moment.
     pub fn begin(&mut self, at: Instant) {
         self.begun = Some(at);
+    }
+
+    /// The device's units were through with the work at this moment. What is left is the way of the result to where others see it, beside
+    /// which they go on with other work.
+    pub fn worked(&mut self, at: Instant) {
+        self.worked = Some(at);
     }
 
     /// Ends the work. The output of a head block reaches the queue that the signal belongs to, if any.
@@ -175,7 +182,8 @@ impl Signal {
         let callbacks = {
             let mut state = lock(&self.fence.0.state);
             let end = Instant::now();
-            let ran = Ran { start: self.begun.unwrap_or(end), end };
+            let worked = self.worked.unwrap_or(end);
+            let ran = Ran { start: self.begun.unwrap_or(worked), end: worked };
             match std::mem::replace(&mut *state, State::Done { outcome: outcome.clone(), ran }) {
                 State::Pending(callbacks) => callbacks,
                 State::Done { .. } => Vec::new(),
@@ -308,6 +316,13 @@ mod tests {
         signal.begin(begun);
         signal.give(Ok(None));
         assert!(fence.ran().is_some_and(|ran| ran.start == begun && ran.end >= begun));
+        let mut told_later = Signal::new();
+        let later = told_later.fence();
+        let through = begun + Duration::from_nanos(1);
+        told_later.begin(begun);
+        told_later.worked(through);
+        told_later.give(Ok(None));
+        assert_eq!(later.ran(), Some(Ran { start: begun, end: through }));
         assert!(waiting.join().unwrap());
         fence.on_done(move |outcome| sender.send(outcome.is_ok()).unwrap());
         assert_eq!(receiver.iter().collect::<Vec<_>>(), [true; 3]);

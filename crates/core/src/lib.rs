@@ -12,6 +12,7 @@ mod error;
 mod fence;
 mod memory;
 mod norm;
+mod output;
 pub mod quant;
 pub mod rope;
 mod shared_buffer;
@@ -19,10 +20,7 @@ mod state;
 mod tensor_type;
 mod weight;
 
-pub use batch::{
-    Batch, BatchError, BatchLimits, HeadOutput, OutputRow, PageId, RowOutput, Select, SequenceId, Slice,
-    TopEntry,
-};
+pub use batch::{Batch, BatchError, BatchLimits, HeadOutput, PageId, RowOutput, SequenceId, Slice};
 pub use block::{
     Activation, AttentionSpec, AttentionWeights, Block, BlockKind, EmbeddingSpec, FfnSpec, FfnWeights,
     HeadSpec, ModelSpec,
@@ -31,12 +29,13 @@ pub use check::BlockError;
 pub use cost::{BatchShape, Cost, Span};
 pub use device::{
     BlockId, Crossing, Device, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime, MemoryUse,
-    RateKind, Roofline, Sharing, StreamId, Work, run_to_end,
+    RateKind, Roofline, Sharing, StateCopy, StateWay, StreamId, Work, run_to_end,
 };
 pub use error::{DeviceError, WeightError};
 pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
 pub use memory::{MemoryNeed, MemoryRoom, Workload};
 pub use norm::{NormKind, NormSpec};
+pub use output::{Adjustment, Edits, OutputRow, SLOTS, Select, TokenMask, TopEntry};
 pub use rope::{RopeSpec, RopeStyle};
 pub use shared_buffer::SharedBuffer;
 pub use state::{KvType, StateGroup, StateLayout, StateSpec};

@@ -6,12 +6,49 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use unicorn_core::{DeviceError, Fence, HeadOutput, StreamId, Work};
+use unicorn_core::{DeviceError, Fence, HeadOutput, Signal, StateCopy, StreamId, Work};
 
-/// Runs one piece of work to its end.
-type Run = Box<dyn Fn(&Work) -> Result<Option<HeadOutput>, DeviceError> + Send + Sync>;
+/// Runs one job to its end.
+type Run = Box<dyn Fn(&Job) -> Result<Option<HeadOutput>, DeviceError> + Send + Sync>;
 
-/// See the module's documentation. Of the work that is ready the one submitted first runs first.
+/// What a device was asked to do.
+pub(crate) enum Job {
+    Work(Work),
+    Copy(StateCopy),
+}
+
+impl Job {
+    fn after(&self) -> &[Fence] {
+        match self {
+            Job::Work(work) => &work.after,
+            Job::Copy(copy) => &copy.after,
+        }
+    }
+
+    fn done(&mut self) -> &mut Signal {
+        match self {
+            Job::Work(work) => &mut work.done,
+            Job::Copy(copy) => &mut copy.done,
+        }
+    }
+
+    fn end(self, result: Result<Option<HeadOutput>, Arc<DeviceError>>) {
+        match self {
+            Job::Work(work) => work.done.give(result),
+            Job::Copy(copy) => copy.done.give(result),
+        }
+    }
+
+    /// For messages.
+    fn name(&self) -> String {
+        match self {
+            Job::Work(work) => format!("a batch of {} rows", work.batch.rows()),
+            Job::Copy(copy) => format!("a copy of {} pages of state", copy.pages.len()),
+        }
+    }
+}
+
+/// See the module's documentation. Of the jobs that are ready the one submitted first runs first.
 pub(crate) struct Submitter {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -27,7 +64,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// By the order of submission.
-    ready: BTreeMap<u64, Work>,
+    ready: BTreeMap<u64, Job>,
     submitted: u64,
     /// The newest work of each stream.
     last: HashMap<StreamId, Fence>,
@@ -42,21 +79,22 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self, mut work: Work) {
-        work.done.begin(Instant::now());
+    fn end(&self, mut job: Job) {
+        job.done().begin(Instant::now());
         // A panic inside a kernel is a fault of this program, but no reason to leave everyone waiting.
-        let result = catch_unwind(AssertUnwindSafe(|| (self.run)(&work)));
+        let result = catch_unwind(AssertUnwindSafe(|| (self.run)(&job)));
         let what = || DeviceError::Failed {
             device: self.device.clone(),
-            what: format!("a batch of {} rows", work.batch.rows()),
+            what: job.name(),
             reason: "panic in a kernel".into(),
         };
-        work.done.give(result.unwrap_or_else(|_| Err(what())).map_err(Arc::new));
+        let result = result.unwrap_or_else(|_| Err(what())).map_err(Arc::new);
+        job.end(result);
     }
 
-    fn ready(&self, number: u64, work: Work) {
+    fn ready(&self, number: u64, job: Job) {
         let mut state = self.lock();
-        state.ready.insert(number, work);
+        state.ready.insert(number, job);
         if !state.inline {
             self.some.notify_one();
             return;
@@ -66,9 +104,9 @@ impl Shared {
             return;
         }
         state.running = true;
-        while let Some((_, work)) = state.ready.pop_first() {
+        while let Some((_, job)) = state.ready.pop_first() {
             drop(state);
-            self.end(work);
+            self.end(job);
             state = self.lock();
         }
         state.running = false;
@@ -81,9 +119,9 @@ impl Shared {
                 return;
             }
             match state.ready.pop_first() {
-                Some((_, work)) => {
+                Some((_, job)) => {
                     drop(state);
-                    self.end(work);
+                    self.end(job);
                     state = self.lock();
                 }
                 None => state = self.some.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -96,7 +134,7 @@ impl Submitter {
     /// Starts the thread. Where the system allows none, work runs on the thread that makes it ready.
     pub(crate) fn start(
         device: &str,
-        run: impl Fn(&Work) -> Result<Option<HeadOutput>, DeviceError> + Send + Sync + 'static,
+        run: impl Fn(&Job) -> Result<Option<HeadOutput>, DeviceError> + Send + Sync + 'static,
     ) -> Submitter {
         let (state, some) = (Mutex::default(), Condvar::new());
         let shared = Arc::new(Shared { device: device.to_owned(), run: Box::new(run), state, some });
@@ -107,20 +145,23 @@ impl Submitter {
         Submitter { shared, thread }
     }
 
-    /// Queues work; it runs once what it waits for has ended well, and earlier work of its stream has ended.
-    pub(crate) fn submit(&self, work: Work) {
-        let after = work.after.clone();
+    /// Queues a job; it runs once what it waits for has ended well, and earlier work of its stream has ended.
+    pub(crate) fn submit(&self, job: Job) {
+        let after = job.after().to_vec();
         let mut state = self.shared.lock();
         let number = state.submitted;
         state.submitted += 1;
-        let before = state.last.insert(work.stream, work.done.fence());
+        let before = match &job {
+            Job::Work(work) => state.last.insert(work.stream, work.done.fence()),
+            Job::Copy(_) => None,
+        };
         drop(state);
         let shared = self.shared.clone();
         Fence::all(&after, before.as_ref(), move |outcome| match outcome {
-            Ok(()) => shared.ready(number, work),
+            Ok(()) => shared.ready(number, job),
             Err(source) => {
                 let device = shared.device.clone();
-                work.done.give(Err(Arc::new(DeviceError::Dependency { device, source })));
+                job.end(Err(Arc::new(DeviceError::Dependency { device, source })));
             }
         });
     }

@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use unicorn_cases::golden::{Chunks, GOLDEN_MODELS, Golden, QUANTIZED_MODELS, logits, relative_error};
+use unicorn_cases::golden::{
+    Chunks, GOLDEN_MODELS, Golden, QUANTIZED_MODELS, greedy, logits, relative_error,
+};
 use unicorn_core::{Device, KvType, WeightSource};
 use unicorn_cpu::{ActivationRounding, CpuOptions, ReferenceDevice, SimdDevice, SimdLevel};
 
@@ -49,6 +51,23 @@ fn check(device: &dyn Device, name: &'static str, tolerance: f32) {
 fn reference_gives_the_logits_of_transformers() {
     for name in GOLDEN_MODELS {
         check(&ReferenceDevice::new(), name, TOLERANCE);
+    }
+}
+
+#[test]
+fn what_a_device_keeps_is_what_it_tells() {
+    for name in GOLDEN_MODELS {
+        let golden = golden(name);
+        let model = unicorn_model::open(&golden.files[0]).unwrap();
+        let source: Arc<dyn WeightSource> = model.source.clone();
+        let tokens = |device: &dyn Device, ahead| {
+            greedy(device, &model.spec.blocks, &source, &golden.tokens[..9], 12, ahead).unwrap()
+        };
+        let options = CpuOptions { threads: Some(2), level: None };
+        let simd = SimdDevice::open(options).unwrap();
+        for device in [&ReferenceDevice::new() as &dyn Device, &simd] {
+            assert_eq!(tokens(device, true), tokens(device, false), "{name}");
+        }
     }
 }
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use unicorn_core::{BatchShape, Cost, Instrument, KernelTime, Select};
+use unicorn_core::{BatchShape, Cost, Instrument, KernelTime, Select, Span};
 
 use crate::engine::Evaluator;
+use crate::placement::Phase;
+use crate::request::{Event, FinishReason, Request};
 use crate::sampling::uniform;
-use crate::{Engine, EngineError};
+use crate::{Engine, EngineError, SamplingOptions};
 
 /// What to time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,17 +18,42 @@ pub enum Test {
     Prefill(usize),
     /// `tgN`: this many tokens one by one, with logits after each. The next token is random, not sampled.
     Decode(usize),
+    /// `tgN xM`: this many tokens of each of so many sequences, by requests that the engine batches and samples as it does all others.
+    Together {
+        /// Tokens of a sequence.
+        tokens: usize,
+        /// Sequences, all at once.
+        sequences: usize,
+    },
 }
 
 impl Test {
-    /// Tokens of a repetition; none is an error.
-    fn tokens(self) -> Result<usize, EngineError> {
+    /// Tokens of one sequence.
+    pub fn length(self) -> usize {
         match self {
-            Test::Prefill(0) | Test::Decode(0) => {
-                Err(EngineError::option("bench tokens", 0, "must be at least 1"))
-            }
-            Test::Prefill(n) | Test::Decode(n) => Ok(n),
+            Test::Prefill(n) | Test::Decode(n) | Test::Together { tokens: n, .. } => n,
         }
+    }
+
+    /// Sequences at once.
+    pub fn sequences(self) -> usize {
+        match self {
+            Test::Prefill(_) | Test::Decode(_) => 1,
+            Test::Together { sequences, .. } => sequences,
+        }
+    }
+
+    /// Tokens of a repetition, of all sequences together.
+    pub fn total(self) -> usize {
+        self.length().saturating_mul(self.sequences())
+    }
+
+    /// Tokens of one sequence; none is an error.
+    fn tokens(self) -> Result<usize, EngineError> {
+        if self.total() == 0 {
+            return Err(EngineError::option("bench tokens", 0, "must be at least 1"));
+        }
+        Ok(self.length())
     }
 
     /// What runs before the first measurement, so that kernels are compiled and caches and clocks are warm.
@@ -34,6 +61,9 @@ impl Test {
         match self {
             Test::Prefill(n) => Test::Prefill(n),
             Test::Decode(n) => Test::Decode(n.min(WARM_UP_MAX)),
+            Test::Together { tokens, sequences } => {
+                Test::Together { tokens: tokens.min(WARM_UP_MAX), sequences }
+            }
         }
     }
 }
@@ -59,6 +89,7 @@ impl BenchResult {
         let name = match self.test {
             Test::Prefill(n) => format!("pp{n}"),
             Test::Decode(n) => format!("tg{n}"),
+            Test::Together { tokens, sequences } => format!("tg{tokens} x{sequences}"),
         };
         if self.depth == 0 { name } else { format!("{name} @ d{}", self.depth) }
     }
@@ -112,24 +143,74 @@ pub fn run(
     select: Select,
     each: &mut dyn FnMut(f64) -> bool,
 ) -> Result<BenchResult, EngineError> {
-    let n = test.tokens()?;
+    test.tokens()?;
     let cost = cost(engine, test, depth);
-    let vocab = engine.spec().vocab;
-    let mut evaluator = engine.evaluator();
-    let mut tokens = Tokens { drawn: 0, vocab };
-    evaluator.prefill(&tokens.draw(depth), false)?;
-    time(&mut evaluator, test.warm_up(), select, &mut tokens)?;
+    let mut tokens = Tokens { drawn: 0, vocab: engine.spec().vocab };
     let mut seconds = Vec::with_capacity(repetitions);
-    for _ in 0..repetitions {
-        refill(&mut evaluator, depth, &mut tokens)?;
-        let time = time(&mut evaluator, test, select, &mut tokens)?;
+    let mut note = |time| {
         seconds.push(time);
-        if !each(time) {
-            break;
+        seconds.len() < repetitions && each(time)
+    };
+    if matches!(test, Test::Together { .. }) {
+        together(engine, test.warm_up(), depth, &mut tokens)?;
+        while note(together(engine, test, depth, &mut tokens)?) {}
+    } else {
+        let mut evaluator = engine.evaluator();
+        evaluator.prefill(&tokens.draw(depth), false)?;
+        time(&mut evaluator, test.warm_up(), select, &mut tokens)?;
+        loop {
+            refill(&mut evaluator, depth, &mut tokens)?;
+            if !note(time(&mut evaluator, test, select, &mut tokens)?) {
+                break;
+            }
         }
     }
-    let tokens_per_second = seconds.iter().map(|s| n as f64 / s.max(1e-12)).collect();
+    let tokens_per_second = seconds.iter().map(|s| test.total() as f64 / s.max(1e-12)).collect();
     Ok(BenchResult { test, depth, seconds, tokens_per_second, cost })
+}
+
+/// Seconds in which requests write the tokens of a test once all of them have begun to write: as many tokens as are written after that,
+/// at this rate, make up the test.
+fn together(engine: &mut Engine, test: Test, depth: usize, tokens: &mut Tokens) -> Result<f64, EngineError> {
+    let (length, sequences) = (test.tokens()?, test.sequences());
+    for _ in 0..sequences {
+        let request = Request {
+            prompt: tokens.draw(depth.max(1)),
+            max_tokens: Some(length + 1),
+            sampling: SamplingOptions { temperature: 0.0, ..SamplingOptions::default() },
+            ..Request::default()
+        };
+        if let Err(error) = engine.add(request) {
+            let reason = error.to_string();
+            return Err(EngineError::option("bench sequences", sequences, reason));
+        }
+    }
+    let mut begun = std::collections::HashSet::new();
+    let (mut start, mut written) = (Instant::now(), 0usize);
+    while !engine.is_idle() {
+        for event in engine.step()? {
+            match event {
+                Event::Token { sequence, .. } if begun.len() < sequences => {
+                    begun.insert(sequence);
+                    start = Instant::now();
+                }
+                Event::Token { .. } => written += 1,
+                Event::Finished { reason: FinishReason::Device(failure), .. } => {
+                    return Err(EngineError::Run(failure.0));
+                }
+                Event::Finished { reason: FinishReason::Length, .. } => {}
+                Event::Finished { reason, .. } => {
+                    return Err(EngineError::option(
+                        "bench sequences",
+                        sequences,
+                        format!("one ended early: {reason:?}"),
+                    ));
+                }
+            }
+        }
+    }
+    let each = start.elapsed().as_secs_f64() / written.max(1) as f64;
+    Ok(each * test.total() as f64)
 }
 
 /// Kernel times of a device, by its name.
@@ -148,10 +229,14 @@ pub fn profile(
 ) -> Result<Vec<DeviceTimes>, EngineError> {
     test.tokens()?;
     let switch = |on| devices.iter().for_each(|d| d.set_profiling(on));
-    let vocab = engine.spec().vocab;
-    let mut evaluator = engine.evaluator();
-    let mut tokens = Tokens { drawn: 0, vocab };
+    let mut tokens = Tokens { drawn: 0, vocab: engine.spec().vocab };
     let mut timed = || {
+        if matches!(test, Test::Together { .. }) {
+            together(engine, test.warm_up(), depth, &mut tokens)?;
+            switch(true);
+            return together(engine, test, depth, &mut tokens);
+        }
+        let mut evaluator = engine.evaluator();
         evaluator.prefill(&tokens.draw(depth), false)?;
         switch(true);
         time(&mut evaluator, test.warm_up(), select, &mut tokens)?;
@@ -198,7 +283,7 @@ fn time(
         Test::Prefill(_) => {
             evaluator.prefill(&drawn, true)?;
         }
-        Test::Decode(_) => {
+        Test::Decode(_) | Test::Together { .. } => {
             for token in &drawn {
                 // What comes back is on the host now, where a sampler would read it.
                 std::hint::black_box(evaluator.feed(&[*token], &[0], select)?);
@@ -211,11 +296,23 @@ fn time(
 /// Bytes and operations of one repetition, batch by batch as they are run.
 fn cost(engine: &Engine, test: Test, depth: usize) -> Cost {
     let (spec, options) = (engine.spec(), engine.options());
+    let mut total = Cost::default();
+    if let Test::Together { tokens, sequences } = test {
+        // Each group of sequences that runs apart reads all weights.
+        let share = sequences.div_ceil(engine.lanes(Phase::Decode)).max(1);
+        for past in depth.max(1)..depth.max(1) + tokens {
+            for first in (0..sequences).step_by(share) {
+                let group = share.min(sequences - first);
+                let shape = BatchShape { spans: vec![Span::new(past, 1); group], outputs: group };
+                total.add(&spec.cost(&shape, options.kv_type));
+            }
+        }
+        return total;
+    }
     let (n, chunk) = match test {
         Test::Prefill(n) => (n, options.prefill_chunk),
-        Test::Decode(n) => (n, 1),
+        _ => (test.length(), 1),
     };
-    let mut total = Cost::default();
     for start in (0..n).step_by(chunk) {
         let rows = chunk.min(n - start);
         let read = matches!(test, Test::Decode(_)) || start + rows == n;
@@ -241,6 +338,31 @@ mod tests {
         assert!(tg.tokens_per_second.iter().all(|t| *t > 0.0));
         let (free, all) = engine.state_pages();
         assert_eq!(free, all);
+    }
+
+    #[test]
+    fn sequences_write_together() {
+        let options =
+            EngineOptions { context: 96, sequences_max: 3, prefill_chunk: 16, ..EngineOptions::default() };
+        let mut engine = engine_of(options);
+        let test = Test::Together { tokens: 10, sequences: 3 };
+        let result = run(&mut engine, test, 20, 2, Select::Top(1), &mut |_| true).unwrap();
+        assert_eq!((result.name().as_str(), result.seconds.len()), ("tg10 x3 @ d20", 2));
+        assert!(
+            result.tokens_per_second.iter().zip(&result.seconds).all(|(t, s)| (t * s - 30.0).abs() < 1e-6)
+        );
+        let step = |past| {
+            engine.spec().cost(
+                &BatchShape { spans: vec![Span::new(past, 1); 3], outputs: 3 },
+                engine.options().kv_type,
+            )
+        };
+        assert_eq!(result.cost.weight_bytes, 10 * step(20).weight_bytes);
+        let few =
+            run(&mut engine, Test::Together { tokens: 80, sequences: 3 }, 20, 1, Select::Top(1), &mut |_| {
+                true
+            });
+        assert!(matches!(few, Err(EngineError::Option { .. })), "{few:?}");
     }
 
     #[test]

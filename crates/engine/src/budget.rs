@@ -6,7 +6,7 @@ use unicorn_core::{Block, Device, DeviceError, MemoryNeed, ModelSpec, Workload};
 
 use crate::memory::{DeviceMemory, MemoryPlan};
 use crate::need::Reservation;
-use crate::{EngineError, EngineOptions, Placement};
+use crate::{EngineError, EngineOptions, Placements};
 
 impl MemoryPlan {
     /// Asks every device what it will take for its part of a model.
@@ -15,15 +15,16 @@ impl MemoryPlan {
     pub fn new(
         spec: &ModelSpec,
         devices: &[Arc<dyn Device>],
-        placement: &Placement,
+        placements: &Placements,
         options: &EngineOptions,
     ) -> Result<MemoryPlan, EngineError> {
-        let sizes = Reservation::of(spec, placement, options);
-        let crosses = placement.used().len() > 1;
+        let sizes = Reservation::of(spec, placements, options);
+        let crosses = placements.cross();
         let workload = sizes.workload(options, crosses);
         let of = |(index, device): (usize, &Arc<dyn Device>)| {
+            let here = |block: usize| placements.ways().iter().any(|p| p.device(block) == index);
             let blocks: Vec<(usize, &Block)> =
-                spec.blocks.iter().enumerate().filter(|(i, _)| placement.device(*i) == index).collect();
+                spec.blocks.iter().enumerate().filter(|(block, _)| here(*block)).collect();
             let need = if blocks.is_empty() {
                 Ok(MemoryNeed::default())
             } else {
@@ -48,13 +49,13 @@ impl MemoryPlan {
 pub fn longest_context(
     spec: &ModelSpec,
     devices: &[Arc<dyn Device>],
-    placement: &Placement,
+    placements: &Placements,
     options: &EngineOptions,
     min: usize,
 ) -> Result<Option<usize>, EngineError> {
     let fits = |context: usize| -> Result<bool, EngineError> {
         let options = EngineOptions { context, ..options.clone() };
-        Ok(MemoryPlan::new(spec, devices, placement, &options)?.check(&options.memory_limits).is_ok())
+        Ok(MemoryPlan::new(spec, devices, placements, &options)?.check(&options.memory_limits).is_ok())
     };
     if fits(options.context)? {
         return Ok(Some(options.context));
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
     use crate::memory::{Excess, MemoryLimit, MemoryScope};
     use crate::testing::{FakeDevice, Faults, Log, Pace, VOCAB, tiny_spec, zero_weights};
-    use crate::{Engine, testing};
+    use crate::{Engine, Placement, testing};
 
     fn plan_of(devices: Vec<DeviceMemory>, crossing: u64) -> MemoryPlan {
         MemoryPlan { devices, crossing, context: 1, kv_type: KvType::F16 }
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_told_before_anything_is_loaded() {
         let spec = tiny_spec(2);
-        let placement = Placement::single(&spec).unwrap();
+        let placement = Placements::from(Placement::single(&spec).unwrap());
         let devices: Vec<Arc<dyn Device>> = vec![FakeDevice::plain()];
         let options = EngineOptions { context: 256, ..EngineOptions::default() };
         let need = MemoryPlan::new(&spec, &devices, &placement, &options).unwrap().host();
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn the_longest_context_that_fits_is_found() {
         let spec = tiny_spec(2);
-        let placement = Placement::by_layers(&spec, &[1, 1]).unwrap();
+        let placement = Placements::from(Placement::by_layers(&spec, &[1, 1]).unwrap());
         let fake = |name| Arc::new(FakeDevice::new(name, Pace::Eager, Log::default()));
         let devices: Vec<Arc<dyn Device>> = vec![fake("a"), fake("b")];
         let options = EngineOptions { context: 4000, prefill_chunk: 32, ..EngineOptions::default() };

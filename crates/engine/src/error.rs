@@ -76,6 +76,14 @@ pub enum AdmissionError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// A mask is for another vocabulary or allows no token.
+    #[error("a mask of {words} words that allows no token, or not one for each 32 of {vocab} tokens")]
+    Mask {
+        /// Words of the mask.
+        words: usize,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
     /// Too many requests wait already.
     #[error("the queue is full: {queued} requests wait already")]
     QueueFull {

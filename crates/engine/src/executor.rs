@@ -1,16 +1,17 @@
 //! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use unicorn_core::{
-    Batch, BlockId, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput, ModelSpec,
-    SharedBuffer, Signal, StateLayout, StreamId, Work,
+    Batch, Block, BlockId, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput, ModelSpec,
+    Outcome, PageId, SequenceId, SharedBuffer, Signal, StateCopy, StateLayout, StateWay, StreamId, Work,
 };
 
 use crate::Placement;
+use crate::placement::{Phase, Placements};
 use crate::schedule::Schedule;
-use crate::timeline::{Span, Timeline};
+use crate::timeline::{Activity, Lane, Span, Timeline};
 
 /// The length of a token of a large model.
 const AWAKE: Duration = Duration::from_millis(10);
@@ -24,6 +25,8 @@ pub struct RunStats {
     pub crossings: u64,
     /// Bytes of these, counted once per crossing, whether copied or shared.
     pub crossing_bytes: u64,
+    /// Bytes of pages of state that went from the devices of one phase to those of the other.
+    pub state_bytes: u64,
 }
 
 /// What a batch produced: nothing, when no row was read.
@@ -39,20 +42,62 @@ pub(crate) struct Landed {
 /// A batch on its way.
 struct Flight {
     id: u64,
+    way: usize,
     stream: StreamId,
     batch: Arc<Batch>,
+    launched: Instant,
     /// One per step.
     fences: Vec<Fence>,
+    /// What each step waits for, with the device that does it; kept for a timeline.
+    after: Vec<Vec<(Fence, usize)>>,
+    /// The copies of state that came before it; kept for a timeline.
+    copies: Vec<StateMove>,
 }
+
+/// A copy of a mixer's pages from the devices of one phase to those of the other.
+pub(crate) struct StateMove {
+    block: usize,
+    pages: usize,
+    launched: Instant,
+    /// Out of the first device and into the second.
+    devices: [usize; 2],
+    saved: Fence,
+    restored: Fence,
+}
+
+impl StateMove {
+    /// Blocks until it has ended.
+    pub(crate) fn wait(&self) -> Outcome {
+        self.restored.wait()
+    }
+}
+
+/// Where a phase runs.
+struct Way {
+    placement: Placement,
+    /// The ways of batches that read no row and of those that do.
+    schedules: [Schedule; 2],
+    /// The model's blocks as loaded on the devices that the placement names.
+    blocks: Vec<BlockId>,
+}
+
+impl Way {
+    fn schedule(&self, batch: &Batch) -> &Schedule {
+        &self.schedules[usize::from(!batch.outputs().is_empty())]
+    }
+}
+
+/// Copies of state to one device under way at once: one is saved while another is restored, and few buffers are needed.
+const COPIES_MAX: usize = 3;
 
 /// Devices with the loaded blocks of one model.
 pub(crate) struct Executor {
     spec: Arc<ModelSpec>,
-    placement: Placement,
-    /// The ways of batches that read no row and of those that do.
-    schedules: [Schedule; 2],
+    placements: Placements,
+    /// Prefill's, then decode's where it is another.
+    ways: Vec<Way>,
     devices: Vec<Arc<dyn Device>>,
-    blocks: Vec<BlockId>,
+    layout: Option<StateLayout>,
     queue: CompletionQueue,
     /// How long who waits for a batch stays awake.
     awake: Duration,
@@ -66,24 +111,29 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
-    /// `blocks[i]` is block `i` of the model as loaded on the device that the placement names. At most `flights_max` batches are in flight.
+    /// Devices without blocks. At most `flights_max` batches are in flight.
     pub fn new(
         spec: Arc<ModelSpec>,
-        placement: Placement,
+        placements: Placements,
         devices: Vec<Arc<dyn Device>>,
-        blocks: Vec<BlockId>,
         flights_max: usize,
     ) -> Executor {
+        let way = |placement: &Placement| Way {
+            schedules: [0, 1].map(|outputs| Schedule::new(&spec, placement, outputs)),
+            placement: placement.clone(),
+            blocks: Vec::with_capacity(spec.blocks.len()),
+        };
+        let ways: Vec<Way> = placements.ways().into_iter().map(way).collect();
         // Where the processor works on the model itself, its cores are not to be kept busy with waiting.
-        let awake = placement.assignment().iter().all(|d| devices[*d].profile().wait_awake);
+        let used = ways.iter().flat_map(|w| w.placement.assignment());
+        let awake = used.into_iter().all(|d| devices[*d].profile().wait_awake);
         let awake = if awake { AWAKE } else { Duration::ZERO };
-        let schedules = [0, 1].map(|outputs| Schedule::new(&spec, &placement, outputs));
         Executor {
             spec,
-            placement,
-            schedules,
+            placements,
+            ways,
             devices,
-            blocks,
+            layout: None,
             queue: CompletionQueue::new(),
             awake,
             free: (0..flights_max as u32).rev().map(StreamId).collect(),
@@ -112,36 +162,64 @@ impl Executor {
         &self.spec
     }
 
-    /// Adds the next block, just loaded on the device that the placement names.
-    pub(crate) fn push_block(&mut self, block: BlockId) {
-        self.blocks.push(block);
+    /// Loads the next block, on each device where a phase runs it. Returns these devices.
+    ///
+    /// Errors with what a device says; what it loaded before stays loaded.
+    pub(crate) fn load_next(
+        &mut self,
+        load: impl Fn(&dyn Device, &Block) -> Result<BlockId, DeviceError>,
+    ) -> Result<Vec<usize>, DeviceError> {
+        let index = self.ways[0].blocks.len();
+        let Some(block) = self.spec.blocks.get(index) else { return Ok(Vec::new()) };
+        let mut loaded: Vec<(usize, BlockId)> = Vec::new();
+        for way in &mut self.ways {
+            let device = way.placement.device(index);
+            let id = match loaded.iter().find(|l| l.0 == device) {
+                Some((_, id)) => *id,
+                None => load(&*self.devices[device], block)?,
+            };
+            if !loaded.iter().any(|l| l.0 == device) {
+                loaded.push((device, id));
+            }
+            way.blocks.push(id);
+        }
+        Ok(loaded.into_iter().map(|l| l.0).collect())
     }
 
-    pub(crate) fn placement(&self) -> &Placement {
-        &self.placement
+    pub(crate) fn placements(&self) -> &Placements {
+        &self.placements
     }
 
-    /// The loaded blocks with their devices.
-    pub(crate) fn loaded(&self) -> impl Iterator<Item = (usize, BlockId)> + '_ {
-        self.placement.assignment().iter().copied().zip(self.blocks.iter().copied())
+    /// The loaded blocks with their devices, each once.
+    pub(crate) fn loaded(&self) -> Vec<(usize, BlockId)> {
+        let of = |way: &Way| way.placement.assignment().iter().copied().zip(way.blocks.clone()).collect();
+        let mut loaded: Vec<(usize, BlockId)> = self.ways.iter().flat_map(of as fn(&Way) -> Vec<_>).collect();
+        let mut seen = std::collections::HashSet::new();
+        loaded.retain(|l| seen.insert(*l));
+        loaded
+    }
+
+    /// Devices that a way uses.
+    fn used(&self, way: &Way) -> Vec<usize> {
+        let mut used = way.placement.assignment().to_vec();
+        used.sort_unstable();
+        used.dedup();
+        used
     }
 
     /// Gives every mixer its empty state, and every stream that crosses a buffer for up to `rows` rows.
-    pub(crate) fn reserve(&self, layout: &StateLayout, rows: usize) -> Result<(), DeviceError> {
-        let used = self.placement.used();
+    pub(crate) fn reserve(&mut self, layout: &StateLayout, rows: usize) -> Result<(), DeviceError> {
+        self.layout = Some(layout.clone());
+        let mut used: Vec<usize> = self.ways.iter().flat_map(|w| self.used(w)).collect();
+        used.sort_unstable();
+        used.dedup();
         used.iter().try_for_each(|device| self.devices[*device].reserve(layout))?;
-        if used.len() < 2 {
+        if self.ways.iter().all(|w| self.used(w).len() < 2) {
             return Ok(());
         }
         for stream in &self.free {
             let width = self.spec.width;
-            let buffer = SharedBuffer::new(rows, width).ok_or_else(|| DeviceError::OutOfMemory {
-                device: "host".into(),
-                what: "residual streams that cross between devices".into(),
-                requested: (rows as u64).saturating_mul(width as u64 * 4),
-                free: 0,
-            })?;
-            let buffer = Arc::new(buffer);
+            let buffer = Arc::new(host_buffer(rows, width, "residual streams that cross between devices")?);
             for device in &used {
                 self.devices[*device].attach(*stream, &buffer)?;
             }
@@ -149,9 +227,15 @@ impl Executor {
         Ok(())
     }
 
-    /// Batches on their way.
-    pub(crate) fn in_flight(&self) -> impl Iterator<Item = &Arc<Batch>> {
-        self.flights.iter().map(|f| &f.batch)
+    /// Number of batches on their way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Number of those of a phase, where the phases run at different places; of all elsewhere.
+    pub(crate) fn in_flight_of(&self, phase: Phase) -> usize {
+        let way = self.way(phase);
+        self.flights.iter().filter(|f| f.way == way).count()
     }
 
     /// True when another batch can be launched.
@@ -159,35 +243,125 @@ impl Executor {
         !self.free.is_empty()
     }
 
+    fn way(&self, phase: Phase) -> usize {
+        (phase as usize).min(self.ways.len() - 1)
+    }
+
+    /// True when the phases run at different places.
+    pub(crate) fn has_two_ways(&self) -> bool {
+        self.ways.len() > 1
+    }
+
+    /// Brings pages of state, by group, from the devices of the other phase to those of `phase`, for a sequence whose next batch sees
+    /// them. Returns what that batch has to wait for.
+    ///
+    /// Errors when there is no memory for them on the host.
+    pub(crate) fn bring(
+        &mut self,
+        phase: Phase,
+        sequence: SequenceId,
+        pages: &[Vec<PageId>],
+    ) -> Result<Vec<StateMove>, DeviceError> {
+        let (Some(layout), [prefill, decode]) = (&self.layout, &self.ways[..]) else { return Ok(Vec::new()) };
+        let (from, to) = match phase {
+            Phase::Prefill => (decode, prefill),
+            Phase::Decode => (prefill, decode),
+        };
+        let (before, layout) = (self.fences_of(sequence), layout.clone());
+        let mut moves: Vec<(usize, &[PageId], usize)> = Vec::new();
+        for (index, block) in self.spec.blocks.iter().enumerate() {
+            let Block::Attention { spec, .. } = block else { continue };
+            let group = layout.group(spec.state()).and_then(|g| pages.get(g));
+            let apart = from.placement.device(index) != to.placement.device(index);
+            if let Some(pages) = group.filter(|p| apart && !p.is_empty()) {
+                let words = layout.page_words(spec.kv_heads, spec.head_dim).unwrap_or(usize::MAX);
+                moves.push((index, pages, words));
+            }
+        }
+        // Before the first copy begins: one that is under way cannot be called back.
+        let buffer = |(_, pages, words): &(usize, &[PageId], usize)| {
+            host_buffer(pages.len(), *words, "pages of state that go to another device").map(Arc::new)
+        };
+        let mut ring: Vec<Arc<SharedBuffer>> = Vec::new();
+        for (i, one) in moves.iter().enumerate() {
+            let last = i.checked_sub(COPIES_MAX).map(|last| ring[last].clone());
+            let fits = last.filter(|b| b.rows() == one.1.len() && b.width() == one.2);
+            ring.push(fits.map_or_else(|| buffer(one), Ok)?);
+        }
+        let mut brought: Vec<StateMove> = Vec::new();
+        for ((index, pages, words), host) in moves.into_iter().zip(ring) {
+            let copy = |mixer, way, after| {
+                let (done, pages) = (Signal::new(), pages.to_vec());
+                (done.fence(), StateCopy { mixer, pages, way, after, done })
+            };
+            let room = brought.len().checked_sub(COPIES_MAX).map(|i| brought[i].restored.clone());
+            let after = before.iter().cloned().chain(room).collect();
+            let (saved, save) = copy(from.blocks[index], StateWay::Save(host.clone()), after);
+            let (restored, restore) = copy(to.blocks[index], StateWay::Restore(host), vec![saved.clone()]);
+            self.stats.state_bytes += (pages.len() * words * 4) as u64;
+            let devices = [from, to].map(|way| way.placement.device(index));
+            let (pages, launched) = (pages.len(), Instant::now());
+            brought.push(StateMove { block: index, pages, launched, devices, saved, restored });
+            self.devices[devices[0]].copy_state(save);
+            self.devices[devices[1]].copy_state(restore);
+        }
+        Ok(brought)
+    }
+
+    /// The ends of the batches in flight that have tokens of a sequence.
+    fn fences_of(&self, sequence: SequenceId) -> Vec<Fence> {
+        let has = |f: &&Flight| f.batch.slices().iter().any(|s| s.sequence == sequence);
+        self.flights.iter().filter(has).filter_map(|f| f.fences.last().cloned()).collect()
+    }
+
     /// Submits all steps of a batch at once; what they wait for is said to the devices. In a step that mixes, a batch comes after the
-    /// batches in flight that have tokens of the same sequences. Returns the flight's number; `None` when there is no room.
-    pub(crate) fn launch(&mut self, batch: Arc<Batch>) -> Option<u64> {
+    /// batches in flight that have tokens of the same sequences; the first step comes after all of `copies`. Returns the flight's number;
+    /// `None` when there is no room.
+    pub(crate) fn launch(&mut self, batch: Arc<Batch>, phase: Phase, copies: Vec<StateMove>) -> Option<u64> {
         let stream = self.free.pop()?;
         let id = self.launched;
         self.launched += 1;
+        let way = self.way(phase);
         let continued: Vec<&Flight> =
             self.flights.iter().filter(|f| f.batch.shares_sequence(&batch)).collect();
-        let schedule = &self.schedules[usize::from(!batch.outputs().is_empty())];
+        let elsewhere = continued.iter().filter(|f| f.way != way);
+        let elsewhere = elsewhere.filter_map(|f| Some((f.fences.last()?.clone(), self.head(f.way))));
+        let mut before: Vec<(Fence, usize)> =
+            copies.iter().map(|c| (c.restored.clone(), c.devices[1])).collect();
+        before.extend(elsewhere);
+        let (blocks, schedule) = (&self.ways[way].blocks, self.ways[way].schedule(&batch));
         let row_bytes = (batch.rows() * self.spec.width * size_of::<f32>()) as u64;
-        let mut fences: Vec<Fence> = Vec::with_capacity(schedule.steps.len());
+        let (mut fences, mut waits): (Vec<Fence>, Vec<Vec<(Fence, usize)>>) = Default::default();
+        let launched = Instant::now();
         for (i, step) in schedule.steps.iter().enumerate() {
-            let mut after: Vec<Fence> = fences.last().cloned().into_iter().collect();
+            let mut after = std::mem::take(&mut before);
             if step.mixes {
-                after.extend(continued.iter().filter_map(|f| f.fences.get(i).cloned()));
+                let same = continued.iter().filter(|f| f.way == way);
+                after.extend(same.filter_map(|f| Some((f.fences.get(i)?.clone(), step.device))));
+            }
+            if i == 0 && batch.feeds().next().is_some() {
+                // The token is there once the head has kept it.
+                after.extend(
+                    continued.iter().filter_map(|f| Some((f.fences.last()?.clone(), self.head(f.way)))),
+                );
             }
             let last = i + 1 == schedule.steps.len();
             let done = if last { self.queue.signal(id) } else { Signal::new() };
             fences.push(done.fence());
+            before.push((done.fence(), step.device));
             self.stats.submits += 1;
             if step.crossing.import {
                 self.stats.crossings += 1;
                 self.stats.crossing_bytes += row_bytes;
             }
-            let blocks = self.blocks[step.blocks.clone()].to_vec();
+            let blocks = blocks[step.blocks.clone()].to_vec();
             let (batch, crossing) = (batch.clone(), step.crossing);
-            self.devices[step.device].submit(Work { stream, blocks, batch, crossing, after, done });
+            let fences = after.iter().map(|(fence, _)| fence.clone()).collect();
+            self.devices[step.device].submit(Work { stream, blocks, batch, crossing, after: fences, done });
+            waits.push(after);
         }
-        self.flights.push(Flight { id, stream, batch, fences });
+        let (after, copies) = if self.timeline.is_some() { (waits, copies) } else { Default::default() };
+        self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies });
         Some(id)
     }
 
@@ -202,42 +376,87 @@ impl Executor {
         let flight = self.flights.remove(at);
         self.free.push(flight.stream);
         self.note(&flight);
-        let result = result.and_then(|output| self.checked(output, &flight.batch));
+        let result = result.and_then(|output| self.checked(output, &flight));
         Some(Landed { flight: tag, batch: flight.batch, result })
     }
 
-    /// Keeps when each step of a landed flight ran.
+    /// Keeps when each step of a landed flight ran, and what came before it.
     fn note(&mut self, flight: &Flight) {
         let Some(timeline) = &mut self.timeline else { return };
-        let schedule = &self.schedules[usize::from(!flight.batch.outputs().is_empty())];
-        for (step, fence) in schedule.steps.iter().zip(&flight.fences) {
-            if let Some(ran) = fence.ran() {
-                let (device, blocks) = (step.device, step.blocks.clone());
-                let rows = flight.batch.rows();
-                timeline.push(Span {
-                    device,
-                    flight: flight.id,
-                    blocks,
-                    rows,
-                    start: ran.start,
-                    end: ran.end,
-                });
-            }
+        let of = |fence: &Fence, lane, activity, rows, launched, after: &[(Fence, usize)]| {
+            let ran = fence.ran()?;
+            let ended = after.iter().filter_map(|(fence, device)| Some((fence.ran()?.end, *device)));
+            let (ready, flight) = (ended.max(), flight.id);
+            Some(Span { lane, activity, flight, rows, launched, ready, start: ran.start, end: ran.end })
+        };
+        for copy in &flight.copies {
+            let [from, to] = copy.devices;
+            let waited = [(copy.saved.clone(), from)];
+            let save = of(
+                &copy.saved,
+                Lane::Copies(from),
+                Activity::Save(copy.block),
+                copy.pages,
+                copy.launched,
+                &[],
+            );
+            let restore = of(
+                &copy.restored,
+                Lane::Copies(to),
+                Activity::Restore(copy.block),
+                copy.pages,
+                copy.launched,
+                &waited,
+            );
+            save.into_iter().chain(restore).for_each(|span| timeline.push(span));
+        }
+        let schedule = self.ways[flight.way].schedule(&flight.batch);
+        let none = Vec::new();
+        for (i, (step, fence)) in schedule.steps.iter().zip(&flight.fences).enumerate() {
+            let after = flight.after.get(i).unwrap_or(&none);
+            let (lane, activity) = (Lane::Device(step.device), Activity::Blocks(step.blocks.clone()));
+            let span = of(fence, lane, activity, flight.batch.rows(), flight.launched, after);
+            span.into_iter().for_each(|span| timeline.push(span));
         }
     }
 
-    fn checked(&self, output: Option<HeadOutput>, batch: &Batch) -> BatchResult {
+    /// Keeps that the host chose tokens for a landed batch from `start` on until now.
+    pub(crate) fn note_sampling(&mut self, flight: u64, rows: usize, start: Instant) {
+        if let Some(timeline) = &mut self.timeline {
+            let (lane, activity, launched, ready) = (Lane::Host, Activity::Sampling, start, None);
+            let end = Instant::now();
+            timeline.push(Span { lane, activity, flight, rows, launched, ready, start, end });
+        }
+    }
+
+    /// The device of the head.
+    fn head(&self, way: usize) -> usize {
+        self.ways[way].placement.device(self.spec.blocks.len() - 1)
+    }
+
+    fn checked(&self, output: Option<HeadOutput>, flight: &Flight) -> BatchResult {
+        let batch = &*flight.batch;
         let right = match &output {
             Some(output) => !batch.outputs().is_empty() && output.rows(batch).is_some(),
             None => batch.outputs().is_empty(),
         };
         let what = || DeviceError::Failed {
-            device: self.devices[self.placement.device(self.blocks.len() - 1)].profile().name.clone(),
+            device: self.devices[self.head(flight.way)].profile().name.clone(),
             what: "head".into(),
             reason: format!("the output is not what {} rows ask for", batch.outputs().len()),
         };
         if right { Ok(output) } else { Err(Arc::new(what())) }
     }
+}
+
+/// Memory of the host that devices copy to and from.
+fn host_buffer(rows: usize, width: usize, what: &str) -> Result<SharedBuffer, DeviceError> {
+    SharedBuffer::new(rows, width).ok_or_else(|| DeviceError::OutOfMemory {
+        device: "host".into(),
+        what: what.into(),
+        requested: (rows as u64).saturating_mul(width as u64).saturating_mul(4),
+        free: 0,
+    })
 }
 
 impl Drop for Executor {

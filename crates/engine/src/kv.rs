@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use unicorn_core::{PageId, StateLayout, StateSpec};
 
 use crate::KvFull;
+use crate::placement::Phase;
 
 #[derive(Debug)]
 struct Shared {
@@ -236,14 +237,8 @@ impl StatePools {
 
     /// State without pages.
     pub fn empty(&self) -> StatePages {
-        StatePages {
-            lists: self
-                .groups
-                .iter()
-                .map(|(spec, pool)| (*spec, pool.list()))
-                .map(GroupPages::from)
-                .collect(),
-        }
+        let lists = self.groups.iter().map(|(spec, pool)| (*spec, pool.list()));
+        StatePages { lists: lists.map(GroupPages::from).collect(), held: [0; 2] }
     }
 }
 
@@ -277,10 +272,13 @@ impl std::ops::Deref for GroupPages {
     }
 }
 
-/// The state of one sequence: its pages in every group.
+/// The state of one sequence: its pages in every group. A page number names a page on every device that holds mixers of the group; on
+/// which of them the content lies is kept for each phase.
 #[derive(Debug)]
 pub(crate) struct StatePages {
     lists: Vec<GroupPages>,
+    /// Positions from the first on whose state lies on the devices where prefill runs, and on those where decode runs.
+    held: [usize; 2],
 }
 
 impl StatePages {
@@ -330,13 +328,38 @@ impl StatePages {
     pub fn truncate(&mut self, tokens: usize) -> usize {
         let tokens = if self.sees(tokens) { tokens } else { 0 };
         self.lists.iter_mut().for_each(|l| l.list.truncate(tokens));
+        self.held = self.held.map(|held| held.min(tokens));
         tokens
+    }
+
+    /// What a batch from position `start` on sees and the devices of this phase do not have: its pages in each group. They lie on those of
+    /// the other phase.
+    pub fn elsewhere(&self, phase: Phase, start: usize) -> Vec<Vec<PageId>> {
+        let held = self.held[phase as usize];
+        let pages = |l: &GroupPages| {
+            let tokens = l.list.pool.page_tokens();
+            let first = held.max(l.spec.first_seen(start)) / tokens;
+            let end = if held < start { start.div_ceil(tokens) } else { 0 };
+            let pages = (first..end).filter_map(|page| l.list.pages.get(page.checked_sub(l.list.dropped)?));
+            pages.map(|page| page.id).collect()
+        };
+        self.lists.iter().map(pages).collect()
+    }
+
+    /// The devices of this phase have, or will have once what is in flight has ended, the state of all positions before `end`.
+    pub fn written(&mut self, phase: Phase, end: usize) {
+        self.held[phase as usize] = end;
+    }
+
+    /// What was written at and behind `end` counts as never written; its pages stay.
+    pub fn rewind(&mut self, end: usize) {
+        self.held = self.held.map(|held| held.min(end));
     }
 
     /// See [`PageList::share_full`].
     pub fn share_full(&self, tokens: usize) -> StatePages {
         let shared = self.lists.iter().map(|l| GroupPages { spec: l.spec, list: l.list.share_full(tokens) });
-        StatePages { lists: shared.collect() }
+        StatePages { lists: shared.collect(), held: self.held.map(|held| held.min(tokens)) }
     }
 
     /// Moves the pages beyond the first `tokens` positions' full pages to the end of `other`, which shares those.

@@ -3,20 +3,23 @@
 //! Invariants: this crate names no backend (it sees devices only through [`unicorn_core::Device`]), reads no environment and
 //! does no I/O. It has no threads of its own and never polls: [`Engine::step`] is the only thing that runs a model. Placement and
 //! schedule are pure functions of plain data. The same request with the same seed gives the same tokens whatever
-//! the batch around it, the chunking of its prompt, a reused prefix, or a preemption in the middle.
+//! the batch around it, the chunking of its prompt, a reused prefix, drafts, or a preemption in the middle.
 
 pub mod agree;
 pub mod bench;
 mod budget;
+mod drafts;
 mod engine;
 mod error;
 mod executor;
 mod kv;
 mod memory;
 mod need;
+mod ngram;
 pub mod perplexity;
 mod place;
 mod placement;
+pub mod planner;
 mod prefix;
 mod request;
 mod sampling;
@@ -26,13 +29,15 @@ mod testing;
 mod timeline;
 
 pub use budget::longest_context;
+pub use drafts::Drafter;
 pub use engine::{DeviceReport, Engine, EngineOptions, LoadProgress, Report};
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;
 pub use memory::{DeviceMemory, Excess, MemoryLimit, MemoryPlan, MemoryScope, MemoryShort};
 pub use need::Need;
+pub use ngram::NgramDrafter;
 pub use place::{PlaceError, PlaceRules};
-pub use placement::Placement;
+pub use placement::{Placement, Placements};
 pub use request::{Event, Failure, FinishReason, Request, Timings};
 pub use sampling::{DryOptions, OptionError, SamplingOptions, TokenLogprobs};
-pub use timeline::{Occupancy, Span, Timeline};
+pub use timeline::{Activity, Lane, Occupancy, Span, Stalls, Timeline};

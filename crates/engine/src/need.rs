@@ -2,16 +2,33 @@
 
 use unicorn_core::{Block, ModelSpec, StateGroup, StateLayout, StateSpec, Workload};
 
+use crate::engine::batching::Room;
 use crate::kv::window_pages;
 use crate::sampling::TOP_MAX;
-use crate::{EngineOptions, Placement};
+use crate::{EngineOptions, Placement, Placements};
+
+/// Batches of prompts in flight where several devices share the work. A batch that goes back and forth spends most of its time on the way
+/// where that is a bus, and with few of them the devices wait.
+const FLIGHTS_ACROSS: usize = 8;
+
+/// How many batches may be on their way under a placement.
+pub(crate) fn room(placement: &Placement, options: &EngineOptions) -> Room {
+    room_of(placement.segments().len() > 1, options)
+}
+
+fn room_of(split: bool, options: &EngineOptions) -> Room {
+    let chunk = options.prefill_chunk.min(options.context);
+    if !split {
+        return Room { lanes: 1, flights: 2, chunk };
+    }
+    let lanes = options.pipeline_parts;
+    Room { lanes, flights: FLIGHTS_ACROSS.max(lanes.saturating_add(1)), chunk }
+}
 
 /// Sizes that an engine asks of its devices, the same for all of them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Reservation {
-    /// Batches that the devices can work on at once.
-    pub lanes: usize,
-    /// Residual streams: one more than lanes, so that one can be made ready meanwhile.
+    /// Residual streams: one for each batch in flight.
     pub streams: usize,
     /// Rows of a batch at most.
     pub rows: usize,
@@ -22,15 +39,13 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// The sizes for a model, or a part of one, that passes from one device to another if it is `split`.
-    pub fn new(spec: &ModelSpec, split: bool, options: &EngineOptions) -> Reservation {
-        let lanes = if split { options.pipeline_parts } else { 1 };
-        let streams = lanes.saturating_add(1);
+    /// The sizes for a model, or a part of one, with these rooms for batches in its phases.
+    fn new(spec: &ModelSpec, rooms: &[Room], options: &EngineOptions) -> Reservation {
+        let flights = rooms.iter().map(|room| room.flights);
         let chunk = options.prefill_chunk.min(options.context);
-        let ahead = chunk.saturating_mul(streams);
+        let ahead = chunk.saturating_mul(flights.clone().max().unwrap_or(1));
         Reservation {
-            lanes,
-            streams,
+            streams: flights.fold(0, usize::saturating_add),
             // Every decoding sequence has its row, and prompts have a quarter of the chunk then.
             rows: chunk.max(options.sequences_max.saturating_add(chunk.div_ceil(4))),
             ahead,
@@ -38,9 +53,10 @@ impl Reservation {
         }
     }
 
-    /// The sizes for a model under a placement.
-    pub fn of(spec: &ModelSpec, placement: &Placement, options: &EngineOptions) -> Reservation {
-        Reservation::new(spec, placement.segments().len() > 1, options)
+    /// The sizes for a model under placements.
+    pub fn of(spec: &ModelSpec, placements: &Placements, options: &EngineOptions) -> Reservation {
+        let rooms: Vec<Room> = placements.ways().iter().map(|placement| room(placement, options)).collect();
+        Reservation::new(spec, &rooms, options)
     }
 
     /// The largest work on a device; `crosses` where residual streams come from another or go to one.
@@ -100,16 +116,19 @@ pub struct Need {
 impl Need {
     /// What a model, or a part of one, needs on one device.
     pub fn of(spec: &ModelSpec, options: &EngineOptions) -> Need {
-        Need::with(spec, &Reservation::new(spec, false, options))
+        Need::with(spec, &Reservation::new(spec, &[room_of(false, options)], options))
     }
 
     /// What each device needs for its part of a model. The buffers for crossing are told for each, but are there once.
-    pub fn of_placement(spec: &ModelSpec, placement: &Placement, options: &EngineOptions) -> Vec<Need> {
-        let reservation = Reservation::of(spec, placement, options);
-        let crosses = placement.segments().len() > 1;
-        let crossing = if crosses { reservation.stream_bytes(spec.width) } else { 0 };
-        let part = |device| Need { crossing, ..Need::with(&placement.part(spec, device), &reservation) };
-        (0..placement.devices()).map(part).collect()
+    pub(crate) fn of_placements(
+        spec: &ModelSpec,
+        placements: &Placements,
+        options: &EngineOptions,
+    ) -> Vec<Need> {
+        let sizes = Reservation::of(spec, placements, options);
+        let crossing = if placements.cross() { sizes.stream_bytes(spec.width) } else { 0 };
+        let part = |device| Need { crossing, ..Need::with(&placements.part(spec, device), &sizes) };
+        (0..placements.prefill.devices()).map(part).collect()
     }
 
     /// What the blocks of a part need under these sizes, without the buffers for crossing.
@@ -189,28 +208,28 @@ mod tests {
         let each = position_bytes(&spec, KvType::F32);
         // Two chunks of 128 in flight and a window of 64 are five pages of 64, and two more.
         assert_eq!(Need::of(&spec, &options).kv, each * 8192 + each * 7 * 64);
-        // A split model has three streams, so a third chunk may be in flight.
+        // A split model has eight streams, and as many chunks may be in flight: 17 pages, and two more.
         let placement = Placement::mixers_and_ffns(&spec).unwrap();
-        let needs = Need::of_placement(&spec, &placement, &options);
-        assert_eq!((needs[0].kv, needs[1].kv), (each * 8192 + each * 9 * 64, 0));
+        let needs = Need::of_placements(&spec, &placement.into(), &options);
+        assert_eq!((needs[0].kv, needs[1].kv), (each * 8192 + each * 19 * 64, 0));
     }
 
     #[test]
-    fn streams_that_cross_have_buffers_for_every_lane_and_one_more() {
+    fn streams_that_cross_have_a_buffer_for_every_batch_in_flight() {
         let spec = tiny_spec(2);
         let options = EngineOptions { context: 512, prefill_chunk: 64, ..EngineOptions::default() };
         let buffer = (64 * spec.width * 4) as u64;
-        let single = Need::of_placement(&spec, &Placement::single(&spec).unwrap(), &options);
+        let single = Need::of_placements(&spec, &Placement::single(&spec).unwrap().into(), &options);
         assert_eq!(single, [Need::of(&spec, &options)]);
         assert_eq!(single[0].crossing, 0);
         assert!(single[0].scratch > 2 * buffer);
         let split = Placement::by_layers(&spec, &[1, 1]).unwrap();
-        for need in Need::of_placement(&spec, &split, &options) {
-            assert_eq!(need.crossing, 3 * buffer);
+        for need in Need::of_placements(&spec, &split.into(), &options) {
+            assert_eq!(need.crossing, 8 * buffer);
         }
         // A device without a block needs nothing of its own.
         let unused = Placement::new(&spec, 2, vec![0; spec.blocks.len()]).unwrap();
-        assert_eq!(Need::of_placement(&spec, &unused, &options)[1], Need::default());
+        assert_eq!(Need::of_placements(&spec, &unused.into(), &options)[1], Need::default());
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Placement as people write it: `mixer=cpu,ffn=vulkan`, `0-15=vulkan:0,16-31=vulkan:1`, or any mix of these.
+//! Placement as people write it: `mixer=cpu,ffn=vulkan`, `0-15=vulkan:0,16-31=vulkan:1`, or any mix of these, for both phases or, as in
+//! `decode:ffn=cpu`, for one.
 
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use unicorn_core::{BlockKind, ModelSpec};
 
+use crate::placement::{Phase, Placements};
 use crate::{Placement, PlacementError};
 
 /// Which blocks a rule is for.
@@ -18,6 +20,8 @@ struct Which {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Rule {
+    /// `None` is both.
+    phase: Option<Phase>,
     which: Which,
     text: String,
     device: usize,
@@ -38,7 +42,7 @@ pub enum PlaceError {
     Form(String),
     /// The blocks are not understood.
     #[error(
-        "`{0}`: blocks are mixer, ffn, embedding, head, or layers such as 0-15 or 3, or both as in 0-15.ffn"
+        "`{0}`: blocks are mixer, ffn, embedding, head, or layers such as 0-15 or 3, or both as in 0-15.ffn; before them prefill: or decode: may stand"
     )]
     Blocks(String),
     /// A rule is for layers that the model has not.
@@ -50,8 +54,10 @@ pub enum PlaceError {
         layers: usize,
     },
     /// No rule says where a block goes.
-    #[error("no rule says where the {kind} of layer {layer} goes")]
+    #[error("no rule says where the {kind} of layer {layer} goes{}", .phase.map_or("", in_phase))]
     Unplaced {
+        /// The phase, where rules differ between phases.
+        phase: Option<Phase>,
         /// Kind of the block.
         kind: &'static str,
         /// Its layer.
@@ -60,6 +66,13 @@ pub enum PlaceError {
     /// The placement does not fit the model.
     #[error(transparent)]
     Placement(#[from] PlacementError),
+}
+
+fn in_phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Prefill => " in prefill",
+        Phase::Decode => " in decode",
+    }
 }
 
 fn kind_name(kind: BlockKind) -> &'static str {
@@ -112,14 +125,27 @@ impl FromStr for PlaceRules {
             if device.is_empty() {
                 return Err(PlaceError::Form(part.into()));
             }
+            let (phase, blocks) = match blocks.split_once(':') {
+                None => (None, blocks),
+                Some(("prefill", blocks)) => (Some(Phase::Prefill), blocks.trim()),
+                Some(("decode", blocks)) => (Some(Phase::Decode), blocks.trim()),
+                Some(_) => return Err(PlaceError::Blocks(part.into())),
+            };
             let which = blocks.parse().map_err(|()| PlaceError::Blocks(part.into()))?;
             let index = devices.iter().position(|d| d == device).unwrap_or_else(|| {
                 devices.push(device.into());
                 devices.len() - 1
             });
-            rules.push(Rule { which, text: part.into(), device: index });
+            rules.push(Rule { phase, which, text: part.into(), device: index });
         }
         Ok(PlaceRules { rules, devices })
+    }
+}
+
+impl std::fmt::Display for PlaceRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rules: Vec<&str> = self.rules.iter().map(|r| r.text.as_str()).collect();
+        f.write_str(&rules.join(","))
     }
 }
 
@@ -129,11 +155,16 @@ impl PlaceRules {
         &self.devices
     }
 
-    /// Where the blocks of a model go. Of several rules for a block the last one counts. Without a rule the embedding goes with the first
-    /// mixer, and the head with the last ffn, where the residual stream is anyway.
+    /// Where the blocks of a model go in either phase. Of several rules for a block the last one counts. Without a rule the embedding goes
+    /// with the first mixer, and the head with the last ffn, where the residual stream is anyway.
     ///
     /// Errors when a layer does not exist or a mixer or ffn is left over.
-    pub fn resolve(&self, spec: &ModelSpec) -> Result<Placement, PlaceError> {
+    pub fn resolve(&self, spec: &ModelSpec) -> Result<Placements, PlaceError> {
+        let [prefill, decode] = [Phase::Prefill, Phase::Decode].map(|phase| self.resolve_phase(spec, phase));
+        Ok(Placements { prefill: prefill?, decode: decode? })
+    }
+
+    fn resolve_phase(&self, spec: &ModelSpec, phase: Phase) -> Result<Placement, PlaceError> {
         let layers = spec.layers();
         let beyond = |r: &&Rule| r.which.layers.as_ref().is_some_and(|l| *l.end() >= layers);
         if let Some(rule) = self.rules.iter().find(beyond) {
@@ -148,11 +179,12 @@ impl PlaceRules {
             let inner = matches!(kind, BlockKind::Mixer | BlockKind::Ffn);
             let meant = |r: &&Rule| {
                 let here = r.which.layers.as_ref().is_none_or(|l| inner && l.contains(&layer));
-                here && r.which.kind.is_none_or(|k| k == kind)
+                here && r.which.kind.is_none_or(|k| k == kind) && r.phase.is_none_or(|p| p == phase)
             };
             let device = self.rules.iter().rev().find(meant).map(|r| r.device);
             if device.is_none() && inner {
-                return Err(PlaceError::Unplaced { kind: kind_name(kind), layer });
+                let phase = self.rules.iter().any(|r| r.phase.is_some()).then_some(phase);
+                return Err(PlaceError::Unplaced { phase, kind: kind_name(kind), layer });
             }
             found.push(device);
         }
@@ -181,8 +213,9 @@ mod tests {
 
     fn place(text: &str, layers: usize) -> Result<(Vec<usize>, Vec<String>), PlaceError> {
         let rules: PlaceRules = text.parse()?;
-        let placement = rules.resolve(&tiny_spec(layers))?;
-        Ok((placement.assignment().to_vec(), rules.devices().to_vec()))
+        let placements = rules.resolve(&tiny_spec(layers))?;
+        assert_eq!(placements.prefill, placements.decode);
+        Ok((placements.prefill.assignment().to_vec(), rules.devices().to_vec()))
     }
 
     #[test]
@@ -196,17 +229,38 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_may_hold_for_one_phase() {
+        let rules: PlaceRules = "mixer=a,ffn=a,decode:ffn=b, prefill:head=c".parse().unwrap();
+        let placements = rules.resolve(&tiny_spec(2)).unwrap();
+        assert_eq!(placements.prefill.assignment(), [0, 0, 0, 0, 0, 2]);
+        assert_eq!(placements.decode.assignment(), [0, 0, 1, 0, 1, 1]);
+        let half: PlaceRules = "prefill:0-1=a,decode:mixer=b".parse().unwrap();
+        assert_eq!(
+            half.resolve(&tiny_spec(2)),
+            Err(PlaceError::Unplaced { phase: Some(Phase::Decode), kind: "ffn", layer: 0 })
+        );
+    }
+
+    #[test]
     fn wrong_rules_are_named() {
         let error = |text: &str| place(text, 2).unwrap_err();
         assert_eq!(error("mixer"), PlaceError::Form("mixer".into()));
         assert_eq!(error("mixer="), PlaceError::Form("mixer=".into()));
         assert_eq!(error(""), PlaceError::Form(String::new()));
-        for text in ["attn=cpu", "3-1=cpu", "1.head=cpu", "x.ffn=cpu", "-1=cpu", "99999999999999999999=cpu"] {
+        for text in [
+            "attn=cpu",
+            "3-1=cpu",
+            "1.head=cpu",
+            "x.ffn=cpu",
+            "-1=cpu",
+            "99999999999999999999=cpu",
+            "x:mixer=cpu",
+        ] {
             assert!(matches!(error(text), PlaceError::Blocks(_)), "{text}");
         }
         assert_eq!(error("0-2=cpu"), PlaceError::Layers { rule: "0-2=cpu".into(), layers: 2 });
-        assert_eq!(error("mixer=cpu"), PlaceError::Unplaced { kind: "ffn", layer: 0 });
-        assert_eq!(error("0=cpu"), PlaceError::Unplaced { kind: "mixer", layer: 1 });
+        assert_eq!(error("mixer=cpu"), PlaceError::Unplaced { phase: None, kind: "ffn", layer: 0 });
+        assert_eq!(error("0=cpu"), PlaceError::Unplaced { phase: None, kind: "mixer", layer: 1 });
         assert!(error("0=cpu").to_string().contains("mixer of layer 1"));
     }
 }

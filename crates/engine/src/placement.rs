@@ -4,6 +4,55 @@ use unicorn_core::{BlockKind, ModelSpec};
 
 use crate::PlacementError;
 
+/// What a batch does for its sequences.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Phase {
+    /// Reads prompts: many tokens of a sequence.
+    Prefill,
+    /// Generates: one token of each sequence, or a few.
+    Decode,
+}
+
+/// Where prompts are read and where tokens are generated. Where these differ, a block may be on two devices, and the state of a mixer that
+/// is goes from one to the other when a sequence changes phase.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Placements {
+    /// For [`Phase::Prefill`].
+    pub prefill: Placement,
+    /// For [`Phase::Decode`].
+    pub decode: Placement,
+}
+
+impl From<Placement> for Placements {
+    fn from(both: Placement) -> Placements {
+        Placements { prefill: both.clone(), decode: both }
+    }
+}
+
+impl Placements {
+    /// The different ones: prefill's, then decode's if it is another.
+    pub(crate) fn ways(&self) -> Vec<&Placement> {
+        if self.prefill == self.decode { vec![&self.prefill] } else { vec![&self.prefill, &self.decode] }
+    }
+
+    /// True where residual streams go from one device to another in some phase.
+    pub(crate) fn cross(&self) -> bool {
+        self.ways().iter().any(|placement| placement.segments().len() > 1)
+    }
+
+    /// The model as a device sees it: the blocks placed there in either phase.
+    pub fn part(&self, spec: &ModelSpec, device: usize) -> ModelSpec {
+        let here = |block: usize| self.ways().iter().any(|p| p.device(block) == device);
+        let blocks = spec.blocks.iter().enumerate().filter(|(i, _)| here(*i)).map(|(_, b)| b.clone());
+        ModelSpec { blocks: blocks.collect(), ..spec.clone() }
+    }
+
+    /// Bytes of weights that all devices hold; tensors with equal spans count once per device.
+    pub(crate) fn weight_bytes(&self, spec: &ModelSpec) -> u64 {
+        (0..self.prefill.devices()).map(|device| self.part(spec, device).weight_bytes()).sum()
+    }
+}
+
 /// A device index for every block of a model. Plain data, checked when made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Placement {
@@ -77,14 +126,6 @@ impl Placement {
         self.assignment[block]
     }
 
-    /// Devices that have blocks, in order.
-    pub(crate) fn used(&self) -> Vec<usize> {
-        let mut used = self.assignment.clone();
-        used.sort_unstable();
-        used.dedup();
-        used
-    }
-
     /// Device of every block.
     pub(crate) fn assignment(&self) -> &[usize] {
         &self.assignment
@@ -100,13 +141,6 @@ impl Placement {
             }
         }
         segments
-    }
-
-    /// Bytes of weights that a device holds; tensors with equal spans count once per device.
-    pub fn weight_bytes(&self, spec: &ModelSpec, device: usize) -> u64 {
-        let mut seen = std::collections::HashSet::new();
-        let here = spec.blocks.iter().zip(&self.assignment).filter(|(_, d)| **d == device);
-        here.flat_map(|(b, _)| b.weights()).filter(|w| seen.insert(w.span)).map(|w| w.span.bytes).sum()
     }
 
     /// The model as a device sees it: the blocks placed there.
@@ -200,7 +234,7 @@ mod tests {
                 (next, last) = (range.end, device);
             }
             prop_assert_eq!(next, spec.blocks.len());
-            let bytes: u64 = (0..devices).map(|d| placement.weight_bytes(&spec, d)).sum();
+            let bytes: u64 = (0..devices).map(|d| placement.part(&spec, d).weight_bytes()).sum();
             prop_assert!(bytes >= spec.weight_bytes());
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unicorn_core::{DeviceError, SequenceId};
+use unicorn_core::{DeviceError, SequenceId, TokenMask};
 
 use crate::sampling::{SamplingOptions, TokenLogprobs};
 
@@ -16,6 +16,8 @@ pub struct Request {
     pub max_tokens: Option<usize>,
     /// How tokens are chosen.
     pub sampling: SamplingOptions,
+    /// Tokens that may be chosen, for the model's vocabulary; `None` allows all.
+    pub mask: Option<Arc<TokenMask>>,
     /// Tokens that end the text; the token itself is not reported as an event.
     pub stop_tokens: Vec<u32>,
     /// Report the log probability of each token and of this many most likely ones (0: of the token alone).
@@ -76,6 +78,10 @@ pub struct Timings {
     pub generated_tokens: usize,
     /// Seconds from the first token to the last.
     pub decode_seconds: f64,
+    /// Tokens that a drafter guessed and the model verified.
+    pub drafted_tokens: usize,
+    /// How many of them were what the model chose.
+    pub accepted_tokens: usize,
 }
 
 impl Timings {

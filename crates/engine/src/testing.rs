@@ -121,6 +121,8 @@ pub struct Faults {
     pub nan: bool,
     /// There is no kernel for weights of this type.
     pub lacks: Option<TensorType>,
+    /// Copies of state fail.
+    pub copies: bool,
 }
 
 /// When a fake device works.
@@ -130,6 +132,19 @@ pub enum Pace {
     Eager,
     /// On a thread of its own, in the order in which work becomes ready, each taking this long.
     Lazy(Duration),
+    /// As lazy, each work taking a time that grows with the rows of its batch.
+    Rows { work: Duration, row: Duration },
+}
+
+impl Pace {
+    /// How long work over so many rows takes.
+    pub fn time(self, rows: usize) -> Duration {
+        match self {
+            Pace::Eager => Duration::ZERO,
+            Pace::Lazy(time) => time,
+            Pace::Rows { work, row } => work + row * rows as u32,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -138,6 +153,7 @@ struct State {
     layout: Option<StateLayout>,
     kv: HashMap<(u32, PageId), Vec<u64>>,
     streams: HashMap<StreamId, Vec<u64>>,
+    slots: Vec<u32>,
     shared: HashMap<StreamId, Arc<SharedBuffer>>,
     faults: Faults,
     rows_max: usize,
@@ -150,11 +166,17 @@ struct Inner {
     log: Log,
 }
 
+/// What a device was asked to do.
+enum Job {
+    Work(Work),
+    Copy(StateCopy),
+}
+
 /// See the module's documentation.
 pub struct FakeDevice {
     inner: Arc<Inner>,
-    /// Of a lazy device: ready work goes here.
-    worker: Option<Sender<Work>>,
+    /// Of a lazy device: what is ready goes here.
+    worker: Option<Sender<Job>>,
 }
 
 fn mix(a: u64, b: u64) -> u64 {
@@ -179,10 +201,10 @@ impl FakeDevice {
         let inner = Arc::new(Inner { profile, state: Mutex::new(State::default()), log });
         let worker = match pace {
             Pace::Eager => None,
-            Pace::Lazy(time) => {
-                let (sender, ready) = channel::<Work>();
+            Pace::Lazy(_) | Pace::Rows { .. } => {
+                let (sender, ready) = channel::<Job>();
                 let inner = inner.clone();
-                std::thread::spawn(move || ready.iter().for_each(|work| inner.run(work, time)));
+                std::thread::spawn(move || ready.iter().for_each(|job| inner.run(job, pace)));
                 Some(sender)
             }
         };
@@ -216,8 +238,27 @@ impl Inner {
         DeviceError::Failed { device: self.profile.name.clone(), what: "work".into(), reason: reason.into() }
     }
 
-    /// Runs work that is ready, and tells how it ended.
-    fn run(&self, mut work: Work, time: Duration) {
+    fn dependency(&self, source: Arc<DeviceError>) -> DeviceError {
+        DeviceError::Dependency { device: self.profile.name.clone(), source }
+    }
+
+    fn ready(&self, job: Job, worker: Option<Sender<Job>>) {
+        match worker {
+            None => self.run(job, Pace::Eager),
+            Some(worker) => worker.send(job).expect("the worker lives as long as the device"),
+        }
+    }
+
+    /// Does what is ready, and tells how it ended.
+    fn run(&self, job: Job, pace: Pace) {
+        let mut work = match job {
+            Job::Work(work) => work,
+            Job::Copy(copy) => {
+                let result = self.copy(&mut self.state(), &copy);
+                return copy.done.give(result.map(|()| None).map_err(Arc::new));
+            }
+        };
+        let time = pace.time(work.batch.rows());
         let start = Instant::now();
         work.done.begin(start);
         let result = self.execute(&mut self.state(), &work);
@@ -227,6 +268,34 @@ impl Inner {
         let ran = Ran { device: self.profile.name.clone(), start, end: Instant::now() };
         self.log.lock().unwrap().push(ran);
         work.done.give(result.map_err(Arc::new));
+    }
+
+    /// A position takes two words of a page on the host, and the other two stay as they are.
+    fn copy(&self, state: &mut State, copy: &StateCopy) -> Result<(), DeviceError> {
+        if state.faults.copies {
+            return Err(self.failed("a copy"));
+        }
+        let tokens = state.layout.as_ref().expect("state is reserved").page_tokens;
+        for (row, page) in copy.pages.iter().enumerate() {
+            let held = state.kv.entry((copy.mixer.0, *page)).or_insert_with(|| vec![0xBAD; tokens]);
+            let mut bytes = vec![0; tokens * 8];
+            match &copy.way {
+                StateWay::Save(host) => {
+                    bytes
+                        .chunks_exact_mut(8)
+                        .zip(held)
+                        .for_each(|(b, h)| b.copy_from_slice(&h.to_ne_bytes()));
+                    host.write_part(row, 0, &bytes);
+                }
+                StateWay::Restore(host) => {
+                    host.read_part(row, 0, &mut bytes);
+                    let word = |b: &[u8]| u64::from_ne_bytes(b.try_into().expect("eight bytes"));
+                    held.iter_mut().zip(bytes.chunks_exact(8)).for_each(|(h, b)| *h = word(b));
+                }
+            }
+            state.memory.copied += bytes.len() as u64;
+        }
+        Ok(())
     }
 
     fn execute(&self, state: &mut State, work: &Work) -> Result<Option<HeadOutput>, DeviceError> {
@@ -251,8 +320,8 @@ impl Inner {
             let salt = block.weights()[0].span.offset + 1;
             match block {
                 Block::Embedding { .. } => {
-                    let tokens = batch.slices().iter().flat_map(|s| &s.tokens);
-                    let rows = tokens.map(|t| mix(salt, *t as u64)).collect();
+                    let tokens = batch.row_tokens(&state.slots).into_iter();
+                    let rows = tokens.map(|t| mix(salt, t as u64)).collect();
                     state.streams.insert(work.stream, rows);
                 }
                 Block::Attention { spec, .. } => attend(state, work, id.0, salt, spec.state()),
@@ -264,6 +333,11 @@ impl Inner {
                     output = Some(head(&state.streams[&work.stream], batch, faults.nan));
                 }
             }
+        }
+        if let Some(output) = &output {
+            // Garbage where nothing was kept shows what is read too early.
+            state.slots.resize(SLOTS, VOCAB as u32 - 1);
+            output.kept(batch).for_each(|(slot, token)| state.slots[slot] = token);
         }
         if work.crossing.export {
             export(state, work);
@@ -291,7 +365,8 @@ fn head(x: &[u64], batch: &Batch, nan: bool) -> HeadOutput {
     let mut output = HeadOutput::default();
     for asked in batch.outputs() {
         let logit = |v: usize| (mix(x[asked.row as usize], v as u64) >> 40) as f32 / 2e6;
-        let row: Vec<f32> = (0..VOCAB).map(|v| if nan { f32::NAN } else { logit(v) }).collect();
+        let mut row: Vec<f32> = (0..VOCAB).map(|v| if nan { f32::NAN } else { logit(v) }).collect();
+        asked.edits.apply(0, &mut row);
         match asked.select {
             Select::Logits => output.logits.extend(row),
             Select::Top(k) => output.top.push(top(&row, k)),
@@ -333,7 +408,8 @@ fn kv_bytes(block: &Block, layout: &StateLayout) -> u64 {
 fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {
     let mut all: Vec<TopEntry> =
         logits.iter().enumerate().map(|(i, &logit)| TopEntry { token: i as u32, logit }).collect();
-    all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+    all.retain(TopEntry::is_choosable);
+    all.sort_by(TopEntry::rank);
     all.truncate(k);
     all
 }
@@ -389,13 +465,17 @@ impl Device for FakeDevice {
 
     fn submit(&self, work: Work) {
         let (inner, worker) = (self.inner.clone(), self.worker.clone());
-        Fence::all(&work.after.clone(), None, move |outcome| match (outcome, worker) {
-            (Err(source), _) => {
-                let device = inner.profile.name.clone();
-                work.done.give(Err(Arc::new(DeviceError::Dependency { device, source })));
-            }
-            (Ok(()), None) => inner.run(work, Duration::ZERO),
-            (Ok(()), Some(worker)) => worker.send(work).expect("the worker lives as long as the device"),
+        Fence::all(&work.after.clone(), None, move |outcome| match outcome {
+            Err(source) => work.done.give(Err(Arc::new(inner.dependency(source)))),
+            Ok(()) => inner.ready(Job::Work(work), worker),
+        });
+    }
+
+    fn copy_state(&self, copy: StateCopy) {
+        let (inner, worker) = (self.inner.clone(), self.worker.clone());
+        Fence::all(&copy.after.clone(), None, move |outcome| match outcome {
+            Err(source) => copy.done.give(Err(Arc::new(inner.dependency(source)))),
+            Ok(()) => inner.ready(Job::Copy(copy), worker),
         });
     }
 

@@ -9,7 +9,7 @@ layout(constant_id = 2) const uint PAIRS = 0;       // the input is pairs, not l
 layout(constant_id = 3) const uint LAST = 1;        // the result is the answer: soft cap
 layout(push_constant, scalar) uniform Push {
     uint64_t x;         // f32 [rows, count], or (float value, uint id) [rows, count]
-    uint64_t out_;      // (float value, uint id) [rows, slices, k]; with LAST (uint id, float logit) [rows, k]
+    uint64_t out_;      // (float value, uint id) [rows, slices, k]; with LAST (uint id, float logit) [rows, k], ids that an embedding can read
     uint count;
     uint k;
     float soft_cap;     // 0 for none
@@ -67,7 +67,7 @@ void main() {
         if (t != 0) continue;
         uint at = (row * gl_NumWorkGroups.x + slice) * p.k + round;
         if (LAST != 0) {
-            U32(p.out_).v[2 * at] = id;
+            U32(p.out_).v[2 * at] = id == NO_ID ? 0 : id;
             F32(p.out_).v[2 * at + 1] = p.soft_cap != 0.0 ? p.soft_cap * tanh(value / p.soft_cap) : value;
         } else {
             U32x2(p.out_).v[at] = uvec2(floatBitsToUint(value), id);

@@ -56,6 +56,8 @@
     ("attention_decode_q8_0", include_bytes!("../spirv/attention_decode_q8_0.spv")),
     ("top_k", include_bytes!("../spirv/top_k.spv")),
     ("soft_cap", include_bytes!("../spirv/soft_cap.spv")),
+    ("mask_logits", include_bytes!("../spirv/mask_logits.spv")),
+    ("take_logits", include_bytes!("../spirv/take_logits.spv")),
     ("glu", include_bytes!("../spirv/glu.spv")),
     ("roof_read", include_bytes!("../spirv/roof_read.spv")),
     ("roof_copy", include_bytes!("../spirv/roof_copy.spv")),

@@ -1,10 +1,9 @@
-//! An open GPU: logical device, one compute queue, a timeline semaphore, and the few calls that everything else is built from.
+//! An open GPU: logical device, queues with their timelines, and the few calls that everything else is built from.
 
 use std::ffi::{CString, c_char};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
 
 use ash::vk;
 use ash::vk::Handle;
@@ -13,23 +12,24 @@ use unicorn_core::{DeviceError, MemoryRoom};
 use crate::arena::Arena;
 use crate::error::VulkanError;
 use crate::gtt;
+use crate::lane::{Crossings, Families, Lane, Point, Queue};
 use crate::library::{Candidate, Library};
 use crate::profile::GpuProfile;
 use crate::statistics::{SharedStatistics, Statistics};
 use crate::validation::{SharedMessages, Validation};
-
-/// How long a wait asks before it sleeps: the length of a token of a large model.
-const POLL: Duration = Duration::from_millis(10);
 
 /// An open device. All Vulkan objects made from it must be dropped before it; they hold an `Arc` of it.
 pub struct Context {
     library: Library,
     pub(crate) physical: vk::PhysicalDevice,
     pub(crate) device: ash::Device,
-    pub(crate) queue_family: u32,
-    queue: Mutex<vk::Queue>,
-    timeline: vk::Semaphore,
-    submitted: AtomicU64,
+    compute: Queue,
+    /// Where residual streams come in, if not on the compute queue.
+    inward: Option<Queue>,
+    /// Where they go out, likewise.
+    outward: Option<Queue>,
+    /// Residual streams of fewer bytes cross on the compute queue all the same.
+    pub(crate) apart_bytes_min: u64,
     /// The timeline value of the last copy into a buffer.
     uploaded: AtomicU64,
     /// Bits of a timestamp that count, as a mask.
@@ -52,7 +52,10 @@ pub struct Context {
     /// Bytes of all memory allocations.
     pub(crate) allocated: AtomicU64,
     copied: AtomicU64,
-    hung: AtomicBool,
+    pub(crate) hung: AtomicBool,
+    /// All submissions so far, for tests of their order: on which lane, behind what, and where it ends.
+    #[cfg(test)]
+    pub(crate) log: Mutex<Vec<(Lane, Point, u64)>>,
 }
 
 /// A driver's identity for pipeline caches.
@@ -69,25 +72,29 @@ impl Context {
     ///
     /// Errors when a feature that every kernel needs is missing.
     pub fn open(library: Library, candidate: &Candidate) -> Result<Context, VulkanError> {
+        Context::open_on(library, candidate, Crossings::Picked)
+    }
+
+    /// [`Context::open`], with a say in where residual streams cross.
+    pub(crate) fn open_on(
+        library: Library,
+        candidate: &Candidate,
+        crossings: Crossings,
+    ) -> Result<Context, VulkanError> {
         let physical = candidate.physical;
         let instance = &library.instance;
-        let queue_family = pick_queue_family(instance, physical).ok_or_else(|| VulkanError::Missing {
-            device: candidate.profile.name.clone(),
+        let gpu = &candidate.profile;
+        // SAFETY: the physical device belongs to the instance.
+        let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
+        let copies = !gpu.integrated && !gpu.software && !library.options.compile_only;
+        let picked = Families::pick(&families, copies).ok_or_else(|| VulkanError::Missing {
+            device: gpu.name.clone(),
             missing: "a compute queue".into(),
         })?;
         require_features(candidate)?;
-        let device = create_device(instance, candidate, queue_family)?;
-        // SAFETY: the queue was asked for at creation.
-        let queue = unsafe { device.get_device_queue(queue_family, 0) };
-        let mut kind = vk::SemaphoreTypeCreateInfo::default()
-            .semaphore_type(vk::SemaphoreType::TIMELINE)
-            .initial_value(0);
-        let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
-        // SAFETY: timeline semaphores are enabled.
-        let timeline = unsafe { device.create_semaphore(&info, None) }.inspect_err(|_| {
-            // SAFETY: nothing was made from the device.
-            unsafe { device.destroy_device(None) }
-        })?;
+        let device = create_device(instance, candidate, picked)?;
+        let [compute, inward, outward] = open_queues(&device, picked, crossings)?;
+        let Some(compute) = compute else { return Err(vk::Result::ERROR_INITIALIZATION_FAILED.into()) };
         // SAFETY: the physical device belongs to the instance.
         let memory_types = unsafe { instance.get_physical_device_memory_properties(physical) };
         let budget = candidate.extensions.has(ash::ext::memory_budget::NAME);
@@ -112,17 +119,19 @@ impl Context {
             allocated: AtomicU64::new(0),
             copied: AtomicU64::new(0),
             hung: AtomicBool::new(false),
+            #[cfg(test)]
+            log: Mutex::default(),
             physical,
             statistics,
             host_import,
             pretended: AtomicU64::new(1 << 32),
             device,
-            queue_family,
-            queue: Mutex::new(queue),
-            timeline,
-            submitted: AtomicU64::new(0),
+            timestamp_mask: timestamp_mask(&families, compute.family),
+            compute,
+            inward,
+            outward,
+            apart_bytes_min: crossings.bytes_min(),
             uploaded: AtomicU64::new(0),
-            timestamp_mask: timestamp_mask(instance, physical, queue_family),
             profile: candidate.profile.clone(),
             memory_types,
             budget,
@@ -139,10 +148,10 @@ impl Context {
             library: Library::null(entry, instance, options),
             physical: vk::PhysicalDevice::null(),
             device,
-            queue_family: 0,
-            queue: Mutex::new(vk::Queue::null()),
-            timeline: vk::Semaphore::null(),
-            submitted: AtomicU64::new(0),
+            compute: Queue::new(Arc::new(Mutex::new(vk::Queue::null())), 0, vk::Semaphore::null()),
+            inward: None,
+            outward: None,
+            apart_bytes_min: 0,
             uploaded: AtomicU64::new(0),
             timestamp_mask: u64::MAX,
             profile,
@@ -159,6 +168,7 @@ impl Context {
             allocated: AtomicU64::new(0),
             copied: AtomicU64::new(0),
             hung: AtomicBool::new(false),
+            log: Mutex::default(),
         }
     }
 
@@ -191,76 +201,75 @@ impl Context {
         self.compile_only().then(take)
     }
 
-    /// Submits a recorded command buffer; returns the timeline value that marks its end. Submissions run in order. `what` is named in the
-    /// error where the device is lost.
+    /// The queue of a lane; `None` where the compute queue does its work.
+    pub(crate) fn lane(&self, lane: Lane) -> Option<&Queue> {
+        match lane {
+            Lane::Compute => Some(&self.compute),
+            Lane::Inward => self.inward.as_ref(),
+            Lane::Outward => self.outward.as_ref(),
+        }
+    }
+
+    /// True where residual streams cross on queues of their own.
+    pub(crate) fn crosses_apart(&self) -> bool {
+        self.inward.is_some()
+    }
+
+    /// Family of the compute queue.
+    pub(crate) fn queue_family(&self) -> u32 {
+        self.compute.family
+    }
+
+    /// Families whose queues use the buffers of residual streams, where there are several.
+    pub(crate) fn crossing_families(&self) -> Option<[u32; 2]> {
+        let transfer = self.inward.as_ref()?.family;
+        (transfer != self.compute.family).then_some([self.compute.family, transfer])
+    }
+
+    /// Submits a recorded command buffer to the compute queue; returns the timeline value that marks its end. Submissions run in order.
+    /// `what` is named in the error where the device is lost.
     pub(crate) fn submit(&self, commands: vk::CommandBuffer, what: &str) -> Result<u64, VulkanError> {
+        self.submit_after(Lane::Compute, commands, Point::default(), what)
+    }
+
+    /// Submits a recorded command buffer to a lane. It starts once all lanes have come as far as `after`, which was submitted before.
+    pub(crate) fn submit_after(
+        &self,
+        lane: Lane,
+        commands: vk::CommandBuffer,
+        after: Point,
+        what: &str,
+    ) -> Result<u64, VulkanError> {
         if self.compile_only() {
             return Ok(0);
         }
         if self.is_hung() {
             return Err(self.named(vk::Result::ERROR_DEVICE_LOST, what));
         }
-        let queue = self.queue.lock().unwrap_or_else(|e| e.into_inner());
-        let value = self.submitted.load(Ordering::Relaxed) + 1;
+        let all = vk::PipelineStageFlags2::ALL_COMMANDS;
+        let queue = self.lane(lane).unwrap_or(&self.compute);
+        let waits = after.parts().filter_map(|(lane, value)| Some((self.lane(lane)?.timeline, value)));
+        let waits: Vec<vk::SemaphoreSubmitInfo<'_>> = waits
+            .map(|(timeline, value)| {
+                vk::SemaphoreSubmitInfo::default().semaphore(timeline).value(value).stage_mask(all)
+            })
+            .collect();
+        let handle = queue.handle.lock().unwrap_or_else(|e| e.into_inner());
+        let value = queue.last() + 1;
         let buffers = [vk::CommandBufferSubmitInfo::default().command_buffer(commands)];
-        let signals = [vk::SemaphoreSubmitInfo::default()
-            .semaphore(self.timeline)
-            .value(value)
-            .stage_mask(vk::PipelineStageFlags2::ALL_COMMANDS)];
-        let submit =
-            vk::SubmitInfo2::default().command_buffer_infos(&buffers).signal_semaphore_infos(&signals);
+        let signals =
+            [vk::SemaphoreSubmitInfo::default().semaphore(queue.timeline).value(value).stage_mask(all)];
+        let submit = vk::SubmitInfo2::default()
+            .wait_semaphore_infos(&waits)
+            .command_buffer_infos(&buffers)
+            .signal_semaphore_infos(&signals);
         // SAFETY: the queue is locked; the command buffer is recorded and outlives its execution (callers wait).
-        unsafe { self.device.queue_submit2(*queue, &[submit], vk::Fence::null()) }
+        unsafe { self.device.queue_submit2(*handle, &[submit], vk::Fence::null()) }
             .map_err(|e| self.named(e, what))?;
-        self.submitted.store(value, Ordering::Relaxed);
+        queue.submitted.store(value, Ordering::Relaxed);
+        #[cfg(test)]
+        self.log.lock().unwrap_or_else(|e| e.into_inner()).push((lane, after, value));
         Ok(value)
-    }
-
-    /// Waits until the timeline has reached `value`.
-    ///
-    /// A sleeping thread takes some 50 us to wake, which is long beside a token of a small model: on discrete GPUs the last part of the
-    /// wait is spent asking.
-    ///
-    /// Errors when the device is lost, or when no submission at all ends for as long as [`stall_max`] tells.
-    pub(crate) fn wait(&self, value: u64, what: &str) -> Result<(), VulkanError> {
-        // Nothing was submitted.
-        if value == 0 {
-            return Ok(());
-        }
-        // Who waits behind a submission that hung would otherwise wait as long again.
-        if self.is_hung() {
-            return Err(self.named(vk::Result::ERROR_DEVICE_LOST, what));
-        }
-        if !self.profile.integrated && !self.profile.software && self.poll(value, what)? {
-            return Ok(());
-        }
-        let semaphores = [self.timeline];
-        let values = [value];
-        let info = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
-        let stall = stall_max(&self.profile);
-        let nap = stall.map_or(u64::MAX, |_| 1_000_000_000);
-        let (mut reached, mut since) = (0, Instant::now());
-        loop {
-            // SAFETY: the semaphore lives as long as the context.
-            match unsafe { self.device.wait_semaphores(&info, nap) } {
-                Ok(()) => return Ok(()),
-                Err(vk::Result::TIMEOUT) => {}
-                Err(e) => return Err(self.named(e, what)),
-            }
-            // SAFETY: as above.
-            let now = unsafe { self.device.get_semaphore_counter_value(self.timeline) }
-                .map_err(|e| self.named(e, what))?;
-            if now != reached {
-                (reached, since) = (now, Instant::now());
-            } else if let Some(most) = stall.filter(|most| since.elapsed() >= *most) {
-                self.hung.store(true, Ordering::Relaxed);
-                return Err(VulkanError::Hung {
-                    device: self.profile.name.clone(),
-                    what: what.to_string(),
-                    seconds: most.as_secs(),
-                });
-            }
-        }
     }
 
     /// Submits a copy into a buffer, which nobody may free before it is done: see [`Context::wait_uploads`].
@@ -272,25 +281,18 @@ impl Context {
 
     /// Waits for every copy into a buffer that was submitted so far.
     pub(crate) fn wait_uploads(&self) -> Result<(), VulkanError> {
-        self.wait(self.uploaded.load(Ordering::Relaxed), "an upload")
+        self.wait(self.uploaded(), "an upload")
     }
 
-    /// True when the timeline has reached `value`, without waiting.
-    pub(crate) fn has_reached(&self, value: u64, what: &str) -> Result<bool, VulkanError> {
-        if value == 0 {
-            return Ok(true);
-        }
-        if self.is_hung() {
-            return Err(self.named(vk::Result::ERROR_DEVICE_LOST, what));
-        }
-        // SAFETY: the semaphore lives as long as the context.
-        let reached = unsafe { self.device.get_semaphore_counter_value(self.timeline) };
-        Ok(reached.map_err(|e| self.named(e, what))? >= value)
+    /// Behind every copy into a buffer that was submitted so far.
+    pub(crate) fn uploaded(&self) -> Point {
+        self.uploaded.load(Ordering::Relaxed).into()
     }
 
-    /// The timeline value of the last submission.
-    pub(crate) fn last_submitted(&self) -> u64 {
-        self.submitted.load(Ordering::Relaxed)
+    /// Behind everything that was submitted so far.
+    pub(crate) fn last_submitted(&self) -> Point {
+        let last = |lane| self.lane(lane).map_or(0, Queue::last);
+        Lane::ALL.into_iter().fold(Point::default(), |point, lane| point.with(lane, last(lane)))
     }
 
     /// Bytes of all memory that was allocated from the driver.
@@ -321,22 +323,6 @@ impl Context {
         let info = vk::DebugUtilsObjectNameInfoEXT::default().object_handle(object).object_name(&name);
         // SAFETY: the object was made from this device and nobody else names it now.
         let _ = unsafe { labels.set_debug_utils_object_name(&info) };
-    }
-
-    /// Asks for up to [`POLL`] whether the timeline has reached `value`.
-    fn poll(&self, value: u64, what: &str) -> Result<bool, VulkanError> {
-        let begin = Instant::now();
-        loop {
-            // SAFETY: the semaphore lives as long as the context.
-            let reached = unsafe { self.device.get_semaphore_counter_value(self.timeline) };
-            if reached.map_err(|e| self.named(e, what))? >= value {
-                return Ok(true);
-            }
-            if begin.elapsed() > POLL {
-                return Ok(false);
-            }
-            std::thread::yield_now();
-        }
     }
 
     /// Turns a lost device into an error that says what was running.
@@ -395,38 +381,58 @@ impl Drop for Context {
         // SAFETY: everything made from the device is gone, since each holds the context; the library goes after it.
         unsafe {
             let _ = self.device.device_wait_idle();
-            self.device.destroy_semaphore(self.timeline, None);
+            for queue in Lane::ALL.into_iter().filter_map(|lane| self.lane(lane)) {
+                self.device.destroy_semaphore(queue.timeline, None);
+            }
             self.device.destroy_device(None);
         }
     }
 }
 
-/// How long a wait goes on while no submission ends. Submissions on integrated GPUs are cut to fractions of a second, elsewhere one may be a
-/// whole prefill of a large model on an old card. A software driver is as slow as its processor, so that no time tells slow from stuck.
-pub(crate) fn stall_max(gpu: &GpuProfile) -> Option<Duration> {
-    match gpu {
-        gpu if gpu.software => None,
-        gpu if gpu.integrated => Some(Duration::from_secs(60)),
-        _ => Some(Duration::from_secs(600)),
-    }
-}
-
-/// A compute-only family where there is one (it does not wait for graphics), else any with compute.
-fn pick_queue_family(instance: &ash::Instance, physical: vk::PhysicalDevice) -> Option<u32> {
-    // SAFETY: the physical device belongs to the instance.
-    let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
-    let compute = |f: &vk::QueueFamilyProperties| f.queue_flags.contains(vk::QueueFlags::COMPUTE);
-    let graphics = |f: &vk::QueueFamilyProperties| f.queue_flags.contains(vk::QueueFlags::GRAPHICS);
-    let only = families.iter().position(|f| compute(f) && !graphics(f));
-    only.or_else(|| families.iter().position(compute)).map(|i| i as u32)
-}
-
 /// Timestamps of a queue family may have fewer than 64 bits; they wrap around.
-fn timestamp_mask(instance: &ash::Instance, physical: vk::PhysicalDevice, family: u32) -> u64 {
-    // SAFETY: the physical device belongs to the instance.
-    let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
+fn timestamp_mask(families: &[vk::QueueFamilyProperties], family: u32) -> u64 {
     let bits = families.get(family as usize).map_or(0, |f| f.timestamp_valid_bits);
     u64::MAX.checked_shr(64 - bits.min(64)).unwrap_or(0)
+}
+
+/// The queues of the lanes. On failure the device is gone.
+fn open_queues(
+    device: &ash::Device,
+    families: Families,
+    crossings: Crossings,
+) -> Result<[Option<Queue>; 3], VulkanError> {
+    // SAFETY: the queues were asked for at creation.
+    let queue = |family, index| Arc::new(Mutex::new(unsafe { device.get_device_queue(family, index) }));
+    let compute = queue(families.compute, 0);
+    let lanes = match (crossings, families.transfer) {
+        (Crossings::Picked, None) => vec![(compute, families.compute)],
+        (Crossings::Picked, Some((family, count))) => {
+            let transfers = (0..count).map(|i| (queue(family, i), family));
+            std::iter::once((compute, families.compute)).chain(transfers).collect()
+        }
+        #[cfg(test)]
+        (Crossings::Apart, _) => vec![(compute, families.compute); 3],
+    };
+    let mut out = [None, None, None];
+    for (slot, (handle, family)) in out.iter_mut().zip(lanes) {
+        let mut kind = vk::SemaphoreTypeCreateInfo::default()
+            .semaphore_type(vk::SemaphoreType::TIMELINE)
+            .initial_value(0);
+        let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
+        // SAFETY: timeline semaphores are enabled.
+        match unsafe { device.create_semaphore(&info, None) } {
+            Ok(timeline) => *slot = Some(Queue::new(handle, family, timeline)),
+            Err(error) => {
+                // SAFETY: nothing but the semaphores was made from the device.
+                unsafe {
+                    out.iter().flatten().for_each(|q: &Queue| device.destroy_semaphore(q.timeline, None));
+                    device.destroy_device(None);
+                }
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(out)
 }
 
 fn require_features(candidate: &Candidate) -> Result<(), VulkanError> {
@@ -442,11 +448,17 @@ fn require_features(candidate: &Candidate) -> Result<(), VulkanError> {
 fn create_device(
     instance: &ash::Instance,
     candidate: &Candidate,
-    queue_family: u32,
+    families: Families,
 ) -> Result<ash::Device, VulkanError> {
-    let priorities = [1.0];
-    let queues =
-        [vk::DeviceQueueCreateInfo::default().queue_family_index(queue_family).queue_priorities(&priorities)];
+    let priorities = [1.0; 2];
+    let queues: Vec<vk::DeviceQueueCreateInfo<'_>> = std::iter::once((families.compute, 1))
+        .chain(families.transfer)
+        .map(|(family, count)| {
+            vk::DeviceQueueCreateInfo::default()
+                .queue_family_index(family)
+                .queue_priorities(&priorities[..count as usize])
+        })
+        .collect();
     let profile = &candidate.profile;
     let mut names: Vec<*const c_char> = Vec::new();
     let matrices = !profile.matrices.is_empty();

@@ -5,19 +5,21 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use unicorn_core::{
     Block, BlockId, Device, DeviceError, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime,
-    MemoryNeed, MemoryRoom, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId,
-    TensorType, WeightSource, Work, Workload,
+    MemoryNeed, MemoryRoom, MemoryUse, RateKind, Roofline, SLOTS, SharedBuffer, Sharing, StateCopy,
+    StateLayout, StreamId, TensorType, WeightSource, Work, Workload,
 };
 
 use crate::context::Context;
 use crate::cut::{self, Pace};
 use crate::error::VulkanError;
+use crate::lane::Lane;
 use crate::load::{self, Loader};
+use crate::memory::Buffer;
 use crate::pipeline::Pipelines;
+use crate::place::Place;
 use crate::profile::GpuProfile;
 use crate::replay::Bound;
 use crate::scratch::Sizes;
@@ -71,11 +73,15 @@ impl VulkanDevice {
         };
         let pipelines = Pipelines::new(&context, options.cache_folder.as_deref())?;
         let seconds_max = options.submit_seconds_max.or_else(|| cut::seconds_max(context.profile()));
+        let slots = Buffer::new(&context, Place::Near, 4 * SLOTS as u64, "tokens that heads keep")?;
+        // Whatever is read from there is a token.
+        slots.write(0, &[0; 4 * SLOTS]);
         let state = State {
             streams: HashMap::new(),
             shared: HashMap::new(),
             blocks: HashMap::new(),
             turns: Vec::new(),
+            slots,
             loader: Loader::new(&context),
             pipelines,
             sizes: Sizes::default(),
@@ -102,12 +108,7 @@ impl VulkanDevice {
             let gpu = serving.context.profile();
             // A discrete GPU's next token comes sooner than a sleeping thread wakes.
             let eager = !gpu.integrated && !gpu.software;
-            let until: Mutex<Option<Instant>> = Mutex::new(None);
-            serving.submissions.serve(eager, |submitted| {
-                let mut until = until.lock().unwrap_or_else(|e| e.into_inner());
-                serving.tell(submitted, *until);
-                *until = Some(Instant::now());
-            });
+            serving.serve(eager);
         };
         let waiter = std::thread::Builder::new().name(name).spawn(serve).ok();
         inner.waits_itself.store(waiter.is_none(), Ordering::Relaxed);
@@ -202,12 +203,26 @@ impl Device for VulkanDevice {
         state.shared.remove(&stream);
         let shared = Shared::new(&inner.context, residual).map_err(|e| inner.fail(e))?;
         let sharing = shared.sharing;
-        state.shared.insert(stream, shared);
+        state.shared.insert(stream, Arc::new(shared));
         Ok(sharing)
+    }
+
+    fn crosses_by(&self) -> Option<String> {
+        let by = match (self.inner.context.lane(Lane::Inward), self.inner.context.lane(Lane::Outward)) {
+            (Some(_), Some(_)) => "two transfer queues, one for each way",
+            (Some(_), None) => "a transfer queue on their way in, the compute queue on their way out",
+            _ if self.inner.profile.unified_memory => return None,
+            _ => "the compute queue",
+        };
+        Some(by.to_string())
     }
 
     fn submit(&self, work: Work) {
         self.inner.submit(work);
+    }
+
+    fn copy_state(&self, copy: StateCopy) {
+        self.inner.copy_state(copy);
     }
 
     fn memory(&self) -> MemoryUse {

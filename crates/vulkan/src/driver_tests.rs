@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::cut::Pace;
 use crate::error::VulkanError;
 use crate::kernel::Kernel;
+use crate::lane::{Crossings, Point};
 use crate::layout;
 use crate::library::{Library, LibraryOptions};
 use crate::memory::Buffer;
@@ -37,6 +38,11 @@ fn open() -> Option<Arc<Context>> {
 
 /// The device to test with.
 pub(crate) fn open_context() -> Option<Context> {
+    open_context_on(Crossings::Picked)
+}
+
+/// The device to test with, with a say in where residual streams cross.
+pub(crate) fn open_context_on(crossings: Crossings) -> Option<Context> {
     let library = match Library::load(LibraryOptions { labels: true, ..LibraryOptions::default() }) {
         Ok(library) => library,
         Err(error) => return not_run(&error.to_string()),
@@ -46,7 +52,7 @@ pub(crate) fn open_context() -> Option<Context> {
     let Some(chosen) = candidates.iter().filter(fit).max_by_key(|c| c.profile.software) else {
         return not_run("no Vulkan device has what the kernels need");
     };
-    Some(Context::open(library, chosen).unwrap())
+    Some(Context::open_on(library, chosen, crossings).unwrap())
 }
 
 /// Weights in memory, with a fault where one is wanted.
@@ -253,7 +259,7 @@ fn pieces_give_what_the_whole_gives() {
     let mut bound = Bound { seconds_max: Some(1e-9), pace: Pace::default() };
     let mut recorded = Recorded::new(&context, &pipelines, recording, false, bound).unwrap();
     assert_eq!(recorded.commands.pieces().len(), 8);
-    let value = recorded.submit("a test").unwrap();
+    let value = recorded.submit(Point::default(), "a test").unwrap();
     context.wait(value, "a test").unwrap();
     bound.seconds_max = Some(1e3);
     recorded.learn(&context, &pipelines, &mut bound).unwrap();

@@ -10,11 +10,11 @@ use unicorn_core::{Block, DeviceOptions, Instrument, KvType, TensorType, WeightS
 use crate::device::{VulkanDevice, VulkanOptions};
 use crate::driver_tests::open_context;
 
-const VOCABULARY: usize = 320;
+pub(crate) const VOCABULARY: usize = 320;
 const TOKENS: u32 = 20;
 
 /// Two layers of a small shape with a short vocabulary.
-fn blocks(ty: TensorType) -> Vec<Block> {
+pub(crate) fn blocks(ty: TensorType) -> Vec<Block> {
     let mut blocks = shapes::model("smollm2-135m", ty).unwrap().blocks;
     blocks.drain(5..blocks.len() - 1);
     for block in &mut blocks {

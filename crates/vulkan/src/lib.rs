@@ -13,20 +13,26 @@
 //! NV cooperative matrices 2 serve attention, whose scores then stay in registers. Products do not use them: with tensor loads they reached
 //! 308 TFLOP/s on an H100 where the KHR kernel reaches 336 (F16, 4096 x 16384, 2048 tokens), and 158 against 203 with Q4_K weights.
 //!
-//! Absent so far: more than one queue.
+//! Residual streams that cross are copied on transfer queues where the device has memory of its own and such queues (`lane`, `ferry`), so that
+//! kernels of other streams run meanwhile; what waits for what between queues goes by timelines (`waiting`, `waiter`).
 
 mod arena;
 mod blocks;
 mod context;
+#[cfg(test)]
+mod crossing_tests;
 mod cut;
 mod device;
 #[cfg(test)]
 mod driver_tests;
+mod edits;
 mod error;
+mod ferry;
 mod gtt;
 #[cfg(test)]
 mod invariance_tests;
 mod kernel;
+mod lane;
 mod layout;
 mod library;
 mod load;
@@ -37,6 +43,7 @@ mod needs;
 mod nodes;
 #[cfg(test)]
 mod null_driver;
+mod pages;
 mod pipeline;
 mod pipeline_file;
 mod place;
@@ -63,6 +70,7 @@ mod told;
 mod transfer;
 mod validation;
 mod waiter;
+mod waiting;
 mod weights;
 
 pub use context::Context;

@@ -35,6 +35,27 @@ impl Buffer {
         bytes: u64,
         what: &str,
     ) -> Result<Buffer, VulkanError> {
+        Buffer::on_queues(context, place, bytes, what, None)
+    }
+
+    /// As [`Buffer::new`], for a residual stream: what copies it may be another queue than the one that runs kernels.
+    pub(crate) fn new_crossing(
+        context: &Arc<Context>,
+        place: Place,
+        bytes: u64,
+        what: &str,
+    ) -> Result<Buffer, VulkanError> {
+        Buffer::on_queues(context, place, bytes, what, context.crossing_families())
+    }
+
+    /// `families`: those whose queues use it, where there are several.
+    fn on_queues(
+        context: &Arc<Context>,
+        place: Place,
+        bytes: u64,
+        what: &str,
+        families: Option<[u32; 2]>,
+    ) -> Result<Buffer, VulkanError> {
         let bytes = bytes.max(16);
         if let Some(address) = context.pretended_address(bytes) {
             return Ok(Buffer {
@@ -49,7 +70,7 @@ impl Buffer {
                 mapped: None,
             });
         }
-        Buffer::with_memory(context, place, bytes, what)
+        Buffer::allocated(context, place, bytes, what, families)
     }
 
     /// As [`Buffer::new`], but with real memory even on a device that was opened to compile kernels only, whose other buffers are bare
@@ -60,13 +81,23 @@ impl Buffer {
         bytes: u64,
         what: &str,
     ) -> Result<Buffer, VulkanError> {
+        Buffer::allocated(context, place, bytes, what, None)
+    }
+
+    fn allocated(
+        context: &Arc<Context>,
+        place: Place,
+        bytes: u64,
+        what: &str,
+        families: Option<[u32; 2]>,
+    ) -> Result<Buffer, VulkanError> {
         let device = &context.device;
         let usage = vk::BufferUsageFlags::STORAGE_BUFFER
             | vk::BufferUsageFlags::SHADER_DEVICE_ADDRESS
             | vk::BufferUsageFlags::TRANSFER_SRC
             | vk::BufferUsageFlags::TRANSFER_DST
             | vk::BufferUsageFlags::INDIRECT_BUFFER;
-        let info = vk::BufferCreateInfo::default().size(bytes).usage(usage);
+        let info = on_families(vk::BufferCreateInfo::default().size(bytes).usage(usage), &families);
         // SAFETY: plain creation; destroyed below or on drop.
         let handle = unsafe { device.create_buffer(&info, None) }?;
         // SAFETY: the buffer was just made.
@@ -116,7 +147,9 @@ impl Buffer {
             | vk::BufferUsageFlags::TRANSFER_SRC
             | vk::BufferUsageFlags::TRANSFER_DST;
         let mut external = vk::ExternalMemoryBufferCreateInfo::default().handle_types(kind);
-        let info = vk::BufferCreateInfo::default().size(bytes).usage(usage).push_next(&mut external);
+        let families = context.crossing_families();
+        let info = on_families(vk::BufferCreateInfo::default().size(bytes).usage(usage), &families);
+        let info = info.push_next(&mut external);
         // SAFETY: plain creation; freed by `buffer` from here on.
         let handle = unsafe { device.create_buffer(&info, None) }.ok()?;
         // SAFETY: the buffer was just made.
@@ -243,6 +276,17 @@ impl Drop for Buffer {
         } else {
             free(&self.context, self.memory, self.held);
         }
+    }
+}
+
+/// Lets queues of several families use a buffer without handing it over.
+fn on_families<'a>(
+    info: vk::BufferCreateInfo<'a>,
+    families: &'a Option<[u32; 2]>,
+) -> vk::BufferCreateInfo<'a> {
+    match families {
+        Some(families) => info.sharing_mode(vk::SharingMode::CONCURRENT).queue_family_indices(families),
+        None => info,
     }
 }
 

@@ -183,6 +183,9 @@ fn capacity(gpu: &GpuProfile, sizes: Sizes, workload: &Workload, router: Router<
         pages: sequences.saturating_mul(tables),
         groups: workload.layout.groups.len().max(1),
         top: workload.top.max(1),
+        // Edits of rows come with few requests, and take little.
+        masks: 0,
+        takes: 0,
     })
 }
 
@@ -224,8 +227,8 @@ fn scratch(gpu: &GpuProfile, sizes: Sizes, c: Capacity) -> Vec<(Place, u64)> {
         c.outputs * sizes.vocab * 4,
         c.outputs * top_pairs_most(sizes.vocab, c.top, gpu) * 8,
     ];
-    let near = [(Place::Near, batch as u64)];
-    let readback = [c.outputs * sizes.vocab * 4, c.outputs * c.top * 8];
+    let near = [batch, c.masks * 4, c.takes * 8 + 8].map(|bytes| (Place::Near, bytes as u64));
+    let readback = [c.outputs * sizes.vocab * 4, c.outputs * c.top * 8, c.takes * 4];
     let of = |place: Place| move |bytes: usize| (place, bytes as u64);
     device.map(of(Place::Device)).into_iter().chain(near).chain(readback.map(of(Place::Readback))).collect()
 }
@@ -297,7 +300,8 @@ mod tests {
         for (rows, outputs, row_splits, pages, groups, top) in
             [(8, 8, 8, 64, 1, 1), (512, 16, 300, 1000, 2, 40), (1000, 1, 4096, 64, 3, 1)]
         {
-            let capacity = Capacity { rows, outputs, row_splits, pages, groups, top };
+            let capacity =
+                Capacity { rows, outputs, row_splits, pages, groups, top, masks: 100, takes: 3000 };
             let told: u64 = scratch(&gpu, sizes, capacity).iter().map(|(_, bytes)| (*bytes).max(16)).sum();
             // All fields: a new buffer has to be counted here and there.
             let Scratch {
@@ -322,6 +326,9 @@ mod tests {
                 logits_host,
                 pairs,
                 top,
+                masks,
+                take_list,
+                taken,
             } = Scratch::new(&context, sizes, capacity, None).unwrap();
             let own = [
                 &batch,
@@ -338,13 +345,15 @@ mod tests {
                 &queries,
                 &wide,
                 &up,
+                &masks,
+                &take_list,
                 &partial,
                 &tickets,
                 &logits,
                 &pairs,
             ];
             let held: u64 = own.into_iter().map(|b| b.bytes()).sum();
-            assert_eq!(held + residual.bytes() + logits_host.bytes() + top.bytes(), told);
+            assert_eq!(held + residual.bytes() + logits_host.bytes() + top.bytes() + taken.bytes(), told);
         }
     }
 

@@ -22,7 +22,7 @@ pub(crate) fn prove_validation(context: &Arc<Context>) -> Result<(), VulkanError
     let before = messages.lock().unwrap_or_else(|e| e.into_inner()).len();
     let buffer = Buffer::with_memory(context, Place::Device, 64, "a proof of validation")?;
     let device = &context.device;
-    let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.queue_family);
+    let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.queue_family());
     // SAFETY: plain creation; destroyed below.
     let pool = unsafe { device.create_command_pool(&info, None) }?;
     // SAFETY: the commands are recorded and never run, so the race between them never happens; the pool frees the command buffer.

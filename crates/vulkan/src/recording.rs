@@ -9,6 +9,7 @@ use ash::vk;
 use crate::context::Context;
 use crate::error::VulkanError;
 use crate::kernel::Kernel;
+use crate::lane::{Lane, Point};
 use crate::pipeline::{PUSH_BYTES, Pipelines};
 
 /// A range of device addresses.
@@ -150,7 +151,7 @@ impl Commands {
         recording.dispatches.iter().try_for_each(|d| check(context, d))?;
         pipelines.prepare(recording.dispatches.iter().map(|d| &d.kernel))?;
         let device = &context.device;
-        let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.queue_family);
+        let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.queue_family());
         // SAFETY: plain creation; destroyed on drop.
         let pool = unsafe { device.create_command_pool(&info, None) }?;
         let mut commands =
@@ -306,18 +307,20 @@ impl Commands {
         }
     }
 
-    /// Submits the pieces in order; the value marks the end of the last. `what` is named when the device is lost.
-    pub(crate) fn submit(&self, what: &str) -> Result<u64, VulkanError> {
-        let mut last = 0;
+    /// Submits the pieces in order, the first behind `after`; the value marks the end of the last. `what` is named when the device is
+    /// lost.
+    pub(crate) fn submit(&self, after: Point, what: &str) -> Result<u64, VulkanError> {
+        let (mut last, mut after) = (0, after);
         for buffer in &self.buffers {
-            last = self.context.submit(*buffer, what)?;
+            last = self.context.submit_after(Lane::Compute, *buffer, after, what)?;
+            after = Point::default();
         }
         Ok(last)
     }
 
     /// Submits once and waits.
     pub(crate) fn run(&self, what: &str) -> Result<(), VulkanError> {
-        let value = self.submit(what)?;
+        let value = self.submit(Point::default(), what)?;
         self.context.wait(value, what)
     }
 

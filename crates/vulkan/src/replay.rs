@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::context::Context;
 use crate::cut::{self, Pace};
 use crate::error::VulkanError;
+use crate::lane::Point;
 use crate::pipeline::Pipelines;
 use crate::recording::{Commands, Recording, Timing};
 
@@ -51,11 +52,11 @@ impl Recorded {
         Ok(Recorded { commands, recording, costs, estimated: estimates.iter().sum(), timing, ran: false })
     }
 
-    /// Submits all pieces. The earlier run is over.
-    pub(crate) fn submit(&mut self, what: &str) -> Result<u64, VulkanError> {
+    /// Submits all pieces behind `after`. The earlier run is over.
+    pub(crate) fn submit(&mut self, after: Point, what: &str) -> Result<u64, VulkanError> {
         // After a failure the times of some pieces would never come.
         self.ran = false;
-        let value = self.commands.submit(what)?;
+        let value = self.commands.submit(after, what)?;
         self.ran = true;
         Ok(value)
     }

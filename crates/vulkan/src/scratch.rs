@@ -63,12 +63,16 @@ pub(crate) struct Capacity {
     /// State groups.
     pub(crate) groups: usize,
     pub(crate) top: usize,
+    /// Words of masks.
+    pub(crate) masks: usize,
+    /// Logits that are taken out of their rows.
+    pub(crate) takes: usize,
 }
 
 impl Capacity {
     /// Of a new stream.
     pub(crate) const FIRST: Capacity =
-        Capacity { rows: 8, outputs: 8, row_splits: 8, pages: 64, groups: 1, top: 1 };
+        Capacity { rows: 8, outputs: 8, row_splits: 8, pages: 64, groups: 1, top: 1, masks: 0, takes: 0 };
 
     pub(crate) fn covers(&self, o: &Capacity) -> bool {
         self.rows >= o.rows
@@ -77,6 +81,8 @@ impl Capacity {
             && self.pages >= o.pages
             && self.groups >= o.groups
             && self.top >= o.top
+            && self.masks >= o.masks
+            && self.takes >= o.takes
     }
 
     /// Both needs covered, with room to grow.
@@ -89,6 +95,8 @@ impl Capacity {
             pages: up(self.pages, o.pages),
             groups: self.groups.max(o.groups),
             top: up(self.top, o.top),
+            masks: up(self.masks, o.masks),
+            takes: up(self.takes, o.takes),
         }
     }
 }
@@ -130,11 +138,17 @@ pub(crate) struct Scratch {
     /// f32 `[outputs, vocab]`, for selection on the device.
     pub(crate) logits: Buffer,
     /// f32 `[outputs, vocab]` in memory that the host reads fast, for logits that it asked for.
-    pub(crate) logits_host: Buffer,
+    pub(crate) logits_host: Arc<Buffer>,
     /// `(logit, id)` pairs of the slices of each row, `[outputs, slices, k]`.
     pub(crate) pairs: Buffer,
     /// `(id, logit)` pairs `[outputs, k]`, read by the host.
-    pub(crate) top: Buffer,
+    pub(crate) top: Arc<Buffer>,
+    /// Masks of output rows, written by the host.
+    pub(crate) masks: Buffer,
+    /// Which logits are taken out of their rows, written by the host.
+    pub(crate) take_list: Buffer,
+    /// f32 for each of them, read by the host.
+    pub(crate) taken: Arc<Buffer>,
 }
 
 impl Scratch {
@@ -149,6 +163,8 @@ impl Scratch {
         residual: Option<Arc<Buffer>>,
     ) -> Result<Scratch, VulkanError> {
         let device = |bytes: usize, what| Buffer::new(context, Place::Device, bytes as u64, what);
+        let readback =
+            |bytes: usize, what| Buffer::new(context, Place::Readback, bytes as u64, what).map(Arc::new);
         let activations = |cols: usize, what| -> Result<Activations, VulkanError> {
             let groups = c.rows * cols.div_ceil(32);
             Ok(Activations { q: device(groups * 32, what)?, meta: device(groups * 8, what)? })
@@ -168,7 +184,10 @@ impl Scratch {
             )?,
             residual: match residual {
                 Some(shared) => shared,
-                None => Arc::new(device(c.rows * sizes.width * 4, "the residual stream")?),
+                None => {
+                    let bytes = (c.rows * sizes.width * 4) as u64;
+                    Arc::new(Buffer::new_crossing(context, Place::Device, bytes, "the residual stream")?)
+                }
             },
             normed: activations(sizes.width, "normed activations")?,
             inner: activations(wide, "inner activations")?,
@@ -184,17 +203,15 @@ impl Scratch {
             partial: device(c.row_splits * sizes.partial * 4, "partial attention")?,
             tickets: device(c.rows * sizes.heads * 4, "attention tickets")?,
             logits: device(c.outputs * sizes.vocab * 4, "logits")?,
-            logits_host: Buffer::new(
-                context,
-                Place::Readback,
-                (c.outputs * sizes.vocab * 4) as u64,
-                "logits",
-            )?,
+            logits_host: readback(c.outputs * sizes.vocab * 4, "logits")?,
             pairs: device(
                 c.outputs * top_pairs_most(sizes.vocab, c.top, context.profile()) * 8,
                 "selected tokens",
             )?,
-            top: Buffer::new(context, Place::Readback, (c.outputs * c.top * 8) as u64, "selected tokens")?,
+            top: readback(c.outputs * c.top * 8, "selected tokens")?,
+            masks: Buffer::new(context, Place::Near, (c.masks * 4) as u64, "masks of tokens")?,
+            take_list: Buffer::new(context, Place::Near, (c.takes * 8 + 8) as u64, "adjusted tokens")?,
+            taken: readback(c.takes * 4, "adjusted logits")?,
         })
     }
 

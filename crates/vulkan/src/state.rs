@@ -42,9 +42,11 @@ pub(crate) struct Inner {
 pub(crate) struct State {
     // Dropped in this order: recordings use pipelines and buffers.
     pub(crate) streams: HashMap<StreamId, Stream>,
-    pub(crate) shared: HashMap<StreamId, Shared>,
+    pub(crate) shared: HashMap<StreamId, Arc<Shared>>,
     pub(crate) blocks: HashMap<BlockId, GpuBlock>,
     pub(crate) turns: Vec<(RopeSpec, Arc<Buffer>)>,
+    /// u32 each: tokens that heads keep for later embeddings.
+    pub(crate) slots: Buffer,
     pub(crate) loader: Loader,
     pub(crate) pipelines: Pipelines,
     pub(crate) sizes: Sizes,
@@ -59,6 +61,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// A stream and where it crosses, if it does.
+    pub(crate) fn crossing(&mut self, stream: StreamId) -> Option<(&Shared, &mut Stream)> {
+        Some((&**self.shared.get(&stream)?, self.streams.get_mut(&stream)?))
+    }
+
     pub(crate) fn router(&self) -> Router<'_> {
         let kv = self.layout.as_ref().map(|l| l.ty).unwrap_or_default();
         Router { gpu: &self.gpu, kv, options: &self.options }
@@ -135,7 +142,7 @@ impl Inner {
                 Some(s) => s.scratch.capacity.grown(&needs),
                 None => Capacity::FIRST.grown(&needs),
             };
-            let lent = state.shared.get(&id).and_then(Shared::in_place);
+            let lent = state.shared.get(&id).and_then(|shared| shared.in_place());
             // The residual may be waiting for its next block. Its old buffer goes before the new one comes: both may not fit.
             let mut kept = Vec::new();
             let rows = old.map_or(0, |s| s.rows);
@@ -151,7 +158,7 @@ impl Inner {
                 state.loader.uploader.write(&scratch.residual, 0, &kept)?;
             }
             state.loader.uploader.write(&scratch.tickets, 0, &vec![0; scratch.tickets.bytes() as usize])?;
-            state.streams.insert(id, Stream::new(scratch, rows));
+            state.streams.insert(id, Stream::new(&self.context, scratch, rows));
         }
         state.streams.get_mut(&id).ok_or_else(|| self.invalid("the stream vanished"))
     }

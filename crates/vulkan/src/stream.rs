@@ -5,7 +5,10 @@ use std::sync::Arc;
 use unicorn_core::{Batch, BlockId, Crossing, Select, SharedBuffer, Sharing, Slice};
 
 use crate::context::Context;
+use crate::edits::{EditShape, mask_table, take_list};
 use crate::error::VulkanError;
+use crate::ferry::Ferry;
+use crate::lane::{Lane, Point};
 use crate::lru::Lru;
 use crate::memory::Buffer;
 use crate::place::Place;
@@ -19,18 +22,27 @@ pub(crate) const RECORDED_DISPATCHES_MAX: usize = 1 << 16;
 
 /// One residual stream with its recordings.
 pub(crate) struct Stream {
+    /// Dropped first: its copies use the buffers.
+    pub(crate) ferry: Ferry,
     pub(crate) recordings: Lru<Shape, Recorded>,
     pub(crate) scratch: Scratch,
     pub(crate) rows: usize,
-    /// Timeline value behind everything submitted on it.
-    pub(crate) pending: u64,
+    /// Behind everything submitted on it.
+    pub(crate) pending: Point,
     /// What lies in `scratch.batch`, and whether tiles of flash attention do.
     pub(crate) written: Option<(Arc<Batch>, bool)>,
 }
 
 impl Stream {
-    pub(crate) fn new(scratch: Scratch, rows: usize) -> Stream {
-        Stream { recordings: Lru::new(RECORDED_DISPATCHES_MAX), scratch, rows, pending: 0, written: None }
+    pub(crate) fn new(context: &Arc<Context>, scratch: Scratch, rows: usize) -> Stream {
+        Stream {
+            ferry: Ferry::new(context),
+            recordings: Lru::new(RECORDED_DISPATCHES_MAX),
+            scratch,
+            rows,
+            pending: Point::default(),
+            written: None,
+        }
     }
 
     /// True when the batch is the one that the kernels under way read.
@@ -60,6 +72,11 @@ pub(crate) struct Shape {
     pub(crate) rows: usize,
     pub(crate) outputs: usize,
     pub(crate) wanted: Wanted,
+    pub(crate) edits: EditShape,
+    /// Rows whose tokens come from slots, and output rows whose best tokens go there.
+    pub(crate) feeds: Vec<(usize, u32)>,
+    pub(crate) keeps: Vec<(usize, u32)>,
+    /// Ways that the recording itself copies.
     pub(crate) crossing: Crossing,
     /// Positions that its sequences may have, 0 where that does not matter.
     pub(crate) positions: usize,
@@ -97,6 +114,17 @@ impl Wanted {
     }
 }
 
+/// Who copies a stream that crosses; nobody where blocks work in the shared memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Ways {
+    /// Bytes each way.
+    pub(crate) bytes: u64,
+    /// Ways that the recording copies.
+    pub(crate) recorded: Crossing,
+    /// Ways that are copied on queues of their own.
+    pub(crate) apart: Crossing,
+}
+
 /// Host memory through which a stream crosses, as this device sees it. The memory outlives the buffer that lies on it.
 pub(crate) struct Shared {
     /// The memory itself where the driver imports it, else memory of the driver that the host copies from and to.
@@ -110,14 +138,14 @@ impl Shared {
     /// Imports the memory where the driver can, and works in it where the GPU shares the host's memory.
     pub(crate) fn new(context: &Arc<Context>, memory: &Arc<SharedBuffer>) -> Result<Shared, VulkanError> {
         let gpu = context.profile();
-        let unified = gpu.integrated || gpu.software;
+        let unified = (gpu.integrated || gpu.software) && !context.crosses_apart();
         let memory = memory.clone();
         if let Some(buffer) = Buffer::import(context, &memory) {
             let sharing = if unified { Sharing::InPlace } else { Sharing::Copied };
             return Ok(Shared { buffer: Arc::new(buffer), imported: true, sharing, memory });
         }
         let what = "a residual stream that crosses";
-        let buffer = Buffer::new(context, Place::Readback, memory.bytes() as u64, what)?;
+        let buffer = Buffer::new_crossing(context, Place::Readback, memory.bytes() as u64, what)?;
         Ok(Shared { buffer: Arc::new(buffer), imported: false, sharing: Sharing::Copied, memory })
     }
 
@@ -126,53 +154,70 @@ impl Shared {
         (self.sharing == Sharing::InPlace).then(|| self.buffer.clone())
     }
 
-    /// Adds the copies that a crossing needs around a recording.
-    pub(crate) fn record(
-        &self,
-        recording: &mut Recording,
-        residual: &Buffer,
-        bytes: u64,
-        crossing: Crossing,
-    ) {
-        if self.sharing == Sharing::InPlace {
-            return;
+    /// How a stream of `bytes` bytes crosses.
+    pub(crate) fn ways(&self, context: &Context, crossing: Crossing, bytes: u64) -> Ways {
+        if self.sharing == Sharing::InPlace || bytes == 0 {
+            return Ways { bytes, ..Ways::default() };
         }
-        let (host, device) = ((self.buffer.handle, 0), (residual.handle, 0));
-        if crossing.import {
-            recording.before.push(Copy { from: host, to: device, bytes });
-        }
-        if crossing.export {
-            recording.after.push(Copy { from: device, to: host, bytes });
+        let apart = |lane| context.lane(lane).is_some() && bytes >= context.apart_bytes_min;
+        let (inward, outward) = (apart(Lane::Inward), apart(Lane::Outward));
+        Ways {
+            bytes,
+            recorded: Crossing { import: crossing.import && !inward, export: crossing.export && !outward },
+            apart: Crossing { import: crossing.import && inward, export: crossing.export && outward },
         }
     }
 
-    /// Brings a stream that comes from elsewhere to where the copies of the recording read it.
+    /// The copy that brings `bytes` bytes of a stream to the device.
+    pub(crate) fn copy_in(&self, residual: &Buffer, bytes: u64) -> Copy {
+        Copy { from: (self.buffer.handle, 0), to: (residual.handle, 0), bytes }
+    }
+
+    /// The copy that takes them to where others see them.
+    pub(crate) fn copy_out(&self, residual: &Buffer, bytes: u64) -> Copy {
+        Copy { from: (residual.handle, 0), to: (self.buffer.handle, 0), bytes }
+    }
+
+    /// Adds the copies that a crossing needs around a recording.
+    pub(crate) fn record(&self, recording: &mut Recording, residual: &Buffer, ways: Ways) {
+        if ways.recorded.import {
+            recording.before.push(self.copy_in(residual, ways.bytes));
+        }
+        if ways.recorded.export {
+            recording.after.push(self.copy_out(residual, ways.bytes));
+        }
+    }
+
+    /// Brings a stream that comes from elsewhere to where the GPU copies it from. Takes as long as the host copies; the copy over the bus
+    /// is what counts as copied.
     pub(crate) fn bring(&self, context: &Context, bytes: usize) -> Result<(), VulkanError> {
+        self.with_staged(context, bytes, |staged| self.memory.read_bytes(staged))
+    }
+
+    /// Takes what the GPU copied to where others read it, as [`Shared::bring`].
+    pub(crate) fn take(&self, context: &Context, bytes: usize) -> Result<(), VulkanError> {
+        self.with_staged(context, bytes, |staged| self.memory.write_bytes(staged))
+    }
+
+    /// Calls `f` with the memory of the driver where the stream's own was not imported.
+    fn with_staged(
+        &self,
+        context: &Context,
+        bytes: usize,
+        f: impl FnOnce(&mut [u8]),
+    ) -> Result<(), VulkanError> {
         if self.imported || bytes == 0 {
             return Ok(());
         }
-        context.count_copy(bytes as u64);
-        // SAFETY: no work of this stream is under way while one that imports it is being started.
-        let Some(out) = (unsafe { self.buffer.mapped_slice(0, bytes) }) else {
-            return Err(VulkanError::Limit {
-                device: context.profile().name.clone(),
-                what: "a residual stream that crosses".into(),
-                asked: format!("{bytes} bytes that the host sees"),
-                most: self.buffer.bytes(),
-            });
+        // SAFETY: before work that imports and after work that exports nothing of the stream is under way.
+        let staged = unsafe { self.buffer.mapped_slice(0, bytes) };
+        let outside = || VulkanError::Limit {
+            device: context.profile().name.clone(),
+            what: "a residual stream that crosses".into(),
+            asked: format!("{bytes} bytes that the host sees"),
+            most: self.buffer.bytes(),
         };
-        self.memory.read_bytes(out);
-        Ok(())
-    }
-
-    /// Takes what the recording's copies left to where others read it.
-    pub(crate) fn take(&self, bytes: usize) {
-        if self.imported || bytes == 0 {
-            return;
-        }
-        let mut copy = vec![0; bytes];
-        self.buffer.read(0, &mut copy);
-        self.memory.write_bytes(&copy);
+        staged.map(f).ok_or_else(outside)
     }
 }
 
@@ -186,7 +231,7 @@ pub(crate) fn slice_shapes(batch: &Batch) -> Vec<SliceShape> {
     batch.slices().iter().map(shape).collect()
 }
 
-/// Writes rows, output rows and page tables.
+/// Writes rows, output rows with their edits, and page tables.
 fn write_batch(scratch: &Scratch, batch: &Batch) {
     let mut rows = Vec::with_capacity(batch.rows() * Scratch::ROW_BYTES);
     let mut first_page = 0u32;
@@ -203,6 +248,12 @@ fn write_batch(scratch: &Scratch, batch: &Batch) {
     let base = scratch.batch.address();
     scratch.batch.write(0, &rows);
     scratch.batch.write(scratch.outputs_address() - base, &outputs);
+    for (buffer, words) in [(&scratch.masks, mask_table(batch)), (&scratch.take_list, take_list(batch))] {
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        if !bytes.is_empty() {
+            buffer.write(0, &bytes);
+        }
+    }
     let groups = batch.slices().first().map_or(0, |s| s.tables.len());
     for group in 0..groups {
         let table = batch.slices().iter().flat_map(|s| &s.tables[group]);

@@ -4,21 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use unicorn_core::{Batch, DeviceError, Fence, HeadOutput, Select, TopEntry, Work};
+use unicorn_core::{Batch, DeviceError, Fence, HeadOutput, TopEntry, Work};
 
 use crate::blocks::{Builder, GpuBlock};
-use crate::recording::Recording;
+use crate::edits::{self, EditShape, TAKE_THREADS, mask_words};
+use crate::error::VulkanError;
+use crate::lane::{Lane, Point};
+use crate::memory::Buffer;
+use crate::recording::{Copy, Recording};
 use crate::replay::Recorded;
-use crate::scratch::Capacity;
+use crate::scratch::{Capacity, Scratch};
 use crate::select::{self, FlashTiling, Path};
 use crate::state::{Inner, State};
-use crate::stream::{Shape, Wanted};
-use crate::told::Told;
-use crate::waiter::Submitted;
+use crate::stream::{Shape, Wanted, Ways};
+use crate::told::{HeadBuffers, Told, ToldWork};
+use crate::waiter::{Submitted, Watch};
 
 impl Inner {
-    /// Submits work once what it depends on has ended: now, or on the thread that ends the last of it. What this queue has already counts
-    /// as ended, since the queue runs in order.
+    /// Submits work once what it depends on has ended: now, or on the thread that ends the last of it. What the compute queue has already
+    /// counts as ended, since its kernels run in order; but a stream that comes in first waits for all that was done with it before.
     pub(crate) fn submit(self: &Arc<Self>, work: Work) {
         let after: Vec<Fence> =
             work.after.iter().filter(|f| !self.submissions.has(f.id())).cloned().collect();
@@ -26,7 +30,7 @@ impl Inner {
             let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
             last.insert(work.stream, work.done.fence())
         };
-        let before = before.filter(|f| !self.submissions.has(f.id()));
+        let before = before.filter(|f| work.crossing.import || !self.submissions.has(f.id()));
         let inner = self.clone();
         Fence::all(&after, before.as_ref(), move |outcome| match outcome {
             Ok(()) => inner.start(work),
@@ -38,19 +42,19 @@ impl Inner {
     }
 
     fn start(&self, work: Work) {
-        let mut state = self.lock();
-        let head = work.blocks.last().is_some_and(|b| matches!(state.blocks.get(b), Some(GpuBlock::Head(_))));
         let started = Instant::now();
+        if let Err(error) = self.stage(&work) {
+            work.done.give(Err(Arc::new(error)));
+            return;
+        }
+        let mut state = self.lock();
         match self.enqueue(&mut state, &work) {
-            Ok(value) => {
-                let Work { stream, batch, crossing, done, .. } = work;
-                let what = Told { stream, batch, head, crossing, started };
+            Ok(ends) => {
+                let what = Told::Work(self.told(&state, &work));
                 // Under the lock, so that the order is that of the queue.
-                self.submissions.push(Submitted { value, done, what });
+                self.submissions.push(Submitted { ends, started, done: work.done, what });
                 drop(state);
-                if self.waits_itself.load(Ordering::Relaxed) {
-                    self.submissions.drain(|submitted| self.tell(submitted, None));
-                }
+                self.tell_unwatched();
             }
             Err(error) => {
                 drop(state);
@@ -59,13 +63,112 @@ impl Inner {
         }
     }
 
-    /// Puts work on the queue; returns the timeline value that marks its end.
-    fn enqueue(&self, state: &mut State, work: &Work) -> Result<u64, DeviceError> {
-        let batch = &work.batch;
+    /// Waits for what was submitted, where no thread does.
+    pub(crate) fn tell_unwatched(&self) {
+        while self.waits_itself.load(Ordering::Relaxed)
+            && let Some(submitted) = self.submissions.pop()
+        {
+            self.tell(submitted, &mut None);
+        }
+    }
+
+    /// Brings a stream that comes in to where the GPU copies it from, where that is not where it lies. The lock is not held meanwhile.
+    fn stage(&self, work: &Work) -> Result<(), DeviceError> {
+        if !work.crossing.import {
+            return Ok(());
+        }
+        let (shared, bytes) = {
+            let state = self.lock();
+            let Some(shared) = state.shared.get(&work.stream).filter(|s| !s.imported) else { return Ok(()) };
+            self.check(&state, work)?;
+            (shared.clone(), self.crossing_bytes(state.sizes.width, &work.batch))
+        };
+        shared.bring(&self.context, bytes).map_err(|e| self.fail(e))
+    }
+
+    /// What is needed once work that was just submitted has ended.
+    fn told(&self, state: &State, work: &Work) -> ToldWork {
+        let scratch = state.streams.get(&work.stream).map(|s| &s.scratch);
+        let head = work.blocks.last().is_some_and(|b| matches!(state.blocks.get(b), Some(GpuBlock::Head(_))));
+        // Where nothing executes there is nothing to read.
+        let reads = head && !work.batch.outputs().is_empty() && !self.context.compile_only();
+        ToldWork {
+            batch: work.batch.clone(),
+            crossing: work.crossing,
+            bytes: scratch.map_or(0, |s| self.crossing_bytes(s.sizes.width, &work.batch)),
+            shared: state.shared.get(&work.stream).cloned(),
+            head: scratch.filter(|_| reads).map(|s| HeadBuffers {
+                logits: s.logits_host.clone(),
+                top: s.top.clone(),
+                taken: s.taken.clone(),
+            }),
+        }
+    }
+
+    /// Puts work on the queues; returns where its parts end.
+    fn enqueue(&self, state: &mut State, work: &Work) -> Result<Point, DeviceError> {
         self.check(state, work)?;
         let (shape, tiling) = self.shape(state, work)?;
-        if state.streams.get_mut(&work.stream).is_some_and(|s| s.recordings.get(&shape).is_none()) {
-            let recorded = self.record(state, work, &shape)?;
+        // What comes in is copied while the rest is prepared.
+        let ends = self.copy_in(state, work).and_then(|inward| {
+            let ends = self.run(state, work, &shape, tiling.as_ref(), Point::at(Lane::Inward, inward))?;
+            self.copy_out(state, work, ends)
+        });
+        let Some(stream) = state.streams.get_mut(&work.stream) else {
+            return Err(self.invalid("the stream vanished"));
+        };
+        // Parts that were submitted before one failed may still run.
+        let behind = *ends.as_ref().unwrap_or(&self.context.last_submitted());
+        stream.pending = stream.pending.max(behind);
+        if ends.is_err() {
+            // The stream is free for others once this error is told.
+            let _ = self.context.wait(stream.pending, "what was submitted before a failure");
+        }
+        ends
+    }
+
+    /// How the stream of work crosses.
+    fn ways(&self, state: &State, work: &Work) -> Ways {
+        let bytes = self.crossing_bytes(state.sizes.width, &work.batch) as u64;
+        let shared = state.shared.get(&work.stream);
+        shared.map(|s| s.ways(&self.context, work.crossing, bytes)).unwrap_or_default()
+    }
+
+    /// Starts the copy of a stream that comes in on a queue of its own; returns where it ends, 0 where there is none.
+    fn copy_in(&self, state: &mut State, work: &Work) -> Result<u64, DeviceError> {
+        let ways = self.ways(state, work);
+        let Some((shared, stream)) = state.crossing(work.stream).filter(|_| ways.apart.import) else {
+            return Ok(0);
+        };
+        // All work on the stream has ended. Its memory may have been filled just now.
+        let after = stream.pending.max(self.context.uploaded());
+        let copy = shared.copy_in(&stream.scratch.residual, ways.bytes);
+        stream.ferry.bring(copy, after).map_err(|e| self.fail(e))
+    }
+
+    /// Lets the copy of a stream that goes out on a queue of its own follow the kernels; returns where all parts end.
+    fn copy_out(&self, state: &mut State, work: &Work, ends: Point) -> Result<Point, DeviceError> {
+        let ways = self.ways(state, work);
+        let Some((shared, stream)) = state.crossing(work.stream).filter(|_| ways.apart.export) else {
+            return Ok(ends);
+        };
+        let copy = shared.copy_out(&stream.scratch.residual, ways.bytes);
+        let after = Point::from(ends.get(Lane::Compute));
+        let outward = stream.ferry.take(copy, after).map_err(|e| self.fail(e))?;
+        Ok(ends.with(Lane::Outward, outward))
+    }
+
+    /// Puts the recording of work on the compute queue, behind its copy in and any earlier copy out; returns where both parts end.
+    fn run(
+        &self,
+        state: &mut State,
+        work: &Work,
+        shape: &Shape,
+        tiling: Option<&FlashTiling>,
+        arrival: Point,
+    ) -> Result<Point, DeviceError> {
+        if state.streams.get_mut(&work.stream).is_some_and(|s| s.recordings.get(shape).is_none()) {
+            let recorded = self.record(state, work, shape)?;
             let weight = recorded.recording.dispatches.len();
             if let Some(stream) = state.streams.get_mut(&work.stream) {
                 // What makes room for it may be under way.
@@ -75,31 +178,21 @@ impl Inner {
                 stream.recordings.insert(shape.clone(), recorded, weight);
             }
         }
-        let State { streams, shared, pipelines, bound, timings, .. } = state;
+        let State { streams, pipelines, bound, timings, .. } = state;
         let stream = streams.get_mut(&work.stream).ok_or_else(|| self.invalid("the stream vanished"))?;
-        stream.write(batch, tiling.as_ref());
-        stream.rows = batch.rows();
-        if let Some(shared) = shared.get(&work.stream).filter(|_| work.crossing.import) {
-            shared
-                .bring(&self.context, self.crossing_bytes(stream.scratch.sizes.width, batch))
-                .map_err(|e| self.fail(e))?;
-        }
-        let recorded = stream.recordings.get(&shape).ok_or_else(|| self.invalid("the recording vanished"))?;
+        stream.write(&work.batch, tiling);
+        stream.rows = work.batch.rows();
+        // The kernels overwrite what an earlier copy out may still read.
+        let after = Point::at(Lane::Outward, stream.pending.get(Lane::Outward)).max(arrival);
+        let recorded = stream.recordings.get(shape).ok_or_else(|| self.invalid("the recording vanished"))?;
         recorded.learn(&self.context, pipelines, bound).map_err(|e| self.fail(e))?;
-        let submitted = recorded.submit("blocks");
-        // Pieces that were submitted before one failed may still run.
-        stream.pending = *submitted.as_ref().unwrap_or(&self.context.last_submitted());
-        if submitted.is_err() {
-            // The stream is free for others once this error is told.
-            let _ = self.context.wait(stream.pending, "what was submitted before a failure");
-        }
-        let value = submitted.map_err(|e| self.fail(e))?;
+        let value = recorded.submit(after, "blocks").map_err(|e| self.fail(e))?;
         if let Some(timings) = timings {
             self.context.wait(value, "profiled work").map_err(|e| self.fail(e))?;
             let times = recorded.commands.times().map_err(|e| self.fail(e))?.unwrap_or_default();
             timings.add(&recorded.recording, &times);
         }
-        Ok(value)
+        Ok(arrival.with(Lane::Compute, value))
     }
 
     /// What neither the batch's type nor the stream's buffers say.
@@ -167,6 +260,7 @@ impl Inner {
             None if attends => select::decode_records(rows, positions),
             None => 1,
         };
+        let edits = EditShape::of(batch);
         let pages: usize = batch.slices().iter().map(|s| s.tables.first().map_or(0, Vec::len)).sum();
         let needs = Capacity {
             rows,
@@ -175,6 +269,8 @@ impl Inner {
             pages: pages.max(1),
             groups: batch.slices().first().map_or(1, |s| s.tables.len().max(1)),
             top: batch.top().unwrap_or(1),
+            masks: mask_words(batch),
+            takes: edits.takes * TAKE_THREADS,
         };
         let timed = state.timings.is_some() && state.gpu.timestamp_ns > 0.0;
         // A row writes pages that no other slice sees, or there would be no batch: single rows are alone.
@@ -184,7 +280,10 @@ impl Inner {
             rows,
             outputs: batch.outputs().len(),
             wanted: Wanted::of(batch),
-            crossing: work.crossing,
+            edits,
+            feeds: batch.feeds().collect(),
+            keeps: batch.keeps().collect(),
+            crossing: self.ways(state, work).recorded,
             // Tiles come from a buffer, so one recording serves every depth; but where submissions are bounded it is cut by what they cost.
             positions: if tiling.is_some() && state.bound.seconds_max.is_none() { 0 } else { positions },
             flash: tiling.as_ref().map(|t| (t.tiles.len(), t.splits)),
@@ -216,6 +315,7 @@ impl Inner {
             alone: shape.alone,
             prepared: false,
         };
+        let slot_of = |slot: u32| (state.slots.handle, slot as u64 * 4);
         let find = |id| state.blocks.get(id).ok_or_else(|| self.invalid("a block that is not loaded"));
         let router = state.router();
         let path = |block: &GpuBlock| {
@@ -234,9 +334,25 @@ impl Inner {
             let block = find(id)?;
             builder.path = path(block);
             match block {
-                GpuBlock::Embedding(e) => e.record(&mut builder, next),
+                GpuBlock::Embedding(e) => {
+                    e.record(&mut builder, next);
+                    let to = |row: usize| (stream.scratch.batch.handle, (row * Scratch::ROW_BYTES) as u64);
+                    let feed =
+                        |(row, slot): &(usize, u32)| Copy { from: slot_of(*slot), to: to(*row), bytes: 4 };
+                    builder.recording.before.extend(shape.feeds.iter().map(feed));
+                }
                 GpuBlock::Ffn(f) => f.record(&mut builder, next),
-                GpuBlock::Head(h) => h.record(&mut builder, &shape.wanted),
+                GpuBlock::Head(h) => {
+                    h.record(&mut builder, &shape.wanted, shape.edits);
+                    let stride = 8 * work.batch.top().unwrap_or(0);
+                    let from = |output: usize| (stream.scratch.top.handle, (output * stride) as u64);
+                    let keep = |(output, slot): &(usize, u32)| Copy {
+                        from: from(*output),
+                        to: slot_of(*slot),
+                        bytes: 4,
+                    };
+                    builder.recording.after.extend(shape.keeps.iter().map(keep));
+                }
                 GpuBlock::Attention(a) => {
                     let cache = a.cache.as_ref().ok_or_else(|| self.invalid("no state is reserved"))?;
                     a.record(&mut builder, cache, next);
@@ -245,8 +361,7 @@ impl Inner {
         }
         let mut recording: Recording = builder.recording;
         if let Some(shared) = state.shared.get(&work.stream) {
-            let bytes = self.crossing_bytes(stream.scratch.sizes.width, &work.batch) as u64;
-            shared.record(&mut recording, &stream.scratch.residual, bytes, shape.crossing);
+            shared.record(&mut recording, &stream.scratch.residual, self.ways(state, work));
         }
         #[cfg(test)]
         assert_selected(&router, work.blocks.iter().filter_map(|id| state.blocks.get(id)), &recording);
@@ -258,64 +373,75 @@ impl Inner {
         if self.context.compile_only() { 0 } else { batch.rows() * width * 4 }
     }
 
-    /// Waits for submitted work and tells how it ended. Called in the order of submission.
-    pub(crate) fn tell(&self, submitted: Submitted<Told>, busy_until: Option<Instant>) {
-        let Submitted { value, mut done, what } = submitted;
-        // The queue runs in order: work begins when it was submitted, or when the work before it ended.
-        done.begin(busy_until.map_or(what.started, |until| until.max(what.started)));
-        let ended = self.context.wait(value, "submitted blocks").map_err(|e| self.fail(e));
-        let result = ended.map(|()| self.gather(&what));
-        done.give(result.map_err(Arc::new));
-    }
-
-    /// What ended work left behind.
-    fn gather(&self, told: &Told) -> Option<HeadOutput> {
-        let state = self.lock();
-        let stream = state.streams.get(&told.stream)?;
-        let bytes = self.crossing_bytes(stream.scratch.sizes.width, &told.batch);
-        if let Some(shared) = state.shared.get(&told.stream) {
-            let by_bus = if shared.in_place().is_some() { 0 } else { bytes as u64 };
-            if told.crossing.import {
-                self.context.count_copy(by_bus);
-                self.shared.fetch_add(bytes as u64 - by_bus, Ordering::Relaxed);
-            }
-            if told.crossing.export {
-                self.context.count_copy(by_bus);
-                shared.take(bytes);
-            }
-        }
-        // Where nothing executes there is nothing to read.
-        let wanted = told.head && !told.batch.outputs().is_empty() && !self.context.compile_only();
-        wanted.then(|| self.output(&state, told)).flatten()
-    }
-
-    fn output(&self, state: &State, told: &Told) -> Option<HeadOutput> {
-        let (batch, scratch) = (&told.batch, &state.streams.get(&told.stream)?.scratch);
-        let vocab = batch.limits().vocab;
-        let mut output = HeadOutput::default();
-        let rows = batch.logit_rows();
-        if rows > 0 {
-            let mut bytes = vec![0u8; rows * vocab * 4];
-            scratch.logits_host.read(0, &mut bytes);
-            let word = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            output.logits = bytes.chunks_exact(4).map(word).collect();
-        }
-        let most = batch.top().unwrap_or(0);
-        if most > 0 {
-            let mut bytes = vec![0u8; batch.outputs().len() * most * 8];
-            scratch.top.read(0, &mut bytes);
-            let entry = |b: &[u8]| TopEntry {
-                token: u32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-                logit: f32::from_le_bytes([b[4], b[5], b[6], b[7]]),
-            };
-            for (list, asked) in bytes.chunks_exact(most * 8).zip(batch.outputs()) {
-                if let Select::Top(k) = asked.select {
-                    output.top.push(list.chunks_exact(8).take(k).map(entry).collect());
+    /// Tells the end of all submitted work, until the device goes. `eager`: stays awake for a while where there is none.
+    pub(crate) fn serve(&self, eager: bool) {
+        let (mut watch, mut reached) = (Watch::new(), Point::default());
+        while self.submissions.hand_over(&mut watch, eager) {
+            match self.context.wait_any(watch.next(&reached), "submitted blocks") {
+                Ok(point) => {
+                    reached = point;
+                    watch.advance(&reached).into_iter().for_each(|ended| self.tell(ended, &mut None));
+                }
+                Err(error) => {
+                    let mut error = Some(error);
+                    watch.give_up().for_each(|submitted| self.tell(submitted, &mut error));
                 }
             }
         }
-        Some(output)
     }
+
+    /// Waits for submitted work and tells how it ended. `error` is why it may not have: the first that fails tells it.
+    fn tell(&self, submitted: Submitted<Told>, error: &mut Option<VulkanError>) {
+        let Submitted { ends, done, what, .. } = submitted;
+        let fence = done.fence().id();
+        let ended = self.context.wait(ends, "submitted blocks").map_err(|e| error.take().unwrap_or(e));
+        let result = ended.and_then(|()| match &what {
+            Told::Work(work) => self.gather(work),
+            Told::Pages(pages) => {
+                self.land_pages(pages);
+                Ok(None)
+            }
+        });
+        let result = result.map_err(|e| Arc::new(self.fail(e)));
+        done.give(result);
+        self.submissions.forget(fence);
+    }
+
+    /// What ended work left behind. The state stays free for others meanwhile: what is read here is read before the stream's next batch.
+    fn gather(&self, told: &ToldWork) -> Result<Option<HeadOutput>, VulkanError> {
+        if let Some(shared) = &told.shared {
+            let crossed = told.bytes as u64;
+            let by_bus = if shared.in_place().is_some() { 0 } else { crossed };
+            if told.crossing.import {
+                self.context.count_copy(by_bus);
+                self.shared.fetch_add(crossed - by_bus, Ordering::Relaxed);
+            }
+            if told.crossing.export {
+                self.context.count_copy(by_bus);
+                shared.take(&self.context, told.bytes)?;
+            }
+        }
+        Ok(told.head.as_ref().map(|read| output(&told.batch, read)))
+    }
+}
+
+/// What a head computed for a batch.
+fn output(batch: &Batch, read: &HeadBuffers) -> HeadOutput {
+    let words = |buffer: &Buffer, count: usize| -> Vec<u32> {
+        let mut bytes = vec![0u8; count * 4];
+        if count > 0 {
+            buffer.read(0, &mut bytes);
+        }
+        bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    let logits = words(&read.logits, batch.logit_rows() * batch.limits().vocab);
+    let logits = logits.into_iter().map(f32::from_bits).collect();
+    let most = batch.top().unwrap_or(0);
+    let pairs = words(&read.top, batch.outputs().len() * most * 2);
+    let entry = |pair: &[u32]| TopEntry { token: pair[0], logit: f32::from_bits(pair[1]) };
+    let selected: Vec<TopEntry> = pairs.chunks_exact(2).map(entry).collect();
+    let taken = words(&read.taken, edits::take_count(batch)).into_iter().map(f32::from_bits);
+    edits::output(batch, logits, &selected, most, taken)
 }
 
 fn spans(batch: &Batch) -> Vec<(usize, usize)> {

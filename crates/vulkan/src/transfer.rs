@@ -22,9 +22,17 @@ const THREADS_MAX: usize = 16;
 /// Threads beyond one per core: they wait for the disk while all cores split.
 const THREADS_WAITING: usize = 2;
 
-struct Slot {
+/// Which way bytes go between the host and device memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Direction {
+    Out,
+    In,
+}
+
+/// A buffer that the host reaches too, with commands of its own.
+pub(crate) struct Slot {
     context: Arc<Context>,
-    staging: Buffer,
+    pub(crate) staging: Buffer,
     pool: vk::CommandPool,
     commands: vk::CommandBuffer,
     busy_until: u64,
@@ -209,11 +217,16 @@ fn all<const N: usize>(slices: [Option<&mut [u8]>; N]) -> Option<[&mut [u8]; N]>
 }
 
 impl Slot {
-    fn new(context: &Arc<Context>, place: Place, bytes: u64, what: &str) -> Result<Slot, VulkanError> {
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        place: Place,
+        bytes: u64,
+        what: &str,
+    ) -> Result<Slot, VulkanError> {
         let staging = Buffer::new(context, place, bytes, what)?;
         let device = &context.device;
         let info = vk::CommandPoolCreateInfo::default()
-            .queue_family_index(context.queue_family)
+            .queue_family_index(context.queue_family())
             .flags(vk::CommandPoolCreateFlags::RESET_COMMAND_BUFFER);
         // SAFETY: plain creation; destroyed on drop.
         let pool = unsafe { device.create_command_pool(&info, None) }?;
@@ -223,6 +236,45 @@ impl Slot {
         // SAFETY: the pool is alive.
         slot.commands = unsafe { slot.context.device.allocate_command_buffers(&info) }?[0];
         Ok(slot)
+    }
+
+    /// Copies between the slot and buffers, whose kernels before have ended or come first in the compute queue, as those behind come later.
+    /// Returns where it ends.
+    pub(crate) fn exchange(
+        &mut self,
+        direction: Direction,
+        copies: &[(vk::Buffer, &[vk::BufferCopy])],
+        what: &str,
+    ) -> Result<u64, VulkanError> {
+        let (device, commands) = (&self.context.device, self.commands);
+        let barrier = |from: [vk::PipelineStageFlags2; 2]| {
+            vk::MemoryBarrier2::default()
+                .src_stage_mask(from[0])
+                .src_access_mask(vk::AccessFlags2::MEMORY_WRITE)
+                .dst_stage_mask(from[1])
+                .dst_access_mask(vk::AccessFlags2::MEMORY_READ | vk::AccessFlags2::MEMORY_WRITE)
+        };
+        let (all, copy) = (vk::PipelineStageFlags2::ALL_COMMANDS, vk::PipelineStageFlags2::COPY);
+        let behind = if direction == Direction::Out { vk::PipelineStageFlags2::HOST } else { all };
+        let (before, after) = ([barrier([all, copy])], [barrier([copy, behind])]);
+        // SAFETY: the slot's last submission is done; the slot and the buffers outlive the copy (dropping them waits for it).
+        unsafe {
+            let begin =
+                vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
+            device.begin_command_buffer(commands, &begin)?;
+            device.cmd_pipeline_barrier2(commands, &vk::DependencyInfo::default().memory_barriers(&before));
+            for (buffer, regions) in copies {
+                let (from, to) = match direction {
+                    Direction::Out => (*buffer, self.staging.handle),
+                    Direction::In => (self.staging.handle, *buffer),
+                };
+                device.cmd_copy_buffer(commands, from, to, regions);
+            }
+            device.cmd_pipeline_barrier2(commands, &vk::DependencyInfo::default().memory_barriers(&after));
+            device.end_command_buffer(commands)?;
+        }
+        self.busy_until = self.context.submit(commands, what)?;
+        Ok(self.busy_until)
     }
 
     /// Submits a copy out of the slot.
@@ -266,29 +318,9 @@ pub(crate) fn download(
         return Ok(());
     }
     let mut slot = Slot::new(context, Place::Readback, out.len() as u64, "a download")?;
-    let device = &context.device;
     let region = [vk::BufferCopy { src_offset: offset, dst_offset: 0, size: out.len() as u64 }];
-    // SAFETY: both buffers outlive the wait below.
-    unsafe {
-        let begin = vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
-        device.begin_command_buffer(slot.commands, &begin)?;
-        let before = [vk::MemoryBarrier2::default()
-            .src_stage_mask(vk::PipelineStageFlags2::ALL_COMMANDS)
-            .src_access_mask(vk::AccessFlags2::MEMORY_WRITE)
-            .dst_stage_mask(vk::PipelineStageFlags2::COPY)
-            .dst_access_mask(vk::AccessFlags2::TRANSFER_READ)];
-        device.cmd_pipeline_barrier2(slot.commands, &vk::DependencyInfo::default().memory_barriers(&before));
-        device.cmd_copy_buffer(slot.commands, buffer.handle, slot.staging.handle, &region);
-        let after = [vk::MemoryBarrier2::default()
-            .src_stage_mask(vk::PipelineStageFlags2::COPY)
-            .src_access_mask(vk::AccessFlags2::TRANSFER_WRITE)
-            .dst_stage_mask(vk::PipelineStageFlags2::HOST)
-            .dst_access_mask(vk::AccessFlags2::HOST_READ)];
-        device.cmd_pipeline_barrier2(slot.commands, &vk::DependencyInfo::default().memory_barriers(&after));
-        device.end_command_buffer(slot.commands)?;
-    }
-    slot.busy_until = context.submit(slot.commands, "a download")?;
-    context.wait(slot.busy_until, "a download")?;
+    let ends = slot.exchange(Direction::Out, &[(buffer.handle, &region)], "a download")?;
+    context.wait(ends, "a download")?;
     slot.staging.read(0, out);
     Ok(())
 }

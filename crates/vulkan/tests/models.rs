@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use unicorn_cases::golden::{Chunks, GOLDEN_MODELS, Golden, logits, relative_error};
+use unicorn_cases::golden::{Chunks, GOLDEN_MODELS, Golden, greedy, logits, relative_error};
 use unicorn_core::{Device, DeviceOptions, Instrument, KvType, WeightSource};
 use unicorn_vulkan::{Candidate, Context, Library, LibraryOptions, Limit, VulkanDevice, VulkanOptions};
 
@@ -141,6 +141,7 @@ fn check(number: usize, name: &'static str) -> Result<String, Box<dyn Error>> {
     let mut worst = Worst::default();
     let device = open(number, None)?;
     on_device(&device, &golden, &mut worst)?;
+    feeds_itself(&device, &golden)?;
     if !device.context().profile().matrices.is_empty() {
         on_device(&open(number, Some(Limit::Plain))?, &golden, &mut worst)?;
     }
@@ -153,6 +154,23 @@ fn on_device(device: &VulkanDevice, golden: &Golden, worst: &mut Worst) -> Resul
     }
     for avoided in &AVOIDED[1..] {
         check_file(device, golden, &golden.files[0], &FEEDS[..2], *avoided, worst)?;
+    }
+    Ok(())
+}
+
+/// Steps that take their tokens from where the device keeps them bring the tokens that others bring.
+fn feeds_itself(device: &VulkanDevice, golden: &Golden) -> Result<(), Box<dyn Error>> {
+    device.configure(&DeviceOptions::default())?;
+    let model = unicorn_model::open(&golden.files[0])?;
+    let source: Arc<dyn WeightSource> = model.source.clone();
+    let run = |ahead| greedy(device, &model.spec.blocks, &source, &golden.tokens[..9], 12, ahead);
+    let (told, kept) = (run(false)?, run(true)?);
+    if told != kept {
+        return Err(format!(
+            "{}: {told:?} where the host reads on, {kept:?} by itself",
+            device.profile().name
+        )
+        .into());
     }
     Ok(())
 }

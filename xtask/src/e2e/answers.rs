@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::harness::{Bench, Outcome, QUESTION, passed, told};
-use crate::{bench_json, sh};
+use crate::{bench_json, lavapipe, sh};
 
 /// K and V of one position in F16: 30 layers, 3 heads of 64.
 const SMOLLM2_KV_BYTES_PER_TOKEN: u64 = 30 * 3 * 64 * 2 * 2;
@@ -21,6 +21,31 @@ pub fn capital_of_france(bench: &Bench<'_>) -> Result<Outcome> {
     let right = answers.iter().filter(|answer| answer.contains("Paris")).count();
     ensure!(right >= 4, "only {right} of {} answers name Paris: {answers:?}", answers.len());
     told(format!("{right} of {}: {}", answers.len(), answers[0].trim().replace('\n', " ")))
+}
+
+/// The prompt is read on one device and the answer comes from the other: the state crosses, and the answer is right.
+pub fn phases_on_two_devices(bench: &Bench<'_>) -> Result<Outcome> {
+    let driver = match lavapipe::driver() {
+        Ok(driver) => driver,
+        Err(reason) => return Ok(Outcome::NotRun(reason)),
+    };
+    let mut notes = Vec::new();
+    for [prefill, decode] in [["cpu", "vulkan:0"], ["vulkan:0", "cpu"]] {
+        let place = format!("mixer={prefill},ffn={prefill},decode:mixer={decode},decode:ffn={decode}");
+        let mut command =
+            bench.unicorn(&["run", "-v", "--temp", "0", "--max-tokens", "8", "--place", &place, QUESTION]);
+        let output = command.env("VK_DRIVER_FILES", &driver).env("VK_ICD_FILENAMES", &driver).output()?;
+        let (answer, log) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success() && answer.contains("Paris"), "{place}: {answer:?}\n{log}");
+        let busy = |device: &str| {
+            log.lines()
+                .any(|l| l.trim_start().starts_with(&format!("{device}: busy ")) && !l.contains("busy 0 %"))
+        };
+        ensure!(busy(prefill) && busy(decode), "{place}: one device did nothing\n{log}");
+        notes.push(format!("{prefill} to {decode}: {}", answer.trim().replace('\n', " ")));
+    }
+    told(notes.join("; "))
 }
 
 /// Told, not judged: on a busy machine the time says little.

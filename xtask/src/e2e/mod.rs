@@ -41,6 +41,7 @@ const TESTS: &[(&str, Test)] = &[
         )
     }),
     ("two_devices_gemma3", |b| perplexity::two_devices(b, &b.data.gemma3, &["mixer=cpu,ffn=vulkan:0"])),
+    ("phases_on_two_devices", answers::phases_on_two_devices),
     ("vulkan_kernels", vulkan::kernels),
     ("vulkan_kernels_and_validation", vulkan::kernels_and_validation),
 ];

@@ -19,7 +19,7 @@ use crate::interrupt::Catch;
 use crate::output::{Out, say, say_styled};
 use crate::prompt::{self, Tokens};
 use crate::session::{Session, no_template};
-use crate::settings::{self, AnswerArgs, fresh_seed};
+use crate::settings::{self, AnswerArgs, DraftChoice, fresh_seed};
 use crate::units;
 use command::{Command, Entry, HELP};
 use input::{LineReader, Typed};
@@ -245,10 +245,12 @@ impl Chat<'_> {
         let mut out = Out::exact();
         let mut line_is_open = false;
         self.catch.forgive(PRESSES_WHILE_ANSWERING);
-        let answer = generate(&mut self.session.engine, detokenizer, request, &self.catch, |piece| {
-            line_is_open = !piece.ends_with('\n');
-            out.emit(piece)
-        });
+        let drafter = self.answer_args.draft.map(DraftChoice::drafter);
+        let answer =
+            generate(&mut self.session.engine, detokenizer, request, drafter, &self.catch, |piece| {
+                line_is_open = !piece.ends_with('\n');
+                out.emit(piece)
+            });
         // What is said next begins a line, be it figures, an error or the prompt.
         if line_is_open || answer.as_ref().is_ok_and(|answer| answer.text.is_empty()) {
             out.emit("\n")?;

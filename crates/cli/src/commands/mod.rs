@@ -6,6 +6,7 @@ pub mod devices;
 pub mod inspect;
 pub mod models;
 pub mod perplexity;
+pub mod plan;
 pub mod pull;
 pub mod rm;
 pub mod run;

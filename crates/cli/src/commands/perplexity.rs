@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::context::ContextChoice;
 use crate::exit::Exit;
 use crate::output::{Out, say};
+use crate::planner::Load;
 use crate::session::{EngineChoice, Session};
 use crate::text_file::read_text;
 use crate::trace::Trace;
@@ -24,9 +25,12 @@ const CONTEXT: usize = 512;
 pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
     let text = read_text(&args.file, TEXT_BYTES_MAX)?;
     let context = args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT));
-    let place = args.place.place.as_ref();
+    // Whole contexts are read, and nothing is written.
+    let load = Load { prompt: CONTEXT, decode: 0, ..Load::default() };
+    let place = &args.place.of(&args.device);
     let memory = args.memory.memory_max.as_ref();
-    let choice = EngineChoice { device: &args.device, place, kv: args.kv.kv, context, memory, scores: true };
+    let choice =
+        EngineChoice { device: &args.device, place, kv: args.kv.kv, context, load, memory, scores: true };
     let mut session = Session::open(config.model(&args.model), &choice, config)?;
     let tokenizer = &session.text.tokenizer;
     let tokens = tokenizer.encode(&text, EncodeOptions { parse_special: false, add_special: true })?;

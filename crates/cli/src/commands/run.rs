@@ -17,9 +17,10 @@ use crate::generate::{figures, generate};
 use crate::interrupt::Catch;
 use crate::model_name::{is_missing_file, is_model};
 use crate::output::{Out, say, say_styled};
+use crate::planner::Load;
 use crate::prompt::{self, Tokens};
 use crate::session::{ContextChoice, EngineChoice, Session, no_template};
-use crate::settings::{fresh_seed, resolve};
+use crate::settings::{DraftChoice, fresh_seed, resolve};
 use crate::stdin::{self, Piped};
 use crate::term;
 use crate::trace::Trace;
@@ -69,11 +70,12 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
     }
     let choice = EngineChoice {
         device: &args.device,
-        place: args.place.place.as_ref(),
+        place: &args.place.of(&args.device),
         kv: args.kv.kv,
         context: args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX)),
         memory: args.memory.memory_max.as_ref(),
         scores: false,
+        load: Load::default(),
     };
     let model = asked.model.unwrap_or_else(|| config.model(&args.model));
     let mut session = Session::open(model, &choice, config)?;
@@ -217,7 +219,9 @@ fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> 
     let mut out = Out::exact();
     let catch = Catch::new();
     let trace = Trace::start(&mut session.engine, args.place.trace.as_deref(), config);
-    let answer = generate(&mut session.engine, detokenizer, request, &catch, |piece| out.emit(piece))?;
+    let drafter = args.answer.draft.map(DraftChoice::drafter);
+    let answer =
+        generate(&mut session.engine, detokenizer, request, drafter, &catch, |piece| out.emit(piece))?;
     trace.finish(&mut session.engine)?;
     if !answer.text.ends_with('\n') {
         out.emit("\n")?;
@@ -229,6 +233,10 @@ fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> 
             say!("");
         }
         say_styled(&config.style.dim(&figures(&answer)));
+    }
+    if let Some(grader) = &session.grader {
+        let engine = &session.engine;
+        grader.tell(engine.spec(), engine.options(), &answer.timings, config)?;
     }
     Ok(if answer.reason == FinishReason::Cancelled { Exit::Interrupted } else { Exit::Done })
 }

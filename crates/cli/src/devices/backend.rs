@@ -54,6 +54,8 @@ pub struct Backend {
     pub accepts: fn(&str) -> bool,
     /// What to take where no device was named.
     pub preferred: fn() -> Preference,
+    /// All variants that may be taken where no device was named; found without opening one.
+    pub unasked: fn() -> Vec<Option<String>>,
     /// The variant to run on where the device cannot do without a kernel that its selftest found wrong.
     pub instead: Option<&'static str>,
     /// A number that changes when the kernels do, as far as the program's version does not tell.

@@ -1,5 +1,6 @@
-//! What was found out about a device and is worth keeping: its measured limits and the outcome of its selftest. One small JSON file each, in
-//! the cache folder, for one device, driver and build of the kernels; anything unreadable counts as absent.
+//! What was found out about a device and is worth keeping: its measured limits, the outcome of its selftest, the planner's figures and how
+//! right its predictions were. One small JSON file each, in the cache folder, for one device, driver and build of the kernels; anything
+//! unreadable counts as absent.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use unicorn_core::{DeviceProfile, Roofline};
+
+use crate::planner::figures::{Calibration, Grade};
 
 /// What a finding holds for: another driver, another number of threads or other kernels make it void.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,13 +32,18 @@ impl Key {
         }
     }
 
+    /// A word that differs for every identity.
+    pub fn short(&self) -> String {
+        format!("{:016x}", fnv(self.identity.bytes()))
+    }
+
     /// A file name that people recognize and that differs for every identity.
     fn file(&self, what: &str) -> String {
-        let hash = fnv(self.identity.bytes());
+        let hash = self.short();
         let mut words = self.identity.split("; ").take(2).collect::<Vec<_>>().join("-");
         words.retain(|c| c.is_ascii_alphanumeric() || c == '-' || c == ' ');
         words.truncate(48);
-        format!("{}-{hash:016x}.{what}.json", words.trim().replace(' ', "-").to_ascii_lowercase())
+        format!("{}-{hash}.{what}.json", words.trim().replace(' ', "-").to_ascii_lowercase())
     }
 }
 
@@ -144,6 +152,34 @@ impl DeviceCache {
     /// Keeps the outcome of a selftest.
     pub fn keep_verdict(&self, key: &Key, verdict: &Verdict) -> anyhow::Result<()> {
         self.write(key, "selftest", verdict)
+    }
+
+    /// The planner's figures.
+    pub fn calibration(&self, key: &Key) -> Option<Found<Calibration>> {
+        self.read(key, "calibration")
+    }
+
+    /// Keeps the planner's figures.
+    pub fn keep_calibration(&self, key: &Key, calibration: &Calibration) -> anyhow::Result<()> {
+        self.write(key, "calibration", calibration)
+    }
+
+    /// How right predictions were, oldest first.
+    pub fn grades(&self, key: &Key) -> Option<Found<Vec<Grade>>> {
+        self.read(key, "grades")
+    }
+
+    /// Keeps how right predictions were.
+    pub fn keep_grades(&self, key: &Key, grades: &[Grade]) -> anyhow::Result<()> {
+        self.write(key, "grades", grades)
+    }
+
+    /// Forgets how right predictions were: they rested on other figures.
+    pub fn forget_grades(&self, key: &Key) {
+        if let Some(folder) = &self.folder {
+            // Without the file there is nothing to forget.
+            let _ = std::fs::remove_file(folder.join(key.file("grades")));
+        }
     }
 
     fn read<T: DeserializeOwned>(&self, key: &Key, what: &str) -> Option<Found<T>> {

@@ -128,6 +128,14 @@ pub fn present() -> impl Iterator<Item = DeviceChoice> {
     BACKENDS.into_iter().flat_map(of)
 }
 
+/// All devices that may be taken where none was named: real GPUs and the processor.
+pub fn unasked() -> impl Iterator<Item = DeviceChoice> {
+    let of = |backend: &'static Backend| {
+        (backend.unasked)().into_iter().map(move |variant| DeviceChoice { backend, variant })
+    };
+    PREFERRED.into_iter().flat_map(of)
+}
+
 /// What to try in turn where no device was named, with why; `Err` says why a backend has nothing to be taken unasked.
 pub fn preferred() -> impl Iterator<Item = Result<(DeviceChoice, String), String>> {
     PREFERRED.into_iter().map(|backend| {

@@ -15,6 +15,7 @@ pub(super) const BACKEND: Backend = Backend {
     tiers: false,
     accepts: |variant| SimdLevel::ALL.iter().any(|level| level.name() == variant),
     preferred: || Preference { variant: Some(None), why: String::new() },
+    unasked: || vec![None],
     instead: Some("scalar"),
     kernels: || 0,
     open,

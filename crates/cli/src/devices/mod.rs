@@ -9,4 +9,4 @@ mod reference;
 mod vulkan;
 
 pub use backend::{OpenOptions, Tier, Watch, Watched, WatchedDevice};
-pub use choice::{DeviceChoice, preferred, present};
+pub use choice::{DeviceChoice, preferred, present, unasked};

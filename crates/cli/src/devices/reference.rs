@@ -15,6 +15,7 @@ pub(super) const BACKEND: Backend = Backend {
     tiers: false,
     accepts: |_| false,
     preferred: Preference::default,
+    unasked: Vec::new,
     instead: None,
     kernels: || 0,
     open: |_, _| Ok(Arc::new(ReferenceDevice::new())),

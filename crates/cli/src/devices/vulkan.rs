@@ -18,6 +18,7 @@ pub(super) const BACKEND: Backend = Backend {
     variants: || vec!["0".to_owned(), "1".to_owned()],
     accepts: |variant| !variant.trim().is_empty(),
     preferred,
+    unasked,
     instead: None,
     kernels: unicorn_vulkan::shaders::fingerprint,
     tiers: true,
@@ -47,6 +48,18 @@ fn present() -> Vec<Option<String>> {
     let count = candidates(OPTIONS).map_or(0, |(_, c)| c.len());
     // Without any, opening says what is missing.
     if count == 0 { vec![None] } else { (0..count).map(|i| Some(i.to_string())).collect() }
+}
+
+/// Every real GPU that has what the kernels need.
+fn unasked() -> Vec<Option<String>> {
+    if !unicorn_vulkan::gpu_possible() {
+        return Vec::new();
+    }
+    let Ok((library, candidates)) = candidates(OPTIONS) else { return Vec::new() };
+    let real = |i: &usize| !candidates[*i].profile.software && candidates[*i].missing().is_empty();
+    let found = (0..candidates.len()).filter(real).map(|i| Some(i.to_string())).collect();
+    *FOUND.lock().unwrap_or_else(|e| e.into_inner()) = Some((library, candidates));
+    found
 }
 
 /// The fastest real GPU, if there is one that has what the kernels need.

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use unicorn_core::{
     Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, Instrument,
-    KernelTime, MemoryNeed, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId,
-    TensorType, WeightSource, Work, Workload,
+    KernelTime, MemoryNeed, MemoryUse, RateKind, Roofline, SLOTS, SharedBuffer, Sharing, StateCopy,
+    StateLayout, StreamId, TensorType, WeightSource, Work, Workload,
 };
 
 use super::{ActivationRounding, Attention, Embedding, Ffn, Head, KvCache, KvLayout, Weights, dot, widen};
-use crate::submitter::Submitter;
+use crate::submitter::{Job, Submitter};
 
 /// The oracle: runs every block in f64 on one thread of its own.
 pub struct ReferenceDevice {
@@ -33,6 +33,8 @@ struct State {
     next_block: u32,
     layout: Option<StateLayout>,
     streams: HashMap<StreamId, Stream>,
+    /// Tokens that the head kept.
+    slots: Vec<u32>,
     copied: u64,
     /// Per kernel name, while profiling is on.
     times: Option<HashMap<&'static str, KernelTime>>,
@@ -92,7 +94,10 @@ impl ReferenceDevice {
     fn with_state(profile: DeviceProfile, state: State) -> ReferenceDevice {
         let inner = Arc::new(Inner { profile, state: Mutex::new(state) });
         let running = inner.clone();
-        let submitter = Submitter::start(&inner.profile.name, move |work| running.run(work));
+        let submitter = Submitter::start(&inner.profile.name, move |job| match job {
+            Job::Work(work) => running.run(work),
+            Job::Copy(copy) => running.copy(copy).map(|()| None),
+        });
         ReferenceDevice { submitter, inner }
     }
 }
@@ -112,7 +117,8 @@ impl Inner {
 
     fn run(&self, work: &Work) -> Result<Option<HeadOutput>, DeviceError> {
         let mut state = self.lock();
-        let State { blocks, streams, times, layout, copied, .. } = &mut *state;
+        let State { blocks, streams, slots, times, layout, copied, .. } = &mut *state;
+        slots.resize(SLOTS, 0);
         let stream = streams.entry(work.stream).or_default();
         let batch = &*work.batch;
         if work.crossing.import {
@@ -125,7 +131,7 @@ impl Inner {
                 return Err(self.invalid("the batch was made for other state than is reserved"));
             }
             let started = Instant::now();
-            output = loaded.op.run(stream, batch).map_err(|what| self.invalid(what))?;
+            output = loaded.op.run(stream, batch, slots).map_err(|what| self.invalid(what))?;
             if let Some(times) = times {
                 let name = loaded.op.name();
                 let entry = times.entry(name).or_insert_with(|| KernelTime {
@@ -144,10 +150,26 @@ impl Inner {
                 entry.flops += cost.flops();
             }
         }
+        if let Some(output) = &output {
+            output.kept(batch).for_each(|(slot, token)| slots[slot] = token);
+        }
         if work.crossing.export {
             *copied += stream.export(batch).map_err(|what| self.invalid(what))?;
         }
         Ok(output.filter(|_| !batch.outputs().is_empty()))
+    }
+}
+
+impl Inner {
+    fn copy(&self, copy: &StateCopy) -> Result<(), DeviceError> {
+        let mut state = self.lock();
+        let State { blocks, copied, .. } = &mut *state;
+        let cache = match blocks.get_mut(&copy.mixer).map(|b| (&mut b.op, &b.block)) {
+            Some((Op::Attention { kv: Some(kv), .. }, Block::Attention { spec, .. })) => (kv, spec.head_dim),
+            _ => return Err(self.invalid(format!("block {} has no state", copy.mixer.0))),
+        };
+        *copied += cache.0.copy(cache.1, copy).map_err(|what| self.invalid(what))?;
+        Ok(())
     }
 }
 
@@ -222,7 +244,11 @@ impl Device for ReferenceDevice {
     }
 
     fn submit(&self, work: Work) {
-        self.submitter.submit(work);
+        self.submitter.submit(Job::Work(work));
+    }
+
+    fn copy_state(&self, copy: StateCopy) {
+        self.submitter.submit(Job::Copy(copy));
     }
 
     fn memory(&self) -> MemoryUse {
@@ -372,7 +398,12 @@ impl Op {
     }
 
     /// Runs the block over a stream; the message names a broken precondition.
-    fn run(&mut self, stream: &mut Stream, batch: &Batch) -> Result<Option<HeadOutput>, String> {
+    fn run(
+        &mut self,
+        stream: &mut Stream,
+        batch: &Batch,
+        slots: &[u32],
+    ) -> Result<Option<HeadOutput>, String> {
         match self {
             Op::Embedding(block) => {
                 if batch.limits().vocab > block.spec.vocab {
@@ -383,8 +414,11 @@ impl Op {
                     ));
                 }
                 stream.width = block.spec.width;
-                let tokens = batch.slices().iter().flat_map(|s| &s.tokens).copied();
-                stream.x = block.forward(tokens).into_iter().map(|v| v as f32).collect();
+                stream.x = block
+                    .forward(batch.row_tokens(slots).into_iter())
+                    .into_iter()
+                    .map(|v| v as f32)
+                    .collect();
             }
             Op::Attention { block, kv } => {
                 stream.expect(block.spec.width, batch)?;

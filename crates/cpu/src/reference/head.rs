@@ -22,16 +22,17 @@ impl Head {
             .copied()
             .collect();
         rms_norm_rows(&self.spec.norm, &self.norm, &mut n);
-        let logits: Vec<f32> = self
+        let mut logits: Vec<f32> = self
             .weight
             .multiply(width, None, &n)
             .into_iter()
             .map(|v| self.spec.soft_cap.map_or(v, |cap| soft_cap(cap as f64, v)) as f32)
             .collect();
         let mut output = HeadOutput::default();
-        for (row, asked) in logits.chunks_exact(self.spec.vocab).zip(batch.outputs()) {
+        for (row, asked) in logits.chunks_exact_mut(self.spec.vocab).zip(batch.outputs()) {
+            asked.edits.apply(0, row);
             match asked.select {
-                Select::Logits => output.logits.extend(row),
+                Select::Logits => output.logits.extend_from_slice(row),
                 Select::Top(k) => output.top.push(top(row, k)),
             }
         }
@@ -39,11 +40,12 @@ impl Head {
     }
 }
 
-/// The `k` largest logits, largest first, ties broken by the smaller id.
+/// The `k` largest logits of tokens that can be chosen, largest first, ties broken by the smaller id.
 pub(crate) fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {
     let mut all: Vec<TopEntry> =
         logits.iter().enumerate().map(|(i, logit)| TopEntry { token: i as u32, logit: *logit }).collect();
-    all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+    all.retain(TopEntry::is_choosable);
+    all.sort_by(TopEntry::rank);
     all.truncate(k);
     all
 }
@@ -56,6 +58,6 @@ mod tests {
     fn top_orders_and_breaks_ties() {
         let ids: Vec<u32> = top(&[1.0, 3.0, -2.0, 3.0, 2.0], 3).iter().map(|e| e.token).collect();
         assert_eq!(ids, [1, 3, 4]);
-        assert_eq!(top(&[1.0], 5).len(), 1);
+        assert_eq!(top(&[1.0, f32::NAN, f32::NEG_INFINITY], 5).len(), 1);
     }
 }

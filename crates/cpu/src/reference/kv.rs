@@ -1,6 +1,8 @@
 //! The KV cache of one mixer, held as floats after rounding to the stored type.
 
-use unicorn_core::{KvType, PageId, StateLayout, StateSpec, quant};
+use std::ops::Range;
+
+use unicorn_core::{KvType, PageId, StateCopy, StateLayout, StateSpec, StateWay, quant};
 
 /// Geometry of the pages of one state group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +67,7 @@ impl KvCache {
         (self.keys.len() + self.values.len()) as u64 * 4
     }
 
-    fn range(&self, pages: &[PageId], position: usize) -> std::ops::Range<usize> {
+    fn range(&self, pages: &[PageId], position: usize) -> Range<usize> {
         let page = pages[position / self.layout.page_tokens] as usize;
         let slot = page * self.layout.page_tokens + position % self.layout.page_tokens;
         slot * self.row..(slot + 1) * self.row
@@ -78,6 +80,52 @@ impl KvCache {
         round_to(self.layout.ty, value, &mut self.values[range]);
     }
 
+    /// Copies pages to the host or from it; returns the bytes. Heads have `dim` elements.
+    pub fn copy(&mut self, dim: usize, copy: &StateCopy) -> Result<u64, String> {
+        let KvLayout { page_tokens: tokens, pages, ty, .. } = self.layout;
+        if let Some(page) = copy.pages.iter().find(|p| **p as usize >= pages) {
+            return Err(format!("page {page} of {pages}"));
+        }
+        let (heads, row) = (self.row / dim, self.row);
+        let row_bytes = ty.tensor_type().row_bytes(dim).ok_or("heads that the type does not divide")?;
+        let half = tokens * row_bytes;
+        let host = match &copy.way {
+            StateWay::Save(host) | StateWay::Restore(host) => host,
+        };
+        let words = 2 * heads * half / 4;
+        if host.rows() < copy.pages.len() || host.width() != words {
+            return Err(format!("{} pages of {words} words in {host:?}", copy.pages.len()));
+        }
+        for (i, page) in copy.pages.iter().enumerate() {
+            for (plane, values) in [&mut self.keys, &mut self.values].into_iter().enumerate() {
+                for head in 0..heads {
+                    let at = |slot: usize| (*page as usize * tokens + slot) * row + head * dim;
+                    let mut bytes = vec![0; half];
+                    let byte = (plane * heads + head) * half;
+                    if matches!(copy.way, StateWay::Restore(_)) {
+                        host.read_part(i, byte, &mut bytes);
+                        for slot in 0..tokens {
+                            let stored = stored_row(ty, &bytes, slot, tokens, dim);
+                            quant::dequantize(
+                                ty.tensor_type(),
+                                &stored,
+                                &mut values[at(slot)..at(slot) + dim],
+                            );
+                        }
+                    } else {
+                        for slot in 0..tokens {
+                            let mut stored = Vec::new();
+                            quant::quantize(ty.tensor_type(), &values[at(slot)..at(slot) + dim], &mut stored);
+                            put_row(ty, &stored, &mut bytes, slot, tokens, dim);
+                        }
+                        host.write_part(i, byte, &bytes);
+                    }
+                }
+            }
+        }
+        Ok((copy.pages.len() * words * 4) as u64)
+    }
+
     /// Keys of one position, all heads.
     pub fn key(&self, pages: &[PageId], position: usize) -> &[f32] {
         &self.keys[self.range(pages, position)]
@@ -86,6 +134,43 @@ impl KvCache {
     /// Values of one position, all heads.
     pub fn value(&self, pages: &[PageId], position: usize) -> &[f32] {
         &self.values[self.range(pages, position)]
+    }
+}
+
+/// Scales and codes of the blocks of a row in a head of a page, as ranges of its bytes: with `Q8_0` the scales of all rows lie behind the
+/// codes of all.
+fn blocks(slot: usize, tokens: usize, dim: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let scales = tokens * dim + slot * (dim / 32) * 2;
+    (0..dim / 32).map(move |b| {
+        let code = slot * dim + b * 32;
+        (scales + b * 2..scales + b * 2 + 2, code..code + 32)
+    })
+}
+
+/// A row out of a head of a page, as the tensor type stores it.
+fn stored_row(ty: KvType, page: &[u8], slot: usize, tokens: usize, dim: usize) -> Vec<u8> {
+    match ty {
+        KvType::Q8_0 => {
+            let block = |(scale, codes): (Range<usize>, Range<usize>)| [&page[scale], &page[codes]].concat();
+            blocks(slot, tokens, dim).flat_map(block).collect()
+        }
+        KvType::F32 | KvType::F16 => {
+            let bytes = page.len() / tokens;
+            page[slot * bytes..(slot + 1) * bytes].to_vec()
+        }
+    }
+}
+
+/// The way back of [`stored_row`].
+fn put_row(ty: KvType, stored: &[u8], page: &mut [u8], slot: usize, tokens: usize, dim: usize) {
+    match ty {
+        KvType::Q8_0 => {
+            for ((scale, codes), block) in blocks(slot, tokens, dim).zip(stored.chunks_exact(34)) {
+                page[scale].copy_from_slice(&block[..2]);
+                page[codes].copy_from_slice(&block[2..]);
+            }
+        }
+        KvType::F32 | KvType::F16 => page[slot * stored.len()..][..stored.len()].copy_from_slice(stored),
     }
 }
 

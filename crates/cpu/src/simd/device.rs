@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use unicorn_core::{
     Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, Instrument, KernelTime, MemoryNeed,
-    MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateLayout, StreamId, TensorType, WeightSource,
-    Work, Workload,
+    MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId, TensorType,
+    WeightSource, Work, Workload,
 };
 
 use super::blocks::Loaded;
@@ -17,8 +17,8 @@ use super::needs::needs;
 use super::pool::Pool;
 use super::state::State;
 use super::topology::{brand, memory_bytes, physical_cores};
-use super::{linear, roofline, submit};
-use crate::submitter::Submitter;
+use super::{linear, pages, roofline, submit};
+use crate::submitter::{Job, Submitter};
 
 /// More threads than this are refused: surely a mistake.
 const THREADS_MAX: usize = 1024;
@@ -75,8 +75,9 @@ impl SimdDevice {
         };
         let inner = Arc::new(Inner { profile, level, pool, state: Mutex::new(State::default()) });
         let running = inner.clone();
-        let submitter = Submitter::start(NAME, move |work| {
-            submit::run(&mut running.lock(), work, &running.pool, running.level)
+        let submitter = Submitter::start(NAME, move |job| match job {
+            Job::Work(work) => submit::run(&mut running.lock(), work, &running.pool, running.level),
+            Job::Copy(copy) => pages::copy(&mut running.lock(), copy, &running.pool).map(|()| None),
         });
         Ok(SimdDevice { submitter, inner })
     }
@@ -144,7 +145,11 @@ impl Device for SimdDevice {
     }
 
     fn submit(&self, work: Work) {
-        self.submitter.submit(work);
+        self.submitter.submit(Job::Work(work));
+    }
+
+    fn copy_state(&self, copy: StateCopy) {
+        self.submitter.submit(Job::Copy(copy));
     }
 
     fn memory(&self) -> MemoryUse {
@@ -159,7 +164,7 @@ impl Device for SimdDevice {
             weights: state.weights.bytes(),
             kv,
             scratch: (streams + state.workspace.bytes()) as u64,
-            copied: state.weights.copied,
+            copied: state.weights.copied + state.copied,
             shared: state.shared,
         }
     }

@@ -113,6 +113,25 @@ impl KvGeometry {
         })
     }
 
+    /// Bytes of an element.
+    fn element(&self) -> usize {
+        match self.ty {
+            KvType::F32 => 4,
+            KvType::F16 => 2,
+            KvType::Q8_0 => 1,
+        }
+    }
+
+    /// Scales of a row.
+    fn scales(&self) -> usize {
+        if self.ty == KvType::Q8_0 { self.dim / QUANT } else { 0 }
+    }
+
+    /// KV heads.
+    pub(crate) fn kv_heads(&self) -> usize {
+        self.kv_heads
+    }
+
     /// Bytes of the whole cache.
     pub(crate) fn bytes(&self) -> usize {
         self.page * self.pages
@@ -316,6 +335,87 @@ impl KvHead<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// A copy of a head of a page, to or from the layout of [`unicorn_core::StateCopy`]: `[position][dim]` as stored, with `Q8_0` the scales of
+/// all positions behind the bytes of all.
+impl KvHead<'_> {
+    /// Bytes of the keys, and as many of the values, of a head of a page.
+    pub(crate) fn half_page_bytes(&self) -> usize {
+        let g = &self.cache.geometry;
+        g.page_tokens * g.dim * g.element() + g.scales() * g.page_tokens * 2
+    }
+
+    /// Copies the page that holds `position` between the cache and `keys` and `values`.
+    ///
+    /// # Safety
+    /// No other thread touches this head's page now, but for reading it where `to_cache` is false.
+    ///
+    /// # Panics
+    /// When `keys` or `values` is not of [`KvHead::half_page_bytes`].
+    pub(crate) unsafe fn copy_page(
+        &self,
+        position: usize,
+        keys: &mut [u8],
+        values: &mut [u8],
+        to_cache: bool,
+    ) {
+        let g = &self.cache.geometry;
+        let half = self.half_page_bytes();
+        assert!(keys.len() == half && values.len() == half, "a page of another size");
+        let (row, scales) = (g.dim * g.element(), g.scales() * 2);
+        let (key_rows, key_scales) = keys.split_at_mut(g.page_tokens * row);
+        let (value_rows, value_scales) = values.split_at_mut(g.page_tokens * row);
+        let start = position - position % g.page_tokens;
+        for slot in 0..g.page_tokens {
+            let (tile, lane) = (self.key_tile(start + slot), slot % TILE);
+            let codes = tile.wrapping_add(scales * TILE);
+            let rows = slot * row..(slot + 1) * row;
+            let key = &mut key_rows[rows.clone()];
+            let part = slot * scales..(slot + 1) * scales;
+            // SAFETY: tile and rows have these elements at this position, and are this thread's, or only read.
+            unsafe {
+                match g.ty {
+                    KvType::F32 => copy_column::<4>(codes, lane, key, to_cache),
+                    KvType::F16 => copy_column::<2>(codes, lane, key, to_cache),
+                    KvType::Q8_0 => copy_column::<1>(codes, lane, key, to_cache),
+                }
+                copy_column::<2>(tile, lane, &mut key_scales[part.clone()], to_cache);
+                copy_row(self.value_row(start + slot), &mut value_rows[rows], to_cache);
+                if scales > 0 {
+                    copy_row(self.value_scales(start + slot).cast(), &mut value_scales[part], to_cache);
+                }
+            }
+        }
+    }
+}
+
+/// Copies elements of `E` bytes that lie [`TILE`] elements apart, from `lane` on.
+///
+/// # Safety
+/// There are as many as `host` has, and nobody else touches them.
+unsafe fn copy_column<const E: usize>(tile: *mut u8, lane: usize, host: &mut [u8], to_cache: bool) {
+    for (i, element) in host.as_chunks_mut::<E>().0.iter_mut().enumerate() {
+        // SAFETY: by this function's contract; elements are bytes, which need no alignment.
+        unsafe {
+            let cached = tile.add((i * TILE + lane) * E).cast::<[u8; E]>();
+            if to_cache { *cached = *element } else { *element = *cached }
+        }
+    }
+}
+
+/// Copies bytes that follow each other.
+///
+/// # Safety
+/// There are as many as `host` has, and nobody else touches them.
+unsafe fn copy_row(cached: *mut u8, host: &mut [u8], to_cache: bool) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        match to_cache {
+            true => std::ptr::copy_nonoverlapping(host.as_ptr(), cached, host.len()),
+            false => std::ptr::copy_nonoverlapping(cached, host.as_mut_ptr(), host.len()),
         }
     }
 }

@@ -17,6 +17,7 @@ mod limits;
 pub mod linear;
 mod load;
 mod needs;
+mod pages;
 mod pool;
 mod rms_norm;
 pub mod roofline;

@@ -19,8 +19,12 @@ pub(super) struct State {
     /// Distinct rope specs of the loaded blocks.
     pub(super) ropes: Vec<RopeSpec>,
     pub(super) workspace: Workspace,
+    /// Tokens that the head kept.
+    pub(super) slots: Vec<u32>,
     /// Bytes of residual streams that came from other devices without a copy.
     pub(super) shared: u64,
+    /// Bytes of pages of state that were copied out or in.
+    pub(super) copied: u64,
     /// Per kernel, while profiling is on.
     pub(super) times: Option<HashMap<String, KernelTime>>,
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use unicorn_core::{Batch, DeviceError, HeadOutput, KernelTime, RopeSpec, Work};
+use unicorn_core::{Batch, DeviceError, HeadOutput, KernelTime, RopeSpec, SLOTS, Work};
 
 use super::attention::{BatchRows, Partition};
 use super::blocks::{
@@ -41,7 +41,8 @@ pub(super) fn run(
     level: SimdLevel,
 ) -> Result<Option<HeadOutput>, DeviceError> {
     let batch = &*work.batch;
-    let State { blocks, streams, ropes, workspace, times, layout, shared, .. } = state;
+    let State { blocks, streams, ropes, workspace, slots, times, layout, shared, .. } = state;
+    slots.resize(SLOTS, 0);
     let find = |id| blocks.get(id).ok_or_else(|| invalid(format!("no block {}", id.0)));
     let found = work.blocks.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     let stream = streams.entry(work.stream).or_default();
@@ -59,9 +60,11 @@ pub(super) fn run(
     // Where every row asks for all logits they are computed where they are returned.
     let (logits, rest) =
         if all_logits(batch) { (&mut wanted, &mut Vec::new()) } else { (&mut workspace.logits, &mut wanted) };
+    let tokens = batch.row_tokens(slots);
     let region = Region {
         level,
         batch,
+        tokens: &tokens,
         rows: &prepared.rows,
         x: stream.x(),
         buffers: Buffers {
@@ -85,6 +88,9 @@ pub(super) fn run(
     done.map_err(|e| failed(format!("a batch of {} rows", batch.rows()), e))?;
     let head = matches!(prepared.blocks.last(), Some(Loaded::Head(_))) && !batch.outputs().is_empty();
     let output = head.then(|| head_output(batch, wanted, threads.iter_mut()));
+    if let Some(output) = &output {
+        output.kept(batch).for_each(|(slot, token)| slots[slot] = token);
+    }
     if let Some(times) = times {
         book(times, threads);
     }

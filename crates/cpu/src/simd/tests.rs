@@ -126,7 +126,7 @@ fn load(device: &dyn Device, blocks: &[Block], ty: KvType) -> Loaded {
 
 impl Loaded {
     fn batch(&self, slices: Vec<Slice>, outputs: &[u32], select: Select) -> Arc<Batch> {
-        let outputs = outputs.iter().map(|row| OutputRow { row: *row, select }).collect();
+        let outputs = outputs.iter().map(|row| OutputRow::new(*row, select)).collect();
         Arc::new(Batch::new(slices, outputs, &self.limits).unwrap())
     }
 
@@ -135,7 +135,7 @@ impl Loaded {
         let pages = (start as usize + tokens.len()).div_ceil(32) as PageId;
         let groups = self.limits.state.as_ref().unwrap().groups.len();
         let tables = vec![(0..pages).map(page).collect(); groups];
-        Slice { sequence: SequenceId(sequence), tokens: tokens.to_vec(), start, tables }
+        Slice { sequence: SequenceId(sequence), tokens: tokens.to_vec(), start, tables, slot: None }
     }
 }
 

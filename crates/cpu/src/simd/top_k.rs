@@ -1,18 +1,9 @@
 //! The largest logits of a row: each thread scans its part, the parts are merged in a total order.
 
-use std::cmp::Ordering;
-
 use unicorn_core::TopEntry;
 
 use super::float_vector::{FloatVector, SimdFunction, dispatch};
 use super::level::SimdLevel;
-
-/// Larger logits first, ties by the smaller id; NaN counts as smaller than every number.
-fn order(a: &TopEntry, b: &TopEntry) -> Ordering {
-    let key = |e: &TopEntry| if e.logit.is_nan() { f32::NEG_INFINITY } else { e.logit };
-    // Adding zero makes both zeros equal.
-    (key(b) + 0.0).total_cmp(&(key(a) + 0.0)).then(a.token.cmp(&b.token))
-}
 
 /// The `k` first of `logits[i]` with token `first + i`, in order. Fewer when there are fewer logits.
 pub(crate) fn top_k(level: SimdLevel, logits: &[f32], first: u32, k: usize) -> Vec<TopEntry> {
@@ -20,15 +11,15 @@ pub(crate) fn top_k(level: SimdLevel, logits: &[f32], first: u32, k: usize) -> V
         return Vec::new();
     }
     let mut kept = dispatch(level, Scan { logits, first, k });
-    kept.sort_unstable_by(order);
+    kept.sort_unstable_by(TopEntry::rank);
     kept.truncate(k);
     kept
 }
 
-/// Merges the parts of one row.
+/// Merges the parts of one row; what cannot be chosen is left out.
 pub(crate) fn merge(parts: impl Iterator<Item = Vec<TopEntry>>, k: usize) -> Vec<TopEntry> {
-    let mut all: Vec<TopEntry> = parts.flatten().collect();
-    all.sort_unstable_by(order);
+    let mut all: Vec<TopEntry> = parts.flatten().filter(TopEntry::is_choosable).collect();
+    all.sort_unstable_by(TopEntry::rank);
     all.truncate(k);
     all
 }
@@ -79,7 +70,7 @@ impl SimdFunction for Scan<'_> {
 /// Keeps the `k` first entries, in any order, and returns the smallest logit among them.
 fn shrink(kept: &mut Vec<TopEntry>, k: usize) -> f32 {
     if kept.len() > k {
-        kept.select_nth_unstable_by(k - 1, order);
+        kept.select_nth_unstable_by(k - 1, TopEntry::rank);
         kept.truncate(k);
     }
     kept.iter()
@@ -106,7 +97,7 @@ mod tests {
                 }
                 let mut all: Vec<TopEntry> =
                     logits.iter().enumerate().map(|(i, l)| TopEntry { token: i as u32, logit: *l }).collect();
-                all.sort_by(order);
+                all.sort_by(TopEntry::rank);
                 for k in [0usize, 1, 2, 40, 999, 60_000] {
                     for level in SimdLevel::available() {
                         let whole = top_k(level, &logits, 0, k);
@@ -118,6 +109,8 @@ mod tests {
                         let want: Vec<u32> = all.iter().take(k).map(|e| e.token).collect();
                         let tokens = |v: &[TopEntry]| v.iter().map(|e| e.token).collect::<Vec<_>>();
                         assert_eq!(tokens(&whole), want, "{level:?} n {n} k {k}");
+                        let want: Vec<u32> =
+                            all.iter().take(k).filter(|e| e.is_choosable()).map(|e| e.token).collect();
                         assert_eq!(tokens(&merged), want, "{level:?} n {n} k {k} merged");
                     }
                 }

@@ -92,6 +92,7 @@ impl<'a> Evaluator<'a> {
     /// what sees them has landed.
     fn run(&mut self, tokens: &[u32], rows: &OutputRows<'_>) -> Result<Vec<BatchResult>, EngineError> {
         let (start, chunk) = (self.position, self.engine.share(tokens.len()));
+        let phase = self.engine.phase(tokens.len());
         let mut launched = 0;
         let mut flights: Vec<(u64, usize, Option<BatchResult>)> = Vec::new();
         loop {
@@ -103,14 +104,21 @@ impl<'a> Evaluator<'a> {
                 let batch = match made {
                     Ok(batch) => batch,
                     // What lands next may give up pages of a window.
-                    Err(EngineError::Kv(_)) if self.engine.executor.in_flight().count() > 0 => break,
+                    Err(EngineError::Kv(_)) if self.engine.executor.in_flight() > 0 => break,
                     // What is in flight reads pages that the caller may free.
                     Err(error) => {
                         self.engine.drain();
                         return Err(error);
                     }
                 };
-                flights.extend(self.engine.executor.launch(Arc::new(batch)).map(|id| (id, end, None)));
+                let pages = &mut [(SEQUENCE, &mut self.pages)];
+                match Engine::send(&mut self.engine.executor, batch, phase, pages) {
+                    Ok(flight) => flights.extend(flight.map(|id| (id, end, None))),
+                    Err(error) => {
+                        self.engine.drain();
+                        return Err(EngineError::Run(Arc::new(error)));
+                    }
+                }
                 launched = end;
             }
             let Some(landed) = self.engine.executor.landed(true) else { break };
@@ -135,10 +143,10 @@ impl<'a> Evaluator<'a> {
     ) -> Result<Batch, EngineError> {
         let here = rows.outputs.iter().filter(|o| part.contains(&(**o as usize)));
         let select = rows.select;
-        let outputs = here.map(|o| OutputRow { row: o - part.start as u32, select }).collect();
+        let outputs = here.map(|o| OutputRow::new(o - part.start as u32, select)).collect();
         let tables = self.pages.tables(start + part.end);
         let (tokens, start) = (tokens[part.clone()].to_vec(), (start + part.start) as u32);
-        let slice = Slice { sequence: SEQUENCE, tokens, start, tables };
+        let slice = Slice { sequence: SEQUENCE, tokens, start, tables, slot: None };
         Ok(Batch::new(vec![slice], outputs, &self.engine.limits)?)
     }
 

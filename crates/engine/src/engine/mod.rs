@@ -1,7 +1,7 @@
 //! The engine: a state machine that turns requests into tokens. It is a pump: batches are launched as soon as something is ready,
 //! and each that lands makes room for the next.
 
-mod batching;
+pub(crate) mod batching;
 mod evaluator;
 mod options;
 mod report;
@@ -11,19 +11,22 @@ mod step;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use unicorn_core::{BatchLimits, Device, ModelSpec, SequenceId, WeightSource};
+use unicorn_core::{Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, WeightSource};
 
 #[cfg(test)]
 use crate::RunStats;
-use crate::executor::Executor;
-use crate::kv::StatePools;
+use crate::drafts::Drafting;
+use crate::executor::{Executor, StateMove};
+use crate::kv::{StatePages, StatePools};
 use crate::memory::MemoryPlan;
-use crate::need::Reservation;
+use crate::need::{Reservation, room};
+use crate::placement::{Phase, Placements};
 use crate::prefix::PrefixCache;
 use crate::request::{Event, Failure, FinishReason, Request};
 use crate::sampling::Sampler;
-use crate::{AdmissionError, EngineError, Placement, PlacementError, Timeline};
+use crate::{AdmissionError, Drafter, EngineError, Placement, PlacementError, Timeline};
 
+use batching::Room;
 pub(crate) use evaluator::Evaluator;
 pub use options::EngineOptions;
 pub use report::{DeviceReport, Report};
@@ -44,8 +47,6 @@ pub struct Engine {
     spec: Arc<ModelSpec>,
     options: EngineOptions,
     executor: Executor,
-    /// See [`Engine::lanes`].
-    lanes: usize,
     /// What batches are held against.
     limits: Arc<BatchLimits>,
     pools: StatePools,
@@ -53,6 +54,8 @@ pub struct Engine {
     waiting: VecDeque<Sequence>,
     /// Oldest first.
     running: Vec<Sequence>,
+    /// Ended with a batch in flight, which nobody waits for but their pages.
+    ending: Vec<Sequence>,
     /// Events that the next step reports.
     events: Vec<Event>,
     next_id: u64,
@@ -69,22 +72,25 @@ impl Engine {
         spec: &ModelSpec,
         source: &Arc<dyn WeightSource>,
         devices: Vec<Arc<dyn Device>>,
-        placement: Placement,
+        placements: impl Into<Placements>,
         options: EngineOptions,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Engine, EngineError> {
         options.validate(spec.context_max)?;
         let options = EngineOptions { prefill_chunk: options.prefill_chunk.min(options.context), ..options };
-        // The placement was checked against some spec and some number of devices; these must be the same.
-        let placement = Placement::new(spec, placement.devices(), placement.assignment().to_vec())?;
-        if let Some(block) = placement.assignment().iter().position(|d| *d >= devices.len()) {
-            let device = placement.device(block);
-            return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
+        let placements = placements.into();
+        for placement in placements.ways() {
+            // It was checked against some spec and some number of devices; these must be the same.
+            Placement::new(spec, placement.devices(), placement.assignment().to_vec())?;
+            if let Some(block) = placement.assignment().iter().position(|d| *d >= devices.len()) {
+                let device = placement.device(block);
+                return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
+            }
         }
-        let plan = MemoryPlan::new(spec, &devices, &placement, &options)?;
+        let plan = MemoryPlan::new(spec, &devices, &placements, &options)?;
         plan.check(&options.memory_limits).map_err(|short| EngineError::Memory(Box::new(short)))?;
-        let Reservation { lanes, streams, rows, ahead, layout } = Reservation::of(spec, &placement, &options);
-        let executor = load(Arc::new(spec.clone()), source, devices, placement, streams, progress)?;
+        let Reservation { streams, rows, ahead, layout } = Reservation::of(spec, &placements, &options);
+        let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
         executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
         Ok(Engine {
@@ -93,10 +99,10 @@ impl Engine {
             limits: Arc::new(BatchLimits { vocab: spec.vocab, state: Some(layout) }),
             options,
             executor,
-            lanes,
             pools,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            ending: Vec::new(),
             events: Vec::new(),
             next_id: 0,
             stopped: None,
@@ -122,6 +128,24 @@ impl Engine {
     ///
     /// Errors name what is wrong with it, or that the queue is full; nothing of it is kept then.
     pub fn add(&mut self, request: Request) -> Result<SequenceId, AdmissionError> {
+        self.enqueue(request, None)
+    }
+
+    /// As [`Engine::add`], with guesses of the next tokens by `drafter`. Several are verified in one step, so that a step may bring more than
+    /// one token. The tokens are the same as far as a device's results do not depend on the batch.
+    pub fn add_drafted(
+        &mut self,
+        request: Request,
+        drafter: Box<dyn Drafter>,
+    ) -> Result<SequenceId, AdmissionError> {
+        self.enqueue(request, Some(Drafting::new(drafter)))
+    }
+
+    fn enqueue(
+        &mut self,
+        request: Request,
+        drafting: Option<Drafting>,
+    ) -> Result<SequenceId, AdmissionError> {
         if let Some(reason) = &self.stopped {
             return Err(AdmissionError::Stopped { reason: reason.clone() });
         }
@@ -132,10 +156,10 @@ impl Engine {
         if self.waiting.len() >= room {
             return Err(AdmissionError::QueueFull { queued: self.waiting.len() });
         }
-        let sampler = Sampler::new(request.sampling.clone(), request.logprobs)?;
+        let sampler = Sampler::new(request.sampling.clone(), request.logprobs, request.mask.clone())?;
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        self.waiting.push_back(Sequence::new(id, request, sampler, self.pools.empty()));
+        self.waiting.push_back(Sequence::new(id, request, sampler, drafting, self.pools.empty()));
         Ok(id)
     }
 
@@ -146,6 +170,12 @@ impl Engine {
         }
         if prompt.len() > context {
             return Err(AdmissionError::PromptTooLong { prompt: prompt.len(), context });
+        }
+        if let Some(mask) = &request.mask {
+            let words = mask.words().len();
+            if words != vocab.div_ceil(32) || !(0..vocab as u32).any(|token| mask.allows(token)) {
+                return Err(AdmissionError::Mask { words, vocab });
+            }
         }
         let sampling = &request.sampling;
         sampling.validate()?;
@@ -175,9 +205,10 @@ impl Engine {
         true
     }
 
-    /// True when no sequence waits or runs and every event was reported.
+    /// True when no sequence waits, runs or holds pages of a batch in flight, and every event was reported.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty() && self.events.is_empty()
+        let sequences = [self.running.is_empty(), self.ending.is_empty(), self.waiting.is_empty()];
+        sequences == [true; 3] && self.events.is_empty()
     }
 
     /// Sequences that wait and that run.
@@ -216,34 +247,69 @@ impl Engine {
 
     fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {
         let timings = sequence.timings();
-        let sound = !matches!(reason, FinishReason::Device(_) | FinishReason::NoCandidate);
-        if sequence.keep && sound && sequence.computed > 0 {
+        sequence.keep &= !matches!(reason, FinishReason::Device(_) | FinishReason::NoCandidate);
+        self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
+        match sequence.flights {
+            0 => self.release(sequence),
+            _ => self.ending.push(sequence),
+        }
+    }
+
+    /// Keeps or gives up the pages of an ended sequence, with nothing of it in flight.
+    fn release(&mut self, mut sequence: Sequence) {
+        if sequence.keep && sequence.computed > 0 {
             let pages = std::mem::replace(&mut sequence.pages, self.pools.empty());
             self.prefixes.keep(&sequence.tokens[..sequence.computed], pages);
         }
-        self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
     }
 
-    /// Batches that the devices can work on at once.
-    fn lanes(&self) -> usize {
-        self.lanes
+    /// Batches that the devices of a phase can work on at once.
+    pub(crate) fn lanes(&self, phase: Phase) -> usize {
+        self.room(phase).lanes
     }
 
-    /// Tokens of prompts in a batch, of prompts of `tokens` in all: a chunk, less where that would leave a device without work. Batches
-    /// of equal size, as many for each lane: one that runs alone leaves the other devices idle.
-    fn share(&self, tokens: usize) -> usize {
-        let chunk = self.options.prefill_chunk;
-        let lanes = self.lanes();
-        if lanes == 1 {
-            return chunk;
+    /// How many batches of a phase may be on their way.
+    fn room(&self, phase: Phase) -> Room {
+        let placements = self.executor.placements();
+        let placement = if phase == Phase::Prefill { &placements.prefill } else { &placements.decode };
+        room(placement, &self.options)
+    }
+
+    /// What a sequence does next, as far as it matters where: one token runs where tokens are generated.
+    fn phase(&self, pending: usize) -> Phase {
+        if pending == 1 { Phase::Decode } else { Phase::Prefill }
+    }
+
+    /// Launches a batch once the devices of its phase have the state that it sees. `pages` are those of its sequences, and maybe of others.
+    fn send(
+        executor: &mut Executor,
+        batch: Batch,
+        phase: Phase,
+        pages: &mut [(SequenceId, &mut StatePages)],
+    ) -> Result<Option<u64>, DeviceError> {
+        let mut copies: Vec<StateMove> = Vec::new();
+        let slices = if executor.has_two_ways() { batch.slices() } else { &[] };
+        for slice in slices {
+            let Some((_, pages)) = pages.iter_mut().find(|p| p.0 == slice.sequence) else { continue };
+            let missing = pages.elsewhere(phase, slice.start as usize);
+            match executor.bring(phase, slice.sequence, &missing) {
+                Ok(brought) => copies.extend(brought),
+                Err(error) => {
+                    // The pages of those before are free once this batch is given up.
+                    let _: Vec<Outcome> = copies.iter().map(StateMove::wait).collect();
+                    return Err(error);
+                }
+            }
+            pages.written(phase, slice.end());
         }
-        let batches = tokens.div_ceil(chunk).max(1).next_multiple_of(lanes);
-        tokens.div_ceil(batches).clamp(chunk.min(CHUNK_MIN), chunk)
+        Ok(executor.launch(Arc::new(batch), phase, copies))
+    }
+
+    /// See [`batching::share`].
+    fn share(&self, tokens: usize) -> usize {
+        batching::share(tokens, self.options.prefill_chunk, self.lanes(Phase::Prefill))
     }
 }
-
-/// Rows that a batch has at least while a prompt has as many: fewer cost a reading of all weights each.
-const CHUNK_MIN: usize = 32;
 
 fn in_range(
     what: &'static str,
@@ -261,23 +327,22 @@ fn load(
     spec: Arc<ModelSpec>,
     source: &Arc<dyn WeightSource>,
     devices: Vec<Arc<dyn Device>>,
-    placement: Placement,
+    placements: Placements,
     flights_max: usize,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Executor, EngineError> {
-    let total_bytes = (0..placement.devices()).map(|d| placement.weight_bytes(&spec, d)).sum();
+    let total_bytes = placements.weight_bytes(&spec);
     let mut seen = std::collections::HashSet::new();
     let mut loaded_bytes = 0;
-    let blocks = Vec::with_capacity(spec.blocks.len());
-    let mut executor = Executor::new(spec.clone(), placement, devices, blocks, flights_max);
+    let mut executor = Executor::new(spec.clone(), placements, devices, flights_max);
     progress(LoadProgress { loaded_bytes, total_bytes });
     for (index, block) in spec.blocks.iter().enumerate() {
-        let device = executor.placement().device(index);
-        let loaded = executor.devices()[device].load(block, source);
-        let id = loaded.map_err(|source| EngineError::load(index, block, source))?;
-        executor.push_block(id);
-        let new = block.weights().into_iter().filter(|w| seen.insert((device, w.span)));
-        loaded_bytes += new.map(|w| w.span.bytes).sum::<u64>();
+        let loaded = executor.load_next(|device, block| device.load(block, source));
+        let devices = loaded.map_err(|source| EngineError::load(index, block, source))?;
+        for device in devices {
+            let new = block.weights().into_iter().filter(|w| seen.insert((device, w.span)));
+            loaded_bytes += new.map(|w| w.span.bytes).sum::<u64>();
+        }
         progress(LoadProgress { loaded_bytes, total_bytes });
     }
     Ok(executor)

@@ -25,6 +25,9 @@ pub struct EngineOptions {
     /// Finished sequences kept for prefix reuse (see [`crate::Request::keep`]); 0 keeps none. They live in free pages and give
     /// way to running sequences.
     pub kept_max: usize,
+    /// A step that always takes the likeliest token is launched before the one before has landed, where one device has the whole model: the
+    /// device feeds itself.
+    pub ahead: bool,
     /// Batch parts in flight where the placement uses more than one device.
     pub pipeline_parts: usize,
     /// Rows of a batch that are read, at most; `None` for one of each sequence.
@@ -44,6 +47,7 @@ impl Default for EngineOptions {
             kv_pages: None,
             prefill_chunk: 512,
             kept_max: 4,
+            ahead: true,
             pipeline_parts: 2,
             outputs_max: None,
             memory_limits: Vec::new(),

@@ -3,7 +3,8 @@
 use unicorn_core::{DeviceKind, MemoryUse};
 
 use super::Engine;
-use crate::RunStats;
+use crate::placement::Placements;
+use crate::{Placement, RunStats};
 
 /// A device as the engine uses it.
 #[derive(Clone, PartialEq, Debug)]
@@ -16,6 +17,8 @@ pub struct DeviceReport {
     pub description: String,
     /// Memory held.
     pub memory: MemoryUse,
+    /// What copies residual streams that cross.
+    pub crosses_by: Option<String>,
     /// Blocks placed here.
     pub blocks: usize,
     /// Selected kernels, in order of first use, each with the number of blocks that use it.
@@ -60,6 +63,9 @@ impl Report {
                 m.copied as f64 / MIB,
                 m.shared as f64 / MIB
             ));
+            if let Some(by) = device.crosses_by.as_ref().filter(|_| self.stats.crossings > 0) {
+                lines.push(format!("  residual streams cross by {by}"));
+            }
             lines.extend(
                 device.kernels.iter().map(|(kernel, blocks)| format!("  {kernel} ({blocks} blocks)")),
             );
@@ -72,11 +78,26 @@ impl Report {
             self.stats.crossings,
             self.stats.crossing_bytes as f64 / MIB
         ));
+        if self.stats.state_bytes > 0 {
+            let mib = self.stats.state_bytes as f64 / MIB;
+            lines.push(format!("state from one phase's devices to the other's: {mib:.1} MiB"));
+        }
         lines
     }
 }
 
 impl Engine {
+    fn placement_lines(&self, names: &[String]) -> Vec<String> {
+        let Placements { prefill, decode } = self.executor.placements();
+        if prefill == decode {
+            return prefill.describe(names);
+        }
+        let of = |phase: &str, placement: &Placement| -> Vec<String> {
+            placement.describe(names).into_iter().map(|line| format!("{phase}: {line}")).collect()
+        };
+        [of("prefill", prefill), of("decode", decode)].concat()
+    }
+
     /// What was decided and what is held now.
     pub fn report(&self) -> Report {
         let names: Vec<String> = self.devices().iter().map(|d| d.profile().name.clone()).collect();
@@ -84,7 +105,7 @@ impl Engine {
             let device = &self.devices()[index];
             let mut kernels: Vec<(String, usize)> = Vec::new();
             let mut blocks = 0;
-            for (_, id) in self.executor.loaded().filter(|(d, _)| *d == index) {
+            for (_, id) in self.executor.loaded().into_iter().filter(|(d, _)| *d == index) {
                 blocks += 1;
                 for line in device.describe(id) {
                     match kernels.iter_mut().find(|k| k.0 == line) {
@@ -95,10 +116,18 @@ impl Engine {
             }
             let profile = device.profile();
             let (name, description) = (profile.name.clone(), profile.description.clone());
-            DeviceReport { name, kind: profile.kind, description, memory: device.memory(), blocks, kernels }
+            DeviceReport {
+                name,
+                kind: profile.kind,
+                description,
+                memory: device.memory(),
+                crosses_by: device.crosses_by(),
+                blocks,
+                kernels,
+            }
         };
         Report {
-            placement: self.executor.placement().describe(&names),
+            placement: self.placement_lines(&names),
             devices: (0..names.len()).map(device).collect(),
             pages_free: self.pools.pages().0,
             pages: self.pools.pages().1,

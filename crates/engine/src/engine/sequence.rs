@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use unicorn_core::SequenceId;
 
+use crate::drafts::Drafting;
 use crate::kv::StatePages;
 use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
@@ -12,7 +13,7 @@ use crate::sampling::Sampler;
 #[derive(Debug)]
 pub(super) struct Fault {
     pub failure: Failure,
-    /// Other sequences were in that batch: this one may not be the cause.
+    /// Other sequences or drafts were in that batch: this one may not be the cause.
     pub shared: bool,
 }
 
@@ -24,8 +25,17 @@ pub(super) struct Sequence {
     pub tokens: Vec<u32>,
     /// Tokens of these whose state lies in `pages`.
     pub computed: usize,
-    /// Tokens of these that were launched; those behind `computed` are in flight.
+    /// Tokens that were launched; those behind `computed` are in flight. One more than there are tokens, where the next one was launched
+    /// before it is known.
     pub launched: usize,
+    /// Where devices keep its latest token, while its latest batch leaves that there.
+    pub kept: Option<u32>,
+    /// Its own slot among those that devices have.
+    pub slot: u32,
+    /// Tokens in flight behind the last one, guessed.
+    pub drafts: Vec<u32>,
+    /// Where guesses come from.
+    pub drafting: Option<Drafting>,
     /// Batches in flight that have tokens of this sequence.
     pub flights: usize,
     /// Empty while waiting.
@@ -42,6 +52,8 @@ pub(super) struct Sequence {
     pub max_tokens: Option<usize>,
     pub stop_tokens: Vec<u32>,
     pub keep: bool,
+    /// When its latest batch was launched.
+    pub sent: Instant,
     added: Instant,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -49,13 +61,23 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub fn new(id: SequenceId, request: Request, sampler: Sampler, pages: StatePages) -> Sequence {
+    pub fn new(
+        id: SequenceId,
+        request: Request,
+        sampler: Sampler,
+        drafting: Option<Drafting>,
+        pages: StatePages,
+    ) -> Sequence {
         Sequence {
             id,
             prompt_tokens: request.prompt.len(),
             tokens: request.prompt,
             computed: 0,
             launched: 0,
+            kept: None,
+            slot: 0,
+            drafts: Vec::new(),
+            drafting,
             flights: 0,
             pages,
             failure: None,
@@ -66,6 +88,7 @@ impl Sequence {
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
             keep: request.keep,
+            sent: Instant::now(),
             added: Instant::now(),
             started: None,
             first_token: None,
@@ -75,7 +98,17 @@ impl Sequence {
 
     /// Tokens not launched yet.
     pub fn pending(&self) -> usize {
-        self.tokens.len() - self.launched
+        self.tokens.len().saturating_sub(self.launched)
+    }
+
+    /// The slot that its next token will be in, where that can be launched before it is known: when its last token is in flight, the device
+    /// keeps what follows, and the sequence goes on behind that as far as can be told.
+    pub fn goes_ahead(&self, context: usize) -> Option<u32> {
+        let alive = self.failure.is_none() && !self.cancelled && !self.alone;
+        let goes_on =
+            self.max_tokens.is_none_or(|most| self.generated() + 1 < most) && self.launched < context;
+        let latest = self.flights == 1 && self.launched == self.tokens.len();
+        self.kept.filter(|_| alive && goes_on && latest)
     }
 
     /// True when it has tokens to launch and nothing speaks against launching them.
@@ -111,10 +144,25 @@ impl Sequence {
         self.launched = 0;
     }
 
-    /// A batch with `tokens` of it has landed well.
-    pub fn advance(&mut self, tokens: usize) {
-        self.computed += tokens;
+    /// A batch with `tokens` of it, drafts left out, has landed well, and `accepted` drafts behind them were right. What was computed for the
+    /// others is written over by what comes in their place.
+    pub fn advance(&mut self, tokens: usize, accepted: usize) {
+        self.computed += tokens + accepted;
+        self.launched += accepted;
         self.pages.slide(self.computed);
+    }
+
+    /// Forgets that anything was computed for drafts that were wrong.
+    pub fn rewind(&mut self) {
+        self.pages.rewind(self.computed);
+    }
+
+    /// Guesses of what follows the last token, at most `max`.
+    pub fn draft(&mut self, max: usize, vocab: usize) -> Vec<u32> {
+        // The last token of an answer needs no draft behind it.
+        let left = self.max_tokens.map_or(max, |most| most.saturating_sub(self.generated() + 1));
+        let drafting = self.drafting.as_mut().filter(|_| !self.alone);
+        drafting.map_or(Vec::new(), |d| d.draft(&self.tokens, max.min(left), vocab))
     }
 
     /// Gives up what a failed batch left behind, to try again alone.
@@ -143,6 +191,8 @@ impl Sequence {
             prefill_seconds: seconds(self.started, self.first_token),
             generated_tokens: self.generated(),
             decode_seconds: seconds(self.first_token, self.last_token),
+            drafted_tokens: self.drafting.as_ref().map_or(0, |d| d.drafted),
+            accepted_tokens: self.drafting.as_ref().map_or(0, |d| d.accepted),
         }
     }
 }

@@ -1,17 +1,20 @@
 //! The engine over the fake device.
 
+mod drafts;
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use unicorn_core::BatchError;
+use unicorn_core::{BatchError, TokenMask};
 
 use super::*;
+use crate::placement::Placements;
 use crate::sampling::uniform;
 use crate::testing::{
     FakeDevice, Faults, Log, Pace, Ran, VOCAB, engine_of, engine_on, engine_with, sliding_spec, tiny_spec,
     zero_weights,
 };
-use crate::{OptionError, SamplingOptions};
+use crate::{DryOptions, OptionError, SamplingOptions};
 
 fn prompt(seed: u64, n: usize) -> Vec<u32> {
     (0..n as u64).map(|i| (uniform(seed, i) * VOCAB as f64) as u32).collect()
@@ -20,6 +23,13 @@ fn prompt(seed: u64, n: usize) -> Vec<u32> {
 fn request(seed: u64, n: usize, max_tokens: usize) -> Request {
     let sampling = SamplingOptions { seed, temperature: 1.0, top_k: 20, ..SamplingOptions::default() };
     Request { prompt: prompt(seed, n), max_tokens: Some(max_tokens), sampling, ..Request::default() }
+}
+
+/// The request with the likeliest tokens, and one of them at which the text may end.
+fn greedy(request: Request) -> Request {
+    let stop = request.prompt.iter().sum::<u32>() % VOCAB as u32;
+    let sampling = SamplingOptions { temperature: 0.0, ..request.sampling };
+    Request { sampling, stop_tokens: vec![stop], ..request }
 }
 
 fn options() -> EngineOptions {
@@ -64,6 +74,32 @@ fn alone(request: &Request) -> (Vec<u32>, Option<FinishReason>) {
     drain(&mut engine).remove(&id).unwrap()
 }
 
+/// Guesses from the text that is to come; now and then a guess is wrong, or there is none.
+#[derive(Clone, Debug)]
+struct Knowing {
+    text: Vec<u32>,
+    /// One in so many guesses is wrong; 0 makes all wrong.
+    right: u32,
+    asked: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Drafter for Knowing {
+    fn draft(&mut self, tokens: &[u32], max: usize) -> Vec<u32> {
+        let asked = self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) as u64;
+        let coming = self.text.iter().skip(tokens.len()).take(max);
+        let wrong = |i: u64| self.right == 0 || uniform(asked, i) * self.right as f64 <= 1.0;
+        let guess = |(i, token): (u64, &u32)| if wrong(i) { (token + 1) % VOCAB as u32 } else { *token };
+        (0..).zip(coming).map(guess).collect()
+    }
+}
+
+impl Knowing {
+    /// For a request whose answer is known.
+    fn of(request: &Request, answer: &[u32], right: u32) -> Knowing {
+        Knowing { text: [&request.prompt, answer].concat(), right, asked: Arc::default() }
+    }
+}
+
 fn all_free(engine: &Engine) -> bool {
     let (free, all) = engine.state_pages();
     free == all
@@ -89,7 +125,7 @@ fn batches_give_the_same_text_as_single_requests() {
 /// An engine with two fake devices.
 fn engine_of_two(
     spec: &ModelSpec,
-    placement: Placement,
+    placement: impl Into<Placements>,
     paces: [Pace; 2],
     options: EngineOptions,
 ) -> (Engine, Log) {
@@ -193,27 +229,49 @@ fn sliding_windows_free_their_pages_and_change_no_text() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the placement, the pace of the devices, the chunks and the pages: every request ends with the text that it has alone on
-    /// one device, and all pages come back.
+    /// Whatever the placement, the pace of the devices, the chunks, the pages and the drafts: every request ends with the text that it has
+    /// alone on one device, and all pages come back.
     #[test]
     fn any_placement_schedule_and_budget_gives_the_same_text(
         layers in 1usize..4, window in prop::option::of(8usize..60), seed in any::<u64>(), paces in prop::array::uniform2(any::<bool>()),
         prefill_chunk in 1usize..90, pipeline_parts in 1usize..4, sequences_max in 1usize..5, pages in 6usize..40, keep in any::<bool>(),
-        lens in prop::collection::vec((1usize..150, 1usize..12), 1..7), cancel in prop::option::of((0usize..7, 0usize..30)),
+        apart in any::<bool>(), lens in prop::collection::vec((1usize..150, 1usize..40), 1..7),
+        (cancel, drafts) in (prop::option::of((0usize..7, 0usize..30)), prop::option::of(0u32..20)),
     ) {
         let spec = window.map_or_else(|| tiny_spec(layers), |w| sliding_spec(layers, w));
-        let assignment = (0..spec.blocks.len()).map(|i| (seed.rotate_left(i as u32 * 5) & 1) as usize).collect();
-        let placement = Placement::new(&spec, 2, assignment).unwrap();
+        // One device for the whole model may feed itself.
+        let single = seed & 7 < 3;
+        let bit = |i: usize| (seed.rotate_left(i as u32 * 5) & !single as u64 & 1) as usize;
+        let placement = |shift| Placement::new(&spec, 2, (0..spec.blocks.len()).map(|i| bit(i + shift)).collect()).unwrap();
+        let placement = Placements { prefill: placement(0), decode: placement(if apart { 7 } else { 0 }) };
         let paces = paces.map(|lazy| if lazy { LAZY } else { Pace::Eager });
         let options = EngineOptions {
             context: 192, prefill_chunk, pipeline_parts, sequences_max, kv_pages: Some(pages), ..options()
         };
         let (mut engine, _) = engine_of_two(&spec, placement, paces, options.clone());
         let requests: Vec<Request> = lens.iter().enumerate()
-            .map(|(i, (prompt, tokens))| Request { keep, ..request(i as u64 % 3, *prompt, *tokens) }).collect();
-        let ids: Vec<SequenceId> = requests.iter().map(|r| engine.add(r.clone()).unwrap()).collect();
+            .map(|(i, (prompt, tokens))| {
+                let request = Request { keep, ..request(i as u64 % 3, *prompt, *tokens) };
+                // Nobody is greedy, everybody is, or every other one.
+                if seed >> 3 & 3 == 0 || (seed >> 3 & 3 == 1 && i % 2 == 0) { request } else { greedy(request) }
+            }).collect();
+        let single = |request: &Request| {
+            let options = EngineOptions { context: 192, sequences_max: 1, prefill_chunk: 192, ..self::options() };
+            let mut one = engine_with(&spec, FakeDevice::plain(), options);
+            let there = one.add(Request { keep: false, ..request.clone() }).unwrap();
+            drain(&mut one).remove(&there).unwrap()
+        };
+        let expected: Vec<_> = requests.iter().map(single).collect();
+        let add = |(request, expected): (&Request, &(Vec<u32>, Option<FinishReason>))| match drafts {
+            Some(right) => {
+                let knowing = Knowing::of(request, &expected.0, right);
+                engine.add_drafted(request.clone(), Box::new(knowing)).unwrap()
+            }
+            None => engine.add(request.clone()).unwrap(),
+        };
+        let ids: Vec<SequenceId> = requests.iter().zip(&expected).map(add).collect();
         let mut texts = Texts::new();
         for step in 0.. {
             prop_assert!(step < 20_000, "the engine does not come to an end");
@@ -225,16 +283,12 @@ proptest! {
             }
             collect(&mut texts, engine.step().unwrap());
         }
-        for (id, request) in ids.iter().zip(&requests) {
-            let single = EngineOptions { context: 192, sequences_max: 1, prefill_chunk: 192, ..self::options() };
-            let mut one = engine_with(&spec, FakeDevice::plain(), single);
-            let there = one.add(Request { keep: false, ..request.clone() }).unwrap();
-            let (text, reason) = drain(&mut one).remove(&there).unwrap();
+        for (id, (text, reason)) in ids.iter().zip(&expected) {
             let got = &texts[id];
             if got.1 == Some(FinishReason::Cancelled) {
                 prop_assert_eq!(&text[..got.0.len()], &got.0[..]);
             } else {
-                prop_assert_eq!((&got.0, &got.1), (&text, &reason));
+                prop_assert_eq!((&got.0, &got.1), (text, reason));
             }
         }
         engine.clear_kept();
@@ -244,13 +298,35 @@ proptest! {
 
 #[test]
 fn selection_on_the_device_changes_no_text() {
-    // A neutral logit bias forces all logits.
-    for temperature in [0.0, 0.9] {
+    for (temperature, adjusted, masked) in
+        [(0.0, false, false), (0.9, false, true), (0.0, true, true), (0.9, true, false)]
+    {
         let mut plain = request(5, 30, 20);
         plain.sampling.temperature = temperature;
-        let mut whole = plain.clone();
-        whole.sampling.logit_bias = vec![(0, 0.0)];
-        assert_eq!(alone(&plain), alone(&whole));
+        if adjusted {
+            let (repeat_penalty, presence_penalty, logit_bias) =
+                (1.3, 0.4, vec![(7, 2.0), (9, f32::NEG_INFINITY)]);
+            let dry = DryOptions { multiplier: 0.8, ..DryOptions::default() };
+            plain.sampling =
+                SamplingOptions { repeat_penalty, presence_penalty, logit_bias, dry, ..plain.sampling };
+        }
+        let even = TokenMask::of(VOCAB, (0..VOCAB as u32).filter(|t| t % 2 == 0));
+        plain.mask = masked.then(|| Arc::new(even));
+        // Log probabilities need all logits.
+        let whole = Request { logprobs: Some(0), ..plain.clone() };
+        let text = alone(&plain);
+        assert_eq!(text, alone(&whole));
+        assert!(!masked || text.0.iter().all(|t| t % 2 == 0));
+    }
+}
+
+#[test]
+fn masks_for_another_vocabulary_are_refused() {
+    let mut engine = engine_of(options());
+    for words in [vec![1], vec![1; 3], vec![0; 2]] {
+        let mask = Some(Arc::new(TokenMask::new(words)));
+        let refused = engine.add(Request { mask, ..request(1, 5, 5) });
+        assert!(matches!(refused, Err(AdmissionError::Mask { vocab: VOCAB, .. })), "{refused:?}");
     }
 }
 
@@ -597,6 +673,7 @@ proptest! {
                 Op::Add { seed, len, max, keep } => {
                     // Few seeds, so that prompts have prefixes in common.
                     let request = Request { keep, ..request(seed, len, max) };
+                    let request = if seed < 4 { greedy(request) } else { request };
                     match engine.add(request.clone()) {
                         Ok(id) => requests.push((id, request, false)),
                         Err(error) => prop_assert!(matches!(error, AdmissionError::QueueFull { .. }), "{}", error),
@@ -612,7 +689,7 @@ proptest! {
                 }
             }
             prop_assert!(engine.running.len() <= sequences_max);
-            for sequence in &engine.running {
+            for sequence in engine.running.iter().chain(&engine.ending) {
                 prop_assert!(sequence.pending() + sequence.flights >= 1);
                 prop_assert!(sequence.pages.capacity() >= sequence.computed);
                 prop_assert!(sequence.pages.writable_from(sequence.computed));
@@ -642,3 +719,5 @@ proptest! {
         prop_assert!(all_free(&engine));
     }
 }
+
+mod phases;

@@ -11,13 +11,9 @@ fn layout() -> StateLayout {
 }
 
 fn executor(placement: Placement, devices: Vec<Arc<FakeDevice>>) -> Executor {
-    let spec = tiny_spec(2);
-    let load = |(block, device): (&unicorn_core::Block, &usize)| {
-        devices[*device].load(block, &zero_weights()).unwrap()
-    };
-    let blocks = spec.blocks.iter().zip(placement.assignment()).map(load).collect();
     let devices = devices.into_iter().map(|d| d as Arc<dyn Device>).collect();
-    let executor = Executor::new(Arc::new(spec), placement, devices, blocks, 3);
+    let mut executor = Executor::new(Arc::new(tiny_spec(2)), placement.into(), devices, 3);
+    while !executor.load_next(|device, block| device.load(block, &zero_weights())).unwrap().is_empty() {}
     executor.reserve(&layout(), 64).unwrap();
     executor
 }
@@ -39,7 +35,7 @@ impl Executor {
         loop {
             while self.has_room() {
                 let Some((i, batch)) = waiting.next() else { break };
-                order.extend(self.launch(batch).map(|flight| (flight, i)));
+                order.extend(self.launch(batch, Phase::Prefill, vec![]).map(|flight| (flight, i)));
             }
             let Some(landed) = self.landed(true) else { break };
             if let Some(i) = order.get(&landed.flight) {
@@ -54,8 +50,8 @@ const LAZY: Pace = Pace::Lazy(Duration::ZERO);
 
 fn batch(sequence: u64, start: u32, tokens: &[u32]) -> Arc<Batch> {
     let tables = vec![vec![sequence as u32]];
-    let slice = Slice { sequence: SequenceId(sequence), tokens: tokens.into(), start, tables };
-    let outputs = vec![OutputRow { row: tokens.len() as u32 - 1, select: Select::Logits }];
+    let slice = Slice { sequence: SequenceId(sequence), tokens: tokens.into(), start, tables, slot: None };
+    let outputs = vec![OutputRow::new(tokens.len() as u32 - 1, Select::Logits)];
     let limits = Arc::new(BatchLimits { vocab: VOCAB, state: Some(layout()) });
     Arc::new(Batch::new(vec![slice], outputs, &limits).unwrap())
 }
@@ -127,15 +123,15 @@ fn launching_waits_for_nothing() {
     let mut executor = executor(Placement::mixers_and_ffns(&tiny_spec(2)).unwrap(), devices);
     let start = Instant::now();
     for sequence in 0..3 {
-        assert!(executor.launch(batch(sequence, 0, &[1])).is_some());
+        assert!(executor.launch(batch(sequence, 0, &[1]), Phase::Prefill, vec![]).is_some());
     }
     assert!(start.elapsed() < Duration::from_millis(40), "{:?}", start.elapsed());
-    assert_eq!(executor.launch(batch(3, 0, &[1])), None, "no room for a fourth");
+    assert_eq!(executor.launch(batch(3, 0, &[1]), Phase::Prefill, vec![]), None, "no room for a fourth");
     assert!(executor.landed(false).is_none());
-    assert_eq!(executor.in_flight().count(), 3);
+    assert_eq!(executor.in_flight(), 3);
     let landed = executor.landed(true).unwrap();
     assert_eq!((landed.flight, landed.result.is_ok()), (0, true));
-    assert!(executor.launch(batch(3, 0, &[1])).is_some());
+    assert!(executor.launch(batch(3, 0, &[1]), Phase::Prefill, vec![]).is_some());
 }
 
 #[test]
@@ -161,7 +157,7 @@ fn blocks_are_unloaded_on_drop_behind_what_is_in_flight() {
         let device = Arc::new(FakeDevice::new("a", pace, Log::default()));
         let mut executor = executor(Placement::single(&tiny_spec(2)).unwrap(), vec![device.clone()]);
         assert_eq!(device.loaded(), 6);
-        executor.launch(batch(0, 0, &[1]));
+        executor.launch(batch(0, 0, &[1]), Phase::Prefill, vec![]);
         drop(executor);
         assert_eq!(device.loaded(), 0);
     }

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use super::DryOptions;
+use super::adjustments::Adjustments;
 use super::penalties::last;
 
 /// `ln(f32::MAX)`: keeps `base ^ exponent` finite.
 const EXPONENT_LOG_MAX: f64 = 88.722_839;
 
-/// Subtracts `multiplier * base ^ (n - allowed_length)` from every token that would continue a repetition of `n >=
+/// A penalty of `multiplier * base ^ (n - allowed_length)` for every token that would continue a repetition of `n >=
 /// allowed_length` tokens; a token that is a breaker by itself is spared.
-pub(super) fn apply(options: &DryOptions, history: &[u32], logits: &mut [f32]) {
+pub(super) fn collect(options: &DryOptions, history: &[u32], to: &mut Adjustments) {
     if !options.is_on() {
         return;
     }
@@ -18,9 +19,11 @@ pub(super) fn apply(options: &DryOptions, history: &[u32], logits: &mut [f32]) {
     let exponent_max = if base > 1.000001 { EXPONENT_LOG_MAX / libm::log(base) } else { f64::MAX };
     for (token, length) in continued_repetitions(options, history) {
         let breaker = options.breakers.iter().any(|b| b.as_slice() == [token]);
-        let Some(logit) = logits.get_mut(token as usize).filter(|_| !breaker) else { continue };
+        if breaker {
+            continue;
+        }
         let exponent = ((length - options.allowed_length) as f64).min(exponent_max.floor());
-        *logit -= (options.multiplier as f64 * libm::pow(base, exponent)) as f32;
+        to.of(token).penalties[1] = (options.multiplier as f64 * libm::pow(base, exponent)) as f32;
     }
 }
 
@@ -83,6 +86,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn apply(options: &DryOptions, history: &[u32], logits: &mut [f32]) {
+        let mut adjustments = Adjustments::default();
+        collect(options, history, &mut adjustments);
+        logits.copy_from_slice(&adjustments.applied(logits));
+    }
 
     /// Straight from the definition: try every earlier position and compare backwards.
     fn naive(options: &DryOptions, history: &[u32], logits: &mut [f32]) {

@@ -2,10 +2,12 @@
 //!
 //! The chain, in this order: logit bias, penalties (repeat, frequency, presence), DRY, top-k, typical, top-p, min-p,
 //! temperature, draw. Temperature 0 is greedy: the largest logit after bias, penalties and DRY, ties to the smaller id; the
-//! filters have no effect then. Everything is a pure function of (options, token history, logits): the draw at position `p`
+//! filters have no effect then. Bias, penalties and DRY change single logits, and a mask bars tokens: a device does both before it selects
+//! ([`unicorn_core::Edits`]), with the same result. Everything is a pure function of (options, token history, logits): the draw at position `p`
 //! uses the counter-based generator at `(seed, p)`, so neither the batch around a sequence nor a recomputation changes its
 //! text. Exponentials are those of the `libm` crate, in f64, because the platform's differ in the last bit.
 
+mod adjustments;
 mod candidates;
 mod dry;
 mod filters;
@@ -14,32 +16,25 @@ mod options;
 mod penalties;
 mod rng;
 
+use std::sync::Arc;
+
 pub use logprobs::TokenLogprobs;
 pub(crate) use logprobs::log_sum_exp;
 pub use options::{DryOptions, OptionError, SamplingOptions};
 pub(crate) use rng::uniform;
-use unicorn_core::{Select, TopEntry};
+use unicorn_core::{Edits, Select, TokenMask, TopEntry};
 
+use adjustments::Adjustments;
 use candidates::{Candidate, by_rank, clean, largest};
 
 /// Lists longer than this are not asked from a device: all logits cost less than a long selection.
 pub(crate) const TOP_MAX: usize = 64;
+/// Where more logits than this are adjusted, all are fetched and the host adjusts them.
+const ADJUSTMENTS_MAX: usize = 4096;
 
-/// No token could be chosen.
-#[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum SampleError {
-    /// Every token is banned or no logit is finite.
-    #[error("no token is left to choose from")]
-    NoCandidate,
-    /// A device returned a selection where this sampler needs all logits.
-    #[error("the device returned {got} candidates, {needed} are needed")]
-    TooFew {
-        /// Candidates returned.
-        got: usize,
-        /// Candidates needed.
-        needed: usize,
-    },
-}
+/// Every token is banned or no logit is finite.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NoCandidate;
 
 /// A chosen token.
 #[derive(Clone, PartialEq, Debug)]
@@ -55,47 +50,65 @@ pub(crate) struct Sampled {
 pub(crate) struct Sampler {
     options: SamplingOptions,
     logprobs: Option<usize>,
+    mask: Option<Arc<TokenMask>>,
 }
 
 impl Sampler {
-    /// Checks the options. `logprobs` asks for the log probability of the choice and of that many most likely tokens.
-    pub fn new(options: SamplingOptions, logprobs: Option<usize>) -> Result<Sampler, OptionError> {
+    /// Checks the options. `logprobs` asks for the log probability of the choice and of that many most likely tokens. `mask`, made for the
+    /// model's vocabulary, tells which tokens may be chosen.
+    pub fn new(
+        options: SamplingOptions,
+        logprobs: Option<usize>,
+        mask: Option<Arc<TokenMask>>,
+    ) -> Result<Sampler, OptionError> {
         options.validate()?;
-        Ok(Sampler { options, logprobs })
+        Ok(Sampler { options, logprobs, mask })
     }
 
-    /// What the head must return for this sampler; the chosen token is the same with [`Select::Logits`].
-    pub fn select(&self) -> Select {
+    /// What the head must return for the choice of the token that follows `history`. With all logits, as the model computes them, the chosen
+    /// token is the same.
+    pub fn ask(&self, history: &[u32], vocab: usize) -> (Select, Edits) {
+        let all = (Select::Logits, Edits::default());
         let o = &self.options;
-        let whole = !o.logit_bias.is_empty() || o.penalties_on() || o.dry.is_on() || self.logprobs.is_some();
-        match o.top_k {
-            _ if whole => Select::Logits,
-            _ if o.temperature == 0.0 => Select::Top(1),
-            k if (1..=TOP_MAX).contains(&k) => Select::Top(k),
-            _ => Select::Logits,
+        let k = match o.top_k {
+            _ if self.logprobs.is_some() => return all,
+            _ if o.temperature == 0.0 => 1,
+            k if (1..=TOP_MAX).contains(&k) => k,
+            _ => return all,
+        };
+        let edits = self.edits(history);
+        if edits.adjustments.len() > ADJUSTMENTS_MAX { all } else { (Select::Top(k.min(vocab)), edits) }
+    }
+
+    /// What bias, penalties, DRY and the mask do to the logits that follow `history`.
+    fn edits(&self, history: &[u32]) -> Edits {
+        let o = &self.options;
+        let mut all = Adjustments::default();
+        for &(token, bias) in &o.logit_bias {
+            let of = all.of(token);
+            // Below infinity however often a token is named.
+            of.bias = (of.bias + bias).min(f32::MAX);
         }
+        penalties::collect(o, history, &mut all);
+        dry::collect(&o.dry, history, &mut all);
+        Edits { adjustments: all.into_list(), mask: self.mask.clone() }
     }
 
     /// Chooses the token that follows `history` (prompt and generated tokens) from the logits of all tokens.
-    pub fn sample(&self, history: &[u32], logits: &[f32]) -> Result<Sampled, SampleError> {
+    pub fn sample(&self, history: &[u32], logits: &[f32]) -> Result<Sampled, NoCandidate> {
         let o = &self.options;
-        let adjusted;
-        let used: &[f32] = if o.logit_bias.is_empty() && !o.penalties_on() && !o.dry.is_on() {
+        let edits = self.edits(history);
+        let edited;
+        let used: &[f32] = if edits.is_empty() {
             logits
         } else {
             let mut copy = logits.to_vec();
-            for &(token, bias) in &o.logit_bias {
-                if let Some(logit) = copy.get_mut(token as usize) {
-                    *logit += bias;
-                }
-            }
-            penalties::apply(o, history, &mut copy);
-            dry::apply(&o.dry, history, &mut copy);
-            adjusted = copy;
-            &adjusted
+            edits.apply(0, &mut copy);
+            edited = copy;
+            &edited
         };
         let token = if o.temperature == 0.0 {
-            largest(used).ok_or(SampleError::NoCandidate)?.token
+            largest(used).ok_or(NoCandidate)?.token
         } else {
             let all = used.iter().enumerate().map(|(i, &l)| Candidate { token: i as u32, logit: clean(l) });
             self.draw(history.len(), all.filter(|c| c.logit > f32::NEG_INFINITY).collect())?
@@ -104,27 +117,13 @@ impl Sampler {
         Ok(Sampled { token, logprobs })
     }
 
-    /// Chooses the token that follows `history` from the largest logits of all tokens, sorted as [`Select::Top`] says.
-    ///
-    /// Errors when [`Sampler::select`] asks for more than `top` holds.
-    pub fn sample_top(
-        &self,
-        history: &[u32],
-        top: &[TopEntry],
-        vocab: usize,
-    ) -> Result<Sampled, SampleError> {
-        let needed = match self.select() {
-            Select::Logits => vocab,
-            Select::Top(k) => k.min(vocab),
-        };
-        if top.len() < needed {
-            return Err(SampleError::TooFew { got: top.len(), needed });
-        }
-        let all = top[..needed].iter().map(|e| Candidate { token: e.token, logit: clean(e.logit) });
+    /// Chooses the token that follows `history` from what [`Sampler::ask`] asked for.
+    pub fn sample_top(&self, history: &[u32], top: &[TopEntry]) -> Result<Sampled, NoCandidate> {
+        let all = top.iter().map(|e| Candidate { token: e.token, logit: clean(e.logit) });
         let mut list: Vec<Candidate> = all.filter(|c| c.logit > f32::NEG_INFINITY).collect();
         list.sort_by(by_rank);
         let token = match list.first() {
-            None => return Err(SampleError::NoCandidate),
+            None => return Err(NoCandidate),
             Some(best) if self.options.temperature == 0.0 => best.token,
             Some(_) => self.draw(history.len(), list)?,
         };
@@ -132,10 +131,10 @@ impl Sampler {
     }
 
     /// Filters and draws. `position` is the index of the token being chosen.
-    fn draw(&self, position: usize, mut list: Vec<Candidate>) -> Result<u32, SampleError> {
+    fn draw(&self, position: usize, mut list: Vec<Candidate>) -> Result<u32, NoCandidate> {
         let o = &self.options;
         if list.is_empty() {
-            return Err(SampleError::NoCandidate);
+            return Err(NoCandidate);
         }
         let mut sorted = false;
         if o.top_k > 0 {
@@ -161,7 +160,7 @@ impl Sampler {
         }
         // Rounding may leave a crumb: it belongs to the last token that had any weight.
         let last = list.iter().zip(&weights).rev().find(|(_, w)| **w > 0.0);
-        last.map(|(c, _)| c.token).ok_or(SampleError::NoCandidate)
+        last.map(|(c, _)| c.token).ok_or(NoCandidate)
     }
 }
 

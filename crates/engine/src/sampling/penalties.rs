@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use super::SamplingOptions;
+use super::adjustments::Adjustments;
 
-/// Changes the logits of the tokens among the last `penalty_last_n` of `history`.
-pub(super) fn apply(options: &SamplingOptions, history: &[u32], logits: &mut [f32]) {
+/// Penalties of the tokens among the last `penalty_last_n` of `history`.
+pub(super) fn collect(options: &SamplingOptions, history: &[u32], to: &mut Adjustments) {
     if !options.penalties_on() {
         return;
     }
@@ -15,11 +16,9 @@ pub(super) fn apply(options: &SamplingOptions, history: &[u32], logits: &mut [f3
         *counts.entry(token).or_default() += 1;
     }
     for (token, count) in counts {
-        let Some(logit) = logits.get_mut(token as usize) else { continue };
-        // Dividing a negative logit would make the token more likely.
-        *logit =
-            if *logit <= 0.0 { *logit * options.repeat_penalty } else { *logit / options.repeat_penalty };
-        *logit -= count as f32 * options.frequency_penalty + options.presence_penalty;
+        let of = to.of(token);
+        of.divisor = options.repeat_penalty;
+        of.penalties[0] = count as f32 * options.frequency_penalty + options.presence_penalty;
     }
 }
 
@@ -46,8 +45,9 @@ mod tests {
                 repeat_penalty: repeat, presence_penalty: presence, frequency_penalty: frequency,
                 penalty_last_n: last_n, ..SamplingOptions::default()
             };
-            let mut got = logits.clone();
-            apply(&options, &history, &mut got);
+            let mut adjustments = Adjustments::default();
+            collect(&options, &history, &mut adjustments);
+            let got = adjustments.applied(&logits);
             for (token, &logit) in logits.iter().enumerate() {
                 let mut count = 0;
                 for (back, &t) in history.iter().rev().enumerate() {

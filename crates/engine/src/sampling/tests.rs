@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use unicorn_core::Adjustment;
+
 use super::*;
 
 fn pseudo_logits(seed: u64, vocab: usize) -> Vec<f32> {
@@ -11,7 +13,8 @@ fn pseudo_logits(seed: u64, vocab: usize) -> Vec<f32> {
 fn top_of(logits: &[f32], k: usize) -> Vec<TopEntry> {
     let mut all: Vec<TopEntry> =
         logits.iter().enumerate().map(|(i, &logit)| TopEntry { token: i as u32, logit }).collect();
-    all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+    all.retain(TopEntry::is_choosable);
+    all.sort_by(TopEntry::rank);
     all.truncate(k);
     all
 }
@@ -19,7 +22,7 @@ fn top_of(logits: &[f32], k: usize) -> Vec<TopEntry> {
 /// Draws at many positions and compares the counts with the expected distribution.
 fn chi_square(options: SamplingOptions, logits: &[f32], expected: &[f64]) {
     const DRAWS: usize = 20_000;
-    let sampler = Sampler::new(options, None).unwrap();
+    let sampler = Sampler::new(options, None, None).unwrap();
     let history = vec![0u32; DRAWS];
     let mut counts = vec![0usize; logits.len()];
     for position in 0..DRAWS {
@@ -86,15 +89,16 @@ fn draws_follow_the_filtered_softmax() {
 #[test]
 fn bias_moves_and_bans() {
     let logits = [1.0f32, 2.0, 3.0, 0.0];
-    let greedy =
-        |bias| Sampler::new(SamplingOptions { logit_bias: bias, ..SamplingOptions::greedy() }, None).unwrap();
+    let greedy = |bias| {
+        Sampler::new(SamplingOptions { logit_bias: bias, ..SamplingOptions::greedy() }, None, None).unwrap()
+    };
     assert_eq!(greedy(vec![]).sample(&[], &logits).unwrap().token, 2);
     assert_eq!(greedy(vec![(3, 9.0)]).sample(&[], &logits).unwrap().token, 3);
     assert_eq!(greedy(vec![(2, f32::NEG_INFINITY)]).sample(&[], &logits).unwrap().token, 1);
     let none = (0..4).map(|t| (t, f32::NEG_INFINITY)).collect::<Vec<_>>();
-    assert_eq!(greedy(none.clone()).sample(&[], &logits), Err(SampleError::NoCandidate));
-    let drawn = Sampler::new(SamplingOptions { logit_bias: none, ..open() }, None).unwrap();
-    assert_eq!(drawn.sample(&[], &logits), Err(SampleError::NoCandidate));
+    assert_eq!(greedy(none.clone()).sample(&[], &logits), Err(NoCandidate));
+    let drawn = Sampler::new(SamplingOptions { logit_bias: none, ..open() }, None, None).unwrap();
+    assert_eq!(drawn.sample(&[], &logits), Err(NoCandidate));
 }
 
 #[test]
@@ -102,59 +106,85 @@ fn unusual_logits_are_survived() {
     let all =
         [SamplingOptions::greedy(), open(), SamplingOptions { typical_p: 0.5, ..SamplingOptions::default() }];
     for options in all {
-        let sampler = Sampler::new(options, Some(2)).unwrap();
-        assert_eq!(sampler.sample(&[], &[f32::NAN; 3]), Err(SampleError::NoCandidate));
-        assert_eq!(sampler.sample(&[], &[]), Err(SampleError::NoCandidate));
+        let sampler = Sampler::new(options, Some(2), None).unwrap();
+        assert_eq!(sampler.sample(&[], &[f32::NAN; 3]), Err(NoCandidate));
+        assert_eq!(sampler.sample(&[], &[]), Err(NoCandidate));
         assert_eq!(sampler.sample(&[], &[0.0, f32::INFINITY, f32::NAN]).unwrap().token, 1);
         assert_eq!(sampler.sample(&[], &[f32::NEG_INFINITY, -1e30, f32::NAN]).unwrap().token, 1);
     }
 }
 
 #[test]
-fn devices_select_only_where_nothing_else_is_needed() {
-    let select = |options, logprobs| Sampler::new(options, logprobs).unwrap().select();
+fn all_logits_are_asked_for_only_where_they_are_needed() {
+    let ask = |options, logprobs| Sampler::new(options, logprobs, None).unwrap().ask(&[3, 1, 3], 100);
     let base = SamplingOptions::default();
-    assert_eq!(select(base.clone(), None), Select::Top(40));
-    assert_eq!(select(SamplingOptions::greedy(), None), Select::Top(1));
-    assert_eq!(select(base.clone(), Some(0)), Select::Logits);
-    assert_eq!(select(SamplingOptions { top_k: 0, ..base.clone() }, None), Select::Logits);
-    assert_eq!(select(SamplingOptions { top_k: 65, ..base.clone() }, None), Select::Logits);
-    assert_eq!(
-        select(SamplingOptions { repeat_penalty: 1.1, ..SamplingOptions::greedy() }, None),
-        Select::Logits
-    );
-    assert_eq!(select(SamplingOptions { logit_bias: vec![(0, 1.0)], ..base.clone() }, None), Select::Logits);
-    let dry = DryOptions { multiplier: 1.0, ..DryOptions::default() };
-    assert_eq!(select(SamplingOptions { dry, ..base }, None), Select::Logits);
+    let plain = |select| (select, Edits::default());
+    assert_eq!(ask(base.clone(), None), plain(Select::Top(40)));
+    assert_eq!(ask(SamplingOptions::greedy(), None), plain(Select::Top(1)));
+    assert_eq!(ask(base.clone(), Some(0)), plain(Select::Logits));
+    assert_eq!(ask(SamplingOptions { top_k: 0, ..base.clone() }, None), plain(Select::Logits));
+    assert_eq!(ask(SamplingOptions { top_k: 65, ..base.clone() }, None), plain(Select::Logits));
+    let penalized =
+        SamplingOptions { repeat_penalty: 1.5, frequency_penalty: 0.5, ..SamplingOptions::greedy() };
+    let (select, edits) = ask(penalized.clone(), None);
+    let of =
+        |token, penalty| Adjustment { divisor: 1.5, penalties: [penalty, 0.0], ..Adjustment::none(token) };
+    assert_eq!((select, edits.adjustments), (Select::Top(1), vec![of(1, 0.5), of(3, 1.0)]));
+    assert_eq!(ask(penalized, Some(1)), plain(Select::Logits));
+    let biased = SamplingOptions { logit_bias: vec![(9, 1.0), (2, -1.0), (9, 2.0)], ..base };
+    let (_, edits) = ask(biased, None);
+    let of = |token, bias| Adjustment { bias, ..Adjustment::none(token) };
+    assert_eq!(edits.adjustments, [of(2, -1.0), of(9, 3.0)]);
 }
 
 #[test]
-fn too_short_a_selection_is_an_error() {
-    let sampler = Sampler::new(SamplingOptions::default(), None).unwrap();
-    let top = top_of(&pseudo_logits(1, 100), 10);
-    assert_eq!(sampler.sample_top(&[], &top, 100), Err(SampleError::TooFew { got: 10, needed: 40 }));
-    assert!(sampler.sample_top(&[], &top, 10).is_ok());
+fn long_lists_of_adjustments_stay_on_the_host() {
+    let ask = |tokens: usize| {
+        let logit_bias = (0..tokens as u32).map(|token| (token, 1.0)).collect();
+        let options = SamplingOptions { logit_bias, ..SamplingOptions::greedy() };
+        Sampler::new(options, None, None).unwrap().ask(&[], 10_000).0
+    };
+    assert_eq!((ask(ADJUSTMENTS_MAX), ask(ADJUSTMENTS_MAX + 1)), (Select::Top(1), Select::Logits));
+}
+
+/// Options that adjust logits in every way, for tokens below 30.
+fn adjusting() -> impl Strategy<Value = SamplingOptions> {
+    let penalties = (0.5f32..2.0, -1f32..1.0, -1f32..1.0, prop::option::of(0usize..50));
+    let bias = prop::collection::vec((0u32..30, prop_oneof![Just(f32::NEG_INFINITY), -3f32..3.0]), 0..5);
+    (penalties, bias, any::<bool>()).prop_map(|((repeat, presence, frequency, last), logit_bias, dry)| {
+        let multiplier = if dry { 0.7 } else { 0.0 };
+        SamplingOptions {
+            repeat_penalty: repeat,
+            presence_penalty: presence,
+            frequency_penalty: frequency,
+            penalty_last_n: last,
+            logit_bias,
+            dry: DryOptions { multiplier, ..DryOptions::default() },
+            ..SamplingOptions::default()
+        }
+    })
 }
 
 proptest! {
     /// The same token whether a device returns all logits, the asked selection or a longer one.
     #[test]
     fn selection_changes_nothing(
-        seed in any::<u64>(), position in 0usize..50, vocab in 1usize..300, extra in 0usize..20,
+        seed in any::<u64>(), vocab in 1usize..300, extra in 0usize..20,
         top_k in 1usize..=64, (temperature, top_p) in (0f32..2.0, 0.1f32..=1.0), (min_p, typical_p) in (0f32..0.5, 0.1f32..=1.0),
-        coarse in any::<bool>(),
+        coarse in any::<bool>(), adjusting in adjusting(), history in prop::collection::vec(0u32..30, 0..40),
+        mask in prop::option::of(prop::collection::vec(0u32..300, 1..60)),
     ) {
-        let options = SamplingOptions { temperature, top_k, top_p, min_p, typical_p, seed, ..SamplingOptions::default() };
+        let options = SamplingOptions { temperature, top_k, top_p, min_p, typical_p, seed, ..adjusting };
         let mut logits = pseudo_logits(seed, vocab);
         if coarse {
             logits.iter_mut().for_each(|l| *l = l.round());
         }
-        let sampler = Sampler::new(options, None).unwrap();
-        let history = vec![0; position];
-        let Select::Top(k) = sampler.select() else { panic!("a selection is enough here") };
+        let mask = mask.map(|tokens| Arc::new(TokenMask::of(vocab, tokens)));
+        let sampler = Sampler::new(options, None, mask).unwrap();
         let expected = sampler.sample(&history, &logits);
-        let top = top_of(&logits, k + extra);
-        prop_assert_eq!(sampler.sample_top(&history, &top, vocab), expected);
+        let (Select::Top(k), edits) = sampler.ask(&history, vocab) else { panic!("a selection is enough here") };
+        edits.apply(0, &mut logits);
+        prop_assert_eq!(sampler.sample_top(&history, &top_of(&logits, k + extra)), expected);
     }
 
     #[test]
@@ -166,7 +196,7 @@ proptest! {
         let options = SamplingOptions {
             temperature, top_p, min_p, typical_p, top_k, repeat_penalty, dry, seed, ..SamplingOptions::default()
         };
-        let sampler = Sampler::new(options, Some(3)).unwrap();
+        let sampler = Sampler::new(options, Some(3), None).unwrap();
         let logits = pseudo_logits(seed, 30);
         let first = sampler.sample(&history, &logits).unwrap();
         prop_assert!(first.token < 30);

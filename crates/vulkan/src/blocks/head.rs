@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::builder::{Builder, Norm, NormRows, NormTo, flat_groups};
 use super::linear::{Input, Output, Product, Quantize};
+use crate::edits::{EditShape, TAKE_THREADS};
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
 use crate::push::Push;
@@ -23,7 +24,7 @@ impl HeadBlock {
         HeadShape { weight: self.weight.shape(), soft_cap: self.soft_cap.is_some() }
     }
 
-    pub(crate) fn record(&self, b: &mut Builder<'_>, wanted: &Wanted) {
+    pub(crate) fn record(&self, b: &mut Builder<'_>, wanted: &Wanted, edits: EditShape) {
         if b.outputs == 0 {
             return;
         }
@@ -36,10 +37,16 @@ impl HeadBlock {
         let outputs = b.outputs;
         b.product(Product { op: "head", matrix: &self.weight, gated: None }, input, out, outputs);
         match wanted {
-            Wanted::Top(k) => self.select(b, *k, self.soft_cap),
+            Wanted::Top(k) if edits.is_empty() => self.select(b, *k, self.soft_cap),
+            Wanted::Top(k) => {
+                self.cap(b, logits);
+                self.edit(b, edits);
+                self.select(b, *k, None);
+            }
             Wanted::Logits => self.cap(b, logits),
             Wanted::Mixed(k, rows) => {
                 self.cap(b, logits);
+                self.edit(b, edits);
                 self.select(b, *k, None);
                 let bytes = vocab as u64 * 4;
                 for (to, from) in (0..).zip(rows) {
@@ -58,6 +65,28 @@ impl HeadBlock {
         let kernel = Kernel { shader: "soft_cap".into(), constants: vec![256], subgroup: 0 };
         let push = Push::new().address(logits.address()).u32(count).f32(cap);
         b.dispatch("soft_cap", kernel, push, flat_groups(count, 256), &[logits], &[logits]);
+    }
+
+    /// Bars what masks do not allow, and takes out the logits that the host adjusts.
+    fn edit(&self, b: &mut Builder<'_>, edits: EditShape) {
+        let (s, vocab, groups) = (b.scratch, self.weight.rows, edits.takes);
+        let kernel = |shader: &str, threads: usize| Kernel {
+            shader: shader.into(),
+            constants: vec![threads as u32],
+            subgroup: 0,
+        };
+        if edits.masked {
+            let push = Push::new().addresses([s.logits.address(), s.masks.address()]).u32(vocab);
+            let grid = [vocab.div_ceil(256), b.outputs, 1];
+            b.dispatch("mask_logits", kernel("mask_logits", 256), push, grid, &[&s.masks], &[&s.logits]);
+        }
+        if groups > 0 {
+            let addresses = [s.logits.address(), s.take_list.address(), s.taken.address()];
+            let push = Push::new().addresses(addresses).u32(vocab);
+            let (kernel, grid) =
+                (kernel("take_logits", TAKE_THREADS), flat_groups(groups * TAKE_THREADS, TAKE_THREADS));
+            b.dispatch("take_logits", kernel, push, grid, &[&s.logits, &s.take_list], &[&s.logits, &s.taken]);
+        }
     }
 
     /// The `k` largest logits of each output row, capped on the way where that is still to be done.

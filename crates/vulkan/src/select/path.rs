@@ -25,9 +25,9 @@ impl Path {
 
 /// The faster path of `rows` rows through a block; `float` where all of its weights are floats.
 ///
-/// Matrix-vector products of float weights convert every weight once for each token, and from 5 tokens on that costs a discrete GPU more
-/// than reading them (H100, F16: 0.29 ms for 8 tokens where the tiled product of 32 takes 0.18).
+/// Matrix-vector products of float weights convert every weight once for each token, and from 3 tokens on that costs a discrete GPU more
+/// than reading them (H200, 8B in F16: a step takes 4.8 ms for one token, 5.6 for 2, 7.3 for 3 and 8.4 for 4, by tiled products 6.8 for 4 to 8).
 pub(crate) fn path(rows: usize, float: bool, gpu: &GpuProfile) -> Path {
-    let most = if float && cooperative(gpu).is_some() && !gpu.integrated { 4 } else { VECTOR_TOKENS };
+    let most = if float && cooperative(gpu).is_some() && !gpu.integrated { 2 } else { VECTOR_TOKENS };
     if rows > most { Path::Matrix } else { Path::Vector }
 }

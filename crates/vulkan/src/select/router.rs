@@ -221,7 +221,7 @@ impl Router<'_> {
         let mut all = vec![minor("norm", "norm")];
         all.extend(self.product_and_sum("head", &h.weight, path));
         all.extend(h.soft_cap.then(|| minor("soft_cap", "soft_cap")));
-        all.push(minor("top_k", "top_k"));
+        all.extend(["mask_logits", "take_logits", "top_k"].map(|op| minor(op, op)));
         all
     }
 

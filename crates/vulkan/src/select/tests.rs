@@ -29,7 +29,7 @@ fn a_row_never_leaves_its_subgroup_and_a_workgroup_fits() {
 fn some_tokens_of_float_weights_go_to_the_matrix_units_of_discrete_gpus() {
     let h100 = crate::profiles::recorded("h100");
     let apu = crate::profiles::recorded("780m");
-    for (gpu, float, most) in [(&h100, true, 4), (&h100, false, 8), (&apu, true, 8), (&apu, false, 8)] {
+    for (gpu, float, most) in [(&h100, true, 2), (&h100, false, 8), (&apu, true, 8), (&apu, false, 8)] {
         assert_eq!(path(most, float, gpu), Path::Vector);
         assert_eq!(path(most + 1, float, gpu), Path::Matrix);
     }

@@ -4,22 +4,23 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow};
-use unicorn_cases::{shapes, synthetic::SyntheticSource};
+use anyhow::anyhow;
+use unicorn_cases::synthetic::SyntheticSource;
 use unicorn_core::{Instrument, ModelSpec, Roofline, Select, WeightSource};
 use unicorn_engine::Engine;
 use unicorn_engine::bench::{BenchResult, Test, profile as bench_profile, run as bench};
 
 use super::profile::Profile;
-use super::report::{Row, render};
+use super::report::{Predicted, Row, render};
 use super::roof;
 use crate::args::{BenchModelArgs, OutputFormat, SelectArg};
 use crate::config::Config;
 use crate::exit::{Exit, usage};
 use crate::interrupt::Catch;
-use crate::open_device;
 use crate::output::{Out, say, say_styled};
-use crate::session::{ContextChoice, EngineChoice, engine_on, explain, find_model};
+use crate::planner::figures::Phase;
+use crate::planner::{Grader, Load, grades};
+use crate::session::{ContextChoice, EngineChoice, engine_on, explain, find_model, open_devices};
 use crate::trace::Trace;
 use crate::units;
 
@@ -28,9 +29,9 @@ type Tests = Vec<(Test, usize)>;
 
 /// Runs all tests and prints one row for each.
 pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
-    let tests = tests(&args.prompt, &args.generate, &args.depth)?;
+    let tests = tests(&args.prompt, &args.generate, &args.sequences, &args.depth)?;
     let start = Instant::now();
-    let Benched { mut engine, devices, roofs, load_seconds } = open(args, longest(&tests), config)?;
+    let Benched { mut engine, grader, devices, roofs, load_seconds } = open(args, &tests, config)?;
     if config.explains() {
         explain(&engine, start);
     }
@@ -60,6 +61,9 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
         }
         catch.get_or_insert_with(Catch::new);
         let mut row = row(&engine, &result, &devices, &roof, load_seconds);
+        if let Some(grader) = &grader {
+            row.predicted = grade(grader, &engine, &result, config)?;
+        }
         if config.talks() && args.output == OutputFormat::Table {
             let (median, ..) = result.median_min_max();
             say_styled(&config.style.dim(&format!("{}: {:.2} tok/s", result.name(), median)));
@@ -81,9 +85,20 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
 }
 
 /// All tests, depth by depth, prompts first. Zero tokens are no test.
-fn tests(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Result<Tests> {
+fn tests(
+    prompts: &[usize],
+    generated: &[usize],
+    sequences: &[usize],
+    depths: &[usize],
+) -> anyhow::Result<Tests> {
     let prompts = prompts.iter().filter(|n| **n > 0).map(|n| Test::Prefill(*n));
-    let generated = generated.iter().filter(|n| **n > 0).map(|n| Test::Decode(*n));
+    let of = |tokens: usize| {
+        sequences.iter().map(move |sequences| match *sequences {
+            1 => Test::Decode(tokens),
+            sequences => Test::Together { tokens, sequences },
+        })
+    };
+    let generated = generated.iter().filter(|n| **n > 0).flat_map(|n| of(*n));
     let tests: Vec<Test> = prompts.chain(generated).collect();
     if tests.is_empty() {
         return Err(usage("nothing to measure: -p and -n are both 0"));
@@ -93,15 +108,61 @@ fn tests(prompts: &[usize], generated: &[usize], depths: &[usize]) -> anyhow::Re
 
 /// Context that the longest test needs.
 fn longest(tests: &Tests) -> usize {
-    let tokens = |test: &Test| match test {
-        Test::Prefill(n) | Test::Decode(n) => *n,
-    };
+    // Requests begin with a token at least, and the first one that they write is not counted.
+    let tokens = |test: &Test| test.length().saturating_add(if test.sequences() > 1 { 2 } else { 0 });
     tests.iter().map(|(test, depth)| tokens(test).saturating_add(*depth)).max().unwrap_or(1)
+}
+
+/// The load that a placement is to be fast at: the longest of all prompts and the longest of all answers.
+fn load(tests: &Tests) -> Load {
+    let prompts = tests.iter().filter(|(test, _)| matches!(test, Test::Prefill(_)));
+    let answers = tests.iter().filter(|(test, _)| !matches!(test, Test::Prefill(_)));
+    Load {
+        past: tests.iter().map(|(_, depth)| *depth).min().unwrap_or(0),
+        prompt: prompts.map(|(test, _)| test.length()).max().unwrap_or(0),
+        decode: answers.map(|(test, _)| test.length()).max().unwrap_or(0),
+        sequences: tests.iter().map(|(test, _)| test.sequences()).max().unwrap_or(1),
+    }
+}
+
+/// What was predicted for a test, which is told with the error and kept with it.
+fn grade(
+    grader: &Grader,
+    engine: &Engine,
+    result: &BenchResult,
+    config: &Config,
+) -> anyhow::Result<Option<Predicted>> {
+    let (length, sequences) = (result.test.length(), result.test.sequences());
+    let (phase, prompt, decode) = match result.test {
+        Test::Prefill(_) => (Phase::Prefill, length, 0),
+        Test::Decode(_) | Test::Together { .. } => (Phase::Decode, 0, length),
+    };
+    let load = Load { past: result.depth, prompt, decode, sequences };
+    let Some(prediction) = grader.predict(engine.spec(), engine.options(), load, config)? else {
+        return Ok(None);
+    };
+    let (measured, ..) = result.median_min_max();
+    if let Some(line) = grader.grade(engine.spec(), phase, &prediction, measured, config)
+        && config.explains()
+    {
+        say!("{line}");
+    }
+    let of = match phase {
+        Phase::Prefill => prediction.prefill,
+        Phase::Decode => prediction.decode,
+    };
+    Ok(of.map(|predicted| Predicted {
+        tokens_per_second: predicted.tokens_per_second(),
+        error: predicted.tokens_per_second() / measured.max(1e-12) - 1.0,
+        correction: grades::corrected(&predicted.correction),
+    }))
 }
 
 /// What is timed.
 struct Benched {
     engine: Engine,
+    /// What knows the devices' figures, where they were measured for the planner.
+    grader: Option<Grader>,
     /// In the order of the placement; at least one.
     devices: Vec<Arc<dyn Instrument>>,
     roofs: Vec<Roofline>,
@@ -109,13 +170,13 @@ struct Benched {
     load_seconds: f64,
 }
 
-fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Result<Benched> {
-    let context = ContextChoice::Exactly(context);
+fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result<Benched> {
     let choice = EngineChoice {
         device: &args.device,
-        place: args.place.place.as_ref(),
+        place: &args.place.of(&args.device),
         kv: args.kv.kv,
-        context,
+        context: ContextChoice::Exactly(longest(tests)),
+        load: load(tests),
         memory: args.memory.memory_max.as_ref(),
         scores: false,
     };
@@ -126,20 +187,18 @@ fn open(args: &BenchModelArgs, context: usize, config: &Config) -> anyhow::Resul
             (model.spec, model.source)
         }
         Some(shape) => {
-            let ty = shape.ty(args.ty).map_err(usage)?;
-            let mut spec =
-                shapes::model(&shape.size, ty).with_context(|| format!("no shape {}", shape.size))?;
-            spec.name = format!("{}:{}", shape.size, ty.name().to_ascii_lowercase());
+            let spec = shape.spec(args.ty).map_err(usage)?;
             (spec, Arc::new(SyntheticSource::new(0)))
         }
     };
-    let opened = open_device::open_all(&args.device, choice.place, config)?;
+    let placed = open_devices(&spec, &choice, config)?;
     // Before the weights take the memory that measuring wants.
-    let roofs = opened.iter().map(|o| o.limits(config)).collect::<anyhow::Result<Vec<Roofline>>>()?;
-    let devices = opened.iter().map(|o| o.device.clone()).collect();
+    let roofs = placed.opened.iter().map(|o| o.limits(config)).collect::<anyhow::Result<Vec<Roofline>>>()?;
+    let devices = placed.opened.iter().map(|o| o.device.clone()).collect();
+    let grader = Grader::new(&placed, &spec, config)?;
     let start = Instant::now();
-    let engine = engine_on(opened, &spec, &source, &choice, config)?;
-    Ok(Benched { engine, devices, roofs, load_seconds: start.elapsed().as_secs_f64() })
+    let engine = engine_on(placed, &spec, &source, &choice, config)?;
+    Ok(Benched { engine, grader, devices, roofs, load_seconds: start.elapsed().as_secs_f64() })
 }
 
 fn limits(device: &dyn Instrument, roof: &Roofline) -> String {
@@ -181,8 +240,7 @@ fn row(
     load_seconds: f64,
 ) -> Row {
     let spec = engine.spec();
-    let (Test::Prefill(tokens) | Test::Decode(tokens)) = result.test;
-    let per_second = result.median_min_max().0 / tokens as f64;
+    let per_second = result.median_min_max().0 / result.test.total() as f64;
     Row {
         test: result.name(),
         tokens_per_second: result.median_min_max().into(),
@@ -200,6 +258,7 @@ fn row(
         workers: devices.iter().map(|d| d.profile().workers).sum(),
         repetitions: result.seconds.len(),
         load_seconds,
+        predicted: None,
         profile: Vec::new(),
     }
 }
@@ -211,15 +270,20 @@ mod tests {
 
     #[test]
     fn every_test_is_run_at_every_depth() {
-        let tests = tests(&[512, 0], &[128], &[0, 4096]).unwrap();
+        let tests = tests(&[512, 0], &[128], &[1], &[0, 4096]).unwrap();
         let (pp, tg) = (Test::Prefill(512), Test::Decode(128));
         assert_eq!(tests, [(pp, 0), (tg, 0), (pp, 4096), (tg, 4096)]);
         assert_eq!(longest(&tests), 4608);
+        assert_eq!(load(&tests), Load { past: 0, prompt: 512, decode: 128, sequences: 1 });
+        let together = super::tests(&[0], &[128], &[1, 8], &[0]).unwrap();
+        assert_eq!(together, [(tg, 0), (Test::Together { tokens: 128, sequences: 8 }, 0)]);
+        assert_eq!(longest(&together), 130);
+        assert_eq!(load(&together).sequences, 8);
         assert_eq!(longest(&vec![(pp, usize::MAX)]), usize::MAX);
     }
 
     #[test]
     fn nothing_to_measure_is_a_usage_error() {
-        assert_eq!(of_error(&tests(&[0], &[0], &[0]).unwrap_err()), Exit::Usage);
+        assert_eq!(of_error(&tests(&[0], &[0], &[1], &[0]).unwrap_err()), Exit::Usage);
     }
 }

@@ -25,6 +25,17 @@ impl From<(f64, f64, f64)> for Spread {
     }
 }
 
+/// What the planner had predicted.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Predicted {
+    /// Tokens per second.
+    pub tokens_per_second: f64,
+    /// Predicted over measured tokens per second, less one: 0.1 is 10 % too much.
+    pub error: f64,
+    /// How earlier runs had corrected it, in words.
+    pub correction: Option<String>,
+}
+
 /// One line of results. The names of the fields are the JSON format.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Row {
@@ -53,6 +64,8 @@ pub struct Row {
     pub repetitions: usize,
     /// Seconds to load the weights onto the device.
     pub load_seconds: f64,
+    /// What was predicted; `None` where the devices were not measured for the planner.
+    pub predicted: Option<Predicted>,
     /// Where the time goes, with --profile.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub profile: Vec<Profile>,
@@ -90,8 +103,11 @@ fn table(rows: &[Row]) -> Table {
         ("GB/s", Align::Right),
         ("FLOP/s", Align::Right),
         ("of roof", Align::Right),
+        ("predicted", Align::Right),
+        ("error", Align::Right),
     ]);
     for row in rows {
+        let predicted = row.predicted.as_ref();
         let speed = row.tokens_per_second;
         table.row([
             row.model.clone(),
@@ -106,6 +122,8 @@ fn table(rows: &[Row]) -> Table {
             units::three_digits(row.bytes_per_second / 1e9),
             units::prefixed(row.flops_per_second),
             row.share_of_roof.map_or("-".to_owned(), units::percent),
+            predicted.map_or("-".to_owned(), |p| format!("{:.2}", p.tokens_per_second)),
+            predicted.map_or("-".to_owned(), |p| format!("{:+.1} %", p.error * 100.0)),
         ]);
     }
     table
@@ -131,6 +149,7 @@ mod tests {
             workers: 2,
             repetitions: 3,
             load_seconds: 0.5,
+            predicted: Some(Predicted { tokens_per_second: 2.25, error: 0.125, correction: None }),
             profile: Vec::new(),
         }
     }
@@ -172,13 +191,17 @@ mod tests {
         assert_eq!(value[0]["test"], "tg128 @ d4096");
         assert_eq!(value[0]["tokens_per_second"], serde_json::json!({"median": 2.0, "min": 1.0, "max": 3.0}));
         assert_eq!(value[0]["share_of_roof"], 0.5);
+        assert_eq!(value[0]["predicted"]["error"], 0.125);
         assert_eq!((&value[0]["device"], &value[0]["model"]), (&"cpu".into(), &"m".into()));
     }
 
     #[test]
     fn tables_say_the_same() {
         let text = render(&[row()], OutputFormat::Table).unwrap();
-        assert!(text.contains("tg128 @ d4096   2.00  1.00  3.00  25.0  1.50 T   50.0 %"), "{text}");
+        assert!(
+            text.contains("tg128 @ d4096   2.00  1.00  3.00  25.0  1.50 T   50.0 %       2.25  +12.5 %"),
+            "{text}"
+        );
         let md = render(&[row()], OutputFormat::Md).unwrap();
         assert!(md.starts_with("| model ") && md.contains("| tg128 @ d4096 |"), "{md}");
     }

@@ -16,13 +16,18 @@ pub fn seconds_to_compute(cost: &Cost, roof: &Roofline, device: &dyn Instrument)
     matrices.sum::<f64>() + cost.attention_flops as f64 / roof.best_rate(RateKind::Float)
 }
 
-/// Part of the speed that the limit allows, in the median: of the read bandwidth for decode, of the arithmetic rate for prefill.
+/// Part of the speed that the limit allows, in the median: of the read bandwidth for decode, of the arithmetic rate for prefill, of the
+/// one that is reached first for many sequences.
 pub fn share(result: &BenchResult, roof: &Roofline, device: &dyn Instrument) -> f64 {
-    let (tokens, least) = match result.test {
-        Test::Prefill(n) => (n, seconds_to_compute(&result.cost, roof, device)),
-        Test::Decode(n) => (n, seconds_to_read(&result.cost, roof)),
+    let least = match result.test {
+        Test::Prefill(_) => seconds_to_compute(&result.cost, roof, device),
+        Test::Decode(_) => seconds_to_read(&result.cost, roof),
+        // Many sequences share a reading of the weights, until the products take longer.
+        Test::Together { .. } => {
+            seconds_to_read(&result.cost, roof).max(seconds_to_compute(&result.cost, roof, device))
+        }
     };
-    least * result.median_min_max().0 / tokens as f64
+    least * result.median_min_max().0 / result.test.total() as f64
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::exit::{Exit, usage};
 use crate::interrupt::Catch;
 use crate::open_device::open_limited;
 use crate::output::{Out, say};
+use crate::planner::{Load, Place, Placed};
 use crate::session::{ContextChoice, EngineChoice, Session, engine_on};
 use crate::text_file::read_text;
 
@@ -55,7 +56,15 @@ const PROMPTS: [&str; 20] = [
 /// A model whole on a device, to answer and to score.
 fn choice_of(device: &DeviceArgs, context: ContextChoice) -> EngineChoice<'_> {
     let kv = unicorn_core::KvType::F16;
-    EngineChoice { device, place: None, kv, context, memory: None, scores: true }
+    EngineChoice {
+        device,
+        place: &Place::One,
+        kv,
+        context,
+        load: Load::default(),
+        memory: None,
+        scores: true,
+    }
 }
 
 pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Report) -> anyhow::Result<Exit> {
@@ -75,7 +84,7 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
     let device = open_limited(&args.device, args.tier, config)?;
     let choice = choice_of(&args.device, context);
     let source: Arc<dyn WeightSource> = opened.source.clone();
-    let mut engine = engine_on(vec![device], &opened.spec, &source, &choice, config)?;
+    let mut engine = engine_on(Placed::one(device, &opened.spec)?, &opened.spec, &source, &choice, config)?;
     let name = engine.devices().first().map_or(String::new(), |d| d.profile().name.clone());
 
     let mut out = Out::stdout();

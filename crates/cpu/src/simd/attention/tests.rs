@@ -171,6 +171,7 @@ fn run(
                 Slice {
                     sequence: SequenceId(i as u64),
                     tokens: vec![0; count],
+                    slot: None,
                     start: *start as u32,
                     tables: vec![table[..(start + count).div_ceil(shape.page_tokens)].to_vec()],
                 }

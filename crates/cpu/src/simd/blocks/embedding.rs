@@ -37,8 +37,7 @@ impl EmbeddingBlock {
             region.start_marks(worker);
             worker.step(region.row_count(), ROWS, |part| {
                 for row in part {
-                    let slice = region.rows.slice[row] as usize;
-                    let token = region.batch.slices()[slice].tokens[row - region.rows.first[slice]];
+                    let token = region.tokens[row];
                     let out = region.x.write(row * width..(row + 1) * width);
                     self.table.dequantize_row(token as usize, out);
                     if self.spec.scale != 1.0 {

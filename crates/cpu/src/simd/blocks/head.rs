@@ -17,7 +17,7 @@ use crate::simd::top_k::{merge, top_k};
 
 /// Logits held at a time when only the largest are asked for.
 pub(crate) const LOGITS_MAX: usize = 2 << 20;
-/// Logits per grab of the selection.
+/// Logits per grab of the selection; whole words of a mask.
 const SELECT_PART: usize = 8192;
 
 /// A loaded head.
@@ -49,6 +49,11 @@ pub(crate) fn head_output<'a>(
 /// True when every output row asks for all logits: they are computed where they are returned.
 pub(crate) fn all_logits(batch: &Batch) -> bool {
     batch.logit_rows() == batch.outputs().len()
+}
+
+/// True when the logits of some row are changed before they are returned or selected.
+fn edited(batch: &Batch) -> bool {
+    batch.outputs().iter().any(|o| !o.edits.is_empty())
 }
 
 /// Output rows whose logits are held at a time.
@@ -92,7 +97,7 @@ impl HeadBlock {
                 );
                 let flops = 2 * (rows * vocab * self.spec.width) as u64;
                 region.mark(worker, &self.label, self.matrix.bytes() as u64, flops);
-                if self.spec.soft_cap.is_some() || !all_logits(region.batch) {
+                if self.spec.soft_cap.is_some() || !all_logits(region.batch) || edited(region.batch) {
                     self.select(worker, region, out, first, rows);
                     region.mark(worker, &self.select_label, 0, 0);
                 }
@@ -100,7 +105,7 @@ impl HeadBlock {
         }
     }
 
-    /// Soft cap and selection over one group of rows.
+    /// Soft cap, edits and selection over one group of rows.
     ///
     /// # Safety
     /// As [`HeadBlock::run`].
@@ -125,6 +130,7 @@ impl HeadBlock {
                         apply(region.level, Elementwise::SoftCap(cap), values);
                     }
                     let asked = &region.batch.outputs()[..first + row + 1];
+                    asked[first + row].edits.apply(start, values);
                     match asked[first + row].select {
                         Select::Top(k) => {
                             let best = top_k(region.level, values, start as u32, k);

@@ -82,6 +82,8 @@ pub(crate) struct Buffers<'a> {
 pub(crate) struct Region<'a> {
     pub(crate) level: SimdLevel,
     pub(crate) batch: &'a Batch,
+    /// Of all rows.
+    pub(crate) tokens: &'a [u32],
     pub(crate) rows: &'a BatchRows,
     /// The residual stream `[rows, width]`.
     pub(crate) x: SharedSlice<'a, f32>,

@@ -88,7 +88,13 @@ const STREAM: StreamId = StreamId(0);
 
 impl<'a> Run<'a> {
     fn new(device: &'a dyn Instrument, tokens: usize, width: usize) -> Result<Run<'a>, DeviceError> {
-        let slice = Slice { sequence: SequenceId(0), tokens: vec![0; tokens], start: 0, tables: Vec::new() };
+        let slice = Slice {
+            sequence: SequenceId(0),
+            tokens: vec![0; tokens],
+            start: 0,
+            tables: Vec::new(),
+            slot: None,
+        };
         let limits = Arc::new(BatchLimits { vocab: 1, state: None });
         let batch = Batch::new(vec![slice], Vec::new(), &limits).map_err(|e| DeviceError::Invalid {
             device: device.profile().name.clone(),

@@ -1,0 +1,167 @@
+//! `unicorn plan`: which devices a model should run on, and how fast that would be.
+
+mod report;
+
+use std::io::Write;
+
+use unicorn_core::ModelSpec;
+use unicorn_engine::planner::{Ask, Candidate, Correction, Machine, plan};
+use unicorn_engine::{EngineOptions, PlaceRules, Placement, Placements};
+
+use self::report::{Report, Subject};
+use crate::args::{DeviceArgs, PlanArgs, PlanFormat};
+use crate::config::Config;
+use crate::context::ContextChoice;
+use crate::devices::cache::DeviceCache;
+use crate::devices::unasked;
+use crate::exit::{Exit, describe, usage};
+use crate::open_device::{self, Opened};
+use crate::output::{Out, say};
+use crate::planner::{Grades, Here, Place, Want, machine_file};
+use crate::session::{find_model, open_model};
+
+/// Predicts placements and prints them with the choice. Fails where nothing fits.
+pub fn run(args: &PlanArgs, config: &Config) -> anyhow::Result<Exit> {
+    if args.prompt == 0 && args.decode == 0 {
+        return Err(usage("nothing to plan for: --prompt and --decode are both 0"));
+    }
+    let spec = spec(args, config)?;
+    let context = args.ctx.unwrap_or(ContextChoice::Exactly(args.prompt.saturating_add(args.decode)));
+    let context = context.resolve(spec.context_max).map_err(usage)?;
+    if context < args.prompt.saturating_add(args.decode) {
+        return Err(usage(format!(
+            "--ctx {context} is less than a prompt of {} and an answer of {} tokens",
+            args.prompt, args.decode
+        )));
+    }
+    let sequences_max = args.sequences;
+    let options = EngineOptions { context, sequences_max, kv_type: args.kv.kv, ..EngineOptions::default() };
+    match &args.simulate {
+        Some(name) => {
+            let simulated = machine_file::read(name)?;
+            let about = format!("{}: {} (not here: simulated)", simulated.name, simulated.about);
+            let none = |_: &Candidate| [Correction::NONE; 2];
+            answer(args, &spec, &options, &simulated.machine, Some(about), &none)
+        }
+        None => {
+            let opened = open_all(args, config)?;
+            let want = if args.recalibrate { Want::Anew } else { Want::Missing };
+            let here = Here::of(&opened, &spec, want, config)?;
+            let here =
+                here.ok_or_else(|| anyhow::anyhow!("the devices' figures make no sense: --recalibrate"))?;
+            let cache = DeviceCache::new(config.cache_dir.as_deref());
+            let grades = Grades::read(&cache, &here.keys);
+            let corrections = |candidate: &Candidate| grades.corrections(candidate, &spec);
+            answer(args, &spec, &options, &here.machine, None, &corrections)
+        }
+    }
+}
+
+/// What earlier runs say about predictions for a placement.
+type Corrections<'a> = dyn Fn(&Candidate) -> [Correction; 2] + 'a;
+
+fn answer(
+    args: &PlanArgs,
+    spec: &ModelSpec,
+    options: &EngineOptions,
+    machine: &Machine,
+    about: Option<String>,
+    corrections: &Corrections<'_>,
+) -> anyhow::Result<Exit> {
+    let only = match &args.place {
+        Some(Place::Rules(rules)) => Some(vec![candidate(rules, spec, machine)?]),
+        _ => None,
+    };
+    let budgets = budgets(args, machine)?;
+    let plan = plan(&Ask {
+        spec,
+        machine,
+        options,
+        past: 0,
+        prompt: args.prompt,
+        decode: args.decode,
+        sequences: args.sequences,
+        budgets: &budgets,
+        corrections,
+        only,
+    })?;
+    let subject = Subject { spec, options, machine, about };
+    let report = Report::new(&subject, &plan);
+    let text = match args.output {
+        PlanFormat::Table => report.text(),
+        PlanFormat::Json => serde_json::to_string_pretty(&report.json())? + "\n",
+    };
+    let mut out = Out::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(if plan.chosen.is_some() { Exit::Done } else { Exit::Failed })
+}
+
+/// The model as its files' beginnings tell, or the shape in its place.
+fn spec(args: &PlanArgs, config: &Config) -> anyhow::Result<ModelSpec> {
+    if let Some(shape) = &args.shape {
+        return shape.spec(args.ty).map_err(usage);
+    }
+    let fetched = find_model(config.model(&args.model), config)?;
+    Ok(open_model(&fetched, config)?.spec)
+}
+
+/// The devices that rules name, and else all that may be taken unasked. One of these that cannot be opened is left out.
+fn open_all(args: &PlanArgs, config: &Config) -> anyhow::Result<Vec<Opened>> {
+    let device = DeviceArgs { device: None, threads: args.threads };
+    if let Some(Place::Rules(rules)) = &args.place {
+        return open_device::open_all(&device, Some(rules), config);
+    }
+    let mut opened = Vec::new();
+    for choice in unasked() {
+        let named = DeviceArgs { device: Some(choice.clone()), threads: args.threads };
+        match open_device::open(&named, config) {
+            Ok(device) => opened.push(device),
+            Err(error) => say!("{choice} is left out: {}", describe(&error)),
+        }
+    }
+    anyhow::ensure!(!opened.is_empty(), "no device can be opened");
+    Ok(opened)
+}
+
+/// The placement that rules make on the devices of a machine. A device may be named by the beginning of its name, as `vulkan`.
+fn candidate(rules: &PlaceRules, spec: &ModelSpec, machine: &Machine) -> anyhow::Result<Candidate> {
+    let resolved = rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?;
+    let number = |(i, name): (usize, &String)| {
+        let mut devices = machine.devices.iter();
+        let named = devices.position(|d| d.name == *name || d.name.split(':').next() == Some(name));
+        // Open devices are in the order of the rules; their own names may be others than those they were asked for by.
+        let here =
+            machine.devices.get(i).filter(|_| machine.devices.len() == rules.devices().len()).map(|_| i);
+        named.or(here).ok_or_else(|| {
+            let known: Vec<&str> = machine.devices.iter().map(|d| d.name.as_str()).collect();
+            usage(format!("--place: there is no device {name}; there are {}", known.join(", ")))
+        })
+    };
+    let numbers = rules.devices().iter().enumerate().map(number).collect::<anyhow::Result<Vec<usize>>>()?;
+    let here = |placement: &Placement| {
+        let assignment = (0..spec.blocks.len()).map(|b| numbers[placement.device(b)]).collect();
+        Placement::new(spec, machine.devices.len(), assignment)
+    };
+    let placements = Placements { prefill: here(&resolved.prefill)?, decode: here(&resolved.decode)? };
+    Ok(Candidate { rules: rules.to_string(), placements })
+}
+
+/// The budget of each device.
+fn budgets(args: &PlanArgs, machine: &Machine) -> anyhow::Result<Vec<Option<u64>>> {
+    let mut budgets = vec![None; machine.devices.len()];
+    for (name, bytes) in &args.memory_max {
+        let mut found = false;
+        for (device, budget) in machine.devices.iter().zip(&mut budgets) {
+            if name.as_ref().is_none_or(|n| *n == device.name || device.name.split(':').next() == Some(n)) {
+                *budget = Some(*bytes);
+                found = true;
+            }
+        }
+        if !found {
+            let name = name.clone().unwrap_or_default();
+            return Err(usage(format!("--memory-max: there is no device {name}")));
+        }
+    }
+    Ok(budgets)
+}
