@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use unicorn_core::{
     Batch, BatchLimits, Block, BlockId, Device, DeviceError, DeviceOptions, DeviceProfile, Instrument,
-    KernelTime, KvType, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, Slice, StateCopy, StateLayout,
-    StateSpec, StreamId, TensorType, WeightSource, Work, run_to_end,
+    KernelTime, KvType, MemoryNeed, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, Slice, StateCopy,
+    StateLayout, StateSpec, StreamId, TensorType, WeightSource, Work, Workload, run_to_end,
 };
 
 /// Another device with edits to what it is given or returns; without any it is that device. One block is loaded at a time, and work is
@@ -82,6 +82,10 @@ impl<D: Device> Flawed<D> {
 }
 
 impl<D: Device> Device for Flawed<D> {
+    fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError> {
+        self.inner.needs(blocks, workload)
+    }
+
     fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
         if let (Some(names), Some(ran)) = (self.kernels, self.state().ran.as_mut()) {
             ran.extend(names(block));

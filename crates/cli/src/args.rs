@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use crate::bench_spec::{ShapeChoice, WeightType};
 use crate::context::ContextChoice;
 use crate::devices::{DeviceChoice, Tier};
+use crate::memory_max::MemoryMax;
 use crate::parse::{self, OrAuto};
 use crate::planner::Place;
 use crate::settings::AnswerArgs;
@@ -118,6 +119,13 @@ impl PlaceArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct MemoryArgs {
+    /// Memory that may be taken, of every device as in 6GiB, or of some as in cpu=8GiB,vulkan:0=6GiB [default: what there is]
+    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    pub memory_max: Option<MemoryMax>,
+}
+
+#[derive(Args, Debug)]
 pub struct KvArgs {
     /// Element type of the KV cache
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse::KvTypeParser, help_heading = "Device")]
@@ -186,6 +194,8 @@ pub struct RunArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     #[command(flatten)]
     pub kv: KvArgs,
 }
@@ -336,6 +346,8 @@ pub struct BenchModelArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     #[command(flatten)]
     pub kv: KvArgs,
 }
@@ -496,6 +508,8 @@ pub struct PerplexityArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     #[command(flatten)]
     pub kv: KvArgs,
 }

@@ -126,8 +126,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use unicorn_core::{
-        Block, BlockId, Device, DeviceError, DeviceProfile, MemoryUse, SharedBuffer, Sharing, StateCopy,
-        StateLayout, StreamId, WeightSource, Work,
+        Block, BlockId, Device, DeviceError, DeviceProfile, MemoryNeed, MemoryUse, SharedBuffer, Sharing,
+        StateCopy, StateLayout, StreamId, WeightSource, Work, Workload,
     };
     use unicorn_cpu::ReferenceDevice;
     use unicorn_engine::{EngineOptions, Failure, Placement};
@@ -150,6 +150,9 @@ mod tests {
 
         fn profile(&self) -> &DeviceProfile {
             self.device.profile()
+        }
+        fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError> {
+            self.device.needs(blocks, workload)
         }
         fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
             self.device.load(block, source)

@@ -1,85 +1,257 @@
-//! What a model needs of a device's memory, estimated before anything of it is read.
+//! Memory: what there is, and a model that does not fit, told so that a person can act on it.
 
-use unicorn_core::{Block, ModelSpec};
-use unicorn_engine::EngineOptions;
+use std::sync::Arc;
 
+use unicorn_core::{Device, KvType, MemoryRoom, ModelSpec};
+use unicorn_engine::{
+    DeviceMemory, EngineError, EngineOptions, Excess, MemoryLimit, MemoryPlan, MemoryScope, MemoryShort,
+    Placements, longest_context,
+};
+
+use crate::exit::usage;
+use crate::memory_max::MemoryMax;
+use crate::open_device::Opened;
+use crate::table::{Align, Table};
 use crate::units;
 
-/// Buffers of a row of the batch, each as wide as the model or its feed-forward blocks, that a device uses beside the residual stream.
-const BUFFERS: u64 = 4;
+/// Memory of the host that is left to the rest of this program, such as the tokenizer, and to drivers.
+const SPARE_BYTES: u64 = 64 << 20;
 
-/// Bytes of memory by what they are for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Need {
-    /// Weights as they lie in the file; devices pack them into about as many bytes.
-    pub weights: u64,
-    /// The KV cache.
-    pub kv: u64,
-    /// Activations and logits, roughly.
-    pub scratch: u64,
-}
-
-impl Need {
-    /// What a model needs under these options.
-    pub fn of(spec: &ModelSpec, options: &EngineOptions) -> Need {
-        let positions = options.pages().saturating_mul(options.page_tokens);
-        let kv = spec.blocks.iter().map(|block| match block {
-            Block::Attention { spec, .. } => {
-                let row = options.kv_type.tensor_type().row_bytes(spec.head_dim).unwrap_or(0) as u64;
-                // Keys and values.
-                (2 * spec.kv_heads as u64).saturating_mul(row).saturating_mul(positions as u64)
-            }
-            _ => 0,
-        });
-        let widest = spec.blocks.iter().map(|block| match block {
-            Block::Ffn { spec, .. } => spec.hidden.max(spec.width),
-            _ => 0,
-        });
-        let rows = options.prefill_chunk.min(options.context) as u64;
-        let activations = (widest.max().unwrap_or(0) as u64).saturating_mul(rows * BUFFERS);
-        Need {
-            weights: spec.weight_bytes(),
-            kv: kv.fold(0, u64::saturating_add),
-            scratch: activations.saturating_add(spec.vocab as u64).saturating_mul(size_of::<f32>() as u64),
+/// The limits of the memory that open devices work in: what there is, and what `--memory-max` allows of it.
+///
+/// Errors where that names a device that is not open.
+pub fn limits(opened: &[Opened], max: Option<&MemoryMax>) -> anyhow::Result<Vec<MemoryLimit>> {
+    let mut limits: Vec<MemoryLimit> = unicorn_cpu::simd::available().into_iter().map(of_host).collect();
+    let all = |o: &Opened| [o.choice.to_string(), o.device.profile().name.clone()];
+    for name in max.into_iter().flat_map(MemoryMax::names) {
+        if !opened.iter().any(|o| all(o).iter().any(|known| known.eq_ignore_ascii_case(name))) {
+            let open: Vec<String> = opened.iter().map(|o| o.choice.to_string()).collect();
+            return Err(usage(format!("--memory-max: {name} is not used, but {}", open.join(", "))));
         }
     }
+    for (index, open) in opened.iter().enumerate() {
+        let names = all(open);
+        let allowed = max.and_then(|max| max.of(&[&names[0], &names[1]]));
+        let allowed = allowed.map(|bytes| MemoryRoom { bytes, origin: "--memory-max".to_owned() });
+        // One card may have been opened under two names: both together have its memory.
+        let same = |o: &Opened| o.device.profile().description == open.device.profile().description;
+        let together = (0..opened.len()).filter(|i| names[1] == all(&opened[*i])[1] && same(&opened[*i]));
+        let room = open.device.room().map(|room| (together.collect(), room));
+        for (scope, room) in allowed.map(|room| (vec![index], room)).into_iter().chain(room) {
+            let scope = MemoryScope::Devices(scope);
+            limits.push(MemoryLimit { scope, bytes: room.bytes, origin: room.origin });
+        }
+    }
+    Ok(limits)
+}
 
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.kv).saturating_add(self.scratch)
+fn of_host(room: MemoryRoom) -> MemoryLimit {
+    let spare = units::bytes(SPARE_BYTES);
+    MemoryLimit {
+        scope: MemoryScope::Host,
+        bytes: room.bytes.saturating_sub(SPARE_BYTES),
+        origin: format!("{}, less {spare} for the rest of the program", room.origin),
     }
 }
 
-impl std::fmt::Display for Need {
+/// A model that does not fit, with what would help.
+#[derive(Debug)]
+pub struct Refused {
+    short: Box<MemoryShort>,
+    advice: Option<String>,
+}
+
+impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [weights, kv, scratch] = [self.weights, self.kv, self.scratch].map(units::bytes);
-        write!(f, "weights {weights}")?;
-        if self.kv > 0 {
-            write!(f, ", KV cache {kv}")?;
-        }
-        write!(f, ", scratch {scratch}")
+        let MemoryShort { plan, excesses } = &*self.short;
+        let told: Vec<String> = excesses.iter().map(|excess| told(excess, plan)).collect();
+        write!(f, "it does not fit into memory\n{}{}", table(plan), told.join("\n"))?;
+        self.advice.as_ref().map_or(Ok(()), |advice| write!(f, "\n{advice}"))
     }
+}
+
+impl std::error::Error for Refused {}
+
+impl Refused {
+    /// An engine's error; where it is about memory, with what would help.
+    pub fn or_other(
+        error: EngineError,
+        spec: &ModelSpec,
+        devices: &[Arc<dyn Device>],
+        placements: &Placements,
+        options: &EngineOptions,
+    ) -> anyhow::Error {
+        match error {
+            EngineError::Memory(short) => {
+                let advice = Some(advice(&short.plan, &helps(spec, devices, placements, options)));
+                anyhow::Error::new(Refused { short, advice })
+            }
+            other => other.into(),
+        }
+    }
+
+    /// One that no change of options would help.
+    pub fn plainly(short: MemoryShort) -> anyhow::Error {
+        anyhow::Error::new(Refused { short: Box::new(short), advice: None })
+    }
+}
+
+/// Options with which the model would fit, as they are typed.
+fn helps(
+    spec: &ModelSpec,
+    devices: &[Arc<dyn Device>],
+    placements: &Placements,
+    options: &EngineOptions,
+) -> Vec<String> {
+    let longest = |kv_type: KvType| {
+        let options = EngineOptions { kv_type, ..options.clone() };
+        longest_context(spec, devices, placements, &options, 1).ok().flatten()
+    };
+    let mut helps: Vec<String> = longest(options.kv_type).map(|n| format!("--ctx {n}")).into_iter().collect();
+    if options.kv_type != KvType::Q8_0 {
+        helps.extend(longest(KvType::Q8_0).map(|n| match n == options.context {
+            true => "--kv q8_0".to_owned(),
+            false => format!("--kv q8_0 --ctx {n}"),
+        }));
+    }
+    helps
+}
+
+fn advice(plan: &MemoryPlan, helps: &[String]) -> String {
+    let on_several = plan.devices.iter().filter(|d| d.need.total() > 0).count() > 1;
+    match helps {
+        [] if on_several => {
+            "no context is short enough: another --place or a smaller model may fit".to_owned()
+        }
+        [] => {
+            "no context is short enough: --place can share the model among devices, or a smaller one may fit"
+                .to_owned()
+        }
+        helps => format!("it would fit with {}", helps.join(", or ")),
+    }
+}
+
+/// Who takes how much, where.
+fn table(plan: &MemoryPlan) -> String {
+    let names = ["device", "memory", "weights", "KV cache", "scratch", "in passing", "total"];
+    let align = |name: &'static str| match name {
+        "device" | "memory" => (name, Align::Left),
+        _ => (name, Align::Right),
+    };
+    let mut table = Table::new(names.map(align));
+    let size = |bytes: u64| if bytes == 0 { "-".to_owned() } else { units::bytes(bytes) };
+    let mut row = |device: &str, memory: &str, parts: [u64; 4]| {
+        let total = parts.into_iter().fold(0, u64::saturating_add);
+        let cells = parts.into_iter().chain([total]).map(size);
+        table.row([device.to_owned(), memory.to_owned()].into_iter().chain(cells));
+    };
+    for DeviceMemory { device, unified, need } in &plan.devices {
+        match unified {
+            true => row(device, "host", [need.weights, need.kv, need.scratch + need.host, need.passing]),
+            false => {
+                row(device, "its own", [need.weights, need.kv, need.scratch, 0]);
+                row(device, "host", [0, 0, need.host, need.passing]);
+            }
+        }
+    }
+    if plan.crossing > 0 {
+        row("crossing buffers", "host", [0, 0, plan.crossing, 0]);
+    }
+    table.text()
+}
+
+/// `host memory: 1.2 GB wanted, 300 MB there (cgroup /x memory.max)`.
+fn told(excess: &Excess, plan: &MemoryPlan) -> String {
+    let Excess { limit, wanted } = excess;
+    let whose = match &limit.scope {
+        MemoryScope::Host => "host memory".to_owned(),
+        MemoryScope::Devices(list) => {
+            let names = list.iter().filter_map(|i| plan.devices.get(*i)).map(|d| d.device.as_str());
+            names.collect::<Vec<&str>>().join(" + ")
+        }
+    };
+    let [wanted, there] = [*wanted, limit.bytes].map(units::bytes);
+    // Where nothing grows with the context it does not matter.
+    let at = match plan.devices.iter().any(|d| d.need.kv > 0) {
+        true => format!(" at a context of {} tokens", plan.context),
+        false => String::new(),
+    };
+    format!("{whose}: {wanted} wanted{at}, {there} there ({})", limit.origin)
 }
 
 #[cfg(test)]
 mod tests {
-    use unicorn_cases::shapes;
-    use unicorn_core::{KvType, TensorType};
+    use unicorn_core::{DeviceOptions, Instrument, MemoryNeed};
+    use unicorn_cpu::ReferenceDevice;
 
     use super::*;
+    use crate::devices::cache::Key;
+    use crate::exit::{Exit, of_error};
+
+    fn reference(choice: &str) -> Opened {
+        let device: Arc<dyn Instrument> = Arc::new(ReferenceDevice::new());
+        let (key, options) = (Key::new(device.profile(), 0), DeviceOptions::default());
+        Opened { device, key, options, choice: choice.parse().unwrap() }
+    }
 
     #[test]
-    fn needs_are_those_of_the_shape() {
-        // 32 layers of 8 heads of 128 for keys and for values: 131072 bytes a position in f16.
-        let spec = shapes::model("llama-8b", TensorType::Q4_K).unwrap();
-        let options = EngineOptions { context: 8192, ..EngineOptions::default() };
-        let need = Need::of(&spec, &options);
-        assert_eq!(need.kv, 131_072 * 8192);
-        assert_eq!(need.weights, spec.weight_bytes());
-        assert!(need.scratch > (512 * 14_336 + 128_256) * 4 && need.scratch < 200_000_000, "{need}");
-        let wide = EngineOptions { kv_type: KvType::F32, ..options.clone() };
-        assert_eq!(Need::of(&spec, &wide).kv, 2 * need.kv);
-        let absurd = EngineOptions { context: usize::MAX - 64, ..options };
-        assert_eq!(Need::of(&spec, &absurd).total(), u64::MAX);
+    fn a_flag_limits_the_devices_that_it_names_and_no_others() {
+        let opened = [reference("reference"), reference("cpu")];
+        let flags = |max: &str| -> Vec<(MemoryScope, u64)> {
+            let limits = limits(&opened, Some(&max.parse().unwrap())).unwrap();
+            let of_flag = limits.into_iter().filter(|l| l.origin == "--memory-max");
+            of_flag.map(|l| (l.scope, l.bytes)).collect()
+        };
+        let device = |index, bytes| (MemoryScope::Devices(vec![index]), bytes);
+        assert_eq!(flags("1GB"), [device(0, 1_000_000_000), device(1, 1_000_000_000)]);
+        assert_eq!(flags("cpu=2GB"), [device(1, 2_000_000_000)]);
+        assert_eq!(flags("1GB,cpu=2GB"), [device(0, 1_000_000_000), device(1, 2_000_000_000)]);
+        let error = limits(&opened, Some(&"vulkan:1=1GB".parse().unwrap())).unwrap_err();
+        assert_eq!(of_error(&error), Exit::Usage);
+        assert!(error.to_string().contains("vulkan:1 is not used"), "{error}");
+        // What the system says always counts.
+        #[cfg(target_os = "linux")]
+        assert!(limits(&opened, None).unwrap().iter().any(|l| l.scope == MemoryScope::Host && l.bytes > 0));
+    }
+
+    #[test]
+    fn a_refusal_says_who_wants_what_where_the_limit_is_and_what_would_help() {
+        let need = MemoryNeed {
+            weights: 4_000_000_000,
+            kv: 500_000_000,
+            scratch: 90_000_000,
+            host: 0,
+            passing: 1_000,
+        };
+        let card = MemoryNeed { host: 7_000_000, ..need };
+        let device = |name: &str, unified, need| DeviceMemory { device: name.into(), unified, need };
+        let plan = MemoryPlan {
+            devices: vec![device("cpu", true, need), device("vulkan:0", false, card)],
+            crossing: 12_000_000,
+            context: 8192,
+            kv_type: KvType::F16,
+        };
+        let limit = |scope, origin: &str| MemoryLimit { scope, bytes: 300_000_000, origin: origin.into() };
+        let limits = [
+            limit(MemoryScope::Host, "cgroup /x memory.max"),
+            limit(MemoryScope::Devices(vec![1]), "--memory-max"),
+        ];
+        let short = Box::new(plan.check(&limits).unwrap_err());
+        let helps = vec!["--ctx 2048".to_owned(), "--kv q8_0".to_owned()];
+        let advice_of = |helps: &[String]| Some(advice(&plan, helps));
+        let text = Refused { short: short.clone(), advice: advice_of(&helps) }.to_string();
+        for part in [
+            "cpu               host     4.00 GB    500 MB  90.0 MB",
+            "vulkan:0          its own  4.00 GB    500 MB  90.0 MB           -  4.59 GB",
+            "vulkan:0          host           -         -  7.00 MB",
+            "crossing buffers  host           -         -  12.0 MB",
+            "host memory: 4.61 GB wanted at a context of 8192 tokens, 300 MB there (cgroup /x memory.max)",
+            "vulkan:0: 4.59 GB wanted at a context of 8192 tokens, 300 MB there (--memory-max)",
+            "it would fit with --ctx 2048, or --kv q8_0",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        let text = Refused { short, advice: advice_of(&[]) }.to_string();
+        assert!(text.contains("another --place"), "{text}");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
-use unicorn_core::{DeviceError, DeviceKind, DeviceOptions, Instrument, Roofline};
+use unicorn_core::{DeviceKind, DeviceOptions, Instrument, Roofline};
 use unicorn_engine::PlaceRules;
 
 use crate::args::DeviceArgs;
@@ -12,7 +12,6 @@ use crate::config::Config;
 use crate::devices::cache::{DeviceCache, Key, ago};
 use crate::devices::{DeviceChoice, OpenOptions, Tier, Watch, WatchedDevice, preferred};
 use crate::exit::{describe, usage};
-use crate::memory::Need;
 use crate::output::{say, say_styled};
 use crate::parse::OrAuto;
 
@@ -24,8 +23,8 @@ pub struct Opened {
     pub key: Key,
     /// How it chooses kernels.
     pub options: DeviceOptions,
-    /// Bytes that it could still get when it was opened, where its memory is the host's and is counted.
-    free_bytes: Option<u64>,
+    /// How it is named.
+    pub choice: DeviceChoice,
 }
 
 /// Limits older than this are measured anew before anything is compared with them.
@@ -51,20 +50,10 @@ impl Opened {
 
     /// Bytes that models may take of the device's memory.
     pub fn capacity_bytes(&self) -> u64 {
-        self.free_bytes.unwrap_or(self.device.profile().memory_bytes)
-    }
-
-    /// Errors with [`DeviceError::OutOfMemory`] where what is needed cannot be had: better than to be ended by the system on the way.
-    pub fn check_room(&self, need: &Need) -> Result<(), DeviceError> {
-        match self.free_bytes {
-            Some(free) if free < need.total() => Err(DeviceError::OutOfMemory {
-                device: self.device.profile().name.clone(),
-                what: need.to_string(),
-                requested: need.total(),
-                free,
-            }),
-            _ => Ok(()),
-        }
+        let profile = self.device.profile();
+        let host = || unicorn_cpu::simd::available().filter(|_| profile.unified_memory);
+        let rooms = self.device.room().into_iter().chain(host());
+        rooms.map(|room| room.bytes).min().unwrap_or(profile.memory_bytes)
     }
 }
 
@@ -100,7 +89,7 @@ pub fn open_limited(args: &DeviceArgs, tier: Option<Tier>, config: &Config) -> a
         device,
         key,
         options,
-        free_bytes: choice.free_bytes(),
+        choice: choice.clone(),
     };
     match heed(&*device, &choice, config) {
         Ok(found) => Ok(opened(&choice, device, found)),
@@ -240,8 +229,6 @@ fn heed(
 
 #[cfg(test)]
 mod tests {
-    use unicorn_cpu::ReferenceDevice;
-
     use super::*;
 
     #[test]
@@ -250,22 +237,5 @@ mod tests {
         let warning = too_many(64, 2).unwrap();
         assert!(warning.contains("--threads 64") && warning.contains("2 processors"), "{warning}");
         assert!(too_many(2, 1).unwrap().contains("1 processor;"));
-    }
-
-    #[test]
-    fn what_cannot_fit_is_refused_with_the_numbers() {
-        let device: Arc<dyn Instrument> = Arc::new(ReferenceDevice::new());
-        let key = Key::new(device.profile(), 0);
-        let mut opened = Opened { device, key, options: DeviceOptions::default(), free_bytes: Some(1000) };
-        let need = Need { weights: 600, kv: 300, scratch: 100 };
-        assert!(opened.check_room(&need).is_ok());
-        opened.free_bytes = Some(999);
-        let error = opened.check_room(&need).unwrap_err();
-        assert!(matches!(error, DeviceError::OutOfMemory { requested: 1000, free: 999, .. }), "{error:?}");
-        for part in ["weights 600 B", "KV cache 300 B", "999"] {
-            assert!(error.to_string().contains(part), "{error}");
-        }
-        opened.free_bytes = None;
-        assert!(opened.check_room(&Need { weights: u64::MAX, ..need }).is_ok());
     }
 }

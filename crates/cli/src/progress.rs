@@ -42,6 +42,17 @@ pub fn fetch_with(reference: &Reference, config: &Config, hub: &HubConfig) -> Re
     result.map(|path| Fetched { path, lacking })
 }
 
+/// Runs what fetches, and shows how far it is.
+pub fn watch<T>(config: &Config, fetch: impl FnOnce(&mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> T) -> T {
+    let mut display = Display::new(config.talks(), term::stderr_is_terminal());
+    let done = fetch(&mut |event| {
+        display.show(event);
+        ControlFlow::Continue(())
+    });
+    display.clear();
+    done
+}
+
 /// One download after the other.
 enum Display {
     Silent,

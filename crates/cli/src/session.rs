@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{Engine, EngineOptions};
+use unicorn_engine::{Engine, EngineOptions, longest_context, perplexity};
 use unicorn_model::{ModelError, Notice, OpenModel, OpenTokenizer};
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
@@ -15,7 +15,8 @@ use crate::clean::one_line;
 use crate::config::Config;
 pub use crate::context::ContextChoice;
 use crate::exit::usage;
-use crate::memory::Need;
+use crate::memory::{self, Refused};
+use crate::memory_max::MemoryMax;
 use crate::output::say;
 use crate::planner::{self, Grader, Load, Place, Placed};
 use crate::progress::{self, Fetched};
@@ -74,7 +75,14 @@ pub struct EngineChoice<'a> {
     pub kv: KvType,
     /// Context in tokens.
     pub context: ContextChoice,
+    /// Memory that may be taken; `None` is all that there is.
+    pub memory: Option<&'a MemoryMax>,
+    /// Whether texts are to be scored, for which many rows of logits are read at once.
+    pub scores: bool,
 }
+
+/// A context that nobody asked for may become shorter where it does not fit, but not shorter than this.
+const CONTEXT_MIN: usize = 2048;
 
 /// The text side of a model.
 pub struct TextSide {
@@ -193,7 +201,7 @@ pub fn open_engine(
 ) -> anyhow::Result<(Engine, Option<Grader>)> {
     let placed = open_devices(spec, choice, config)?;
     let grader = if config.explains() { Grader::new(&placed, spec, config)? } else { None };
-    Ok((engine_on(placed, spec, source, choice)?, grader))
+    Ok((engine_on(placed, spec, source, choice, config)?, grader))
 }
 
 /// Opens the devices for a model and places it on them.
@@ -216,17 +224,29 @@ pub fn engine_on(
     spec: &ModelSpec,
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
+    config: &Config,
 ) -> anyhow::Result<Engine> {
-    let options = engine_options(spec, choice)?;
+    let mut options = engine_options(spec, choice)?;
     let Placed { opened, placements } = placed;
+    let context = options.context;
+    options.outputs_max =
+        choice.scores.then(|| perplexity::outputs_max(spec.vocab, options.prefill_chunk.min(context)));
+    options.memory_limits = memory::limits(&opened, choice.memory)?;
     let cannot = || format!("cannot load {}", one_line(&spec.name));
-    for (index, opened) in opened.iter().enumerate() {
-        let need = Need::of(&placements.part(spec, index), &options);
-        opened.check_room(&need).with_context(cannot)?;
+    let devices: Vec<Arc<dyn Device>> = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
+    if let ContextChoice::AtMost(_) = choice.context {
+        let fits =
+            longest_context(spec, &devices, &placements, &options, CONTEXT_MIN).with_context(cannot)?;
+        options.context = fits.unwrap_or(context);
+        if options.context < context && config.talks() {
+            let fits = options.context;
+            say!(
+                "context {fits} tokens: {context} do not fit into memory; --ctx {context} tells what is missing"
+            );
+        }
     }
-    let devices = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
-    let engine = Engine::new(spec, source, devices, placements, options, &mut |_| {});
-    engine.with_context(cannot)
+    let made = Engine::new(spec, source, devices.clone(), placements.clone(), options.clone(), &mut |_| {});
+    made.map_err(|error| Refused::or_other(error, spec, &devices, &placements, &options)).with_context(cannot)
 }
 
 /// Says what was decided.

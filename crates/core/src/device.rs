@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Batch, Block, CompletionQueue, DeviceError, Fence, HeadOutput, PageId, SharedBuffer, Signal, StateLayout,
-    TensorType, WeightSource,
+    Batch, Block, CompletionQueue, DeviceError, Fence, HeadOutput, MemoryNeed, MemoryRoom, PageId,
+    SharedBuffer, Signal, StateLayout, TensorType, WeightSource, Workload,
 };
 
 /// Kind of a device.
@@ -225,6 +225,11 @@ pub trait Device: Send + Sync {
     /// What the device is.
     fn profile(&self) -> &DeviceProfile;
 
+    /// The memory that the device will take at most for these blocks and the largest work on them. Nothing is read and nothing is kept.
+    ///
+    /// Errors when loading or reserving would: a block contradicts itself or a kernel is missing.
+    fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError>;
+
     /// Reads a block's weights from `source` into the form that the kernels want. Weights with equal spans are kept once, as long as
     /// they come from the same source: one device serves one model at a time.
     ///
@@ -267,6 +272,11 @@ pub trait Device: Send + Sync {
 pub trait Instrument: Device {
     /// Measures the device's limits; takes up to a second.
     fn measure(&self) -> Result<Roofline, DeviceError>;
+
+    /// What can still be had of the device's memory; `None` where that is the host's, or nobody tells.
+    fn room(&self) -> Option<MemoryRoom> {
+        None
+    }
 
     /// The rate that bounds matrix products with weights of this type here.
     fn rate_kind(&self, ty: TensorType) -> RateKind;

@@ -10,6 +10,7 @@ mod cost;
 mod device;
 mod error;
 mod fence;
+mod memory;
 mod norm;
 mod output;
 pub mod quant;
@@ -32,6 +33,7 @@ pub use device::{
 };
 pub use error::{DeviceError, WeightError};
 pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
+pub use memory::{MemoryNeed, MemoryRoom, Workload};
 pub use norm::{NormKind, NormSpec};
 pub use output::{Adjustment, Edits, OutputRow, SLOTS, Select, TokenMask, TopEntry};
 pub use rope::{RopeSpec, RopeStyle};

@@ -1,7 +1,8 @@
 //! Typed errors of the engine.
 
-use unicorn_core::{BatchError, DeviceError};
+use unicorn_core::{BatchError, Block, DeviceError};
 
+use crate::memory::MemoryShort;
 use crate::request::Failure;
 use crate::sampling::OptionError;
 
@@ -126,6 +127,9 @@ pub enum EngineError {
         /// Why.
         source: DeviceError,
     },
+    /// Something does not fit into memory; nothing was loaded.
+    #[error(transparent)]
+    Memory(Box<MemoryShort>),
     /// A device refused something.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -157,6 +161,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    pub(crate) fn load(index: usize, block: &Block, source: DeviceError) -> EngineError {
+        let what = block.weights().first().map_or(String::new(), |w| w.name.clone());
+        EngineError::Load { block: index, what, source }
+    }
+
     pub(crate) fn option(name: &'static str, value: usize, reason: impl Into<String>) -> EngineError {
         EngineError::Option { name, value, reason: reason.into() }
     }

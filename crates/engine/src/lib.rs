@@ -7,11 +7,14 @@
 
 pub mod agree;
 pub mod bench;
+mod budget;
 mod drafts;
 mod engine;
 mod error;
 mod executor;
 mod kv;
+mod memory;
+mod need;
 mod ngram;
 pub mod perplexity;
 mod place;
@@ -25,10 +28,13 @@ mod schedule;
 mod testing;
 mod timeline;
 
+pub use budget::longest_context;
 pub use drafts::Drafter;
 pub use engine::{DeviceReport, Engine, EngineOptions, LoadProgress, Report};
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;
+pub use memory::{DeviceMemory, Excess, MemoryLimit, MemoryPlan, MemoryScope, MemoryShort};
+pub use need::Need;
 pub use ngram::NgramDrafter;
 pub use place::{PlaceError, PlaceRules};
 pub use placement::{Placement, Placements};

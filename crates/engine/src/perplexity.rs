@@ -124,6 +124,11 @@ pub fn perplexity(
     estimate
 }
 
+/// Rows that are read of a batch of up to `chunk` rows: what [`crate::EngineOptions::outputs_max`] is to be.
+pub fn outputs_max(vocab: usize, chunk: usize) -> usize {
+    (LOGITS_BYTES_MAX / (vocab * size_of::<f32>()).max(1)).clamp(1, chunk.max(1))
+}
+
 /// Runs one context and scores its second half.
 fn score_context(
     engine: &mut Engine,
@@ -132,8 +137,7 @@ fn score_context(
     sums: &mut Sums,
 ) -> Result<(), EngineError> {
     let vocab = engine.spec().vocab;
-    let batch = engine.options().prefill_chunk;
-    let rows_max = (LOGITS_BYTES_MAX / (vocab * size_of::<f32>())).clamp(1, batch);
+    let rows_max = outputs_max(vocab, engine.options().prefill_chunk);
     let first = chunk.len() / 2;
     // The last token's prediction has nothing to be compared with.
     let end = chunk.len() - 1;

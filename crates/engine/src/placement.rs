@@ -35,6 +35,11 @@ impl Placements {
         if self.prefill == self.decode { vec![&self.prefill] } else { vec![&self.prefill, &self.decode] }
     }
 
+    /// True where residual streams go from one device to another in some phase.
+    pub(crate) fn cross(&self) -> bool {
+        self.ways().iter().any(|placement| placement.segments().len() > 1)
+    }
+
     /// The model as a device sees it: the blocks placed there in either phase.
     pub fn part(&self, spec: &ModelSpec, device: usize) -> ModelSpec {
         let here = |block: usize| self.ways().iter().any(|p| p.device(block) == device);

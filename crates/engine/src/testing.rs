@@ -119,6 +119,8 @@ pub struct Faults {
     pub load: Option<usize>,
     /// Logits come back as NaN.
     pub nan: bool,
+    /// There is no kernel for weights of this type.
+    pub lacks: Option<TensorType>,
     /// Copies of state fail.
     pub copies: bool,
 }
@@ -398,6 +400,11 @@ fn attend(state: &mut State, work: &Work, block: u32, salt: u64, spec: StateSpec
     }
 }
 
+/// A hash for each position and mixer.
+fn kv_bytes(block: &Block, layout: &StateLayout) -> u64 {
+    block.state().map_or(0, |spec| (layout.pages(spec) * layout.page_tokens * 8) as u64)
+}
+
 fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {
     let mut all: Vec<TopEntry> =
         logits.iter().enumerate().map(|(i, &logit)| TopEntry { token: i as u32, logit }).collect();
@@ -410,6 +417,21 @@ fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {
 impl Device for FakeDevice {
     fn profile(&self) -> &DeviceProfile {
         &self.inner.profile
+    }
+
+    fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError> {
+        let lacks = self.inner.state().faults.lacks;
+        if let Some(ty) = blocks.iter().flat_map(|b| b.weights()).map(|w| w.ty).find(|ty| Some(*ty) == lacks)
+        {
+            return Err(DeviceError::NoKernel {
+                device: self.inner.profile.name.clone(),
+                op: "fake".into(),
+                ty,
+            });
+        }
+        let weights = blocks.iter().flat_map(|b| b.weights()).map(|w| w.span.bytes).sum();
+        let kv = blocks.iter().map(|b| kv_bytes(b, &workload.layout)).sum();
+        Ok(MemoryNeed { weights, kv, ..MemoryNeed::default() })
     }
 
     fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
@@ -459,8 +481,10 @@ impl Device for FakeDevice {
 
     fn memory(&self) -> MemoryUse {
         let state = self.inner.state();
-        let weights = state.blocks.iter().flatten().flat_map(|b| b.weights()).map(|w| w.span.bytes).sum();
-        MemoryUse { weights, ..state.memory }
+        let blocks = || state.blocks.iter().flatten();
+        let weights = blocks().flat_map(|b| b.weights()).map(|w| w.span.bytes).sum();
+        let kv = state.layout.as_ref().map_or(0, |layout| blocks().map(|b| kv_bytes(b, layout)).sum());
+        MemoryUse { weights, kv, ..state.memory }
     }
 
     fn describe(&self, block: BlockId) -> Vec<String> {

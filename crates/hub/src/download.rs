@@ -278,7 +278,7 @@ fn receive(
 }
 
 /// Checks that a partial answer begins where it should; returns the whole size where it tells it.
-fn check_range(answer: &Answer, from: u64) -> Result<Option<u64>, HubError> {
+pub(crate) fn check_range(answer: &Answer, from: u64) -> Result<Option<u64>, HubError> {
     let range = header(&answer.last, "content-range").unwrap_or_default();
     let parts = range.strip_prefix("bytes ").and_then(|r| r.split_once('/')).unwrap_or_default();
     let start = parts.0.split('-').next().and_then(|s| s.parse::<u64>().ok());

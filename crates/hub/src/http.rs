@@ -60,6 +60,8 @@ pub(crate) enum Range {
     From(u64),
     /// So many at its beginning.
     First(u64),
+    /// From the first to before the second.
+    Part(u64, u64),
 }
 
 impl<'a> Client<'a> {
@@ -140,6 +142,9 @@ impl<'a> Client<'a> {
             Range::From(from) => request = request.header("range", format!("bytes={from}-")),
             Range::First(count) => {
                 request = request.header("range", format!("bytes=0-{}", count.saturating_sub(1)));
+            }
+            Range::Part(from, end) => {
+                request = request.header("range", format!("bytes={from}-{}", end.saturating_sub(1)));
             }
         }
         if let Some(authorization) = &self.authorization

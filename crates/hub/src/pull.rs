@@ -86,7 +86,7 @@ pub fn pull(
 }
 
 /// Refuses addresses of another hub than the one that is configured.
-fn check_host(wanted: &HubName, config: &HubConfig) -> Result<(), HubError> {
+pub(crate) fn check_host(wanted: &HubName, config: &HubConfig) -> Result<(), HubError> {
     match &wanted.host {
         Some(host) if host != proxy::origin(config.hub()).split("://").last().unwrap_or_default() => {
             let reason = format!(

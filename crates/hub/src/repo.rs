@@ -34,14 +34,14 @@ const COMPANIONS: &[&str] = &[
 
 /// The hub's answer about a revision, as far as it matters here.
 #[derive(Deserialize)]
-struct Revision {
-    sha: String,
+pub(crate) struct Revision {
+    pub sha: String,
     siblings: Vec<Sibling>,
 }
 
 /// One file of a repository.
 #[derive(Deserialize, Clone)]
-struct Sibling {
+pub(crate) struct Sibling {
     rfilename: String,
     size: Option<u64>,
     #[serde(rename = "blobId")]
@@ -55,6 +55,13 @@ struct Lfs {
     #[serde(alias = "oid")]
     sha256: String,
     size: u64,
+}
+
+impl Sibling {
+    /// Its name in the repository.
+    pub fn name(&self) -> &str {
+        &self.rfilename
+    }
 }
 
 /// One commit of a repository on the hub, and where its files go.
@@ -112,7 +119,7 @@ pub(crate) fn pull(
     Ok(path)
 }
 
-fn revision(
+pub(crate) fn revision(
     client: &Client<'_>,
     config: &HubConfig,
     name: &str,
@@ -143,7 +150,7 @@ fn revision(
 }
 
 /// The files of the wanted model, and whether they are GGUF.
-fn select<'r>(
+pub(crate) fn select<'r>(
     revision: &'r Revision,
     repo: &str,
     config: &HubConfig,
@@ -206,7 +213,7 @@ fn belongs_to_safetensors(name: &str) -> bool {
 
 impl Repo<'_> {
     /// Address of a file, by the commit and not by the branch: what is resumed tomorrow is the same file.
-    fn url(&self, file: &str) -> String {
+    pub fn url(&self, file: &str) -> String {
         format!("{}/{}/resolve/{}/{}", self.config.hub(), self.name, self.commit, escape(file))
     }
 
@@ -271,6 +278,15 @@ impl Repo<'_> {
 
     fn ask(&self, check: &Check<'_>, preview: Preview<'_>) -> Result<(), HubError> {
         check(preview).map_err(|reason| HubError::Refused { name: self.name.to_string(), reason })
+    }
+
+    /// Bytes of a file, where the list or its own headers tell.
+    pub fn size(&self, file: &Sibling) -> Result<Option<u64>, HubError> {
+        match (&file.lfs, file.size) {
+            (Some(lfs), _) => Ok(Some(lfs.size)),
+            (None, Some(bytes)) => Ok(Some(bytes)),
+            (None, None) => Ok(self.describe(&file.rfilename)?.bytes),
+        }
     }
 
     /// What the list says of a file, or its own headers where the list says nothing.

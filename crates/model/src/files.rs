@@ -15,8 +15,15 @@ use crate::read_at::ReadAt;
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     path: PathBuf,
-    file: File,
+    content: Content,
     len: u64,
+}
+
+#[derive(Debug)]
+enum Content {
+    File(File),
+    /// Parts of a file that is somewhere else, with their positions.
+    Parts(Vec<(u64, Vec<u8>)>),
 }
 
 impl OpenFile {
@@ -29,7 +36,12 @@ impl OpenFile {
         }
         let file = File::open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
-        Ok(OpenFile { path: path.to_owned(), file, len })
+        Ok(OpenFile { path: path.to_owned(), content: Content::File(file), len })
+    }
+
+    /// Parts of a file of `len` bytes. Reading anything else is an error.
+    pub fn of_parts(path: PathBuf, len: u64, parts: Vec<(u64, Vec<u8>)>) -> OpenFile {
+        OpenFile { path, content: Content::Parts(parts), len }
     }
 
     /// Where the file lies.
@@ -43,26 +55,41 @@ impl ReadAt for OpenFile {
         self.len
     }
 
-    #[cfg(unix)]
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.file, buf, offset)
-    }
-
-    #[cfg(windows)]
-    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-        while !buf.is_empty() {
-            match std::os::windows::fs::FileExt::seek_read(&self.file, buf, offset) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => {
-                    buf = &mut buf[n..];
-                    offset += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+        match &self.content {
+            Content::File(file) => read_file_at(file, buf, offset),
+            Content::Parts(parts) => {
+                let held = parts.iter().find_map(|(at, bytes)| {
+                    let start = usize::try_from(offset.checked_sub(*at)?).ok()?;
+                    bytes.get(start..start.checked_add(buf.len())?)
+                });
+                let missing = || io::Error::other("this part of the file was not fetched");
+                buf.copy_from_slice(held.ok_or_else(missing)?);
+                Ok(())
             }
         }
-        Ok(())
     }
+}
+
+#[cfg(unix)]
+fn read_file_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)
+}
+
+#[cfg(windows)]
+fn read_file_at(file: &File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buf.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buf, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                buf = &mut buf[n..];
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// The files (shards) of one model, in the order that [`WeightSpan::file`] counts.

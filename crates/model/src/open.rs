@@ -41,25 +41,36 @@ impl WeightSource for Source {
 /// one GGUF model. Reads headers only, which takes milliseconds.
 pub fn open(path: &Path) -> Result<OpenModel, ModelError> {
     let Found { located, set_aside } = locate::locate(path)?;
-    let name = name_of(path);
-    let (spec, notices) = match &located {
-        Located::Gguf(model) => {
-            let notices = Notices::new(model.files.paths().next().unwrap_or(path));
-            let weights = Weights { tensors: &model.tensors, source: &model.files };
-            (arch::from_gguf(&model.head, weights, &name, &notices)?, notices)
-        }
-        Located::HuggingFace(model) => {
-            check_lone_shard(path)?;
-            let notices = Notices::new(&model.directory.join("config.json"));
-            let weights = Weights { tensors: &model.weights.tensors, source: &model.weights.files };
-            (arch::from_config(&model.config, weights, &name, &notices)?, notices)
-        }
-    };
+    if let Located::HuggingFace(_) = &located {
+        check_lone_shard(path)?;
+    }
+    let (spec, notices) = spec_of(&located, path, &name_of(path))?;
     let mut all = set_aside;
-    all.extend(notices.into_list());
+    all.extend(notices);
     all.extend(generation::defaults(&located, spec.vocab).1);
     all.extend(text::notices(&located, Some(spec.vocab), &spec.name));
     Ok(OpenModel { spec, source: Arc::new(Source { located }), notices: all })
+}
+
+/// What a model computes, and what had to be guessed; of its weights only divisors of rotary frequencies are read.
+pub(crate) fn spec_of(
+    located: &Located,
+    path: &Path,
+    name: &str,
+) -> Result<(ModelSpec, Vec<Notice>), ModelError> {
+    let (spec, notices) = match located {
+        Located::Gguf(model) => {
+            let notices = Notices::new(model.files.paths().next().unwrap_or(path));
+            let weights = Weights { tensors: &model.tensors, source: &model.files };
+            (arch::from_gguf(&model.head, weights, name, &notices)?, notices)
+        }
+        Located::HuggingFace(model) => {
+            let notices = Notices::new(&model.directory.join("config.json"));
+            let weights = Weights { tensors: &model.weights.tensors, source: &model.weights.files };
+            (arch::from_config(&model.config, weights, name, &notices)?, notices)
+        }
+    };
+    Ok((spec, notices.into_list()))
 }
 
 /// The name of the file without its extension, or of the directory.

@@ -1,15 +1,17 @@
 //! An open GPU: logical device, queues with their timelines, and the few calls that everything else is built from.
 
 use std::ffi::{CString, c_char};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ash::vk;
 use ash::vk::Handle;
-use unicorn_core::DeviceError;
+use unicorn_core::{DeviceError, MemoryRoom};
 
 use crate::arena::Arena;
 use crate::error::VulkanError;
+use crate::gtt;
 use crate::lane::{Crossings, Families, Lane, Point, Queue};
 use crate::library::{Candidate, Library};
 use crate::profile::GpuProfile;
@@ -341,6 +343,27 @@ impl Context {
             }
             other => VulkanError::Call(other),
         }
+    }
+
+    /// What can still be had of the memory that blocks are loaded into; `None` for a driver that runs on the processor, whose memory is the
+    /// host's.
+    pub(crate) fn room(&self) -> Option<MemoryRoom> {
+        if self.profile.software || self.compile_only() {
+            return None;
+        }
+        let free = |heap: usize| self.heap_free(heap);
+        let heaps = (0..self.profile.heaps.len()).filter(|i| self.profile.heaps[*i].device_local);
+        let bytes = match self.profile.integrated {
+            // It shows its memory as several heaps, and uses all of them.
+            true => (0..self.profile.heaps.len()).map(free).fold(0, u64::saturating_add),
+            // A window of the same memory that the host sees may be a heap too.
+            false => heaps.map(free).max().unwrap_or(0),
+        };
+        let origin = if self.budget { "memory budget of the driver" } else { "size of the GPU's memory" };
+        let heaps = MemoryRoom { bytes, origin: origin.to_owned() };
+        let table = gtt::room(Path::new("/sys"), self.identity.vendor, self.identity.device);
+        let table = table.filter(|table| self.profile.integrated && table.bytes < bytes);
+        Some(table.unwrap_or(heaps))
     }
 
     /// Bytes free in a heap, by the driver's budget where it tells, else its size less all that was allocated here.

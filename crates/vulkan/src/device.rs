@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 
 use unicorn_core::{
     Block, BlockId, Device, DeviceError, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime,
-    MemoryUse, RateKind, Roofline, SLOTS, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId,
-    TensorType, WeightSource, Work,
+    MemoryNeed, MemoryRoom, MemoryUse, RateKind, Roofline, SLOTS, SharedBuffer, Sharing, StateCopy,
+    StateLayout, StreamId, TensorType, WeightSource, Work, Workload,
 };
 
 use crate::context::Context;
@@ -150,6 +150,10 @@ impl Device for VulkanDevice {
         &self.inner.profile
     }
 
+    fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError> {
+        crate::needs::needs(&self.inner, &self.inner.lock(), blocks, workload)
+    }
+
     fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
         let inner = &self.inner;
         block.check().map_err(|e| inner.invalid(e.to_string()))?;
@@ -246,6 +250,10 @@ impl Instrument for VulkanDevice {
     fn measure(&self) -> Result<Roofline, DeviceError> {
         let state = self.inner.lock();
         crate::roofline::measure(&self.inner.context, &state.pipelines).map_err(|e| self.inner.fail(e))
+    }
+
+    fn room(&self) -> Option<MemoryRoom> {
+        self.inner.context.room()
     }
 
     fn configure(&self, options: &DeviceOptions) -> Result<(), DeviceError> {

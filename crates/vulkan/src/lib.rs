@@ -30,6 +30,7 @@ mod driver_tests;
 mod edits;
 mod error;
 mod ferry;
+mod gtt;
 #[cfg(test)]
 mod invariance_tests;
 mod kernel;
@@ -40,6 +41,7 @@ mod load;
 mod lru;
 mod matrix2;
 mod memory;
+mod needs;
 mod nodes;
 #[cfg(test)]
 mod null_driver;

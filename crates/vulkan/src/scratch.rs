@@ -70,6 +70,10 @@ pub(crate) struct Capacity {
 }
 
 impl Capacity {
+    /// Of a new stream.
+    pub(crate) const FIRST: Capacity =
+        Capacity { rows: 8, outputs: 8, row_splits: 8, pages: 64, groups: 1, top: 1, masks: 0, takes: 0 };
+
     pub(crate) fn covers(&self, o: &Capacity) -> bool {
         self.rows >= o.rows
             && self.outputs >= o.outputs

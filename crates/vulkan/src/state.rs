@@ -140,17 +140,7 @@ impl Inner {
             }
             let capacity = match old {
                 Some(s) => s.scratch.capacity.grown(&needs),
-                None => Capacity {
-                    rows: 8,
-                    outputs: 8,
-                    row_splits: 8,
-                    pages: 64,
-                    groups: 1,
-                    top: 1,
-                    masks: 0,
-                    takes: 0,
-                }
-                .grown(&needs),
+                None => Capacity::FIRST.grown(&needs),
             };
             let lent = state.shared.get(&id).and_then(|shared| shared.in_place());
             // The residual may be waiting for its next block. Its old buffer goes before the new one comes: both may not fit.
@@ -174,10 +164,15 @@ impl Inner {
     }
 
     /// Errors where the kernels cannot keep a block's heads in a cache of this type.
-    fn require_cache(&self, a: &AttentionBlock, kv: KvType, gpu: &GpuProfile) -> Result<(), DeviceError> {
+    pub(crate) fn require_cache(
+        &self,
+        head_dim: usize,
+        kv: KvType,
+        gpu: &GpuProfile,
+    ) -> Result<(), DeviceError> {
         let (ty, subgroup) = (kv.tensor_type(), select::subgroup(gpu));
-        if !a.spec.head_dim.is_multiple_of(ty.block_len()) {
-            return Err(self.unsupported(format!("a {ty} KV cache for heads of {}", a.spec.head_dim)));
+        if !head_dim.is_multiple_of(ty.block_len()) {
+            return Err(self.unsupported(format!("a {ty} KV cache for heads of {head_dim}")));
         }
         // Eight lanes find the largest of 32 values together.
         if kv == KvType::Q8_0 && subgroup < 8 {
@@ -203,7 +198,7 @@ impl Inner {
         let router = Router { kv: layout.ty, ..state.router() };
         for block in state.blocks.values() {
             if let GpuBlock::Attention(a) = block {
-                self.require_cache(a, layout.ty, router.gpu)?;
+                self.require_cache(a.spec.head_dim, layout.ty, router.gpu)?;
                 self.require_kernels(router, &block.shape())?;
                 if layout.group(a.spec.state()).is_none() {
                     return Err(self.invalid(format!("no pages for mixers that keep {}", a.spec.state())));

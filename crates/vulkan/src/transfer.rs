@@ -16,7 +16,7 @@ use crate::place::Place;
 /// Bytes of one piece of an upload: enough that a copy's fixed costs vanish, and so few that the slots of all threads stay small.
 pub(crate) const PIECE_BYTES: u64 = 2 << 20;
 /// Slots beyond one per thread: copies under way while all threads read.
-const SLOTS_SPARE: usize = 4;
+pub(crate) const SLOTS_SPARE: usize = 4;
 /// Reading and splitting saturates memory long before it has every core of a large machine.
 const THREADS_MAX: usize = 16;
 /// Threads beyond one per core: they wait for the disk while all cores split.
@@ -59,8 +59,7 @@ impl Uploader {
             context: context.clone(),
             ring: Mutex::default(),
             spare: Mutex::default(),
-            threads: (std::thread::available_parallelism().map_or(1, |n| n.get()) + THREADS_WAITING)
-                .min(THREADS_MAX),
+            threads: threads(),
             in_place: true,
         }
     }
@@ -201,6 +200,11 @@ impl Uploader {
             starts.map(|at| [(offset + at, PIECE_BYTES.min(bytes - at))]).collect();
         self.fill_pieces(buffer, &pieces, |i, _, [out]| read(i as u64 * PIECE_BYTES, out))
     }
+}
+
+/// Threads that read and split.
+pub(crate) fn threads() -> usize {
+    (std::thread::available_parallelism().map_or(1, |n| n.get()) + THREADS_WAITING).min(THREADS_MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

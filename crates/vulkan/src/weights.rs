@@ -87,6 +87,23 @@ fn pieces(blocks: &[u64], most: u64) -> Vec<Blocks> {
     out
 }
 
+/// Where the planes of a matrix of `blocks` blocks start, and how long it is with its padding.
+fn packed(ty: TensorType, rows: usize, cols: usize, blocks: u64) -> (Offsets, u64) {
+    let block_bytes = ty.block_bytes() as u64;
+    let (offsets, row_bytes) = match layout::planes(ty) {
+        Some(p) => (Offsets::new(p, blocks * p.groups as u64), widest_row(p, cols)),
+        None => (Offsets { high: 0, scale: 0, bytes: blocks * block_bytes }, cols as u64 * block_bytes),
+    };
+    (offsets, offsets.bytes + padding(rows, row_bytes))
+}
+
+/// Bytes that weights of one type and width will hold as one matrix; 0 for none.
+pub(crate) fn packed_bytes(weights: &[&Weight]) -> u64 {
+    let Some(head) = weights.first() else { return 0 };
+    let blocks = weights.iter().map(|w| (w.elements() / w.ty.block_len()) as u64).sum();
+    packed(head.ty, weights.iter().map(|w| w.rows).sum(), head.cols, blocks).1
+}
+
 impl Matrix {
     /// Loads a matrix. Quantized types are split into planes; float types are copied as they are.
     pub(crate) fn load(
@@ -124,13 +141,8 @@ impl Matrix {
         }
         let rows = weights.iter().map(|w| w.rows).sum::<usize>();
         let blocks: Vec<u64> = weights.iter().map(|w| w.span.bytes / block_bytes).collect();
-        let all: u64 = blocks.iter().sum();
         let planes = layout::planes(ty);
-        let (offsets, row_bytes) = match planes {
-            Some(p) => (Offsets::new(p, all * p.groups as u64), widest_row(p, cols)),
-            None => (Offsets { high: 0, scale: 0, bytes: all * block_bytes }, cols as u64 * block_bytes),
-        };
-        let bytes = offsets.bytes + padding(rows, row_bytes);
+        let (offsets, bytes) = packed(ty, rows, cols, blocks.iter().sum());
         let buffer = Buffer::new(context, Place::Device, bytes, &head.name)
             .map_err(|e| e.into_device_error(device))?;
         let read = |p: &Blocks, out: &mut [u8]| {

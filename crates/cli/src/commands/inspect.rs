@@ -1,60 +1,59 @@
 //! `unicorn inspect`.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use unicorn_hub::{HubError, Reference};
+use unicorn_core::ModelSpec;
+use unicorn_engine::{EngineOptions, Need};
 use unicorn_model::Inspection;
 
 use crate::args::InspectArgs;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::output::Out;
+use crate::model_spec::look;
+use crate::output::{Out, say};
 use crate::table::{Align, Table, clip};
 use crate::units;
 
 /// Characters of a metadata value shown.
 const VALUE_WIDTH: usize = 100;
 
-/// Prints what a model's files hold.
+/// The context that memory is told for, or the model's where that is shorter.
+const CONTEXT: usize = 8192;
+
+/// Prints what a model's files hold. Of a model on a hub, only the beginnings of its files are fetched.
 pub fn run(args: &InspectArgs, config: &Config) -> anyhow::Result<Exit> {
-    let path = find(&args.file, config)?;
-    let inspection = unicorn_model::inspect(&path)?;
-    let text =
-        if args.json { serde_json::to_string_pretty(&inspection)? + "\n" } else { render(&inspection) };
+    let looked = look(&args.file, config)?;
+    let inspection = looked.inspect()?;
+    if let Some(origin) = looked.origin(config).filter(|_| config.talks()) {
+        say!("{origin}");
+    }
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&inspection)? + "\n",
+        // A model that this program cannot run needs no memory.
+        false => render(&inspection, looked.spec().ok().map(|spec| memory_of(&spec))),
+    };
     let mut out = Out::stdout();
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(Exit::Done)
 }
 
-/// The path meant: an existing one, or that of a model in the cache. Nothing is fetched just to be looked at.
-fn find(name: &str, config: &Config) -> anyhow::Result<PathBuf> {
-    if Path::new(name).exists() {
-        return Ok(PathBuf::from(name));
-    }
-    let reference = match unicorn_hub::resolve(name) {
-        // For a name that is no model's, what matters here is that there is no such file.
-        Err(HubError::UnknownModel { .. }) => {
-            anyhow::bail!(
-                "{name}: no such file, folder or known model; `unicorn models` lists the known ones"
-            );
-        }
-        other => other?,
-    };
-    unicorn_hub::cached(&reference, &config.hub).with_context(|| match reference {
-        Reference::File(path) | Reference::Directory(path) => format!("{}: not found", path.display()),
-        _ => format!("{name} is not on this machine; `unicorn pull {name}` fetches it"),
-    })
+/// `about 1.2 GB at a context of 8192 tokens: weights 1.1 GB, KV cache 90 MB, scratch 10 MB`.
+fn memory_of(spec: &ModelSpec) -> String {
+    let context = spec.context_max.min(CONTEXT);
+    let need = Need::of(spec, &EngineOptions { context, ..EngineOptions::default() });
+    let parts = [("weights", need.weights), ("KV cache", need.kv), ("scratch", need.scratch)];
+    let parts = parts.map(|(name, bytes)| format!("{name} {}", units::bytes(bytes))).join(", ");
+    format!("about {} at a context of {context} tokens: {parts}", units::bytes(need.total()))
 }
 
-fn render(inspection: &Inspection) -> String {
-    let sections = [summary(inspection), metadata(inspection), tensors(inspection), totals(inspection)];
+fn render(inspection: &Inspection, memory: Option<String>) -> String {
+    let sections =
+        [summary(inspection, memory), metadata(inspection), tensors(inspection), totals(inspection)];
     sections.into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
-fn summary(i: &Inspection) -> String {
+fn summary(i: &Inspection, memory: Option<String>) -> String {
     let version = i.version.map(|v| format!(" version {v}")).unwrap_or_default();
     let files: Vec<String> = i.files.iter().map(|f| f.display().to_string()).collect();
     let lines = [
@@ -64,7 +63,8 @@ fn summary(i: &Inspection) -> String {
         ("size", format!("{} ({} bytes)", units::bytes(i.file_bytes), i.file_bytes)),
         ("file", files.join(", ")),
     ];
-    lines.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect()
+    let memory = memory.map(|memory| ("memory", memory));
+    lines.iter().chain(&memory).map(|(name, value)| format!("{name:<13} {value}\n")).collect()
 }
 
 fn metadata(i: &Inspection) -> String {
@@ -146,10 +146,15 @@ mod tests {
             parameters: 512,
             tensor_bytes: 1024,
         };
-        let text = render(&inspection);
-        for part in
-            ["GGUF version 3", "llama", "general.name  string  N", "2 x 256", "1.02 kB  100.0 %        16.00"]
-        {
+        let text = render(&inspection, Some("about 1 kB".into()));
+        for part in [
+            "GGUF version 3",
+            "memory        about 1 kB",
+            "llama",
+            "general.name  string  N",
+            "2 x 256",
+            "1.02 kB  100.0 %        16.00",
+        ] {
             assert!(text.contains(part), "{part} missing in\n{text}");
         }
     }

@@ -28,7 +28,9 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
     // Whole contexts are read, and nothing is written.
     let load = Load { prompt: CONTEXT, decode: 0, ..Load::default() };
     let place = &args.place.of(&args.device);
-    let choice = EngineChoice { device: &args.device, place, kv: args.kv.kv, context, load };
+    let memory = args.memory.memory_max.as_ref();
+    let choice =
+        EngineChoice { device: &args.device, place, kv: args.kv.kv, context, load, memory, scores: true };
     let mut session = Session::open(config.model(&args.model), &choice, config)?;
     let tokenizer = &session.text.tokenizer;
     let tokens = tokenizer.encode(&text, EncodeOptions { parse_special: false, add_special: true })?;

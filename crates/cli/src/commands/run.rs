@@ -73,6 +73,8 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
         place: &args.place.of(&args.device),
         kv: args.kv.kv,
         context: args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX)),
+        memory: args.memory.memory_max.as_ref(),
+        scores: false,
         load: Load::default(),
     };
     let model = asked.model.unwrap_or_else(|| config.model(&args.model));

@@ -60,8 +60,6 @@ pub struct Backend {
     pub instead: Option<&'static str>,
     /// A number that changes when the kernels do, as far as the program's version does not tell.
     pub kernels: fn() -> u64,
-    /// Bytes of memory that its devices could still get from the host; `None` where they have memory of their own, or none are counted.
-    pub free_bytes: fn() -> Option<u64>,
     /// Opens a variant that [`Backend::accepts`] took.
     pub open: Open,
     /// Opens a variant and watches it, where the backend has a driver to watch.

@@ -64,11 +64,6 @@ impl DeviceChoice {
         (other.variant != self.variant).then_some(other)
     }
 
-    /// Bytes that the device could still get where its memory is the host's and is counted.
-    pub fn free_bytes(&self) -> Option<u64> {
-        (self.backend.free_bytes)()
-    }
-
     /// What the backend is, for people.
     pub fn about(&self) -> &'static str {
         self.backend.about

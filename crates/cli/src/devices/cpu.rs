@@ -18,7 +18,6 @@ pub(super) const BACKEND: Backend = Backend {
     unasked: || vec![None],
     instead: Some("scalar"),
     kernels: || 0,
-    free_bytes: unicorn_cpu::simd::available_bytes,
     open,
     watch: None,
 };

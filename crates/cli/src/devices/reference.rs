@@ -18,7 +18,6 @@ pub(super) const BACKEND: Backend = Backend {
     unasked: Vec::new,
     instead: None,
     kernels: || 0,
-    free_bytes: unicorn_cpu::simd::available_bytes,
     open: |_, _| Ok(Arc::new(ReferenceDevice::new())),
     watch: None,
 };

@@ -21,7 +21,6 @@ pub(super) const BACKEND: Backend = Backend {
     unasked,
     instead: None,
     kernels: unicorn_vulkan::shaders::fingerprint,
-    free_bytes: || None,
     tiers: true,
     open,
     watch: Some(watch),

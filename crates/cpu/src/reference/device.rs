@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use unicorn_core::{
     Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, Instrument,
-    KernelTime, MemoryUse, RateKind, Roofline, SLOTS, SharedBuffer, Sharing, StateCopy, StateLayout,
-    StreamId, TensorType, WeightSource, Work,
+    KernelTime, MemoryNeed, MemoryUse, RateKind, Roofline, SLOTS, SharedBuffer, Sharing, StateCopy,
+    StateLayout, StreamId, TensorType, WeightSource, Work, Workload,
 };
 
 use super::{ActivationRounding, Attention, Embedding, Ffn, Head, KvCache, KvLayout, Weights, dot, widen};
@@ -178,6 +178,27 @@ impl Device for ReferenceDevice {
         &self.inner.profile
     }
 
+    fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError> {
+        let mut weights: HashMap<_, u64> = HashMap::new();
+        let (mut kv, mut width, mut passing) = (0u64, 0, 0);
+        for block in blocks {
+            block.check().map_err(|what| self.inner.invalid(what.to_string()))?;
+            weights.extend(block.weights().into_iter().map(|w| ((w.span, w.ty), w.elements() as u64 * 4)));
+            let bytes = kv_bytes(block, &workload.layout).map_err(|what| self.inner.unsupported(what))?;
+            kv = kv.saturating_add(bytes);
+            width = width.max(block_width(block));
+            passing = passing.max(passing_bytes(block, workload));
+        }
+        let stream = (workload.rows as u64).saturating_mul(width as u64 * 4);
+        Ok(MemoryNeed {
+            weights: weights.into_values().fold(0, u64::saturating_add),
+            kv,
+            scratch: stream.saturating_mul(workload.streams as u64),
+            host: 0,
+            passing,
+        })
+    }
+
     fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
         block.check().map_err(|what| self.inner.invalid(what.to_string()))?;
         let mut state = self.inner.lock();
@@ -282,6 +303,36 @@ impl Instrument for ReferenceDevice {
         times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         times
     }
+}
+
+fn kv_bytes(block: &Block, layout: &StateLayout) -> Result<u64, String> {
+    let Block::Attention { spec, .. } = block else { return Ok(0) };
+    let layout = KvLayout::of(layout, spec.state(), spec.head_dim)?;
+    Ok(KvCache::bytes_of(&layout, spec.kv_heads * spec.head_dim))
+}
+
+fn block_width(block: &Block) -> usize {
+    match block {
+        Block::Embedding { spec, .. } => spec.width,
+        Block::Attention { spec, .. } => spec.width,
+        Block::Ffn { spec, .. } => spec.width,
+        Block::Head { spec, .. } => spec.width,
+    }
+}
+
+/// Bytes of what a block computes on its way, all of it in float64.
+fn passing_bytes(block: &Block, workload: &Workload) -> u64 {
+    let per_row = match block {
+        Block::Embedding { spec, .. } => spec.width,
+        Block::Attention { spec, .. } => {
+            3 * spec.width + 3 * (spec.heads + spec.kv_heads) * spec.head_dim + workload.layout.positions
+        }
+        Block::Ffn { spec, .. } => 3 * spec.width + 3 * spec.hidden,
+        Block::Head { spec, .. } => {
+            return (workload.outputs as u64).saturating_mul((spec.vocab as u64 + spec.width as u64) * 12);
+        }
+    };
+    (workload.rows as u64).saturating_mul(per_row as u64 * 8)
 }
 
 impl Weights {

@@ -51,6 +51,12 @@ impl KvCache {
         KvCache { layout, row, keys: vec![0.0; len], values: vec![0.0; len] }
     }
 
+    /// Bytes of a cache for rows of `row` elements.
+    pub fn bytes_of(layout: &KvLayout, row: usize) -> u64 {
+        let elements = (layout.pages as u64).saturating_mul(layout.page_tokens as u64);
+        elements.saturating_mul(row as u64 * 8)
+    }
+
     /// Geometry.
     pub fn layout(&self) -> &KvLayout {
         &self.layout

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use unicorn_core::{
-    Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, Instrument, KernelTime, MemoryUse,
-    RateKind, Roofline, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId, TensorType, WeightSource,
-    Work,
+    Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, Instrument, KernelTime, MemoryNeed,
+    MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId, TensorType,
+    WeightSource, Work, Workload,
 };
 
 use super::blocks::Loaded;
 use super::errors::{NAME, invalid, unsupported};
 use super::level::SimdLevel;
 use super::load::{load_block, reserve};
+use super::needs::needs;
 use super::pool::Pool;
 use super::state::State;
 use super::topology::{brand, memory_bytes, physical_cores};
@@ -97,6 +98,10 @@ impl Inner {
 impl Device for SimdDevice {
     fn profile(&self) -> &DeviceProfile {
         &self.inner.profile
+    }
+
+    fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError> {
+        needs(blocks, workload, self.inner.level, self.inner.pool.threads())
     }
 
     fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {

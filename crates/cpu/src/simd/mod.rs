@@ -16,6 +16,7 @@ mod level;
 mod limits;
 pub mod linear;
 mod load;
+mod needs;
 mod pages;
 mod pool;
 mod rms_norm;
@@ -35,4 +36,4 @@ mod workspace;
 
 pub use device::{CpuOptions, SimdDevice};
 pub use level::SimdLevel;
-pub use topology::available_bytes;
+pub use topology::available;

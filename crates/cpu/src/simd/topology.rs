@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::limits::{self, kilobytes, least};
+use unicorn_core::MemoryRoom;
+
+use super::limits::{self, kilobytes, least, tighter};
 
 /// Physical cores that this process may run on: its CPU affinity with SMT siblings counted once, and no more than its quota.
 pub(crate) fn physical_cores() -> usize {
@@ -41,15 +43,18 @@ pub(crate) fn memory_bytes() -> u64 {
 
 /// Memory that can be had now, in bytes; 0 where the system does not say.
 pub(crate) fn free_bytes() -> u64 {
-    available_bytes().unwrap_or(0)
+    available().map_or(0, |available| available.bytes)
 }
 
-/// Memory that this process can still get, in bytes, swap space included: what the machine has left, or less where a control group or
-/// `ulimit -v` sets a limit. `None` where the system does not say.
-pub fn available_bytes() -> Option<u64> {
+/// Memory that this process can still get, swap space included: what the machine has left, or less where a control group or `ulimit`
+/// sets a limit. Pages of files, which the system gives up when memory is short, count as free. `None` where the system does not say.
+pub fn available() -> Option<MemoryRoom> {
     let swap_free = meminfo("SwapFree:").unwrap_or(0);
-    let machine = meminfo("MemAvailable:").map(|bytes| bytes.saturating_add(swap_free));
-    least(machine, limits::of_process(swap_free).left)
+    let machine = meminfo("MemAvailable:").map(|bytes| MemoryRoom {
+        bytes: bytes.saturating_add(swap_free),
+        origin: "free memory of the machine".to_owned(),
+    });
+    tighter(machine, limits::of_process(swap_free).left)
 }
 
 fn meminfo(field: &str) -> Option<u64> {

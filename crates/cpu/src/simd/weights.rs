@@ -37,6 +37,45 @@ impl Key {
     }
 }
 
+/// The sizes of weights that are not loaded yet, each counted once.
+#[derive(Default)]
+pub(crate) struct WeightSizes {
+    matrices: HashMap<Key, usize>,
+    vectors: HashMap<Key, usize>,
+}
+
+impl WeightSizes {
+    /// Counts a matrix.
+    ///
+    /// Errors where it could never be packed.
+    pub(crate) fn matrix(&mut self, weight: &Weight) -> Result<(), DeviceError> {
+        if !weight.cols.is_multiple_of(weight.ty.block_len()) {
+            let (ty, cols) = (weight.ty, weight.cols);
+            return Err(pack_error(weight, PackError::Columns { ty, cols }));
+        }
+        let bytes = PackedMatrix::packed_bytes(weight.ty, weight.rows, weight.cols);
+        let absurd = || out_of_memory(format!("tensor {}", weight.name), weight.span.bytes);
+        self.matrices.insert(Key::new(weight, 0.0), bytes.ok_or_else(absurd)?);
+        Ok(())
+    }
+
+    /// Counts a vector that is kept as floats, `offset` added to each.
+    pub(crate) fn vector(&mut self, weight: &Weight, offset: f32) {
+        self.vectors.insert(Key::new(weight, offset), weight.elements().saturating_mul(size_of::<f32>()));
+    }
+
+    /// Bytes of all.
+    pub(crate) fn bytes(&self) -> u64 {
+        let all = self.matrices.values().chain(self.vectors.values());
+        all.fold(0, |sum: u64, bytes| sum.saturating_add(*bytes as u64))
+    }
+}
+
+/// Bytes of a matrix between file and device, on each thread.
+pub(crate) fn load_bytes(weight: &Weight) -> usize {
+    PackedMatrix::read_bytes(weight)
+}
+
 /// All weights of the loaded blocks.
 #[derive(Default)]
 pub(crate) struct WeightStore {

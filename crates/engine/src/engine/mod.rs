@@ -11,16 +11,15 @@ mod step;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use unicorn_core::{
-    Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, StateGroup, StateLayout,
-    StateSpec, WeightSource,
-};
+use unicorn_core::{Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, WeightSource};
 
 #[cfg(test)]
 use crate::RunStats;
 use crate::drafts::Drafting;
 use crate::executor::{Executor, StateMove};
-use crate::kv::{StatePages, StatePools, window_pages};
+use crate::kv::{StatePages, StatePools};
+use crate::memory::MemoryPlan;
+use crate::need::{Reservation, room};
 use crate::placement::{Phase, Placements};
 use crate::prefix::PrefixCache;
 use crate::request::{Event, Failure, FinishReason, Request};
@@ -67,7 +66,7 @@ pub struct Engine {
 impl Engine {
     /// Loads every block on its device and reserves the KV cache. `progress` is called after each block.
     ///
-    /// Errors when an option or the placement does not fit, or a device refuses a block or the KV cache; what was loaded by then
+    /// Errors when an option or the placement does not fit, the devices would take more memory than the options allow, or a device refuses a block or the KV cache; what was loaded by then
     /// is unloaded.
     pub fn new(
         spec: &ModelSpec,
@@ -88,11 +87,11 @@ impl Engine {
                 return Err(PlacementError::Device { block, device, devices: devices.len() }.into());
             }
         }
-        let ahead = ahead(&placements, &options);
-        let flights = placements.ways().iter().map(|placement| room(placement, &options).flights).sum();
-        let mut executor = load(Arc::new(spec.clone()), source, devices, placements, flights, progress)?;
-        let layout = layout(spec, &options, ahead);
-        executor.reserve(&layout, options.prefill_chunk.saturating_add(options.sequences_max))?;
+        let plan = MemoryPlan::new(spec, &devices, &placements, &options)?;
+        plan.check(&options.memory_limits).map_err(|short| EngineError::Memory(Box::new(short)))?;
+        let Reservation { streams, rows, ahead, layout } = Reservation::of(spec, &placements, &options);
+        let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
+        executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
         Ok(Engine {
             spec: executor.spec().clone(),
@@ -312,47 +311,6 @@ impl Engine {
     }
 }
 
-/// Batches of prompts in flight where several devices share the work. A batch that goes back and forth spends most of its time on the way
-/// where that is a bus, and with few of them the devices wait.
-const FLIGHTS_ACROSS: usize = 8;
-
-/// How many batches may be on their way under a placement.
-pub(crate) fn room(placement: &Placement, options: &EngineOptions) -> Room {
-    let chunk = options.prefill_chunk.min(options.context);
-    if placement.segments().len() < 2 {
-        return Room { lanes: 1, flights: 2, chunk };
-    }
-    let lanes = options.pipeline_parts;
-    Room { lanes, flights: FLIGHTS_ACROSS.max(lanes + 1), chunk }
-}
-
-/// Tokens of one sequence that are in flight at most.
-fn ahead(placements: &Placements, options: &EngineOptions) -> usize {
-    let most = placements.ways().iter().map(|placement| room(placement, options).flights).max();
-    options.prefill_chunk.saturating_mul(most.unwrap_or(1))
-}
-
-/// The state that devices reserve. A sliding window needs pages for what its sequences see and have in flight, and for what the
-/// windows of kept ones hold.
-fn layout(spec: &ModelSpec, options: &EngineOptions, ahead: usize) -> StateLayout {
-    let (page_tokens, all) = (options.page_tokens, options.pages());
-    let pages = |spec: StateSpec| match (
-        window_pages(spec, page_tokens, ahead),
-        window_pages(spec, page_tokens, 0),
-    ) {
-        (Some(running), Some(kept)) => {
-            let wanted = running
-                .saturating_mul(options.sequences_max)
-                .saturating_add(kept.saturating_mul(options.kept_max));
-            wanted.min(all)
-        }
-        _ => all,
-    };
-    let groups =
-        spec.state_groups().into_iter().map(|spec| StateGroup { spec, pages: pages(spec) }).collect();
-    StateLayout { page_tokens, positions: options.context, ty: options.kv_type, groups }
-}
-
 fn in_range(
     what: &'static str,
     vocab: usize,
@@ -379,10 +337,8 @@ fn load(
     let mut executor = Executor::new(spec.clone(), placements, devices, flights_max);
     progress(LoadProgress { loaded_bytes, total_bytes });
     for (index, block) in spec.blocks.iter().enumerate() {
-        let devices = executor.load_next(|device, block| device.load(block, source)).map_err(|source| {
-            let what = block.weights().first().map_or(String::new(), |w| w.name.clone());
-            EngineError::Load { block: index, what, source }
-        })?;
+        let loaded = executor.load_next(|device, block| device.load(block, source));
+        let devices = loaded.map_err(|source| EngineError::load(index, block, source))?;
         for device in devices {
             let new = block.weights().into_iter().filter(|w| seen.insert((device, w.span)));
             loaded_bytes += new.map(|w| w.span.bytes).sum::<u64>();

@@ -3,6 +3,7 @@
 use unicorn_core::KvType;
 
 use crate::EngineError;
+use crate::memory::MemoryLimit;
 
 /// Sizes and limits of an engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +30,10 @@ pub struct EngineOptions {
     pub ahead: bool,
     /// Batch parts in flight where the placement uses more than one device.
     pub pipeline_parts: usize,
+    /// Rows of a batch that are read, at most; `None` for one of each sequence.
+    pub outputs_max: Option<usize>,
+    /// Memory that may be taken; without any, what there is is found out by loading.
+    pub memory_limits: Vec<MemoryLimit>,
 }
 
 impl Default for EngineOptions {
@@ -44,6 +49,8 @@ impl Default for EngineOptions {
             kept_max: 4,
             ahead: true,
             pipeline_parts: 2,
+            outputs_max: None,
+            memory_limits: Vec::new(),
         }
     }
 }

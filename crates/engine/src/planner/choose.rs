@@ -7,6 +7,7 @@ use super::grade::Correction;
 use super::machine::Machine;
 use super::reason::{Misfit, Reason};
 use super::simulate::{Phase, Simulated, simulate};
+use crate::need::Need;
 use crate::{EngineOptions, PlacementError, Placements};
 
 /// What is to be planned.
@@ -271,10 +272,11 @@ fn predict(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
 
 /// What a candidate takes of the memories, its phases being open.
 fn room(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
-    let devices = 0..ask.machine.devices.len();
     let placements = &candidate.placements;
-    let device_bytes: Vec<u64> =
-        devices.map(|d| needed_bytes(ask.spec, placements, d, ask.options)).collect();
+    let needs = Need::of_placements(ask.spec, placements, ask.options);
+    // The buffers for crossing are small, and there once.
+    let mut device_bytes: Vec<u64> = needs.iter().map(|need| Need { crossing: 0, ..*need }.total()).collect();
+    device_bytes.resize(ask.machine.devices.len(), 0);
     let mut memory_bytes = vec![0u64; ask.machine.memories.len()];
     for (device, bytes) in ask.machine.devices.iter().zip(&device_bytes) {
         memory_bytes[device.memory] = memory_bytes[device.memory].saturating_add(*bytes);
@@ -305,33 +307,6 @@ fn misfit(ask: &Ask<'_>, device_bytes: &[u64], memory_bytes: &[u64]) -> Option<M
     let memory =
         memories.filter_map(|(m, needed)| over(&m.name, *needed, m.bytes, false)).max_by_key(Misfit::lacking);
     budget.or(memory)
-}
-
-/// Buffers of a row of the batch, each as wide as the model or its feed-forward blocks, that a device uses beside the residual stream.
-const BUFFERS: u64 = 4;
-
-/// Bytes that a device needs for the blocks that are placed on it.
-fn needed_bytes(spec: &ModelSpec, placements: &Placements, device: usize, options: &EngineOptions) -> u64 {
-    let part = placements.part(spec, device);
-    if part.blocks.is_empty() {
-        return 0;
-    }
-    let positions = options.pages().saturating_mul(options.page_tokens);
-    let kv = part.blocks.iter().map(|block| match block {
-        Block::Attention { spec, .. } => {
-            let row = options.kv_type.tensor_type().row_bytes(spec.head_dim).unwrap_or(0) as u64;
-            (2 * spec.kv_heads as u64).saturating_mul(row).saturating_mul(positions as u64)
-        }
-        _ => 0,
-    });
-    let widest = part.blocks.iter().map(|block| match block {
-        Block::Ffn { spec, .. } => spec.hidden.max(spec.width),
-        _ => 0,
-    });
-    let rows = options.prefill_chunk.min(options.context) as u64;
-    let activations = (widest.max().unwrap_or(0) as u64).saturating_mul(rows * BUFFERS);
-    let scratch = activations.saturating_add(part.vocab as u64).saturating_mul(size_of::<f32>() as u64);
-    part.weight_bytes().saturating_add(kv.fold(0, u64::saturating_add)).saturating_add(scratch)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use unicorn_core::{BatchShape, Crossing, ModelSpec, Span};
 use super::machine::{DeviceModel, Machine};
 use super::predict::{Piece, piece};
 use crate::engine::batching::{self, Ready, Room};
-use crate::engine::room;
+use crate::need::room;
 use crate::schedule::Schedule;
 use crate::{EngineOptions, Placement};
 

@@ -28,7 +28,7 @@ use adjustments::Adjustments;
 use candidates::{Candidate, by_rank, clean, largest};
 
 /// Lists longer than this are not asked from a device: all logits cost less than a long selection.
-const TOP_MAX: usize = 64;
+pub(crate) const TOP_MAX: usize = 64;
 /// Where more logits than this are adjusted, all are fetched and the host adjusts them.
 const ADJUSTMENTS_MAX: usize = 4096;
 

@@ -30,11 +30,15 @@ pub struct FakeFile {
     pub redirect: bool,
     /// `Range` is ignored.
     pub no_ranges: bool,
+    /// The file is said to be as long as this; its content is only the beginning.
+    pub said_bytes: Option<usize>,
 }
 
 #[derive(Default)]
 pub struct State {
     pub files: HashMap<String, FakeFile>,
+    /// Bytes of files that were sent.
+    pub sent: usize,
     /// First lines of all requests with their `range` and `authorization` headers.
     pub requests: Vec<String>,
     /// Statuses of the next file lists; then they work.
@@ -176,14 +180,20 @@ fn answer(stream: &mut TcpStream, state: &Mutex<State>, method: &str, path: &str
     if file.redirect && direct.is_some() {
         return head(stream, 302, 0, &format!("location: /content/{name}\r\nx-linked-{tag}"));
     }
-    let whole = file.content.len();
-    if let Some(last) = range.strip_prefix("bytes=0-").and_then(|last| last.parse::<usize>().ok())
-        && whole > 0
+    let whole = file.said_bytes.unwrap_or(file.content.len());
+    let bounds = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+    let bounds =
+        bounds.and_then(|(from, last)| Some((from.parse::<usize>().ok()?, last.parse::<usize>().ok()?)));
+    if let Some((from, last)) = bounds.filter(|(from, _)| *from < whole)
         && !file.no_ranges
     {
-        let start = &file.content[..whole.min(last + 1)];
-        let extra = format!("{tag}content-range: bytes 0-{}/{whole}\r\n", start.len() - 1);
-        return head(stream, 206, start.len(), &extra) && stream.write_all(start).is_ok();
+        // Past the content a large file is all zeros.
+        let end = whole.min(last + 1);
+        let mut part = file.content.get(from..end.min(file.content.len())).unwrap_or_default().to_vec();
+        part.resize(end - from, 0);
+        let extra = format!("{tag}content-range: bytes {from}-{}/{whole}\r\n", end - 1);
+        state.lock().unwrap().sent += part.len();
+        return head(stream, 206, part.len(), &extra) && stream.write_all(&part).is_ok();
     }
     let from: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap_or(0);
     if from > 0 && from >= whole && !file.no_ranges {
@@ -205,6 +215,7 @@ fn answer(stream: &mut TcpStream, state: &Mutex<State>, method: &str, path: &str
         if stream.write_all(piece).is_err() {
             return false;
         }
+        state.lock().unwrap().sent += piece.len();
         std::thread::sleep(file.pause);
     }
     end == whole
@@ -220,7 +231,7 @@ fn list(state: &State, commit: &str) -> String {
     names.sort();
     let entry = |name: &&String| {
         let file = &state.files[*name];
-        let size = file.content.len();
+        let size = file.said_bytes.unwrap_or(file.content.len());
         let hash = file.listed_sha256.clone().unwrap_or_else(|| sha256(&file.content));
         if state.bare_list {
             return serde_json::json!({ "rfilename": name });

@@ -29,6 +29,29 @@ pub(crate) fn open(path: &Path) -> Result<GgufModel, ModelError> {
         let given = shards.remove(0);
         shards = open_shards(path, given, count)?;
     }
+    assemble(path, shards, count)
+}
+
+/// A model of one file or of all its shards, in their order.
+pub(crate) fn of_files(files: Vec<OpenFile>) -> Result<GgufModel, ModelError> {
+    let path = files.first().map_or(PathBuf::new(), |file| file.path().to_owned());
+    let mut shards = Vec::with_capacity(files.len());
+    for file in files {
+        let gguf = parse(&file).map_err(|source| in_file(file.path(), source))?;
+        shards.push((file, gguf));
+    }
+    let first = shards
+        .first()
+        .ok_or_else(|| ModelError::NotAModel { path: path.clone(), reason: "there is no file".to_owned() })?;
+    let count = split_count(first).map_err(|source| in_file(&path, source))?;
+    if shards.len() as u64 != count {
+        let number = count.min(shards.len() as u64 + 1);
+        return Err(ModelError::MissingShard { path, number, count });
+    }
+    assemble(&path, shards, count)
+}
+
+fn assemble(path: &Path, mut shards: Vec<(OpenFile, Gguf)>, count: u64) -> Result<GgufModel, ModelError> {
     let mut tensors = Vec::new();
     for (i, (file, gguf)) in shards.iter_mut().enumerate() {
         check_split(gguf, i as u64, count).map_err(|source| in_file(file.path(), source))?;

@@ -72,11 +72,16 @@ pub(crate) fn open_file(path: &Path) -> Result<SafetensorsModel, ModelError> {
 }
 
 fn open_files(paths: &[PathBuf]) -> Result<SafetensorsModel, ModelError> {
+    of_files(paths.iter().map(|path| OpenFile::open(path)).collect::<Result<_, ModelError>>()?)
+}
+
+/// A model of these files.
+pub(crate) fn of_files(opened: Vec<OpenFile>) -> Result<SafetensorsModel, ModelError> {
     let (mut files, mut tensors, mut metadata) = (Vec::new(), Vec::new(), Vec::new());
-    for (i, path) in paths.iter().enumerate() {
-        let file = OpenFile::open(path)?;
+    let first = opened.first().map_or(PathBuf::new(), |file| file.path().to_owned());
+    for (i, file) in opened.into_iter().enumerate() {
         let header = parse(&file).map_err(|source| {
-            let path = path.clone();
+            let path = file.path().to_owned();
             match wrong_file::describe(&file, &path) {
                 Some(what) => ModelError::WrongFile { path, what },
                 None => ModelError::Safetensors { path, source: Box::new(source) },
@@ -92,7 +97,7 @@ fn open_files(paths: &[PathBuf]) -> Result<SafetensorsModel, ModelError> {
         metadata.extend(header.metadata);
     }
     let tensors = TensorTable::new(tensors).map_err(|tensor| ModelError::Safetensors {
-        path: paths.first().cloned().unwrap_or_default(),
+        path: first,
         source: Box::new(SafetensorsError::Duplicate { tensor }),
     })?;
     Ok(SafetensorsModel { metadata, files: ModelFiles::new(files), tensors })

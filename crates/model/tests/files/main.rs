@@ -5,6 +5,7 @@ mod checks;
 mod defaults;
 mod directories;
 mod gguf;
+mod heads;
 mod hostile;
 mod hugging_face;
 mod notices;

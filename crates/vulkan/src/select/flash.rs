@@ -12,7 +12,7 @@ use crate::profile::GpuProfile;
 /// Rows of a tile of flash attention: the unit that the host lists.
 pub(crate) const TILE_ROWS: usize = 64;
 /// Where all sequences of a batch have at most this many rows, the decode kernels waste less.
-const DECODE_ROWS: usize = 4;
+pub(crate) const DECODE_ROWS: usize = 4;
 /// The fewest positions that are worth a workgroup of their own.
 const SPAN_MIN: usize = 256;
 const NVIDIA: u32 = 0x10DE;

@@ -177,6 +177,8 @@ fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result
         kv: args.kv.kv,
         context: ContextChoice::Exactly(longest(tests)),
         load: load(tests),
+        memory: args.memory.memory_max.as_ref(),
+        scores: false,
     };
     let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
         None => {
@@ -195,7 +197,7 @@ fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result
     let devices = placed.opened.iter().map(|o| o.device.clone()).collect();
     let grader = Grader::new(&placed, &spec, config)?;
     let start = Instant::now();
-    let engine = engine_on(placed, &spec, &source, &choice)?;
+    let engine = engine_on(placed, &spec, &source, &choice, config)?;
     Ok(Benched { engine, grader, devices, roofs, load_seconds: start.elapsed().as_secs_f64() })
 }
 

@@ -53,6 +53,20 @@ const PROMPTS: [&str; 20] = [
 ];
 
 /// Compares and judges. Fails where a difference is not explained by rounding.
+/// A model whole on a device, to answer and to score.
+fn choice_of(device: &DeviceArgs, context: ContextChoice) -> EngineChoice<'_> {
+    let kv = unicorn_core::KvType::F16;
+    EngineChoice {
+        device,
+        place: &Place::One,
+        kv,
+        context,
+        load: Load::default(),
+        memory: None,
+        scores: true,
+    }
+}
+
 pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Report) -> anyhow::Result<Exit> {
     // Before minutes of answers.
     if let Some(text) = &args.text {
@@ -60,19 +74,17 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
     }
     let longest = PROMPTS.iter().map(|p| p.len()).max().unwrap_or(0).saturating_add(args.tokens);
     let context = ContextChoice::Exactly(longest.max(PERPLEXITY_CONTEXT));
-    let kv = unicorn_core::KvType::F16;
     let cpu = DeviceArgs { device: Some(DeviceChoice::cpu()), threads: args.device.threads };
     // Once for both, so that what it lacks is told once.
     let fetched = crate::session::find_model(model, config)?;
-    let (place, load) = (&Place::One, Load::default());
-    let mut base = Session::of(&fetched, &EngineChoice { device: &cpu, place, kv, context, load }, config)?;
+    let mut base = Session::of(&fetched, &choice_of(&cpu, context), config)?;
     let path = &fetched.path;
     let opened =
         unicorn_model::open(path).with_context(|| format!("cannot open model {}", path.display()))?;
     let device = open_limited(&args.device, args.tier, config)?;
-    let choice = EngineChoice { device: &args.device, place, kv, context, load };
+    let choice = choice_of(&args.device, context);
     let source: Arc<dyn WeightSource> = opened.source.clone();
-    let mut engine = engine_on(Placed::one(device, &opened.spec)?, &opened.spec, &source, &choice)?;
+    let mut engine = engine_on(Placed::one(device, &opened.spec)?, &opened.spec, &source, &choice, config)?;
     let name = engine.devices().first().map_or(String::new(), |d| d.profile().name.clone());
 
     let mut out = Out::stdout();

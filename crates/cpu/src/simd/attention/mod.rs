@@ -16,7 +16,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use partition::{Partition, PartitionKey};
+pub(crate) use partition::{Partition, PartitionKey, partial_floats_most};
 pub(crate) use run::{Attention, BatchRows};
-pub(crate) use scratch::Scratch;
+pub(crate) use scratch::{Scratch, scratch_floats};
 pub(crate) use shapes::{Heads, Projections};

@@ -90,6 +90,26 @@ pub(crate) struct Partition {
     pub(crate) positions: u64,
 }
 
+/// Floats of the partial buffer of any batch of up to `rows` rows of `sequences` sequences that end before `positions`.
+pub(crate) fn partial_floats_most(
+    key: PartitionKey,
+    rows: usize,
+    sequences: usize,
+    positions: usize,
+) -> usize {
+    let tile = tile_tokens(key.group);
+    let tokens = sequences.saturating_mul(tile).min(rows);
+    // A window may begin in the middle of a split.
+    let seen = key.window.map_or(positions, |w| w.saturating_add(tile + SPLIT).min(positions));
+    let each = partial_len(key.group, key.padded).saturating_mul(key.kv_heads);
+    tokens.saturating_mul(seen.div_ceil(SPLIT)).saturating_mul(each)
+}
+
+/// Tokens of a slice that share a pass over keys and values.
+pub(super) fn tile_tokens(group: usize) -> usize {
+    (TILE_ROWS / group.max(1)).max(1)
+}
+
 impl Partition {
     /// Cuts the batch.
     pub(crate) fn new(key: PartitionKey, batch: &Batch) -> Partition {
@@ -102,7 +122,7 @@ impl Partition {
             pairs: 0,
             positions: 0,
         };
-        let tile_tokens = (TILE_ROWS / key.group).max(1);
+        let tile_tokens = tile_tokens(key.group);
         let mut row = 0;
         for (index, slice) in batch.slices().iter().enumerate() {
             let (start, tokens) = (slice.start as usize, slice.tokens.len());

@@ -1,5 +1,9 @@
 //! A thread's buffers for attention.
 
+use super::multiply::GROUP;
+use super::partition::{PartitionKey, tile_tokens};
+use super::shapes::BLOCK;
+
 /// Accumulators of a set of query rows.
 #[derive(Default)]
 pub(super) struct SoftmaxState {
@@ -37,6 +41,14 @@ pub(crate) struct Scratch {
     pub(super) head: Vec<f32>,
     pub(super) part: SoftmaxState,
     pub(super) whole: SoftmaxState,
+}
+
+/// Floats that a thread holds at most for mixers of this shape; `staged` where keys and values may be expanded first.
+pub(crate) fn scratch_floats(key: PartitionKey, dim: usize, staged: bool) -> usize {
+    let rows = (tile_tokens(key.group) * key.group).next_multiple_of(GROUP);
+    let staged = if staged { BLOCK * (dim + key.padded) } else { 0 };
+    // Queries, two sets of accumulators, scores, and a head.
+    rows * (dim + 2 * (key.padded + 2)) + GROUP * BLOCK + staged + key.padded
 }
 
 impl Scratch {

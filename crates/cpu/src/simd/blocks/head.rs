@@ -16,7 +16,7 @@ use crate::simd::shared::SharedSlice;
 use crate::simd::top_k::{merge, top_k};
 
 /// Logits held at a time when only the largest are asked for.
-const LOGITS_MAX: usize = 2 << 20;
+pub(crate) const LOGITS_MAX: usize = 2 << 20;
 /// Logits per grab of the selection; whole words of a mask.
 const SELECT_PART: usize = 8192;
 

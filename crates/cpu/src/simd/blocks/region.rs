@@ -16,7 +16,7 @@ use crate::simd::rms_norm::{rms_norm, rms_norm_add};
 use crate::simd::shared::{PerThread, SharedSlice};
 
 /// Rows times columns up to which every thread quantizes all rows for itself.
-const REDUNDANT_ELEMENTS: usize = 2048;
+pub(crate) const REDUNDANT_ELEMENTS: usize = 2048;
 /// Rows per grab of a norm.
 const NORM_ROWS: usize = 4;
 /// Rows per grab when threads share the quantization: whole tiles of activations.

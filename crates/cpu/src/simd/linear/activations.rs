@@ -120,13 +120,27 @@ impl PackedActivations {
             "{cols} columns are no whole number of groups"
         );
         (self.rows, self.cols, self.forms) = (rows, cols, forms);
-        let size =
-            |form: ActivationForms, bytes: usize| if forms.contains(form) { rows * cols * bytes } else { 0 };
-        let aux = if forms.quantized() { rows * (cols / GROUP) * AUX_WORDS * 4 } else { 0 };
-        self.bytes = self.buffers[0].reset(size(ActivationForms::BYTES, 1));
-        self.words = self.buffers[1].reset(size(ActivationForms::WORDS, 2)).cast();
+        let [bytes, words, aux, floats] = PackedActivations::sizes(rows, cols, forms);
+        self.bytes = self.buffers[0].reset(bytes);
+        self.words = self.buffers[1].reset(words).cast();
         self.aux = self.buffers[2].reset(aux).cast();
-        self.floats = self.buffers[3].reset(size(ActivationForms::FLOATS, 4)).cast();
+        self.floats = self.buffers[3].reset(floats).cast();
+    }
+
+    /// Bytes of the bytes, words, auxiliary words and floats of `rows` rows of `cols` elements in these forms.
+    pub(crate) fn sizes(rows: usize, cols: usize, forms: ActivationForms) -> [usize; 4] {
+        let elements = rows.saturating_mul(cols);
+        let size = |form: ActivationForms, bytes: usize| match forms.contains(form) {
+            true => elements.saturating_mul(bytes),
+            false => 0,
+        };
+        let aux = if forms.quantized() { elements / GROUP * AUX_WORDS * 4 } else { 0 };
+        [
+            size(ActivationForms::BYTES, 1),
+            size(ActivationForms::WORDS, 2),
+            aux,
+            size(ActivationForms::FLOATS, 4),
+        ]
     }
 
     /// Rows.

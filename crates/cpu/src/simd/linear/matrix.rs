@@ -86,15 +86,23 @@ impl PackedMatrix {
             return Err(PackError::Columns { ty, cols });
         }
         let level = level.or_narrower();
-        let layout = Layout::new(ty, cols);
-        let bytes = layout.and_then(|l| l.panel_bytes.checked_mul(rows.div_ceil(PANEL_ROWS)));
-        let memory = bytes.and_then(Allocation::zeroed);
-        match (layout, memory) {
+        let memory = PackedMatrix::packed_bytes(ty, rows, cols).and_then(Allocation::zeroed);
+        match (Layout::new(ty, cols), memory) {
             (Some(layout), Some(memory)) => {
                 Ok(PackedMatrix { ty, rows, cols, level, layout, kernel: select(ty, level), memory })
             }
             _ => Err(PackError::OutOfMemory { ty, rows, cols }),
         }
+    }
+
+    /// Bytes that a matrix will hold, at any level; `None` where they are too many to count.
+    pub(crate) fn packed_bytes(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
+        Layout::new(ty, cols)?.panel_bytes.checked_mul(rows.div_ceil(PANEL_ROWS))
+    }
+
+    /// Bytes that are read from the file at a time, and packed from there.
+    pub(crate) fn read_bytes(weight: &Weight) -> usize {
+        READ_BYTES.max(weight.row_bytes().saturating_mul(PANEL_ROWS)).min(weight.span.bytes as usize)
     }
 
     /// Allocates and fills a matrix on this thread.

@@ -145,7 +145,7 @@ fn corrections_change_times_and_choice() {
 #[test]
 fn what_does_not_fit_is_said_and_shared_memory_counts_for_all() {
     let (spec, options) = (tiny_spec(4), options());
-    let whole = needed_bytes(&spec, &Placement::single(&spec).unwrap().into(), 0, &options);
+    let whole = Need::of_placements(&spec, &Placement::single(&spec).unwrap().into(), &options)[0].total();
     // Each holds three quarters of the model.
     let mut machine = of(&[(1.0, 1.0), (1.0, 1.0)], whole * 3 / 4);
     let split = plan(&ask(&spec, &machine, &options)).unwrap();

@@ -8,13 +8,16 @@ use std::io::Write;
 use std::sync::Arc;
 
 use unicorn_cases::synthetic::{SyntheticLayout, SyntheticSource};
-use unicorn_core::{Block, DeviceError, DeviceKind, DeviceOptions, Instrument, WeightSource};
+use unicorn_core::{
+    Block, DeviceError, DeviceKind, DeviceOptions, Instrument, KvType, StateLayout, WeightSource, Workload,
+};
+use unicorn_engine::{DeviceMemory, MemoryPlan};
 
 use crate::args::BenchFfnArgs;
 use crate::config::Config;
 use crate::exit::{Exit, usage};
-use crate::memory::Need;
-use crate::open_device::open_limited;
+use crate::memory::{self, Refused};
+use crate::open_device::{Opened, open_limited};
 use crate::output::{Out, say};
 use block::block;
 use measure::measure;
@@ -41,14 +44,17 @@ pub fn run(args: &BenchFfnArgs, config: &Config) -> anyhow::Result<Exit> {
         return Err(usage(format!("--tokens {tokens}: at a width of {wider} at most {most}")));
     }
     let opened = open_limited(&args.device, args.tier, config)?;
-    opened.check_room(&need(&first, copies, args.tokens.iter().copied().max().unwrap_or(1), wider))?;
+    let mut blocks = vec![first];
+    for _ in 1..copies {
+        blocks.push(block(&mut layout, args.width, args.hidden, ty)?);
+    }
     let roof = opened.limits(config)?;
+    let opened = [opened];
+    check_room(&opened, &blocks, args.tokens.iter().copied().max().unwrap_or(1))?;
+    let [opened] = opened;
     let device = opened.device;
     let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(0));
-    let mut ids = vec![device.load(&first, &source)?];
-    for _ in 1..copies {
-        ids.push(device.load(&block(&mut layout, args.width, args.hidden, ty)?, &source)?);
-    }
+    let ids = blocks.iter().map(|b| device.load(b, &source)).collect::<Result<Vec<_>, DeviceError>>()?;
     let gpu = device.profile().kind == DeviceKind::Vulkan;
     let tokens: &[usize] = match &args.tokens[..] {
         [] if gpu => &TOKENS_GPU,
@@ -66,7 +72,7 @@ pub fn run(args: &BenchFfnArgs, config: &Config) -> anyhow::Result<Exit> {
         for &tokens in tokens {
             let measured = measure(&device, &ids, tokens, args.width, args.repetitions)?;
             let shape = Shape { ty, tokens, width: args.width, hidden: args.hidden };
-            reports.push(report::report(&*device, &first, shape, fused, &measured, &roof));
+            reports.push(report::report(&*device, &blocks[0], shape, fused, &measured, &roof));
         }
     }
     // The lines to compare stand side by side.
@@ -77,10 +83,17 @@ pub fn run(args: &BenchFfnArgs, config: &Config) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The memory for `copies` blocks like this one and a batch of `tokens` tokens.
-fn need(block: &Block, copies: u64, tokens: usize, wider: usize) -> Need {
-    let weights = weight_bytes(block).saturating_mul(copies);
-    Need { weights, kv: 0, scratch: (tokens.saturating_mul(wider) * size_of::<f32>()) as u64 }
+/// Errors where a device has no room for these blocks and a batch of `tokens` tokens.
+fn check_room(opened: &[Opened; 1], blocks: &[Block], tokens: usize) -> anyhow::Result<()> {
+    let [Opened { device, .. }] = opened;
+    let layout = StateLayout::paged(32, 0, 0, KvType::default());
+    let workload =
+        Workload { layout, rows: tokens, sequences: 1, outputs: 0, top: 0, streams: 1, crosses: true };
+    let need = device.needs(&blocks.iter().collect::<Vec<&Block>>(), &workload)?;
+    let profile = device.profile();
+    let memory = DeviceMemory { device: profile.name.clone(), unified: profile.unified_memory, need };
+    let plan = MemoryPlan { devices: vec![memory], crossing: 0, context: tokens, kv_type: KvType::default() };
+    plan.check(&memory::limits(opened, None)?).map_err(Refused::plainly)
 }
 
 fn weight_bytes(block: &Block) -> u64 {

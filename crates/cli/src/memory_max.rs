@@ -1,0 +1,120 @@
+//! `--memory-max`: what may be taken of the memory of devices.
+
+use std::str::FromStr;
+
+use crate::devices::DeviceChoice;
+
+/// Bytes that may be taken, of every device or of some.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MemoryMax {
+    every: Option<u64>,
+    /// By the device's name as it parses.
+    devices: Vec<(String, u64)>,
+}
+
+impl MemoryMax {
+    /// The bytes that may be taken of the device with one of these names.
+    pub fn of(&self, names: &[&str]) -> Option<u64> {
+        let named = self.devices.iter().find(|(name, _)| names.iter().any(|n| n.eq_ignore_ascii_case(name)));
+        named.map(|(_, bytes)| *bytes).or(self.every)
+    }
+
+    /// The devices that are named.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.devices.iter().map(|(name, _)| name.as_str())
+    }
+}
+
+impl FromStr for MemoryMax {
+    type Err = String;
+
+    /// `6GiB`, or `cpu=8GiB,vulkan:0=6GiB`, or both, where the first is for all that are not named.
+    fn from_str(text: &str) -> Result<MemoryMax, String> {
+        let mut max = MemoryMax::default();
+        for part in text.split(',') {
+            match part.split_once('=') {
+                None if max.every.is_some() => return Err("two sizes for every device".into()),
+                None => max.every = Some(size(part)?),
+                Some((name, bytes)) => {
+                    let name = name.trim().parse::<DeviceChoice>()?.to_string();
+                    if max.devices.iter().any(|(known, _)| *known == name) {
+                        return Err(format!("two sizes for {name}"));
+                    }
+                    max.devices.push((name, size(bytes)?));
+                }
+            }
+        }
+        Ok(max)
+    }
+}
+
+/// A size with its unit: `6GiB`, `1.5GB`, `512M`. Without the `i` units are decimal, as wherever this program tells a size.
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "t" | "tb" => 1e12,
+        "ki" | "kib" => 1024.0,
+        "mi" | "mib" => 1048576.0,
+        "gi" | "gib" => 1073741824.0,
+        "ti" | "tib" => 1099511627776.0,
+        "" | "b" if !number.is_empty() => return Err(format!("`{text}` has no unit such as MB or GiB")),
+        _ => return Err(format!("`{text}` is no size such as 6GiB or 512MB")),
+    };
+    let bytes =
+        number.parse::<f64>().map_err(|_| format!("`{text}` is no size such as 6GiB or 512MB"))? * factor;
+    if bytes < 1.0 {
+        return Err(format!("`{text}` is no memory at all"));
+    }
+    // Past the largest number it is the largest.
+    Ok(bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str, device: &str) -> Option<u64> {
+        text.parse::<MemoryMax>().unwrap().of(&[device])
+    }
+
+    #[test]
+    fn one_size_is_for_every_device_and_a_name_for_its_own() {
+        assert_eq!(of("6GiB", "cpu"), Some(6 << 30));
+        assert_eq!(of("cpu=8GiB, vulkan:0=6GB", "cpu"), Some(8 << 30));
+        assert_eq!(of("cpu=8GiB,vulkan:0=6GB", "vulkan:0"), Some(6_000_000_000));
+        assert_eq!(of("cpu=8GiB,vulkan:0=6GB", "vulkan:1"), None);
+        assert_eq!(
+            (of("1.5gib,CPU=512m", "cpu"), of("1.5gib,CPU=512m", "vulkan")),
+            (Some(512_000_000), Some(3 << 29))
+        );
+        let max: MemoryMax = "vulkan:0=1T".parse().unwrap();
+        assert_eq!(max.names().collect::<Vec<_>>(), ["vulkan:0"]);
+        // A device goes by what it was asked for and by what it is called.
+        assert_eq!(max.of(&["vulkan", "Vulkan:0"]), Some(1_000_000_000_000));
+    }
+
+    #[test]
+    fn what_is_no_size_or_no_device_is_named() {
+        for (text, named) in [
+            ("6", "`6` has no unit"),
+            ("6X", "`6X`"),
+            ("GiB", "`GiB`"),
+            ("1.2.3GB", "1.2.3"),
+            ("-1GB", "-1GB"),
+            ("0GB", "no memory"),
+            ("", "no size"),
+            ("tpu=1GB", "tpu"),
+            ("=1GB", "no device"),
+            ("cpu=1GB,cpu=2GB", "two sizes for cpu"),
+            ("1GB,2GB", "two sizes"),
+        ] {
+            let error = text.parse::<MemoryMax>().unwrap_err();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+}

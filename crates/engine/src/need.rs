@@ -1,0 +1,249 @@
+//! What the engine reserves and what a model needs of memory, by arithmetic alone: nothing is read, and no device is asked.
+
+use unicorn_core::{Block, ModelSpec, StateGroup, StateLayout, StateSpec, Workload};
+
+use crate::engine::batching::Room;
+use crate::kv::window_pages;
+use crate::sampling::TOP_MAX;
+use crate::{EngineOptions, Placement, Placements};
+
+/// Batches of prompts in flight where several devices share the work. A batch that goes back and forth spends most of its time on the way
+/// where that is a bus, and with few of them the devices wait.
+const FLIGHTS_ACROSS: usize = 8;
+
+/// How many batches may be on their way under a placement.
+pub(crate) fn room(placement: &Placement, options: &EngineOptions) -> Room {
+    room_of(placement.segments().len() > 1, options)
+}
+
+fn room_of(split: bool, options: &EngineOptions) -> Room {
+    let chunk = options.prefill_chunk.min(options.context);
+    if !split {
+        return Room { lanes: 1, flights: 2, chunk };
+    }
+    let lanes = options.pipeline_parts;
+    Room { lanes, flights: FLIGHTS_ACROSS.max(lanes.saturating_add(1)), chunk }
+}
+
+/// Sizes that an engine asks of its devices, the same for all of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Reservation {
+    /// Residual streams: one for each batch in flight.
+    pub streams: usize,
+    /// Rows of a batch at most.
+    pub rows: usize,
+    /// Tokens of one sequence that are in flight at most.
+    pub ahead: usize,
+    /// The state of every group.
+    pub layout: StateLayout,
+}
+
+impl Reservation {
+    /// The sizes for a model, or a part of one, with these rooms for batches in its phases.
+    fn new(spec: &ModelSpec, rooms: &[Room], options: &EngineOptions) -> Reservation {
+        let flights = rooms.iter().map(|room| room.flights);
+        let chunk = options.prefill_chunk.min(options.context);
+        let ahead = chunk.saturating_mul(flights.clone().max().unwrap_or(1));
+        Reservation {
+            streams: flights.fold(0, usize::saturating_add),
+            // Every decoding sequence has its row, and prompts have a quarter of the chunk then.
+            rows: chunk.max(options.sequences_max.saturating_add(chunk.div_ceil(4))),
+            ahead,
+            layout: layout(spec, options, ahead),
+        }
+    }
+
+    /// The sizes for a model under placements.
+    pub fn of(spec: &ModelSpec, placements: &Placements, options: &EngineOptions) -> Reservation {
+        let rooms: Vec<Room> = placements.ways().iter().map(|placement| room(placement, options)).collect();
+        Reservation::new(spec, &rooms, options)
+    }
+
+    /// The largest work on a device; `crosses` where residual streams come from another or go to one.
+    pub fn workload(&self, options: &EngineOptions, crosses: bool) -> Workload {
+        Workload {
+            layout: self.layout.clone(),
+            rows: self.rows,
+            sequences: options.sequences_max,
+            outputs: options.outputs_max.unwrap_or(options.sequences_max),
+            top: TOP_MAX,
+            streams: self.streams,
+            crosses,
+        }
+    }
+
+    /// Bytes of the residual streams, `f32 [rows, width]` each.
+    pub fn stream_bytes(&self, width: usize) -> u64 {
+        floats(self.rows, width).saturating_mul(self.streams as u64)
+    }
+}
+
+/// The state that devices reserve. A sliding window needs pages for what its sequences see and have in flight, and for what the
+/// windows of kept ones hold.
+fn layout(spec: &ModelSpec, options: &EngineOptions, ahead: usize) -> StateLayout {
+    let (page_tokens, all) = (options.page_tokens.max(1), options.pages());
+    let pages = |spec: StateSpec| match (
+        window_pages(spec, page_tokens, ahead),
+        window_pages(spec, page_tokens, 0),
+    ) {
+        (Some(running), Some(kept)) => {
+            let wanted = running
+                .saturating_mul(options.sequences_max)
+                .saturating_add(kept.saturating_mul(options.kept_max));
+            wanted.min(all)
+        }
+        _ => all,
+    };
+    let groups =
+        spec.state_groups().into_iter().map(|spec| StateGroup { spec, pages: pages(spec) }).collect();
+    StateLayout { page_tokens, positions: options.context, ty: options.kv_type, groups }
+}
+
+/// Bytes of memory that a device needs, by what they are for. Devices themselves know better what they hold: this is for comparing
+/// placements without one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Need {
+    /// Weights as they lie in the file; devices pack them into about as many bytes.
+    pub weights: u64,
+    /// The KV cache.
+    pub kv: u64,
+    /// Activations, residual streams and logits, roughly.
+    pub scratch: u64,
+    /// Buffers in host memory for residual streams that cross between devices; 0 where none does. All devices share them.
+    pub crossing: u64,
+}
+
+impl Need {
+    /// What a model, or a part of one, needs on one device.
+    pub fn of(spec: &ModelSpec, options: &EngineOptions) -> Need {
+        Need::with(spec, &Reservation::new(spec, &[room_of(false, options)], options))
+    }
+
+    /// What each device needs for its part of a model. The buffers for crossing are told for each, but are there once.
+    pub(crate) fn of_placements(
+        spec: &ModelSpec,
+        placements: &Placements,
+        options: &EngineOptions,
+    ) -> Vec<Need> {
+        let sizes = Reservation::of(spec, placements, options);
+        let crossing = if placements.cross() { sizes.stream_bytes(spec.width) } else { 0 };
+        let part = |device| Need { crossing, ..Need::with(&placements.part(spec, device), &sizes) };
+        (0..placements.prefill.devices()).map(part).collect()
+    }
+
+    /// What the blocks of a part need under these sizes, without the buffers for crossing.
+    fn with(part: &ModelSpec, sizes: &Reservation) -> Need {
+        if part.blocks.is_empty() {
+            return Need::default();
+        }
+        let kv = part.blocks.iter().map(|block| kv_bytes(block, &sizes.layout)).fold(0, u64::saturating_add);
+        // Blocks run one after the other and use the same buffers.
+        let buffers = part.blocks.iter().map(|block| activation_bytes(block, sizes.rows)).max().unwrap_or(0);
+        Need {
+            weights: part.weight_bytes(),
+            kv,
+            scratch: buffers.saturating_add(sizes.stream_bytes(part.width)),
+            crossing: 0,
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        [self.weights, self.kv, self.scratch, self.crossing].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+/// Bytes of keys and values that a block's pages hold; 0 for blocks that are no mixers.
+fn kv_bytes(block: &Block, layout: &StateLayout) -> u64 {
+    let Block::Attention { spec, .. } = block else { return 0 };
+    let row = layout.ty.tensor_type().row_bytes(spec.head_dim).unwrap_or(0) as u64;
+    let positions = (layout.pages(spec.state()) as u64).saturating_mul(layout.page_tokens as u64);
+    // Keys and values.
+    (2 * spec.kv_heads as u64).saturating_mul(row).saturating_mul(positions)
+}
+
+/// Bytes of what a block computes for `rows` rows beside the residual stream.
+fn activation_bytes(block: &Block, rows: usize) -> u64 {
+    match block {
+        Block::Embedding { .. } => 0,
+        // The normed input, queries and what they attend to, keys and values, the output.
+        Block::Attention { spec, .. } => {
+            let heads = spec.heads.saturating_add(spec.kv_heads).saturating_mul(2);
+            floats(rows, heads.saturating_mul(spec.head_dim).saturating_add(2 * spec.width))
+        }
+        // The normed input, gate and up, the output.
+        Block::Ffn { spec, .. } => floats(rows, spec.hidden.saturating_mul(2).saturating_add(2 * spec.width)),
+        // Logits are read for few rows.
+        Block::Head { spec, .. } => floats(1, spec.vocab).saturating_add(floats(rows, spec.width)),
+    }
+}
+
+/// Bytes of an `f32` array.
+fn floats(rows: usize, width: usize) -> u64 {
+    (rows as u64).saturating_mul(width as u64).saturating_mul(size_of::<f32>() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use unicorn_core::KvType;
+
+    use super::*;
+    use crate::testing::{sliding_spec, tiny_spec};
+
+    fn position_bytes(spec: &ModelSpec, ty: KvType) -> u64 {
+        let Block::Attention { spec, .. } = &spec.blocks[1] else { unreachable!("the first mixer") };
+        (2 * spec.kv_heads * ty.tensor_type().row_bytes(spec.head_dim).unwrap()) as u64
+    }
+
+    #[test]
+    fn a_window_needs_the_pages_of_its_window_and_not_of_the_context() {
+        let spec = sliding_spec(2, 64);
+        let options = EngineOptions {
+            context: 8192,
+            prefill_chunk: 128,
+            kept_max: 0,
+            kv_type: KvType::F32,
+            ..EngineOptions::default()
+        };
+        let each = position_bytes(&spec, KvType::F32);
+        // Two chunks of 128 in flight and a window of 64 are five pages of 64, and two more.
+        assert_eq!(Need::of(&spec, &options).kv, each * 8192 + each * 7 * 64);
+        // A split model has eight streams, and as many chunks may be in flight: 17 pages, and two more.
+        let placement = Placement::mixers_and_ffns(&spec).unwrap();
+        let needs = Need::of_placements(&spec, &placement.into(), &options);
+        assert_eq!((needs[0].kv, needs[1].kv), (each * 8192 + each * 19 * 64, 0));
+    }
+
+    #[test]
+    fn streams_that_cross_have_a_buffer_for_every_batch_in_flight() {
+        let spec = tiny_spec(2);
+        let options = EngineOptions { context: 512, prefill_chunk: 64, ..EngineOptions::default() };
+        let buffer = (64 * spec.width * 4) as u64;
+        let single = Need::of_placements(&spec, &Placement::single(&spec).unwrap().into(), &options);
+        assert_eq!(single, [Need::of(&spec, &options)]);
+        assert_eq!(single[0].crossing, 0);
+        assert!(single[0].scratch > 2 * buffer);
+        let split = Placement::by_layers(&spec, &[1, 1]).unwrap();
+        for need in Need::of_placements(&spec, &split.into(), &options) {
+            assert_eq!(need.crossing, 8 * buffer);
+        }
+        // A device without a block needs nothing of its own.
+        let unused = Placement::new(&spec, 2, vec![0; spec.blocks.len()]).unwrap();
+        assert_eq!(Need::of_placements(&spec, &unused.into(), &options)[1], Need::default());
+    }
+
+    #[test]
+    fn absurd_sizes_are_too_much_and_not_an_overflow() {
+        let spec = sliding_spec(2, 64);
+        let absurd = EngineOptions {
+            context: usize::MAX - 64,
+            prefill_chunk: usize::MAX,
+            pipeline_parts: usize::MAX,
+            kept_max: usize::MAX,
+            ..EngineOptions::default()
+        };
+        assert_eq!(Need::of(&spec, &absurd).total(), u64::MAX);
+        let zero = EngineOptions { page_tokens: 0, ..EngineOptions::default() };
+        assert!(Need::of(&spec, &zero).total() >= spec.weight_bytes());
+    }
+}
