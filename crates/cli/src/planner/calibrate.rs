@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use unicorn_cases::shapes::{self, Shape};
 use unicorn_cases::synthetic::SyntheticSource;
 use unicorn_core::{
-    Batch, BatchLimits, Block, BlockId, BlockKind, CompletionQueue, Crossing, DeviceError, Instrument,
-    KvType, ModelSpec, OutputRow, Roofline, Select, SequenceId, SharedBuffer, Slice, StateLayout, StreamId,
-    TensorType, WeightSource, Work,
+    Batch, BatchLimits, Block, BlockId, BlockKind, CompletionQueue, Crossing, DeviceError, DeviceProfile,
+    Instrument, KvType, ModelSpec, OutputRow, Roofline, Select, SequenceId, SharedBuffer, Slice, StateLayout,
+    StreamId, TensorType, WeightSource, Work,
 };
 
 use unicorn_engine::planner::{Curve, Origin};
@@ -22,8 +22,14 @@ use super::figures::{Calibration, Points};
 const ROWS: [usize; 6] = [1, 4, 8, 32, 128, 512];
 /// Positions before the tokens of a sequence when attention is timed.
 const PAST: usize = 1024;
-/// Weights of one size together: more than caches hold.
-const POOL_BYTES: u64 = 192 << 20;
+/// Weights of one size together, on a device that shares the host's memory: for each of its workers, at least, and at most.
+const POOL_WORKER_BYTES: u64 = 48 << 20;
+const POOL_BYTES_MIN: u64 = 192 << 20;
+const POOL_BYTES_MAX: u64 = 1 << 30;
+/// On a device with memory of its own, whose caches hold some 100 MB.
+const POOL_BYTES_APART: u64 = 768 << 20;
+/// Blocks of one submission at most.
+const BLOCKS_MAX: usize = 64;
 /// A row count is left out where it is expected to take longer than this; the curve goes on from what was timed.
 const ONE_SECONDS_MAX: f64 = 0.7;
 /// A measurement is repeated until it has taken this long, but not more often than a few times.
@@ -160,6 +166,15 @@ struct Bench<'a> {
     residual: Arc<SharedBuffer>,
 }
 
+/// Weights of one size together: more than caches hold, and a small part of the memory.
+fn pool_bytes(profile: &DeviceProfile) -> u64 {
+    let wanted = match profile.unified_memory {
+        true => (POOL_WORKER_BYTES * profile.workers as u64).clamp(POOL_BYTES_MIN, POOL_BYTES_MAX),
+        false => POOL_BYTES_APART,
+    };
+    wanted.min(profile.memory_bytes / 8)
+}
+
 impl<'a> Bench<'a> {
     /// Loads as many blocks of these kinds as no cache holds; of heads only one.
     fn new(
@@ -171,7 +186,7 @@ impl<'a> Bench<'a> {
         let one = shapes::of(shape, ty);
         let bytes = |b: &Block| b.weights().iter().map(|w| w.span.bytes).sum::<u64>();
         let layer: u64 = one.blocks.iter().filter(|b| kinds.contains(&b.kind())).map(bytes).sum();
-        let layers = (POOL_BYTES / layer.max(1)).clamp(2, 256) as usize;
+        let layers = (pool_bytes(device.profile()) / layer.max(1)).clamp(2, 256) as usize;
         let spec = shapes::of(&Shape { layers, ..*shape }, ty);
         let out_of_memory = || DeviceError::OutOfMemory {
             device: "host".into(),
@@ -274,13 +289,25 @@ impl<'a> Bench<'a> {
         let all = self.ids(kind);
         let batch = self.batch(rows, past, read)?;
         let one = self.several(&all[..1.min(all.len())], &batch, crossing)?;
-        // Few rows want all weights, which no cache holds. With many rows, a few blocks tell it.
-        let wanted = (ENOUGH.as_secs_f64() / one.max(1e-9)) as usize;
-        let blocks = &all[..wanted.clamp(1, all.len().max(1)).min(all.len())];
-        if blocks.len() < 2 {
-            return Ok(one);
+        // As many as there is time for, all in turn, so that no cache holds what comes next.
+        let wanted = ((ENOUGH.as_secs_f64() / one.max(1e-9)) as usize).clamp(1, BLOCKS_MAX);
+        if wanted < 4 {
+            let few = &all[..wanted.clamp(1, all.len().max(1)).min(all.len())];
+            return if few.len() < 2 {
+                Ok(one)
+            } else {
+                Ok(self.several(few, &batch, crossing)? / few.len() as f64)
+            };
         }
-        Ok(self.several(blocks, &batch, crossing)? / blocks.len() as f64)
+        let blocks: Vec<BlockId> = all.iter().copied().cycle().take(wanted).collect();
+        let half = wanted / 2;
+        // What a submission takes beside its blocks is in both.
+        let [part, whole] =
+            [&blocks[..half], &blocks[..]].map(|blocks| self.several(blocks, &batch, crossing));
+        let (part, whole) = (part?, whole?);
+        let each = (whole - part) / (wanted - half) as f64;
+        // Where something disturbed the shorter one, the mean says more.
+        Ok(if each > 0.0 { each.min(whole / wanted as f64) } else { whole / wanted as f64 })
     }
 
     /// Seconds of one block of each kind for each number of rows. All are timed twice, one after the other: what disturbs comes and goes.
