@@ -86,6 +86,17 @@ fn stdin_is_the_prompt_or_follows_it() {
 }
 
 #[test]
+fn drafts_change_no_text_and_are_counted() {
+    let tiny = Fixture::new(None);
+    let greedy = ["--temp", "0", "-n", "200", "--raw", "one two one two one two one two"];
+    let plain = tiny.run(&greedy);
+    let drafted = tiny.run(&[&greedy[..], &["--draft", "ngram"]].concat());
+    assert_eq!(stdout(&drafted), stdout(&plain));
+    assert!(stderr(&drafted).contains("drafted tokens accepted"), "{}", stderr(&drafted));
+    assert!(!stderr(&plain).contains("drafted"));
+}
+
+#[test]
 fn a_model_without_template_says_so() {
     let tiny = Fixture::new(None);
     let out = tiny.run(&["-n", "4", "--temp", "0", "hello"]);
