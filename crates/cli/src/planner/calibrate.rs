@@ -48,6 +48,9 @@ const LARGE: Shape = Shape {
     vocab: 65_536,
     tied: false,
 };
+/// [`LARGE`] where memory is the device's own: so fast a device is still ramping up when the products of that one end.
+const LARGE_APART: Shape =
+    Shape { name: "large", width: 4096, hidden: 12_288, heads: 32, kv_heads: 8, ..LARGE };
 const SMALL: Shape = Shape {
     name: "small",
     width: 512,
@@ -98,7 +101,7 @@ pub fn calibrate(
 
 /// Seconds per element of a matrix of this type, where it is known what an ffn takes beside its products.
 fn products(device: &dyn Instrument, ty: TensorType, beside: &Points) -> Result<Points, DeviceError> {
-    let large = Bench::new(device, &LARGE, ty, &[BlockKind::Ffn])?;
+    let large = Bench::new(device, large(device), ty, &[BlockKind::Ffn])?;
     let elements = large.elements(BlockKind::Ffn);
     let curve = Curve::new(beside, Origin::Measured);
     let beside = |rows: usize| curve.as_ref().map_or(0.0, |curve| curve.at(rows));
@@ -114,7 +117,7 @@ fn whole(device: &dyn Instrument, roof: &Roofline, ty: TensorType) -> Result<Cal
     let latency = small.latency()?;
     let [few, small_mixers] = [BlockKind::Ffn, BlockKind::Mixer].map(|kind| small.elements(kind));
     drop(small);
-    let large = Bench::new(device, &LARGE, ty, &kinds)?;
+    let large = Bench::new(device, large(device), ty, &kinds)?;
     let [large_ffn] = large.over_rows([BlockKind::Ffn])?;
     let many = large.elements(BlockKind::Ffn);
     let attention = large.attention()?;
@@ -166,6 +169,10 @@ struct Bench<'a> {
     blocks: Vec<(BlockKind, BlockId)>,
     limits: Arc<BatchLimits>,
     residual: Arc<SharedBuffer>,
+}
+
+fn large(device: &dyn Instrument) -> &'static Shape {
+    if device.profile().unified_memory { &LARGE } else { &LARGE_APART }
 }
 
 /// Weights of one size together: more than caches hold, and a small part of the memory.
