@@ -332,13 +332,13 @@ impl StatePages {
         tokens
     }
 
-    /// What a batch from position `start` on sees and the devices of this phase do not have: its pages in each group. They lie on those of
-    /// the other phase.
+    /// What is held of the positions before `start` and the devices of this phase do not have: its pages in each group. They lie on those of
+    /// the other phase. Windows bring the page that is kept for stepping back too.
     pub fn elsewhere(&self, phase: Phase, start: usize) -> Vec<Vec<PageId>> {
         let held = self.held[phase as usize];
         let pages = |l: &GroupPages| {
             let tokens = l.list.pool.page_tokens();
-            let first = held.max(l.spec.first_seen(start)) / tokens;
+            let first = held.max(l.list.first()) / tokens;
             let end = if held < start { start.div_ceil(tokens) } else { 0 };
             let pages = (first..end).filter_map(|page| l.list.pages.get(page.checked_sub(l.list.dropped)?));
             pages.map(|page| page.id).collect()

@@ -32,8 +32,6 @@ pub(super) struct Sequence {
     pub kept: Option<u32>,
     /// Its own slot among those that devices have.
     pub slot: u32,
-    /// Tokens in flight behind the last one, guessed.
-    pub drafts: Vec<u32>,
     /// Where guesses come from.
     pub drafting: Option<Drafting>,
     /// Batches in flight that have tokens of this sequence.
@@ -76,7 +74,6 @@ impl Sequence {
             launched: 0,
             kept: None,
             slot: 0,
-            drafts: Vec::new(),
             drafting,
             flights: 0,
             pages,

@@ -285,7 +285,11 @@ impl Engine {
             let (select, edits) = sequence.sampler.ask(&text[..history], self.spec.vocab);
             // A choice among one token is no choice: the device may go on with it by itself.
             let alone = select == Select::Top(1) && edits.is_empty() && sequence.drafting.is_none();
-            let keep = alone && self.feeds_itself() && (sequence.slot as usize) < SLOTS;
+            // What is asked for the token after it must not depend on it.
+            let keep = alone
+                && !sequence.sampler.looks_back()
+                && self.feeds_itself()
+                && (sequence.slot as usize) < SLOTS;
             OutputRow { row, select, edits, keep: keep.then_some(sequence.slot) }
         };
         (first..).zip(sequence.tokens.len()..=text.len()).map(output).collect()
@@ -295,11 +299,10 @@ impl Engine {
         let kept: Vec<u32> = batch.keeps().map(|(_, slot)| slot).collect();
         let mut pages: Vec<_> = self.running.iter_mut().map(|s| (s.id, &mut s.pages)).collect();
         Engine::send(&mut self.executor, batch, phase, &mut pages)?;
-        for Planned { id, count, drafts, .. } in planned {
+        for Planned { id, count, .. } in planned {
             if let Some(sequence) = self.running.iter_mut().find(|s| s.id == *id) {
                 sequence.launched += count;
                 sequence.kept = Some(sequence.slot).filter(|slot| kept.contains(slot));
-                sequence.drafts.clone_from(drafts);
                 sequence.flights += 1;
                 sequence.sent = Instant::now();
             }
@@ -336,6 +339,9 @@ impl Engine {
             let start = end;
             end += slice.tokens.len();
             let within = |o: &OutputRow| (start..end).contains(&(o.row as usize));
+            // Drafts are what follows the first row that is read.
+            let first = batch.outputs().iter().find(|o| within(o)).map_or(end, |o| o.row as usize + 1);
+            let (count, drafts) = (first - start, &slice.tokens[first - start..]);
             let rows = batch.outputs().iter().zip(&rows).filter(|(o, _)| within(o)).map(|(_, row)| *row);
             if let Some(at) = self.ending.iter().position(|s| s.id == slice.sequence) {
                 self.land_ended(at);
@@ -344,13 +350,11 @@ impl Engine {
             let Some(at) = self.running.iter().position(|s| s.id == slice.sequence) else { continue };
             let mut sequence = self.running.remove(at);
             sequence.flights -= 1;
-            let drafts = std::mem::take(&mut sequence.drafts);
             let reason = match &result {
                 Ok(_) if sequence.failure.is_some() || sequence.cancelled => None,
                 Ok(_) => {
                     sequence.alone = false;
-                    let count = slice.tokens.len() - drafts.len();
-                    self.choose_all(&mut sequence, count, &drafts, rows.collect())
+                    self.choose_all(&mut sequence, count, drafts, rows.collect())
                 }
                 Err(error) => {
                     let shared = shared || !drafts.is_empty();

@@ -80,6 +80,11 @@ impl Sampler {
         if edits.adjustments.len() > ADJUSTMENTS_MAX { all } else { (Select::Top(k.min(vocab)), edits) }
     }
 
+    /// True where what [`Sampler::ask`] answers depends on the tokens so far.
+    pub fn looks_back(&self) -> bool {
+        self.options.penalties_on() || self.options.dry.is_on()
+    }
+
     /// What bias, penalties, DRY and the mask do to the logits that follow `history`.
     fn edits(&self, history: &[u32]) -> Edits {
         let o = &self.options;

@@ -118,3 +118,44 @@ fn a_device_feeds_itself_where_the_likeliest_token_is_taken() {
         assert_eq!(run(Request { sampling, ..request.clone() }).1, 1);
     }
 }
+
+#[test]
+fn steps_launched_ahead_penalize_what_the_text_repeats() {
+    for seed in 0..20 {
+        let base = greedy(request(seed, 60, 60));
+        let dry = DryOptions { multiplier: 5.0, allowed_length: 1, ..DryOptions::default() };
+        let request = Request { sampling: SamplingOptions { dry, ..base.sampling.clone() }, ..base };
+        let run = |ahead| {
+            let device = Arc::new(FakeDevice::new("fake", LAZY, Log::default()));
+            let mut engine = engine_on(device, EngineOptions { ahead, ..options() });
+            let id = engine.add(request.clone()).unwrap();
+            drain(&mut engine).remove(&id).unwrap()
+        };
+        assert_eq!(run(true), run(false), "seed {seed}");
+    }
+}
+
+/// Few pages: sequences are preempted and read their tokens again on the devices of the other phase, while drafts are on their way.
+#[test]
+fn drafts_belong_to_the_batch_that_they_are_in() {
+    let spec = tiny_spec(2);
+    let on = |device| Placement::new(&spec, 2, vec![device; spec.blocks.len()]).unwrap();
+    for (chunk, seed) in
+        [5usize, 8, 12, 32].into_iter().flat_map(|chunk| (0..4).map(move |seed| (chunk, 10 * seed)))
+    {
+        let placements = Placements { prefill: on(0), decode: on(1) };
+        let few = EngineOptions { prefill_chunk: chunk, sequences_max: 4, kv_pages: Some(8), ..options() };
+        let slow = Pace::Lazy(std::time::Duration::from_micros(200));
+        let (mut engine, _) = engine_of_two(&spec, placements, [slow, LAZY], few);
+        let requests: Vec<Request> = (0..6).map(|i| request(seed + i, 20 + 5 * i as usize, 60)).collect();
+        let answers: Vec<_> = requests.iter().map(alone).collect();
+        let add = |(r, a): (&Request, &(Vec<u32>, Option<FinishReason>))| {
+            engine.add_drafted(r.clone(), Box::new(Knowing::of(r, &a.0, u32::MAX))).unwrap()
+        };
+        let ids: Vec<SequenceId> = requests.iter().zip(&answers).map(add).collect();
+        let texts = drain(&mut engine);
+        for (id, answer) in ids.iter().zip(&answers) {
+            assert_eq!(&texts[id], answer);
+        }
+    }
+}

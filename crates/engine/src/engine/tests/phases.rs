@@ -58,3 +58,22 @@ fn a_failed_way_of_state_ends_the_request_with_the_device_named() {
     let again = engine.add(request(1, 50, 9)).unwrap();
     assert_eq!(drain(&mut engine).remove(&again).unwrap(), alone(&request(1, 50, 9)));
 }
+
+/// A prompt that departs from a kept one sees, at its last token, what lies before the window of the token that brought the state over.
+#[test]
+fn a_step_back_in_a_window_finds_its_page_on_both_devices() {
+    let spec = sliding_spec(3, 40);
+    let on = |device| Placement::new(&spec, 2, vec![device; spec.blocks.len()]).unwrap();
+    let placements = Placements { prefill: on(0), decode: on(1) };
+    let (mut engine, _) = engine_of_two(&spec, placements, [LAZY; 2], options());
+    let text = prompt(3, 100);
+    let first = Request { prompt: text.clone(), keep: true, ..request(0, 0, 2) };
+    engine.add(first).unwrap();
+    drain(&mut engine);
+    let second = Request { prompt: text[..68].to_vec(), ..request(1, 0, 9) };
+    let id = engine.add(second.clone()).unwrap();
+    let got = drain(&mut engine).remove(&id).unwrap();
+    let mut one = engine_with(&spec, FakeDevice::plain(), options());
+    let there = one.add(second).unwrap();
+    assert_eq!(got, drain(&mut one).remove(&there).unwrap());
+}
