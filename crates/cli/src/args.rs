@@ -519,7 +519,7 @@ pub struct PerplexityArgs {
 /// FILE is a GGUF file (any shard of a split one), a safetensors file, or a directory as Hugging Face has them.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// File or directory; any other MODEL that is on this machine works too
+    /// File or directory; any other MODEL works too, of which only the beginnings of its files are fetched
     #[arg(value_name = "FILE", value_hint = ValueHint::AnyPath)]
     pub file: String,
     /// Print JSON

@@ -4,9 +4,11 @@ mod report;
 
 use std::io::Write;
 
+use anyhow::Context;
 use unicorn_core::ModelSpec;
 use unicorn_engine::planner::{Ask, Candidate, Correction, Machine, plan};
 use unicorn_engine::{EngineOptions, PlaceRules, Placement, Placements};
+use unicorn_hub::{HubError, Reference};
 
 use self::report::{Report, Subject};
 use crate::args::{DeviceArgs, PlanArgs, PlanFormat};
@@ -15,9 +17,11 @@ use crate::context::ContextChoice;
 use crate::devices::cache::DeviceCache;
 use crate::devices::unasked;
 use crate::exit::{Exit, describe, usage};
+use crate::model_spec::{Looked, look};
 use crate::open_device::{self, Opened};
 use crate::output::{Out, say};
 use crate::planner::{Grades, Here, Place, Want, machine_file};
+use crate::progress::Fetched;
 use crate::session::{find_model, open_model};
 
 /// Predicts placements and prints them with the choice. Fails where nothing fits.
@@ -102,8 +106,28 @@ fn spec(args: &PlanArgs, config: &Config) -> anyhow::Result<ModelSpec> {
     if let Some(shape) = &args.shape {
         return shape.spec(args.ty).map_err(usage);
     }
-    let fetched = find_model(config.model(&args.model), config)?;
-    Ok(open_model(&fetched, config)?.spec)
+    let name = config.model(&args.model);
+    let whole = |fetched: &Fetched| Ok(open_model(fetched, config)?.spec);
+    let looked = match look(name, config) {
+        Err(error) if has_other_source(name, &error) => {
+            say!("{}; {name} is fetched whole", describe(&error));
+            return whole(&find_model(name, config)?);
+        }
+        looked => looked?,
+    };
+    if let Looked::Here(path) = &looked {
+        return whole(&Fetched { path: path.clone(), lacking: Vec::new() });
+    }
+    if let Some(origin) = looked.origin(config).filter(|_| config.talks()) {
+        say!("{name}: {origin}");
+    }
+    looked.spec().with_context(|| format!("cannot open model {name}"))
+}
+
+/// True where a hub does not answer and the model is one of those that do not come from a hub alone.
+fn has_other_source(name: &str, error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(HubError::Unreachable { .. } | HubError::Status { .. }))
+        && matches!(unicorn_hub::resolve(name), Ok(Reference::Known(_)))
 }
 
 /// The devices that rules name, and else all that may be taken unasked. One of these that cannot be opened is left out.
