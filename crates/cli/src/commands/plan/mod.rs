@@ -6,7 +6,7 @@ use std::io::Write;
 
 use anyhow::Context;
 use unicorn_core::ModelSpec;
-use unicorn_engine::planner::{Ask, Candidate, Correction, Machine, plan};
+use unicorn_engine::planner::{Ask, Candidate, Correction, Machine, Misfit, plan};
 use unicorn_engine::{EngineOptions, PlaceRules, Placement, Placements};
 use unicorn_hub::{HubError, Reference};
 
@@ -20,7 +20,7 @@ use crate::exit::{Exit, describe, usage};
 use crate::model_spec::{Looked, look};
 use crate::open_device::{self, Opened};
 use crate::output::{Out, say};
-use crate::planner::{Grades, Here, Place, Want, machine_file};
+use crate::planner::{Grades, Here, Place, Room, Want, machine_file};
 use crate::progress::Fetched;
 use crate::session::{find_model, open_model};
 
@@ -45,7 +45,8 @@ pub fn run(args: &PlanArgs, config: &Config) -> anyhow::Result<Exit> {
             let simulated = machine_file::read(name)?;
             let about = format!("{}: {} (not here: simulated)", simulated.name, simulated.about);
             let none = |_: &Candidate| [Correction::NONE; 2];
-            answer(args, &spec, &options, &simulated.machine, Some(about), &none)
+            let machine = Planned { machine: &simulated.machine, about: Some(about), room: None };
+            answer(args, &spec, &options, machine, &none)
         }
         None => {
             let opened = open_all(args, config)?;
@@ -56,9 +57,20 @@ pub fn run(args: &PlanArgs, config: &Config) -> anyhow::Result<Exit> {
             let cache = DeviceCache::new(config.cache_dir.as_deref());
             let grades = Grades::read(&cache, &here.keys);
             let corrections = |candidate: &Candidate| grades.corrections(candidate, &spec);
-            answer(args, &spec, &options, &here.machine, None, &corrections)
+            let room = Room::of(&opened, args.memory_max.as_ref());
+            let machine = Planned { machine: &here.machine, about: None, room: Some(&room) };
+            answer(args, &spec, &options, machine, &corrections)
         }
     }
+}
+
+/// What is planned for.
+struct Planned<'a> {
+    machine: &'a Machine,
+    /// What a person should know about it.
+    about: Option<String>,
+    /// Its devices, where they are here.
+    room: Option<&'a Room>,
 }
 
 /// What earlier runs say about predictions for a placement.
@@ -68,8 +80,7 @@ fn answer(
     args: &PlanArgs,
     spec: &ModelSpec,
     options: &EngineOptions,
-    machine: &Machine,
-    about: Option<String>,
+    Planned { machine, about, room }: Planned<'_>,
     corrections: &Corrections<'_>,
 ) -> anyhow::Result<Exit> {
     let only = match &args.place {
@@ -77,6 +88,7 @@ fn answer(
         _ => None,
     };
     let budgets = budgets(args, machine)?;
+    let check = room.map(|room| |placements: &Placements| room.misfit(spec, placements, options));
     let plan = plan(&Ask {
         spec,
         machine,
@@ -86,6 +98,7 @@ fn answer(
         decode: args.decode,
         sequences: args.sequences,
         budgets: &budgets,
+        check: check.as_ref().map(|check| check as &dyn Fn(&Placements) -> Option<Misfit>),
         corrections,
         only,
     })?;
@@ -173,19 +186,13 @@ fn candidate(rules: &PlaceRules, spec: &ModelSpec, machine: &Machine) -> anyhow:
 
 /// The budget of each device.
 fn budgets(args: &PlanArgs, machine: &Machine) -> anyhow::Result<Vec<Option<u64>>> {
-    let mut budgets = vec![None; machine.devices.len()];
-    for (name, bytes) in &args.memory_max {
-        let mut found = false;
-        for (device, budget) in machine.devices.iter().zip(&mut budgets) {
-            if name.as_ref().is_none_or(|n| *n == device.name || device.name.split(':').next() == Some(n)) {
-                *budget = Some(*bytes);
-                found = true;
-            }
+    let Some(max) = &args.memory_max else { return Ok(Vec::new()) };
+    let names: Vec<&str> = machine.devices.iter().map(|d| d.name.as_str()).collect();
+    match max.stranger(&names) {
+        Some(name) => {
+            let known = names.join(", ");
+            Err(usage(format!("--memory-max: there is no device {name}; there are {known}")))
         }
-        if !found {
-            let name = name.clone().unwrap_or_default();
-            return Err(usage(format!("--memory-max: there is no device {name}")));
-        }
+        None => Ok(names.iter().map(|name| max.of(&[name])).collect()),
     }
-    Ok(budgets)
 }
