@@ -41,7 +41,7 @@ impl Case {
     /// Whether the block multiplies more rows at once than every GPU does with activations in full: in the batch or while the past is
     /// filled in.
     pub(crate) fn takes_many_rows(&self) -> bool {
-        const FEW: usize = 4;
+        const FEW: usize = 2;
         let past: usize = self.batch.iter().map(|s| s.past).sum();
         !matches!(self.block, Block::Embedding { .. }) && (self.rows() > FEW || past > FEW)
     }
