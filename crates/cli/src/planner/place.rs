@@ -1,7 +1,7 @@
 //! From what `--place` says, or does not say, to open devices and a placement; and predictions for it that are graded.
 
 use unicorn_core::ModelSpec;
-use unicorn_engine::planner::{Ask, Candidate, Misfit, Plan, Prediction, Reason, plan};
+use unicorn_engine::planner::{Ask, Candidate, Check, Plan, Prediction, Reason, plan};
 use unicorn_engine::{EngineOptions, Placement, Placements, Timings};
 
 use super::choice::{Load, Place};
@@ -197,7 +197,7 @@ fn predict(
         sequences: load.sequences,
         // Devices that are asked know them.
         budgets: &[],
-        check: check.as_ref().map(|check| check as &dyn Fn(&Placements) -> Option<Misfit>),
+        check: check.as_ref().map(|check| check as &Check<'_>),
         corrections: &|candidate| grades.corrections(candidate, spec),
         only,
     })?)
@@ -298,6 +298,7 @@ mod tests {
     use unicorn_core::{Block, DeviceOptions, Instrument, TensorType};
     use unicorn_cpu::ReferenceDevice;
     use unicorn_engine::PlaceRules;
+    use unicorn_engine::planner::Misfit;
 
     use super::*;
     use crate::devices::cache::Key;

@@ -10,6 +10,9 @@ use super::simulate::{Phase, Simulated, simulate};
 use crate::need::Need;
 use crate::{EngineOptions, PlacementError, Placements};
 
+/// What of a placement does not fit; `None` where it can be.
+pub type Check<'a> = dyn Fn(&Placements) -> Option<Misfit> + 'a;
+
 /// What is to be planned.
 pub struct Ask<'a> {
     /// The model.
@@ -30,7 +33,7 @@ pub struct Ask<'a> {
     pub budgets: &'a [Option<u64>],
     /// Tells what of a placement does not fit, where there are devices to ask, and so as loading it would; `None` compares estimates with
     /// the machine's memories and the budgets.
-    pub check: Option<&'a dyn Fn(&Placements) -> Option<Misfit>>,
+    pub check: Option<&'a Check<'a>>,
     /// What earlier runs say about predictions for placements: of prefill, and of decode.
     pub corrections: &'a dyn Fn(&Candidate) -> [Correction; 2],
     /// Placements to predict beside every device alone; `None` looks for them.

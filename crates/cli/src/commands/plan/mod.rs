@@ -6,7 +6,7 @@ use std::io::Write;
 
 use anyhow::Context;
 use unicorn_core::ModelSpec;
-use unicorn_engine::planner::{Ask, Candidate, Correction, Machine, Misfit, plan};
+use unicorn_engine::planner::{Ask, Candidate, Check, Correction, Machine, plan};
 use unicorn_engine::{EngineOptions, PlaceRules, Placement, Placements};
 use unicorn_hub::{HubError, Reference};
 
@@ -98,7 +98,7 @@ fn answer(
         decode: args.decode,
         sequences: args.sequences,
         budgets: &budgets,
-        check: check.as_ref().map(|check| check as &dyn Fn(&Placements) -> Option<Misfit>),
+        check: check.as_ref().map(|check| check as &Check<'_>),
         corrections,
         only,
     })?;
