@@ -104,7 +104,7 @@ fn impossible_plans_are_usage_errors() {
         (&["--prompt", "0", "--decode", "0"], "nothing to plan"),
         (&["--memory-max", "6X"], "`6X` is no size"),
         (&["--memory-max", "6"], "`6` has no unit"),
-        (&["--memory-max", "npu=1G,tpu=6G"], "there is no device tpu; there are cpu"),
+        (&["--memory-max", "npu=1G,tpu=6G"], "there is no device tpu; there are vulkan:0, cpu, npu"),
         (&["--place", "mixer=tpu,ffn=cpu"], "there is no device tpu"),
         (&["--place", "0-99=cpu"], "32 layers"),
         (&["--ctx", "100"], "less than a prompt of 512"),
