@@ -121,7 +121,7 @@ impl PlaceArgs {
 #[derive(Args, Debug)]
 pub struct MemoryArgs {
     /// Memory that may be taken, of every device as in 6GiB, or of some as in cpu=8GiB,vulkan:0=6GiB [default: what there is]
-    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    #[arg(long, value_name = "SIZE", value_parser = MemoryMax::of_this_machine, help_heading = "Device")]
     pub memory_max: Option<MemoryMax>,
 }
 
@@ -432,9 +432,9 @@ pub struct PlanArgs {
     /// Predict this placement, beside each device alone; `auto` looks for the best
     #[arg(long, value_name = "RULES", help_heading = "Device")]
     pub place: Option<Place>,
-    /// Memory that may be taken, SIZE for each device or DEVICE=SIZE,..: 6G, 512M, 1.5GiB
-    #[arg(long, value_name = "SIZE", value_delimiter = ',', value_parser = parse::budget, help_heading = "Device")]
-    pub memory_max: Vec<(Option<String>, u64)>,
+    /// Memory that may be taken, of every device as in 6GiB, or of some as in cpu=8GiB,vulkan:0=6GiB [default: what there is]
+    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    pub memory_max: Option<MemoryMax>,
     /// A machine that is not here: phoenix, strix-point, strix-halo, 7900xtx, h100, or a file like theirs
     #[arg(long, value_name = "MACHINE", value_hint = ValueHint::FilePath, help_heading = "Device")]
     pub simulate: Option<String>,
@@ -519,7 +519,7 @@ pub struct PerplexityArgs {
 /// FILE is a GGUF file (any shard of a split one), a safetensors file, or a directory as Hugging Face has them.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// File or directory; any other MODEL that is on this machine works too
+    /// File or directory; any other MODEL works too, of which only the beginnings of its files are fetched
     #[arg(value_name = "FILE", value_hint = ValueHint::AnyPath)]
     pub file: String,
     /// Print JSON

@@ -8,41 +8,56 @@ use unicorn_engine::{
     Placements, longest_context,
 };
 
+use crate::devices::DeviceChoice;
 use crate::exit::usage;
 use crate::memory_max::MemoryMax;
 use crate::open_device::Opened;
 use crate::table::{Align, Table};
 use crate::units;
 
+/// The origin of limits that the user set.
+pub const FLAG: &str = "--memory-max";
 /// Memory of the host that is left to the rest of this program, such as the tokenizer, and to drivers.
 const SPARE_BYTES: u64 = 64 << 20;
 
+/// By what an open device goes: what it was asked for by, and what it is called.
+fn names(opened: &Opened) -> [String; 2] {
+    [opened.choice.to_string(), opened.device.profile().name.clone()]
+}
+
+/// Errors where `--memory-max` names a device that is neither open nor one of `others`, which may be opened yet.
+pub fn check_names(
+    opened: &[Opened],
+    others: &[DeviceChoice],
+    max: Option<&MemoryMax>,
+) -> anyhow::Result<()> {
+    let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+    let known: Vec<String> = opened.iter().flat_map(names).chain(others.iter().cloned()).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let Some(stranger) = max.and_then(|max| max.stranger(&known)) else { return Ok(()) };
+    let mut used: Vec<String> = opened.iter().map(|o| o.choice.to_string()).chain(others).collect();
+    used.dedup();
+    Err(usage(format!("--memory-max: {stranger} is not used, but {}", used.join(", "))))
+}
+
 /// The limits of the memory that open devices work in: what there is, and what `--memory-max` allows of it.
-///
-/// Errors where that names a device that is not open.
-pub fn limits(opened: &[Opened], max: Option<&MemoryMax>) -> anyhow::Result<Vec<MemoryLimit>> {
+pub fn limits(opened: &[Opened], max: Option<&MemoryMax>) -> Vec<MemoryLimit> {
     let mut limits: Vec<MemoryLimit> = unicorn_cpu::simd::available().into_iter().map(of_host).collect();
-    let all = |o: &Opened| [o.choice.to_string(), o.device.profile().name.clone()];
-    for name in max.into_iter().flat_map(MemoryMax::names) {
-        if !opened.iter().any(|o| all(o).iter().any(|known| known.eq_ignore_ascii_case(name))) {
-            let open: Vec<String> = opened.iter().map(|o| o.choice.to_string()).collect();
-            return Err(usage(format!("--memory-max: {name} is not used, but {}", open.join(", "))));
-        }
-    }
     for (index, open) in opened.iter().enumerate() {
-        let names = all(open);
+        let names = names(open);
         let allowed = max.and_then(|max| max.of(&[&names[0], &names[1]]));
-        let allowed = allowed.map(|bytes| MemoryRoom { bytes, origin: "--memory-max".to_owned() });
+        let allowed = allowed.map(|bytes| MemoryRoom { bytes, origin: FLAG.to_owned() });
         // One card may have been opened under two names: both together have its memory.
         let same = |o: &Opened| o.device.profile().description == open.device.profile().description;
-        let together = (0..opened.len()).filter(|i| names[1] == all(&opened[*i])[1] && same(&opened[*i]));
+        let together =
+            (0..opened.len()).filter(|i| names[1] == opened[*i].device.profile().name && same(&opened[*i]));
         let room = open.device.room().map(|room| (together.collect(), room));
         for (scope, room) in allowed.map(|room| (vec![index], room)).into_iter().chain(room) {
             let scope = MemoryScope::Devices(scope);
             limits.push(MemoryLimit { scope, bytes: room.bytes, origin: room.origin });
         }
     }
-    Ok(limits)
+    limits
 }
 
 fn of_host(room: MemoryRoom) -> MemoryLimit {
@@ -198,7 +213,7 @@ mod tests {
     fn a_flag_limits_the_devices_that_it_names_and_no_others() {
         let opened = [reference("reference"), reference("cpu")];
         let flags = |max: &str| -> Vec<(MemoryScope, u64)> {
-            let limits = limits(&opened, Some(&max.parse().unwrap())).unwrap();
+            let limits = limits(&opened, Some(&max.parse().unwrap()));
             let of_flag = limits.into_iter().filter(|l| l.origin == "--memory-max");
             of_flag.map(|l| (l.scope, l.bytes)).collect()
         };
@@ -206,12 +221,15 @@ mod tests {
         assert_eq!(flags("1GB"), [device(0, 1_000_000_000), device(1, 1_000_000_000)]);
         assert_eq!(flags("cpu=2GB"), [device(1, 2_000_000_000)]);
         assert_eq!(flags("1GB,cpu=2GB"), [device(0, 1_000_000_000), device(1, 2_000_000_000)]);
-        let error = limits(&opened, Some(&"vulkan:1=1GB".parse().unwrap())).unwrap_err();
+        let vulkan = "vulkan:1=1GB".parse().unwrap();
+        let error = check_names(&opened, &[], Some(&vulkan)).unwrap_err();
         assert_eq!(of_error(&error), Exit::Usage);
-        assert!(error.to_string().contains("vulkan:1 is not used"), "{error}");
+        assert!(error.to_string().contains("vulkan:1 is not used, but reference, cpu"), "{error}");
+        check_names(&opened, &["vulkan:1".parse().unwrap()], Some(&vulkan)).unwrap();
+        check_names(&opened, &[], Some(&"1GB,cpu=2GB".parse().unwrap())).unwrap();
         // What the system says always counts.
         #[cfg(target_os = "linux")]
-        assert!(limits(&opened, None).unwrap().iter().any(|l| l.scope == MemoryScope::Host && l.bytes > 0));
+        assert!(limits(&opened, None).iter().any(|l| l.scope == MemoryScope::Host && l.bytes > 0));
     }
 
     #[test]

@@ -8,27 +8,43 @@ use crate::devices::DeviceChoice;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MemoryMax {
     every: Option<u64>,
-    /// By the device's name as it parses.
+    /// By the device's name, in small letters.
     devices: Vec<(String, u64)>,
 }
 
 impl MemoryMax {
-    /// The bytes that may be taken of the device with one of these names.
-    pub fn of(&self, names: &[&str]) -> Option<u64> {
-        let named = self.devices.iter().find(|(name, _)| names.iter().any(|n| n.eq_ignore_ascii_case(name)));
-        named.map(|(_, bytes)| *bytes).or(self.every)
+    /// As it is written for this machine, where only devices can be named that this program can open.
+    pub fn of_this_machine(text: &str) -> Result<MemoryMax, String> {
+        let max: MemoryMax = text.parse()?;
+        max.devices.iter().try_for_each(|(name, _)| name.parse::<DeviceChoice>().map(drop))?;
+        Ok(max)
     }
 
-    /// The devices that are named.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.devices.iter().map(|(name, _)| name.as_str())
+    /// The bytes that may be taken of a device that goes by these names. One that is `vulkan:0` is meant by `vulkan` too, unless its
+    /// whole name is there.
+    pub fn of(&self, names: &[&str]) -> Option<u64> {
+        let bytes = |name: &str| self.devices.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|d| d.1);
+        let named = names.iter().find_map(|name| bytes(name));
+        named.or_else(|| names.iter().find_map(|name| bytes(kind(name)))).or(self.every)
     }
+
+    /// A device that is named, but is none of these.
+    pub fn stranger(&self, names: &[&str]) -> Option<&str> {
+        let known =
+            |name: &str| names.iter().flat_map(|n| [n, kind(n)]).any(|n| n.eq_ignore_ascii_case(name));
+        self.devices.iter().map(|(name, _)| name.as_str()).find(|name| !known(name))
+    }
+}
+
+/// What stands before the colon of a device's name.
+fn kind(name: &str) -> &str {
+    name.split(':').next().unwrap_or(name)
 }
 
 impl FromStr for MemoryMax {
     type Err = String;
 
-    /// `6GiB`, or `cpu=8GiB,vulkan:0=6GiB`, or both, where the first is for all that are not named.
+    /// `6GiB`, or `cpu=8GiB,vulkan:0=6GiB`, or both, where the first is for all that are not named. Any name may be a device's.
     fn from_str(text: &str) -> Result<MemoryMax, String> {
         let mut max = MemoryMax::default();
         for part in text.split(',') {
@@ -36,7 +52,10 @@ impl FromStr for MemoryMax {
                 None if max.every.is_some() => return Err("two sizes for every device".into()),
                 None => max.every = Some(size(part)?),
                 Some((name, bytes)) => {
-                    let name = name.trim().parse::<DeviceChoice>()?.to_string();
+                    let name = name.trim().to_ascii_lowercase();
+                    if name.is_empty() {
+                        return Err(format!("`{part}` names no device"));
+                    }
                     if max.devices.iter().any(|(known, _)| *known == name) {
                         return Err(format!("two sizes for {name}"));
                     }
@@ -93,9 +112,24 @@ mod tests {
             (Some(512_000_000), Some(3 << 29))
         );
         let max: MemoryMax = "vulkan:0=1T".parse().unwrap();
-        assert_eq!(max.names().collect::<Vec<_>>(), ["vulkan:0"]);
         // A device goes by what it was asked for and by what it is called.
         assert_eq!(max.of(&["vulkan", "Vulkan:0"]), Some(1_000_000_000_000));
+        assert_eq!(max.stranger(&["vulkan", "Vulkan:0"]), None);
+        assert_eq!(max.stranger(&["cpu", "vulkan:1"]), Some("vulkan:0"));
+        // And by its kind, where nothing closer is said.
+        assert_eq!((of("vulkan=1GB", "vulkan:1"), of("vulkan=1GB", "cpu")), (Some(1_000_000_000), None));
+        assert_eq!(of("vulkan=1GB,vulkan:1=2GB", "vulkan:1"), Some(2_000_000_000));
+        assert_eq!("vulkan=1GB".parse::<MemoryMax>().unwrap().stranger(&["vulkan:1"]), None);
+    }
+
+    #[test]
+    fn devices_of_other_machines_have_names_too() {
+        assert_eq!(of("npu=512M", "NPU"), Some(512_000_000));
+        assert_eq!("6G,npu=1G".parse::<MemoryMax>().unwrap().stranger(&["cpu"]), Some("npu"));
+        let error = MemoryMax::of_this_machine("npu=512M").unwrap_err();
+        assert!(error.contains("no device `npu`; there are cpu"), "{error}");
+        let max = MemoryMax::of_this_machine("cpu=1GB,vulkan:H100=2GB").unwrap();
+        assert_eq!(max.of(&["vulkan:h100"]), Some(2_000_000_000));
     }
 
     #[test]
@@ -108,8 +142,8 @@ mod tests {
             ("-1GB", "-1GB"),
             ("0GB", "no memory"),
             ("", "no size"),
-            ("tpu=1GB", "tpu"),
             ("=1GB", "no device"),
+            (" =1GB", "no device"),
             ("cpu=1GB,cpu=2GB", "two sizes for cpu"),
             ("1GB,2GB", "two sizes"),
         ] {

@@ -77,43 +77,6 @@ pub fn sequences(text: &str) -> Result<usize, String> {
     at_most(SEQUENCES_MAX, text)
 }
 
-/// Bytes: `6G`, `512M`, `1.5GiB`, `4096`.
-fn size(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: f64 = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kb" => 1e3,
-        "m" | "mb" => 1e6,
-        "g" | "gb" => 1e9,
-        "t" | "tb" => 1e12,
-        "kib" => 1024.0,
-        "mib" => 1024.0 * 1024.0,
-        "gib" => 1024.0 * 1024.0 * 1024.0,
-        "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => {
-            return Err(format!(
-                "`{}` is no unit of memory; there are k, M, G and KiB, MiB, GiB",
-                unit.trim()
-            ));
-        }
-    };
-    let value: f64 = number.parse().map_err(|_| format!("`{text}` is no size such as 6G or 512MiB"))?;
-    Ok((value * factor) as u64)
-}
-
-/// `SIZE` for every device, or `DEVICE=SIZE`.
-pub fn budget(text: &str) -> Result<(Option<String>, u64), String> {
-    match text.split_once('=') {
-        Some((device, bytes)) if !device.trim().is_empty() => {
-            Ok((Some(device.trim().to_owned()), size(bytes)?))
-        }
-        Some(_) => Err(format!("`{text}` names no device")),
-        None => Ok((None, size(text)?)),
-    }
-}
-
 /// How often something is measured.
 pub fn repetitions(text: &str) -> Result<usize, String> {
     at_most(REPETITIONS_MAX, text)
@@ -226,22 +189,6 @@ mod tests {
     fn every_listed_kv_type_exists() {
         for name in KV_NAMES {
             assert!(KvType::parse(name).is_some(), "{name}");
-        }
-    }
-
-    #[test]
-    fn sizes_and_budgets() {
-        assert_eq!(budget("6G"), Ok((None, 6_000_000_000)));
-        assert_eq!(budget("vulkan:0=1.5GiB"), Ok((Some("vulkan:0".into()), 1_610_612_736)));
-        assert_eq!(budget("4096"), Ok((None, 4096)));
-        for (text, why) in [
-            ("6X", "no unit"),
-            ("G", "no size"),
-            ("=6G", "no device"),
-            ("1.2.3", "no size"),
-            ("-1", "no size"),
-        ] {
-            assert!(budget(text).unwrap_err().contains(why) || budget(text).is_err(), "{text}");
         }
     }
 

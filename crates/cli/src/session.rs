@@ -18,7 +18,7 @@ use crate::exit::usage;
 use crate::memory::{self, Refused};
 use crate::memory_max::MemoryMax;
 use crate::output::say;
-use crate::planner::{self, Grader, Load, Place, Placed};
+use crate::planner::{self, Grader, Load, Place, Placed, Wish};
 use crate::progress::{self, Fetched};
 use crate::settings::Recommended;
 use crate::units;
@@ -208,14 +208,19 @@ pub fn open_engine(
 pub fn open_devices(spec: &ModelSpec, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Placed> {
     // Before a device is opened: a context that cannot be is wrong usage.
     let options = engine_options(spec, choice)?;
-    planner::place(choice.device, choice.place, spec, &options, choice.load, config)
+    let shortest = matches!(choice.context, ContextChoice::AtMost(_)).then_some(CONTEXT_MIN);
+    let EngineChoice { device, place, load, memory, .. } = *choice;
+    planner::place(&Wish { device, place, options: &options, shortest, load, memory }, spec, config)
 }
 
 /// The engine's options for a model.
 pub fn engine_options(spec: &ModelSpec, choice: &EngineChoice<'_>) -> anyhow::Result<EngineOptions> {
     let context = choice.context.resolve(spec.context_max).map_err(usage)?;
     let (kv_type, sequences_max) = (choice.kv, choice.load.sequences);
-    Ok(EngineOptions { context, kv_type, sequences_max, ..EngineOptions::default() })
+    let mut options = EngineOptions { context, kv_type, sequences_max, ..EngineOptions::default() };
+    let outputs = perplexity::outputs_max(spec.vocab, options.prefill_chunk.min(context));
+    options.outputs_max = choice.scores.then_some(outputs);
+    Ok(options)
 }
 
 /// Loads the weights on open devices. Errors before the first is read where all of them cannot fit.
@@ -229,9 +234,7 @@ pub fn engine_on(
     let mut options = engine_options(spec, choice)?;
     let Placed { opened, placements } = placed;
     let context = options.context;
-    options.outputs_max =
-        choice.scores.then(|| perplexity::outputs_max(spec.vocab, options.prefill_chunk.min(context)));
-    options.memory_limits = memory::limits(&opened, choice.memory)?;
+    options.memory_limits = memory::limits(&opened, choice.memory);
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     let devices: Vec<Arc<dyn Device>> = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
     if let ContextChoice::AtMost(_) = choice.context {

@@ -36,6 +36,15 @@ fn a_machine_that_is_not_here_is_planned_for() {
     // What is asked for is what is shown, and a budget counts.
     let asked = [&words[..], &["--place", "mixer=vulkan,ffn=npu", "--output", "json"]].concat();
     assert_eq!(json(&plan(home.path(), &asked))["placement"], "mixer=vulkan,ffn=npu");
+    // A device that is not here has a budget of its own, and others have theirs.
+    let npu = [&words[..], &["--place", "mixer=vulkan,ffn=npu", "--memory-max", "2TB,npu=1G"]].concat();
+    let npu = plan(home.path(), &npu);
+    assert_eq!(npu.status.code(), Some(1));
+    assert!(
+        stdout(&npu).contains("npu would need") && stdout(&npu).contains("of 1.00 GB"),
+        "{}",
+        stdout(&npu)
+    );
     let small = plan(home.path(), &[&words[..], &["--memory-max", "1G"]].concat());
     assert_eq!(small.status.code(), Some(1));
     assert!(
@@ -91,10 +100,11 @@ fn this_machine_is_measured_once_and_predictions_are_graded() {
 fn impossible_plans_are_usage_errors() {
     let home = tempfile::tempdir().unwrap();
     let phoenix = ["--shape", "8b:q4_k", "--simulate", "phoenix"];
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["--prompt", "0", "--decode", "0"], "nothing to plan"),
-        (&["--memory-max", "6X"], "no unit"),
-        (&["--memory-max", "tpu=6G"], "there is no device tpu"),
+        (&["--memory-max", "6X"], "`6X` is no size"),
+        (&["--memory-max", "6"], "`6` has no unit"),
+        (&["--memory-max", "npu=1G,tpu=6G"], "there is no device tpu; there are vulkan:0, cpu, npu"),
         (&["--place", "mixer=tpu,ffn=cpu"], "there is no device tpu"),
         (&["--place", "0-99=cpu"], "32 layers"),
         (&["--ctx", "100"], "less than a prompt of 512"),

@@ -78,6 +78,8 @@ impl Calibration {
 pub struct Grade {
     /// What kind of placement, with the other devices that it used.
     pub placement: String,
+    /// The type of most of the weights: predictions for one are right where those for another are not.
+    pub weights: String,
     /// What was predicted.
     pub phase: Phase,
     /// Measured over predicted seconds, before any correction.

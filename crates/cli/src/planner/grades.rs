@@ -4,6 +4,7 @@ use unicorn_core::ModelSpec;
 use unicorn_engine::planner::{Candidate, Correction, PhasePrediction, RUNS_MAX};
 
 use super::figures::{Grade, Phase};
+use super::here::types;
 use crate::devices::cache::{DeviceCache, Key};
 use crate::units;
 
@@ -15,6 +16,19 @@ pub struct Grades<'a> {
     kept: Vec<Vec<Grade>>,
 }
 
+/// Predictions that are off alike.
+struct Kind {
+    placement: String,
+    weights: String,
+    phase: Phase,
+}
+
+impl Kind {
+    fn is_of(&self, grade: &Grade) -> bool {
+        (&grade.placement, &grade.weights, grade.phase) == (&self.placement, &self.weights, self.phase)
+    }
+}
+
 impl<'a> Grades<'a> {
     /// Reads what is kept about these devices.
     pub fn read(cache: &'a DeviceCache, keys: &'a [Key]) -> Grades<'a> {
@@ -22,25 +36,25 @@ impl<'a> Grades<'a> {
         Grades { cache, keys, kept: kept.collect() }
     }
 
-    /// The first device that a placement uses in a phase, and what the placement is called among its grades.
-    fn place(&self, candidate: &Candidate, spec: &ModelSpec, phase: Phase) -> Option<(usize, String)> {
+    /// The first device that a placement uses in a phase, and what predictions of this kind are called among its grades.
+    fn kind(&self, candidate: &Candidate, spec: &ModelSpec, phase: Phase) -> Option<(usize, Kind)> {
         let [prefill, decode] = candidate.kinds(spec);
         let (kind, used) = if phase == Phase::Prefill { prefill } else { decode };
         let (first, others) = used.split_first()?;
-        let mut label = kind.to_string();
+        let mut placement = kind.to_string();
         for other in others {
-            label += &format!(" with {}", self.keys.get(*other)?.short());
+            placement += &format!(" with {}", self.keys.get(*other)?.short());
         }
-        Some((*first, label))
+        let weights = types(spec).first().map_or("", |ty| ty.name()).to_owned();
+        Some((*first, Kind { placement, weights, phase }))
     }
 
     /// What earlier runs say about predictions for placements: of prefill, and of decode.
     pub fn corrections(&self, candidate: &Candidate, spec: &ModelSpec) -> [Correction; 2] {
         [Phase::Prefill, Phase::Decode].map(|phase| {
-            let Some((first, label)) = self.place(candidate, spec, phase) else { return Correction::NONE };
-            let same = |g: &&Grade| g.placement == label && g.phase == phase;
+            let Some((first, kind)) = self.kind(candidate, spec, phase) else { return Correction::NONE };
             let kept = self.kept.get(first).into_iter().flatten();
-            let ratios: Vec<f64> = kept.filter(same).map(|g| g.ratio).collect();
+            let ratios: Vec<f64> = kept.filter(|g| kind.is_of(g)).map(|g| g.ratio).collect();
             Correction::of(&ratios)
         })
     }
@@ -55,12 +69,11 @@ impl<'a> Grades<'a> {
         phase: Phase,
         ratio: f64,
     ) -> anyhow::Result<()> {
-        let Some((first, placement)) = self.place(candidate, spec, phase) else { return Ok(()) };
+        let Some((first, kind)) = self.kind(candidate, spec, phase) else { return Ok(()) };
         let Some(kept) = self.kept.get_mut(first) else { return Ok(()) };
-        kept.push(Grade { placement: placement.clone(), phase, ratio });
-        let same = |g: &Grade| g.placement == placement && g.phase == phase;
-        if kept.iter().filter(|g| same(g)).count() > RUNS_MAX
-            && let Some(oldest) = kept.iter().position(same)
+        kept.push(Grade { placement: kind.placement.clone(), weights: kind.weights.clone(), phase, ratio });
+        if kept.iter().filter(|g| kind.is_of(g)).count() > RUNS_MAX
+            && let Some(oldest) = kept.iter().position(|g| kind.is_of(g))
         {
             kept.remove(oldest);
         }
@@ -119,14 +132,16 @@ mod tests {
         }
         grades.keep(&parts, &spec, Phase::Decode, 0.5).unwrap();
         let again = Grades::read(&cache, &keys);
-        let [prefill, decode] = again.corrections(&single, &spec);
-        assert_eq!((prefill.ratio, prefill.runs, decode), (2.0, RUNS_MAX, Correction::NONE));
-        let [prefill, decode] = again.corrections(&parts, &spec);
-        assert_eq!((prefill, decode.ratio, decode.runs), (Correction::NONE, 0.5, 1));
+        let (often, once) = (Correction::of(&[2.0; RUNS_MAX]), Correction::of(&[0.5]));
+        assert!(often.ratio > 1.8 && often.runs == RUNS_MAX && once.ratio < 0.8 && once.runs == 1);
+        assert_eq!(again.corrections(&single, &spec), [often, Correction::NONE]);
+        assert_eq!(again.corrections(&parts, &spec), [Correction::NONE, once]);
         // What is known about a placement counts where only one phase has it.
         let apart = candidate("prefill:0-29=a,decode:mixer=a,decode:ffn=b", &spec);
-        let [prefill, decode] = again.corrections(&apart, &spec);
-        assert_eq!((prefill.ratio, decode.ratio), (2.0, 0.5));
+        assert_eq!(again.corrections(&apart, &spec), [often, once]);
+        // Kernels for another type of weights are other kernels.
+        let f16 = shapes::model("smollm2-135m", TensorType::F16).unwrap();
+        assert_eq!(again.corrections(&single, &f16), [Correction::NONE; 2]);
         // With another second device it is another placement.
         let other = [Key::new(&profile, 1), Key::new(&profile, 3)];
         assert_eq!(Grades::read(&cache, &other).corrections(&parts, &spec), [Correction::NONE; 2]);

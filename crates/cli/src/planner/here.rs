@@ -35,7 +35,7 @@ pub struct Here {
 const SHARE_MIN: f64 = 0.02;
 
 /// The types of a model's matrices, the one with the most elements first; rare ones are left out.
-fn types(spec: &ModelSpec) -> Vec<TensorType> {
+pub fn types(spec: &ModelSpec) -> Vec<TensorType> {
     let mut sums: Vec<(TensorType, u64)> = Vec::new();
     for weight in spec.distinct_weights().into_iter().filter(|w| w.rows > 1) {
         match sums.iter_mut().find(|s| s.0 == weight.ty) {

@@ -268,6 +268,7 @@ mod tests {
                 decode,
                 sequences: 1,
                 budgets,
+                check: None,
                 corrections,
                 only: None,
             };

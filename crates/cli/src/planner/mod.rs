@@ -8,8 +8,10 @@ pub mod grades;
 mod here;
 pub mod machine_file;
 mod place;
+mod room;
 
 pub use choice::{Load, Place};
 pub use grades::Grades;
 pub use here::{Here, Want};
-pub use place::{Grader, Placed, place};
+pub use place::{Grader, Placed, Wish, place};
+pub use room::Room;

@@ -1,18 +1,21 @@
 //! From what `--place` says, or does not say, to open devices and a placement; and predictions for it that are graded.
 
 use unicorn_core::ModelSpec;
-use unicorn_engine::planner::{Ask, Candidate, Plan, Prediction, plan};
+use unicorn_engine::planner::{Ask, Candidate, Check, Plan, Prediction, Reason, plan};
 use unicorn_engine::{EngineOptions, Placement, Placements, Timings};
 
 use super::choice::{Load, Place};
 use super::figures::Phase;
 use super::grades::{Grades, in_words};
 use super::here::{Here, Want};
+use super::room::Room;
 use crate::args::DeviceArgs;
 use crate::config::Config;
 use crate::devices::cache::DeviceCache;
 use crate::devices::unasked;
 use crate::exit::{describe, usage};
+use crate::memory;
+use crate::memory_max::MemoryMax;
 use crate::open_device::{self, Opened};
 use crate::output::say;
 
@@ -31,48 +34,61 @@ impl Placed {
     }
 }
 
-/// Opens the devices for a model and places it on them. It shall be fast at `load`.
-///
-/// Errors when a device cannot be opened or rules do not fit the model.
-pub fn place(
-    args: &DeviceArgs,
-    place: &Place,
-    spec: &ModelSpec,
-    options: &EngineOptions,
-    load: Load,
-    config: &Config,
-) -> anyhow::Result<Placed> {
-    match place {
-        Place::Rules(rules) => {
-            let placements = rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?;
-            Ok(Placed { opened: open_device::open_all(args, Some(rules), config)?, placements })
-        }
-        Place::Auto if args.device.is_none() => automatic(args, spec, options, load, config),
-        _ => Ok(Placed {
-            opened: open_device::open_all(args, None, config)?,
-            placements: Placement::single(spec)?.into(),
-        }),
+/// What is asked of a placement.
+#[derive(Clone, Copy)]
+pub struct Wish<'a> {
+    /// The device that was named, and threads.
+    pub device: &'a DeviceArgs,
+    /// Which device runs which part.
+    pub place: &'a Place,
+    /// How the engine will be set up.
+    pub options: &'a EngineOptions,
+    /// The context may become as short as this where it does not fit.
+    pub shortest: Option<usize>,
+    /// What it shall be fast at.
+    pub load: Load,
+    /// Memory that may be taken; `None` is all that there is.
+    pub memory: Option<&'a MemoryMax>,
+}
+
+impl Wish<'_> {
+    /// The options to try in turn, until something fits.
+    fn tries(&self) -> impl Iterator<Item = EngineOptions> {
+        let shorter = self.shortest.filter(|shortest| *shortest < self.options.context);
+        let with = |context| EngineOptions { context, ..self.options.clone() };
+        std::iter::once(self.options.context).chain(shorter).map(with)
     }
 }
 
-/// The fastest device alone, unless there are several and their figures say that another placement is faster. With one device nothing is
-/// planned, and nothing is measured here.
-fn automatic(
-    args: &DeviceArgs,
-    spec: &ModelSpec,
-    options: &EngineOptions,
-    load: Load,
-    config: &Config,
-) -> anyhow::Result<Placed> {
+/// Opens the devices for a model and places it on them as it is wished.
+///
+/// Errors when a device cannot be opened, rules do not fit the model, or a limit is for a device that is not used.
+pub fn place(wish: &Wish<'_>, spec: &ModelSpec, config: &Config) -> anyhow::Result<Placed> {
+    let (opened, placements) = match wish.place {
+        Place::Rules(rules) => {
+            let placements = rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?;
+            (open_device::open_all(wish.device, Some(rules), config)?, placements)
+        }
+        Place::Auto if wish.device.device.is_none() => return automatic(wish, spec, config),
+        _ => (open_device::open_all(wish.device, None, config)?, Placement::single(spec)?.into()),
+    };
+    memory::check_names(&opened, &[], wish.memory)?;
+    Ok(Placed { opened, placements })
+}
+
+/// The fastest device alone, unless it cannot hold the model, or there are several and their figures say that another placement is faster.
+/// With one device nothing is planned, and nothing is measured here.
+fn automatic(wish: &Wish<'_>, spec: &ModelSpec, config: &Config) -> anyhow::Result<Placed> {
     let choices: Vec<_> = unasked().collect();
-    let mut opened = open_device::open_all(args, None, config)?;
-    let first = opened.first().map(|o| o.device.profile().name.clone()).unwrap_or_default();
-    let alone = |opened| Ok(Placed { opened, placements: Placement::single(spec)?.into() });
-    if choices.len() < 2 || Here::of(&opened, spec, Want::Kept, config)?.is_none() {
-        return alone(opened);
+    let mut opened = open_device::open_all(wish.device, None, config)?;
+    memory::check_names(&opened, &choices, wish.memory)?;
+    let known = choices.len() > 1 && Here::of(&opened, spec, Want::Kept, config)?.is_some();
+    if choices.len() < 2 || (!known && alone(&opened, wish, spec)?.is_some()) {
+        return Placed::one(opened.swap_remove(0), spec);
     }
+    let first = opened[0].device.profile().name.clone();
     for choice in choices.into_iter().filter(|choice| choice.to_string() != first) {
-        let named = DeviceArgs { device: Some(choice.clone()), threads: args.threads };
+        let named = DeviceArgs { device: Some(choice.clone()), threads: wish.device.threads };
         match open_device::open(&named, config) {
             Ok(device) => opened.push(device),
             // It was not asked for.
@@ -80,23 +96,58 @@ fn automatic(
             Err(_) => {}
         }
     }
-    let planned = match Here::of(&opened, spec, Want::Kept, config)? {
-        Some(here) => Some(predict(&here, spec, options, load, None, config)?),
-        None => None,
-    };
-    let Some((plan, chosen)) = planned.and_then(|plan| plan.chosen.map(|chosen| (plan, chosen))) else {
-        opened.truncate(1);
-        return alone(opened);
-    };
-    let candidate = &plan.ranked[chosen].candidate;
-    if config.explains() || (config.talks() && candidate.devices().len() > 1) {
-        say!("placement {}: {}", candidate.rules, plan.reason);
+    if known
+        && let Some(here) = Here::of(&opened, spec, Want::Kept, config)?
+        && let Some((candidate, reason)) = best(&here, &opened, wish, spec, &cache(config))?
+    {
+        if config.explains() || (config.talks() && candidate.devices().len() > 1) {
+            say!("placement {}: {reason}", candidate.rules);
+        }
+        // Only what is used stays open.
+        let used = candidate.devices();
+        let placements = among(&candidate.placements, &used, spec)?;
+        let kept = opened.into_iter().enumerate().filter(|(i, _)| used.contains(i)).map(|(_, o)| o);
+        return Ok(Placed { opened: kept.collect(), placements });
     }
-    // Only what is used stays open.
-    let used = candidate.devices();
-    let placements = among(&candidate.placements, &used, spec)?;
-    let kept = opened.into_iter().enumerate().filter(|(i, _)| used.contains(i)).map(|(_, o)| o).collect();
-    Ok(Placed { opened: kept, placements })
+    // Where nothing fits, what is missing is told of the first.
+    let index = alone(&opened, wish, spec)?.unwrap_or(0);
+    let taken = opened.swap_remove(index);
+    if index > 0 && config.talks() {
+        say!("{first} cannot hold the model: {} runs it", taken.device.profile().name);
+    }
+    Placed::one(taken, spec)
+}
+
+/// The first of these devices that can hold all of a model.
+fn alone(opened: &[Opened], wish: &Wish<'_>, spec: &ModelSpec) -> anyhow::Result<Option<usize>> {
+    let room = Room::of(opened, wish.memory);
+    for options in wish.tries() {
+        for index in 0..opened.len() {
+            let placement = Placement::new(spec, opened.len(), vec![index; spec.blocks.len()])?;
+            if room.misfit(spec, &placement.into(), &options).is_none() {
+                return Ok(Some(index));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// What is predicted to be best of what fits on these devices, and why; `None` where nothing does.
+fn best(
+    here: &Here,
+    opened: &[Opened],
+    wish: &Wish<'_>,
+    spec: &ModelSpec,
+    cache: &DeviceCache,
+) -> anyhow::Result<Option<(Candidate, Reason)>> {
+    let room = Room::of(opened, wish.memory);
+    for options in wish.tries() {
+        let plan = predict(here, spec, &options, wish.load, Scope::Fitting(&room), cache)?;
+        if let Some(chosen) = plan.chosen {
+            return Ok(Some((plan.ranked[chosen].candidate.clone(), plan.reason)));
+        }
+    }
+    Ok(None)
 }
 
 /// The same placements over the devices that they use alone, which are renumbered in their order.
@@ -109,17 +160,33 @@ fn among(placements: &Placements, used: &[usize], spec: &ModelSpec) -> anyhow::R
     Ok(Placements { prefill: renumbered(&placements.prefill)?, decode: renumbered(&placements.decode)? })
 }
 
+fn cache(config: &Config) -> DeviceCache {
+    DeviceCache::new(config.cache_dir.as_deref())
+}
+
+/// Which placements are predicted.
+enum Scope<'a> {
+    /// All, and those are chosen from that fit here.
+    Fitting(&'a Room),
+    /// This one, beside every device alone.
+    Only(&'a Candidate),
+}
+
 /// What the planner says about these devices, with what earlier runs say about its predictions.
 fn predict(
     here: &Here,
     spec: &ModelSpec,
     options: &EngineOptions,
     load: Load,
-    only: Option<Vec<Candidate>>,
-    config: &Config,
+    scope: Scope<'_>,
+    cache: &DeviceCache,
 ) -> anyhow::Result<Plan> {
-    let cache = DeviceCache::new(config.cache_dir.as_deref());
-    let grades = Grades::read(&cache, &here.keys);
+    let (room, only) = match scope {
+        Scope::Fitting(room) => (Some(room), None),
+        Scope::Only(candidate) => (None, Some(vec![candidate.clone()])),
+    };
+    let check = room.map(|room| |placements: &Placements| room.misfit(spec, placements, options));
+    let grades = Grades::read(cache, &here.keys);
     Ok(plan(&Ask {
         spec,
         machine: &here.machine,
@@ -128,7 +195,9 @@ fn predict(
         prompt: load.prompt,
         decode: load.decode,
         sequences: load.sequences,
+        // Devices that are asked know them.
         budgets: &[],
+        check: check.as_ref().map(|check| check as &Check<'_>),
         corrections: &|candidate| grades.corrections(candidate, spec),
         only,
     })?)
@@ -158,7 +227,7 @@ impl Grader {
         load: Load,
         config: &Config,
     ) -> anyhow::Result<Option<Prediction>> {
-        let plan = predict(&self.here, spec, options, load, Some(vec![self.candidate.clone()]), config)?;
+        let plan = predict(&self.here, spec, options, load, Scope::Only(&self.candidate), &cache(config))?;
         let this = |p: &Prediction| p.candidate.placements == self.candidate.placements;
         Ok(plan.ranked.into_iter().find(this))
     }
@@ -180,7 +249,7 @@ impl Grader {
             return None;
         }
         let raw = predicted.tokens as f64 / predicted.raw_seconds;
-        let cache = DeviceCache::new(config.cache_dir.as_deref());
+        let cache = cache(config);
         let mut grades = Grades::read(&cache, &self.here.keys);
         let ratio = raw / measured_tokens_per_second;
         // Keeping it is a convenience: what is told counts all the same.
@@ -223,11 +292,129 @@ const DECODE_MIN: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use unicorn_cases::shapes;
-    use unicorn_core::TensorType;
+    use unicorn_core::{Block, DeviceOptions, Instrument, TensorType};
+    use unicorn_cpu::ReferenceDevice;
     use unicorn_engine::PlaceRules;
+    use unicorn_engine::planner::Misfit;
 
     use super::*;
+    use crate::devices::cache::Key;
+    use crate::planner::machine_file;
+
+    /// A CPU and a GPU by their figures, which are devices of the host in truth.
+    struct Pair {
+        here: Here,
+        opened: [Opened; 2],
+        spec: ModelSpec,
+        args: DeviceArgs,
+    }
+
+    impl Pair {
+        fn new() -> Pair {
+            let opened = ["cpu", "vulkan:0"].map(|choice| {
+                let device: Arc<dyn Instrument> = Arc::new(ReferenceDevice::new());
+                let (key, options) = (Key::new(device.profile(), 0), DeviceOptions::default());
+                Opened { device, key, options, choice: choice.parse().unwrap() }
+            });
+            let mut machine = machine_file::read("phoenix").unwrap().machine;
+            machine.devices.truncate(2);
+            machine.devices.reverse();
+            // An estimate of what fits would say that nothing does.
+            machine.memories[0].bytes = 1;
+            let keys = opened.iter().map(|o| o.key.clone()).collect();
+            let spec = shapes::model("smollm2-135m", TensorType::Q8_0).unwrap();
+            Pair {
+                here: Here { machine, keys },
+                opened,
+                spec,
+                args: DeviceArgs { device: None, threads: None },
+            }
+        }
+
+        /// Calls with what is wished under a limit.
+        fn with<T>(&self, max: &str, shortest: Option<usize>, f: impl FnOnce(&Wish<'_>) -> T) -> T {
+            let options = EngineOptions { context: 8192, ..EngineOptions::default() };
+            let max = max.parse().unwrap();
+            let (load, memory) = (Load::default(), Some(&max));
+            f(&Wish { device: &self.args, place: &Place::Auto, options: &options, shortest, load, memory })
+        }
+
+        /// The devices of the best placement, which the engine would take.
+        fn best(&self, max: &str, shortest: Option<usize>) -> Option<Vec<usize>> {
+            self.with(max, shortest, |wish| {
+                let found = best(&self.here, &self.opened, wish, &self.spec, &DeviceCache::new(None));
+                let (candidate, _) = found.unwrap()?;
+                let room = Room::of(&self.opened, wish.memory);
+                let fits = |o: EngineOptions| room.misfit(&self.spec, &candidate.placements, &o).is_none();
+                assert!(wish.tries().any(fits), "{}", candidate.rules);
+                Some(candidate.devices())
+            })
+        }
+
+        fn alone(&self, max: &str, shortest: Option<usize>) -> Option<usize> {
+            self.with(max, shortest, |wish| alone(&self.opened, wish, &self.spec).unwrap())
+        }
+
+        /// Bytes that one device needs for all of the model.
+        fn need(&self, context: usize) -> u64 {
+            let one = &self.opened[..1];
+            let room = Room::of(one, Some(&"1kB".parse().unwrap()));
+            let options = EngineOptions { context, ..EngineOptions::default() };
+            let whole = Placement::single(&self.spec).unwrap().into();
+            let Some(Misfit::Memory { name, needed, available: 1000, budget: true }) =
+                room.misfit(&self.spec, &whole, &options)
+            else {
+                panic!("no misfit")
+            };
+            assert_eq!(name, "reference");
+            needed
+        }
+    }
+
+    #[test]
+    fn what_is_chosen_is_what_the_engine_takes() {
+        let pair = Pair::new();
+        let kb = |bytes: u64, by: f64| format!("{}kB", (bytes as f64 * by / 1000.0).ceil());
+        let (long, short) = (pair.need(8192), pair.need(2048));
+        assert!(long as f64 > 1.2 * short as f64, "{long} {short}");
+        // The GPU is the faster one; where it may not hold the model, the CPU has it or a part of it.
+        assert_eq!(pair.best("1TB", None), Some(vec![1]));
+        let small = pair.best(&format!("vulkan={}", kb(long, 0.02)), None);
+        assert_eq!(small, Some(vec![0]));
+        assert_eq!(pair.best("cpu=1kB", None), Some(vec![1]));
+        assert_eq!(pair.best(&kb(long, 0.7), None), Some(vec![0, 1]), "each has room for a part");
+        // A context that may be shorter is, before anything is given up; one that may not stays.
+        assert_eq!(pair.best("1kB", Some(2048)), None);
+        let room_for_short = format!("vulkan={},cpu=1kB", kb(short, 1.01));
+        assert_eq!(pair.best(&room_for_short, None), None);
+        assert_eq!(pair.best(&room_for_short, Some(2048)), Some(vec![1]));
+    }
+
+    #[test]
+    fn without_figures_the_first_that_can_hold_the_model_has_it() {
+        let pair = Pair::new();
+        let short = pair.need(2048).div_ceil(1000) + 1;
+        assert_eq!(pair.alone("1TB", None), Some(0));
+        assert_eq!(pair.alone("cpu=1kB", None), Some(1));
+        assert_eq!(pair.alone("1kB", Some(2048)), None);
+        assert_eq!(pair.alone(&format!("cpu=1kB,vulkan:0={short}kB"), None), None);
+        assert_eq!(pair.alone(&format!("cpu=1kB,vulkan:0={short}kB"), Some(2048)), Some(1));
+    }
+
+    #[test]
+    fn a_device_without_a_kernel_is_no_misfit_of_memory() {
+        let pair = Pair::new();
+        let mut spec = pair.spec.clone();
+        let Block::Ffn { weights, .. } = &mut spec.blocks[2] else { panic!("the first ffn") };
+        weights.up.rows += 1;
+        let whole = Placement::single(&spec).unwrap().into();
+        let room = Room::of(&pair.opened[..1], None);
+        let refused = room.misfit(&spec, &whole, &EngineOptions::default());
+        assert!(matches!(&refused, Some(Misfit::Refused(why)) if why.contains("ffn")), "{refused:?}");
+    }
 
     #[test]
     fn a_placement_counts_the_devices_that_stay_open() {

@@ -10,6 +10,9 @@ use super::simulate::{Phase, Simulated, simulate};
 use crate::need::Need;
 use crate::{EngineOptions, PlacementError, Placements};
 
+/// What of a placement does not fit; `None` where it can be.
+pub type Check<'a> = dyn Fn(&Placements) -> Option<Misfit> + 'a;
+
 /// What is to be planned.
 pub struct Ask<'a> {
     /// The model.
@@ -28,6 +31,9 @@ pub struct Ask<'a> {
     pub sequences: usize,
     /// Bytes that each device may take at most, by its number; one without an entry may take all that its memory has.
     pub budgets: &'a [Option<u64>],
+    /// Tells what of a placement does not fit, where there are devices to ask, and so as loading it would; `None` compares estimates with
+    /// the machine's memories and the budgets.
+    pub check: Option<&'a Check<'a>>,
     /// What earlier runs say about predictions for placements: of prefill, and of decode.
     pub corrections: &'a dyn Fn(&Candidate) -> [Correction; 2],
     /// Placements to predict beside every device alone; `None` looks for them.
@@ -281,7 +287,10 @@ fn room(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
     for (device, bytes) in ask.machine.devices.iter().zip(&device_bytes) {
         memory_bytes[device.memory] = memory_bytes[device.memory].saturating_add(*bytes);
     }
-    let misfit = misfit(ask, &device_bytes, &memory_bytes);
+    let misfit = match ask.check {
+        Some(check) => check(placements),
+        None => misfit(ask, &device_bytes, &memory_bytes),
+    };
     let handover_seconds = handover_seconds(ask, placements);
     Prediction {
         prefill: None,
@@ -297,7 +306,7 @@ fn room(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
 /// The first thing that is too small.
 fn misfit(ask: &Ask<'_>, device_bytes: &[u64], memory_bytes: &[u64]) -> Option<Misfit> {
     let over = |name: &str, needed: u64, available: u64, budget: bool| {
-        (needed > available).then(|| Misfit { name: name.to_owned(), needed, available, budget })
+        (needed > available).then(|| Misfit::Memory { name: name.to_owned(), needed, available, budget })
     };
     let budgets = ask.machine.devices.iter().zip(device_bytes).zip(ask.budgets);
     let budget = budgets

@@ -14,7 +14,7 @@ mod simulate;
 mod testing;
 
 pub use candidates::{Candidate, PlacementKind};
-pub use choose::{Ask, PhasePrediction, Plan, Prediction, plan};
+pub use choose::{Ask, Check, PhasePrediction, Plan, Prediction, plan};
 pub use grade::{Correction, RUNS_MAX};
 pub use machine::{Curve, DeviceModel, Figure, Machine, Memory, Origin};
 pub use reason::{Misfit, Reason};

@@ -2,27 +2,36 @@
 
 /// What does not fit.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
-#[error(
-    "{name} would need {} of {}{}",
-    gigabytes(*needed),
-    gigabytes(*available),
-    if *budget { " that it may take" } else { "" }
-)]
-pub struct Misfit {
-    /// The memory, or the device whose budget it is.
-    pub name: String,
-    /// Bytes needed.
-    pub needed: u64,
-    /// Bytes that there are.
-    pub available: u64,
-    /// A budget was set for it.
-    pub budget: bool,
+pub enum Misfit {
+    /// A memory is too small.
+    #[error(
+        "{name} would need {} of {}{}",
+        gigabytes(*needed),
+        gigabytes(*available),
+        if *budget { " that it may take" } else { "" }
+    )]
+    Memory {
+        /// The memory, or the device whose budget it is.
+        name: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
+        /// A budget was set for it.
+        budget: bool,
+    },
+    /// A device could not do its part, whatever the memory; why.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl Misfit {
-    /// Bytes that are missing.
+    /// Bytes that are missing; the most of all where bytes would not help.
     pub fn lacking(&self) -> u64 {
-        self.needed.saturating_sub(self.available)
+        match self {
+            Misfit::Memory { needed, available, .. } => needed.saturating_sub(*available),
+            Misfit::Refused(_) => u64::MAX,
+        }
     }
 }
 
@@ -110,8 +119,8 @@ mod tests {
 
     #[test]
     fn reasons_say_the_numbers() {
-        let misfit =
-            Misfit { name: "vulkan:0".into(), needed: 4_900_000_000, available: 512 << 20, budget: true };
+        let (name, needed, available) = ("vulkan:0".into(), 4_900_000_000, 512 << 20);
+        let misfit = Misfit::Memory { name, needed, available, budget: true };
         assert_eq!(misfit.to_string(), "vulkan:0 would need 4.90 GB of 537 MB that it may take");
         let several = Reason::Several { than: "0-31=a".into(), gain: 1.724, margin: 0.08 };
         assert_eq!(

@@ -4,9 +4,11 @@ mod report;
 
 use std::io::Write;
 
+use anyhow::Context;
 use unicorn_core::ModelSpec;
-use unicorn_engine::planner::{Ask, Candidate, Correction, Machine, plan};
+use unicorn_engine::planner::{Ask, Candidate, Check, Correction, Machine, plan};
 use unicorn_engine::{EngineOptions, PlaceRules, Placement, Placements};
+use unicorn_hub::{HubError, Reference};
 
 use self::report::{Report, Subject};
 use crate::args::{DeviceArgs, PlanArgs, PlanFormat};
@@ -15,9 +17,11 @@ use crate::context::ContextChoice;
 use crate::devices::cache::DeviceCache;
 use crate::devices::unasked;
 use crate::exit::{Exit, describe, usage};
+use crate::model_spec::{Looked, look};
 use crate::open_device::{self, Opened};
 use crate::output::{Out, say};
-use crate::planner::{Grades, Here, Place, Want, machine_file};
+use crate::planner::{Grades, Here, Place, Room, Want, machine_file};
+use crate::progress::Fetched;
 use crate::session::{find_model, open_model};
 
 /// Predicts placements and prints them with the choice. Fails where nothing fits.
@@ -41,7 +45,8 @@ pub fn run(args: &PlanArgs, config: &Config) -> anyhow::Result<Exit> {
             let simulated = machine_file::read(name)?;
             let about = format!("{}: {} (not here: simulated)", simulated.name, simulated.about);
             let none = |_: &Candidate| [Correction::NONE; 2];
-            answer(args, &spec, &options, &simulated.machine, Some(about), &none)
+            let machine = Planned { machine: &simulated.machine, about: Some(about), room: None };
+            answer(args, &spec, &options, machine, &none)
         }
         None => {
             let opened = open_all(args, config)?;
@@ -52,9 +57,20 @@ pub fn run(args: &PlanArgs, config: &Config) -> anyhow::Result<Exit> {
             let cache = DeviceCache::new(config.cache_dir.as_deref());
             let grades = Grades::read(&cache, &here.keys);
             let corrections = |candidate: &Candidate| grades.corrections(candidate, &spec);
-            answer(args, &spec, &options, &here.machine, None, &corrections)
+            let room = Room::of(&opened, args.memory_max.as_ref());
+            let machine = Planned { machine: &here.machine, about: None, room: Some(&room) };
+            answer(args, &spec, &options, machine, &corrections)
         }
     }
+}
+
+/// What is planned for.
+struct Planned<'a> {
+    machine: &'a Machine,
+    /// What a person should know about it.
+    about: Option<String>,
+    /// Its devices, where they are here.
+    room: Option<&'a Room>,
 }
 
 /// What earlier runs say about predictions for a placement.
@@ -64,8 +80,7 @@ fn answer(
     args: &PlanArgs,
     spec: &ModelSpec,
     options: &EngineOptions,
-    machine: &Machine,
-    about: Option<String>,
+    Planned { machine, about, room }: Planned<'_>,
     corrections: &Corrections<'_>,
 ) -> anyhow::Result<Exit> {
     let only = match &args.place {
@@ -73,6 +88,7 @@ fn answer(
         _ => None,
     };
     let budgets = budgets(args, machine)?;
+    let check = room.map(|room| |placements: &Placements| room.misfit(spec, placements, options));
     let plan = plan(&Ask {
         spec,
         machine,
@@ -82,6 +98,7 @@ fn answer(
         decode: args.decode,
         sequences: args.sequences,
         budgets: &budgets,
+        check: check.as_ref().map(|check| check as &Check<'_>),
         corrections,
         only,
     })?;
@@ -102,8 +119,28 @@ fn spec(args: &PlanArgs, config: &Config) -> anyhow::Result<ModelSpec> {
     if let Some(shape) = &args.shape {
         return shape.spec(args.ty).map_err(usage);
     }
-    let fetched = find_model(config.model(&args.model), config)?;
-    Ok(open_model(&fetched, config)?.spec)
+    let name = config.model(&args.model);
+    let whole = |fetched: &Fetched| Ok(open_model(fetched, config)?.spec);
+    let looked = match look(name, config) {
+        Err(error) if has_other_source(name, &error) => {
+            say!("{}; {name} is fetched whole", describe(&error));
+            return whole(&find_model(name, config)?);
+        }
+        looked => looked?,
+    };
+    if let Looked::Here(path) = &looked {
+        return whole(&Fetched { path: path.clone(), lacking: Vec::new() });
+    }
+    if let Some(origin) = looked.origin(config).filter(|_| config.talks()) {
+        say!("{name}: {origin}");
+    }
+    looked.spec().with_context(|| format!("cannot open model {name}"))
+}
+
+/// True where a hub does not answer and the model is one of those that do not come from a hub alone.
+fn has_other_source(name: &str, error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(HubError::Unreachable { .. } | HubError::Status { .. }))
+        && matches!(unicorn_hub::resolve(name), Ok(Reference::Known(_)))
 }
 
 /// The devices that rules name, and else all that may be taken unasked. One of these that cannot be opened is left out.
@@ -149,19 +186,13 @@ fn candidate(rules: &PlaceRules, spec: &ModelSpec, machine: &Machine) -> anyhow:
 
 /// The budget of each device.
 fn budgets(args: &PlanArgs, machine: &Machine) -> anyhow::Result<Vec<Option<u64>>> {
-    let mut budgets = vec![None; machine.devices.len()];
-    for (name, bytes) in &args.memory_max {
-        let mut found = false;
-        for (device, budget) in machine.devices.iter().zip(&mut budgets) {
-            if name.as_ref().is_none_or(|n| *n == device.name || device.name.split(':').next() == Some(n)) {
-                *budget = Some(*bytes);
-                found = true;
-            }
+    let Some(max) = &args.memory_max else { return Ok(Vec::new()) };
+    let names: Vec<&str> = machine.devices.iter().map(|d| d.name.as_str()).collect();
+    match max.stranger(&names) {
+        Some(name) => {
+            let known = names.join(", ");
+            Err(usage(format!("--memory-max: there is no device {name}; there are {known}")))
         }
-        if !found {
-            let name = name.clone().unwrap_or_default();
-            return Err(usage(format!("--memory-max: there is no device {name}")));
-        }
+        None => Ok(names.iter().map(|name| max.of(&[name])).collect()),
     }
-    Ok(budgets)
 }

@@ -292,6 +292,7 @@ mod tests {
             decode: 128,
             sequences: 1,
             budgets: &[budget; 3],
+            check: None,
             corrections: &corrections,
             only: None,
         })

@@ -36,6 +36,7 @@ fn ask<'a>(spec: &'a ModelSpec, machine: &'a Machine, options: &'a EngineOptions
         decode: 0,
         sequences: 1,
         budgets: &[],
+        check: None,
         corrections: &no_corrections,
         only: None,
     }
@@ -149,22 +150,54 @@ fn what_does_not_fit_is_said_and_shared_memory_counts_for_all() {
     // Each holds three quarters of the model.
     let mut machine = of(&[(1.0, 1.0), (1.0, 1.0)], whole * 3 / 4);
     let split = plan(&ask(&spec, &machine, &options)).unwrap();
-    assert!(matches!(&split.reason, Reason::NoSingleFits(Some(m)) if m.needed == whole && !m.budget));
+    assert!(matches!(
+        &split.reason,
+        Reason::NoSingleFits(Some(Misfit::Memory { needed, budget: false, .. })) if *needed == whole
+    ));
     assert_eq!(chosen(&split).candidate.devices(), [0, 1]);
     assert!(chosen(&split).memory_bytes.iter().all(|b| *b > 0 && *b <= whole * 3 / 4));
     // With one memory for both, nothing does.
     machine.devices[1].memory = 0;
     let none = plan(&ask(&spec, &machine, &options)).unwrap();
     assert_eq!(none.chosen, None);
-    assert!(matches!(&none.reason, Reason::NoneFits(m) if m.name == "memory of d0"), "{:?}", none.reason);
+    assert!(
+        matches!(&none.reason, Reason::NoneFits(Misfit::Memory { name, .. }) if name == "memory of d0"),
+        "{:?}",
+        none.reason
+    );
     // A budget counts as the memory does, and is named.
     let machine = of(&[(1.0, 1.0), (5.0, 5.0)], 1 << 40);
     let budgets = [Some(whole - 1), None];
     let other =
         plan(&Ask { budgets: &budgets, decode: 9, prompt: 0, ..ask(&spec, &machine, &options) }).unwrap();
     let first = other.ranked.iter().find(|p| p.candidate.devices() == [0]).unwrap();
-    assert!(first.misfit.as_ref().is_some_and(|m| m.budget && m.name == "d0" && m.lacking() == 1));
+    assert!(matches!(
+        &first.misfit,
+        Some(m @ Misfit::Memory { name, budget: true, .. }) if name == "d0" && m.lacking() == 1
+    ));
     assert_ne!(chosen(&other).candidate.devices(), [0]);
+}
+
+#[test]
+fn devices_that_are_asked_decide_what_fits() {
+    let (spec, options) = (tiny_spec(4), options());
+    // By the estimates nothing fits, or everything: neither counts.
+    for bytes in [0, 1 << 40] {
+        let machine = of(&[(1.0, 1.0), (2.0, 2.0)], bytes);
+        let full = |placements: &Placements| {
+            let name = || "d0".to_owned();
+            let used = placements.ways().iter().any(|p| (0..spec.blocks.len()).any(|b| p.device(b) == 0));
+            used.then(|| Misfit::Memory { name: name(), needed: 2, available: 1, budget: false })
+        };
+        let first = plan(&Ask { check: Some(&full), ..ask(&spec, &machine, &options) }).unwrap();
+        assert_eq!(chosen(&first).candidate.devices(), [1]);
+        assert!(first.ranked.iter().all(|p| p.misfit.is_none() == (p.candidate.devices() == [1])));
+        // Phases that are placed apart are asked about too.
+        let none = |_: &Placements| Some(Misfit::Refused("no kernel for F16".to_owned()));
+        let none = plan(&Ask { check: Some(&none), decode: 9, ..ask(&spec, &machine, &options) }).unwrap();
+        assert!(none.chosen.is_none() && none.ranked.iter().all(|p| p.misfit.is_some()));
+        assert_eq!(none.reason.to_string(), "it does not fit: no kernel for F16");
+    }
 }
 
 #[test]
