@@ -125,10 +125,7 @@ const FLAGS: [(&[&str], &str); 34] = [
     ),
     (&["--lora", "--lora-scaled", "--control-vector"], "adapters are not built yet"),
     (&["--mmproj", "--image", "--audio", "-mm"], "images and sound are not built yet"),
-    (
-        &["-md", "--model-draft", "--draft", "--draft-max", "--spec-type"],
-        "drafts by a second model are not built yet",
-    ),
+    (&["-md", "--model-draft", "--draft-max", "--spec-type"], "drafts by a second model are not built yet"),
     (
         &[
             "--host",

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{Engine, EngineOptions, longest_context, perplexity};
+use unicorn_engine::{DRAFT_MAX, Engine, EngineOptions, longest_context, perplexity};
 use unicorn_model::{ModelError, Notice, OpenModel, OpenTokenizer};
 use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
 
@@ -79,6 +79,8 @@ pub struct EngineChoice<'a> {
     pub memory: Option<&'a MemoryMax>,
     /// Whether texts are to be scored, for which many rows of logits are read at once.
     pub scores: bool,
+    /// Whether next tokens are guessed, several of which are read at once.
+    pub drafts: bool,
 }
 
 /// A context that nobody asked for may become shorter where it does not fit, but not shorter than this.
@@ -219,7 +221,8 @@ pub fn engine_options(spec: &ModelSpec, choice: &EngineChoice<'_>) -> anyhow::Re
     let (kv_type, sequences_max) = (choice.kv, choice.load.sequences);
     let mut options = EngineOptions { context, kv_type, sequences_max, ..EngineOptions::default() };
     let outputs = perplexity::outputs_max(spec.vocab, options.prefill_chunk.min(context));
-    options.outputs_max = choice.scores.then_some(outputs);
+    let drafts = choice.drafts.then_some(sequences_max.saturating_mul(DRAFT_MAX + 1));
+    options.outputs_max = choice.scores.then_some(outputs).max(drafts);
     Ok(options)
 }
 

@@ -7,27 +7,68 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::json;
-use unicorn_core::ModelSpec;
-use unicorn_engine::{Activity, Engine, Lane, Occupancy, Stalls, Timeline};
+use unicorn_core::{MemoryUse, ModelSpec};
+use unicorn_engine::{Activity, Engine, Lane, Occupancy, RunStats, Stalls, Timeline};
 
 use crate::config::Config;
 use crate::output::say;
+use crate::units;
 
 /// A trace under way.
 pub struct Trace {
-    file: Option<PathBuf>,
-    /// How busy the devices were is said at the end.
-    tells: bool,
+    file: Option<(PathBuf, File)>,
+    /// What had crossed at the beginning, where it is said at the end what crossed and how busy the devices were.
+    before: Option<Crossed>,
+}
+
+/// What went from device to device so far, and the bytes that each device copied and shared.
+struct Crossed {
+    stats: RunStats,
+    devices: Vec<MemoryUse>,
+}
+
+impl Crossed {
+    fn now(engine: &Engine) -> Crossed {
+        Crossed { stats: engine.stats(), devices: engine.devices().iter().map(|d| d.memory()).collect() }
+    }
+
+    /// What came since `before`.
+    fn lines(&self, before: &Crossed, names: &[String]) -> Vec<String> {
+        let (now, then) = (&self.stats, &before.stats);
+        let [hops, bytes, state] = [
+            now.crossings - then.crossings,
+            now.crossing_bytes - then.crossing_bytes,
+            now.state_bytes - then.state_bytes,
+        ];
+        let each = units::bytes(bytes.checked_div(hops).unwrap_or(0));
+        let mut lines = vec![format!(
+            "crossings: {hops} of {each} each, {} in all; state that changed devices: {}",
+            units::bytes(bytes),
+            units::bytes(state)
+        )];
+        for (name, (now, then)) in names.iter().zip(self.devices.iter().zip(&before.devices)) {
+            let [copied, shared] = [now.copied - then.copied, now.shared - then.shared].map(units::bytes);
+            lines.push(format!("  {name}: copied {copied}, shared {shared}"));
+        }
+        lines
+    }
 }
 
 impl Trace {
     /// Keeps the timeline of an engine from now on, where a file wants it, or several devices and a verbose person.
-    pub fn start(engine: &mut Engine, file: Option<&Path>, config: &Config) -> Trace {
-        let tells = config.explains() && engine.devices().len() > 1;
-        if tells || file.is_some() {
+    ///
+    /// Errors when the file cannot be made.
+    pub fn start(engine: &mut Engine, file: Option<&Path>, config: &Config) -> anyhow::Result<Trace> {
+        let before = (config.explains() && engine.devices().len() > 1).then(|| Crossed::now(engine));
+        let make = |path: &Path| {
+            let made = File::create(path).with_context(|| format!("--trace {}", path.display()));
+            made.map(|file| (path.to_owned(), file))
+        };
+        let file = file.map(make).transpose()?;
+        if before.is_some() || file.is_some() {
             engine.keep_timeline(true);
         }
-        Trace { file: file.map(Path::to_owned), tells }
+        Ok(Trace { file, before })
     }
 
     /// Writes the file and says how busy the devices were.
@@ -36,12 +77,13 @@ impl Trace {
     pub fn finish(self, engine: &mut Engine) -> anyhow::Result<()> {
         let Some(timeline) = engine.keep_timeline(false) else { return Ok(()) };
         let names: Vec<String> = engine.devices().iter().map(|d| d.profile().name.clone()).collect();
-        if self.tells {
+        if let Some(before) = &self.before {
+            Crossed::now(engine).lines(before, &names).iter().for_each(|line| say!("{line}"));
             busy(&timeline.occupancy(names.len()), &names).iter().for_each(|line| say!("{line}"));
         }
-        if let Some(path) = &self.file {
+        if let Some((path, file)) = self.file {
             let write = || -> std::io::Result<()> {
-                let mut out = BufWriter::new(File::create(path)?);
+                let mut out = BufWriter::new(file);
                 write_events(&mut out, &timeline, engine.spec(), &names)?;
                 out.flush()
             };

@@ -55,6 +55,36 @@ fn a_machine_that_is_not_here_is_planned_for() {
 }
 
 #[test]
+fn a_machine_has_the_devices_that_it_has() {
+    let home = tempfile::tempdir().unwrap();
+    let words = ["--shape", "8b:q4_k", "--simulate", "phoenix", "--place"];
+    // As many names as the machine has devices are still other names.
+    let strange = plan(home.path(), &[&words[..], &["embedding=foo,head=foo,mixer=bar,ffn=baz"]].concat());
+    assert_eq!(strange.status.code(), Some(2));
+    assert!(stderr(&strange).contains("there is no device foo"), "{}", stderr(&strange));
+    // Many long prompts are not all simulated one after the other.
+    let many = ["--shape", "1b:q4_k", "--simulate", "h100", "--sequences", "8", "-p", "60000", "-n", "8"];
+    let value = json(&plan(home.path(), &[&many[..], &["--output", "json"]].concat()));
+    assert!(value["prefill_tokens_per_second"].as_f64().unwrap() > 10.0);
+}
+
+#[test]
+fn a_trace_that_cannot_be_written_is_told_before_the_answer() {
+    let home = tempfile::tempdir().unwrap();
+    let model = tiny_model(home.path(), None);
+    let path = home.path().join("missing/trace.json");
+    let mut command = unicorn(home.path());
+    let output =
+        output(command.arg("run").arg("-m").arg(&model).args(["--raw", "--trace"]).arg(&path).arg("a"));
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(1), ""));
+    assert!(
+        stderr(&output).contains("--trace") && stderr(&output).contains("missing"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn this_machine_is_measured_once_and_predictions_are_graded() {
     let home = tempfile::tempdir().unwrap();
     let model = tiny_model(home.path(), None);

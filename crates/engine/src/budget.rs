@@ -5,7 +5,7 @@ use std::sync::Arc;
 use unicorn_core::{Block, Device, DeviceError, MemoryNeed, ModelSpec, Workload};
 
 use crate::memory::{DeviceMemory, MemoryPlan};
-use crate::need::Reservation;
+use crate::need::{Reservation, moving_bytes};
 use crate::{EngineError, EngineOptions, Placements};
 
 impl MemoryPlan {
@@ -35,7 +35,8 @@ impl MemoryPlan {
         };
         Ok(MemoryPlan {
             devices: devices.iter().enumerate().map(of).collect::<Result<_, EngineError>>()?,
-            crossing: if crosses { sizes.stream_bytes(spec.width) } else { 0 },
+            crossing: (if crosses { sizes.stream_bytes(spec.width) } else { 0 })
+                .saturating_add(moving_bytes(spec, placements, &sizes.layout)),
             context: options.context,
             kv_type: options.kv_type,
         })
@@ -106,6 +107,20 @@ mod tests {
 
     fn limit(scope: MemoryScope, bytes: u64) -> MemoryLimit {
         MemoryLimit { scope, bytes, origin: "somebody".into() }
+    }
+
+    #[test]
+    fn state_that_changes_devices_needs_room_on_its_way() {
+        let spec = tiny_spec(2);
+        let on = |device| Placement::new(&spec, 2, vec![device; spec.blocks.len()]).unwrap();
+        let devices: Vec<Arc<dyn Device>> = vec![FakeDevice::plain(), FakeDevice::plain()];
+        let options = EngineOptions { context: 320, page_tokens: 32, ..EngineOptions::default() };
+        let crossing = |decode| {
+            let placements = Placements { prefill: on(0), decode: on(decode) };
+            MemoryPlan::new(&spec, &devices, &placements, &options).unwrap().crossing
+        };
+        // Three mixers at a time, twice each: 320 positions of a key and a value of 4 half floats.
+        assert_eq!((crossing(0), crossing(1)), (0, 2 * 3 * 320 * 2 * 4 * 2));
     }
 
     #[test]

@@ -67,9 +67,10 @@ struct Throttle {
     resume: usize,
 }
 
-/// Tokens of a draft: of the first one and of one after a failure, and at most.
+/// Tokens of the first draft, and of one after a failure.
 const LENGTH_MIN: usize = 4;
-const LENGTH_MAX: usize = 16;
+/// Tokens that are drafted at once at most.
+pub const LENGTH_MAX: usize = 16;
 /// Steps that are timed before the first draft.
 const TIMED_STEPS: usize = 2;
 /// Weight of the latest step in the seconds of a step.

@@ -1,4 +1,5 @@
-//! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land.
+//! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land or gives up copies under
+//! way.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,7 +89,7 @@ impl Way {
 }
 
 /// Copies of state to one device under way at once: one is saved while another is restored, and few buffers are needed.
-const COPIES_MAX: usize = 3;
+pub(crate) const COPIES_MAX: usize = 3;
 
 /// Devices with the loaded blocks of one model.
 pub(crate) struct Executor {

@@ -29,7 +29,7 @@ mod testing;
 mod timeline;
 
 pub use budget::longest_context;
-pub use drafts::Drafter;
+pub use drafts::{Drafter, LENGTH_MAX as DRAFT_MAX};
 pub use engine::{DeviceReport, Engine, EngineOptions, LoadProgress, Report};
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;

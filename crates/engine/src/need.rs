@@ -3,6 +3,7 @@
 use unicorn_core::{Block, ModelSpec, StateGroup, StateLayout, StateSpec, Workload};
 
 use crate::engine::batching::Room;
+use crate::executor::COPIES_MAX;
 use crate::kv::window_pages;
 use crate::sampling::TOP_MAX;
 use crate::{EngineOptions, Placement, Placements};
@@ -78,6 +79,22 @@ impl Reservation {
     }
 }
 
+/// Bytes of host memory through which pages of state go where the phases have different devices: a few mixers at a time, each with what a
+/// whole context keeps, in a buffer and again in what a GPU copies from.
+pub(crate) fn moving_bytes(spec: &ModelSpec, placements: &Placements, layout: &StateLayout) -> u64 {
+    let apart = |block: &usize| placements.prefill.device(*block) != placements.decode.device(*block);
+    let pages = layout.positions.div_ceil(layout.page_tokens.max(1)) as u64;
+    let bytes = |block: usize| match &spec.blocks[block] {
+        Block::Attention { spec, .. } => {
+            let words = layout.page_words(spec.kv_heads, spec.head_dim).unwrap_or(0);
+            pages.saturating_mul(words as u64).saturating_mul(4)
+        }
+        _ => 0,
+    };
+    let most = (0..spec.blocks.len()).filter(apart).map(bytes).max().unwrap_or(0);
+    most.saturating_mul(2 * COPIES_MAX as u64)
+}
+
 /// The state that devices reserve. A sliding window needs pages for what its sequences see and have in flight, and for what the
 /// windows of kept ones hold.
 fn layout(spec: &ModelSpec, options: &EngineOptions, ahead: usize) -> StateLayout {
@@ -109,7 +126,8 @@ pub struct Need {
     pub kv: u64,
     /// Activations, residual streams and logits, roughly.
     pub scratch: u64,
-    /// Buffers in host memory for residual streams that cross between devices; 0 where none does. All devices share them.
+    /// Buffers in host memory for residual streams and pages of state that cross between devices; 0 where nothing does. All devices share
+    /// them.
     pub crossing: u64,
 }
 
@@ -126,7 +144,8 @@ impl Need {
         options: &EngineOptions,
     ) -> Vec<Need> {
         let sizes = Reservation::of(spec, placements, options);
-        let crossing = if placements.cross() { sizes.stream_bytes(spec.width) } else { 0 };
+        let streams = if placements.cross() { sizes.stream_bytes(spec.width) } else { 0 };
+        let crossing = streams.saturating_add(moving_bytes(spec, placements, &sizes.layout));
         let part = |device| Need { crossing, ..Need::with(&placements.part(spec, device), &sizes) };
         (0..placements.prefill.devices()).map(part).collect()
     }

@@ -29,8 +29,16 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
     let load = Load { prompt: CONTEXT, decode: 0, ..Load::default() };
     let place = &args.place.of(&args.device);
     let memory = args.memory.memory_max.as_ref();
-    let choice =
-        EngineChoice { device: &args.device, place, kv: args.kv.kv, context, load, memory, scores: true };
+    let choice = EngineChoice {
+        device: &args.device,
+        place,
+        kv: args.kv.kv,
+        context,
+        load,
+        memory,
+        scores: true,
+        drafts: false,
+    };
     let mut session = Session::open(config.model(&args.model), &choice, config)?;
     let tokenizer = &session.text.tokenizer;
     let tokens = tokenizer.encode(&text, EncodeOptions { parse_special: false, add_special: true })?;
@@ -41,7 +49,7 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
             say!("{}", running(&estimate));
         }
     };
-    let trace = Trace::start(&mut session.engine, args.place.trace.as_deref(), config);
+    let trace = Trace::start(&mut session.engine, args.place.trace.as_deref(), config)?;
     let estimate = perplexity(&mut session.engine, &tokens, options, &mut each)?;
     anyhow::ensure!(
         estimate.perplexity.is_finite(),

@@ -75,6 +75,7 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
         context: args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX)),
         memory: args.memory.memory_max.as_ref(),
         scores: false,
+        drafts: args.answer.draft.is_some(),
         load: Load::default(),
     };
     let model = asked.model.unwrap_or_else(|| config.model(&args.model));
@@ -218,7 +219,7 @@ fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> 
     let detokenizer = session.text.tokenizer.detokenizer_after(request.prompt.last().copied(), true);
     let mut out = Out::exact();
     let catch = Catch::new();
-    let trace = Trace::start(&mut session.engine, args.place.trace.as_deref(), config);
+    let trace = Trace::start(&mut session.engine, args.place.trace.as_deref(), config)?;
     let drafter = args.answer.draft.map(DraftChoice::drafter);
     let answer =
         generate(&mut session.engine, detokenizer, request, drafter, &catch, |piece| out.emit(piece))?;

@@ -278,7 +278,8 @@ impl Grader {
             (Phase::Decode, timings.decode_tokens_per_second()),
         ];
         for (phase, rate) in rates {
-            let few = phase == Phase::Decode && decode < DECODE_MIN;
+            // Drafts make several tokens of a step, which the prediction knows nothing of.
+            let few = phase == Phase::Decode && (decode < DECODE_MIN || timings.drafted_tokens > 0);
             if let Some(line) = (!few).then(|| self.grade(spec, phase, &prediction, rate, config)).flatten() {
                 say!("{line}");
             }

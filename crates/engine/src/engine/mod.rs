@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use unicorn_core::{Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, WeightSource};
 
-#[cfg(test)]
 use crate::RunStats;
 use crate::drafts::Drafting;
 use crate::executor::{Executor, StateMove};
@@ -230,8 +229,7 @@ impl Engine {
     }
 
     /// Counters of submits and of bytes that crossed between devices.
-    #[cfg(test)]
-    pub(crate) fn stats(&self) -> RunStats {
+    pub fn stats(&self) -> RunStats {
         self.executor.stats()
     }
 

@@ -241,16 +241,23 @@ fn handover_seconds(ask: &Ask<'_>, placements: &Placements) -> f64 {
     moved.sum()
 }
 
+/// Tokens of prompts that are simulated at most, where there are several.
+const PROMPT_TOKENS_MAX: usize = 65_536;
+
 /// What a candidate would cost.
 fn predict(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
     let [prefill, decode] = (ask.corrections)(&candidate);
-    let run =
-        |placement, phase| simulate(ask.spec, placement, ask.machine, ask.options, ask.sequences, phase);
+    let run_of = |placement, phase, sequences| {
+        simulate(ask.spec, placement, ask.machine, ask.options, sequences, phase)
+    };
+    let run = |placement, phase| run_of(placement, phase, ask.sequences);
     let mut prediction = room(ask, candidate);
     let placements = &prediction.candidate.placements;
     let read = (ask.prompt > 0).then(|| {
         let phase = Phase::Answer { past: ask.past, prompt: ask.prompt, tokens: 1 };
-        let simulated = run(&placements.prefill, phase);
+        // Prompts follow each other: some of them tell how long all take.
+        let few = (PROMPT_TOKENS_MAX / ask.prompt.max(1)).clamp(1, ask.sequences.max(1));
+        let simulated = run_of(&placements.prefill, phase, few).times(ask.sequences as f64 / few as f64);
         PhasePrediction {
             tokens: ask.prompt * ask.sequences,
             seconds: simulated.seconds * prefill.ratio,

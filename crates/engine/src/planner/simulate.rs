@@ -38,6 +38,21 @@ pub struct Simulated {
     pub crossing_bytes: u64,
 }
 
+impl Simulated {
+    /// The same over and over.
+    pub(crate) fn times(self, factor: f64) -> Simulated {
+        let count = |n: u64| (n as f64 * factor).round() as u64;
+        Simulated {
+            seconds: self.seconds * factor,
+            busy: self.busy.into_iter().map(|busy| busy * factor).collect(),
+            several: self.several * factor,
+            submits: count(self.submits),
+            crossings: count(self.crossings),
+            crossing_bytes: count(self.crossing_bytes),
+        }
+    }
+}
+
 /// What a simulation knows about the devices.
 pub(crate) struct Devices<'a> {
     /// What each works from, and shares.

@@ -49,7 +49,7 @@ pub fn run(args: &BenchModelArgs, config: &Config) -> anyhow::Result<Exit> {
         SelectArg::Logits => Select::Logits,
     };
     // Ctrl-C ends the program at once while there is nothing to show; later, after the repetition at hand, or at once when pressed again.
-    let trace = Trace::start(&mut engine, args.place.trace.as_deref(), config);
+    let trace = Trace::start(&mut engine, args.place.trace.as_deref(), config)?;
     let mut catch: Option<Catch> = None;
     let pressed = |catch: &Option<Catch>| catch.as_ref().is_some_and(Catch::pressed);
     let mut rows = Vec::new();
@@ -179,6 +179,7 @@ fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result
         load: load(tests),
         memory: args.memory.memory_max.as_ref(),
         scores: false,
+        drafts: false,
     };
     let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
         None => {

@@ -84,7 +84,7 @@ fn answer(
     corrections: &Corrections<'_>,
 ) -> anyhow::Result<Exit> {
     let only = match &args.place {
-        Some(Place::Rules(rules)) => Some(vec![candidate(rules, spec, machine)?]),
+        Some(Place::Rules(rules)) => Some(vec![candidate(rules, spec, machine, room.is_some())?]),
         _ => None,
     };
     let budgets = budgets(args, machine)?;
@@ -161,16 +161,25 @@ fn open_all(args: &PlanArgs, config: &Config) -> anyhow::Result<Vec<Opened>> {
     Ok(opened)
 }
 
-/// The placement that rules make on the devices of a machine. A device may be named by the beginning of its name, as `vulkan`.
-fn candidate(rules: &PlaceRules, spec: &ModelSpec, machine: &Machine) -> anyhow::Result<Candidate> {
+/// The placement that rules make on the devices of a machine: one whose devices were opened by these rules, if it is `here`. A device may be
+/// named by the beginning of its name, as `vulkan`.
+fn candidate(
+    rules: &PlaceRules,
+    spec: &ModelSpec,
+    machine: &Machine,
+    here: bool,
+) -> anyhow::Result<Candidate> {
     let resolved = rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?;
     let number = |(i, name): (usize, &String)| {
         let mut devices = machine.devices.iter();
         let named = devices.position(|d| d.name == *name || d.name.split(':').next() == Some(name));
         // Open devices are in the order of the rules; their own names may be others than those they were asked for by.
-        let here =
-            machine.devices.get(i).filter(|_| machine.devices.len() == rules.devices().len()).map(|_| i);
-        named.or(here).ok_or_else(|| {
+        let opened = machine
+            .devices
+            .get(i)
+            .filter(|_| here && machine.devices.len() == rules.devices().len())
+            .map(|_| i);
+        named.or(opened).ok_or_else(|| {
             let known: Vec<&str> = machine.devices.iter().map(|d| d.name.as_str()).collect();
             usage(format!("--place: there is no device {name}; there are {}", known.join(", ")))
         })

@@ -64,6 +64,7 @@ fn choice_of(device: &DeviceArgs, context: ContextChoice) -> EngineChoice<'_> {
         load: Load::default(),
         memory: None,
         scores: true,
+        drafts: false,
     }
 }
 
