@@ -117,7 +117,7 @@ fn busy(occupancy: &Occupancy, names: &[String]) -> Vec<String> {
     lines
 }
 
-/// A lane (thread) of the trace: a device, its copies of state, the host.
+/// A lane (thread) of the trace: a device, its copies, the host.
 fn lane(lane: Lane, devices: usize) -> usize {
     match lane {
         Lane::Device(device) => device,
@@ -127,7 +127,7 @@ fn lane(lane: Lane, devices: usize) -> usize {
 }
 
 fn lane_names(names: &[String]) -> Vec<String> {
-    let copies = names.iter().map(|name| format!("{name}: copies of state"));
+    let copies = names.iter().map(|name| format!("{name}: copies"));
     names.iter().cloned().chain(copies).chain(["host: sampling".to_owned()]).collect()
 }
 
@@ -142,8 +142,10 @@ fn title(activity: &Activity, spec: &ModelSpec) -> String {
             let more = if blocks.len() > 2 { format!(" .. {}", blocks.end - 1) } else { String::new() };
             format!("{} {}{more}", blocks.start, kinds.join("+"))
         }
-        Activity::Save(block) => format!("{block} out"),
-        Activity::Restore(block) => format!("{block} in"),
+        Activity::Save(block) => format!("state of {block} out"),
+        Activity::Restore(block) => format!("state of {block} in"),
+        Activity::In(block) => format!("in for {block}"),
+        Activity::Out(block) => format!("out of {block}"),
         Activity::Sampling => "sampling".to_owned(),
     }
 }
@@ -166,7 +168,8 @@ fn write_events(
     }
     for (i, (span, lane)) in timeline.spans().iter().zip(used).enumerate() {
         let start = span.start.duration_since(zero).as_secs_f64() * 1e6;
-        let count = if matches!(span.lane, Lane::Copies(_)) { "pages" } else { "rows" };
+        let pages = matches!(span.activity, Activity::Save(_) | Activity::Restore(_));
+        let count = if pages { "pages" } else { "rows" };
         let event = json!({
             "name": title(&span.activity, spec),
             "ph": "X", "pid": 1, "tid": lane, "ts": start,

@@ -26,6 +26,10 @@ pub struct Ran {
     pub start: Instant,
     /// When the work was seen to have ended. A result may still have been on its way to others.
     pub end: Instant,
+    /// When what it took over from another device had been copied in, where that was apart from the work and was seen.
+    pub arrived: Option<Instant>,
+    /// When its result had reached where others see it.
+    pub left: Instant,
 }
 
 struct Inner {
@@ -140,6 +144,7 @@ impl std::fmt::Debug for Fence {
 pub struct Signal {
     fence: Fence,
     queue: Option<(Arc<Gathered>, u64)>,
+    arrived: Option<Instant>,
     begun: Option<Instant>,
     worked: Option<Instant>,
     given: bool,
@@ -152,7 +157,7 @@ impl Signal {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let state = Mutex::new(State::Pending(Vec::new()));
         let fence = Fence(Arc::new(Inner { id, state, done: Condvar::new() }));
-        Signal { fence, queue: None, begun: None, worked: None, given: false }
+        Signal { fence, queue: None, arrived: None, begun: None, worked: None, given: false }
     }
 
     /// Observes this signal.
@@ -163,6 +168,11 @@ impl Signal {
     /// The device begins with the work now, or began at another moment.
     pub fn begin(&mut self, at: Instant) {
         self.begun = Some(at);
+    }
+
+    /// What comes from another device had been copied in at this moment.
+    pub fn arrived(&mut self, at: Instant) {
+        self.arrived = Some(at);
     }
 
     /// The device's units were through with the work at this moment. What is left is the way of the result to where others see it, beside
@@ -183,7 +193,8 @@ impl Signal {
             let mut state = lock(&self.fence.0.state);
             let end = Instant::now();
             let worked = self.worked.unwrap_or(end);
-            let ran = Ran { start: self.begun.unwrap_or(worked), end: worked };
+            let (start, arrived) = (self.begun.unwrap_or(worked), self.arrived);
+            let ran = Ran { start, end: worked, arrived, left: end };
             match std::mem::replace(&mut *state, State::Done { outcome: outcome.clone(), ran }) {
                 State::Pending(callbacks) => callbacks,
                 State::Done { .. } => Vec::new(),
@@ -321,8 +332,11 @@ mod tests {
         let through = begun + Duration::from_nanos(1);
         told_later.begin(begun);
         told_later.worked(through);
+        told_later.arrived(begun);
         told_later.give(Ok(None));
-        assert_eq!(later.ran(), Some(Ran { start: begun, end: through }));
+        let ran = later.ran().unwrap();
+        assert_eq!((ran.start, ran.end, ran.arrived), (begun, through, Some(begun)));
+        assert!(ran.left >= through);
         assert!(waiting.join().unwrap());
         fence.on_done(move |outcome| sender.send(outcome.is_ok()).unwrap());
         assert_eq!(receiver.iter().collect::<Vec<_>>(), [true; 3]);

@@ -416,8 +416,26 @@ impl Executor {
         for (i, (step, fence)) in schedule.steps.iter().zip(&flight.fences).enumerate() {
             let after = flight.after.get(i).unwrap_or(&none);
             let (lane, activity) = (Lane::Device(step.device), Activity::Blocks(step.blocks.clone()));
-            let span = of(fence, lane, activity, flight.batch.rows(), flight.launched, after);
-            span.into_iter().for_each(|span| timeline.push(span));
+            let Some(span) = of(fence, lane, activity, flight.batch.rows(), flight.launched, after) else {
+                continue;
+            };
+            if let Some(ran) = fence.ran() {
+                // Copies that are no part of the work, on queues of their own.
+                let beside = |activity, start, end| Span {
+                    lane: Lane::Copies(step.device),
+                    activity,
+                    start,
+                    end,
+                    ..span.clone()
+                };
+                if let (Some(arrived), Some((ready, _))) = (ran.arrived, span.ready) {
+                    timeline.push(beside(Activity::In(step.blocks.start), ready, arrived));
+                }
+                if step.crossing.export {
+                    timeline.push(beside(Activity::Out(step.blocks.end - 1), ran.end, ran.left));
+                }
+            }
+            timeline.push(span);
         }
     }
 

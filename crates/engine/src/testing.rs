@@ -265,8 +265,16 @@ impl Inner {
         while start.elapsed() < time {
             std::thread::sleep(time.saturating_sub(start.elapsed()));
         }
-        let ran = Ran { device: self.profile.name.clone(), start, end: Instant::now() };
+        let end = Instant::now();
+        let ran = Ran { device: self.profile.name.clone(), start, end };
         self.log.lock().unwrap().push(ran);
+        // As a device tells that copies residual streams beside its work.
+        if work.crossing.import {
+            work.done.arrived(start);
+        }
+        if work.crossing.export {
+            work.done.worked(end);
+        }
         work.done.give(result.map_err(Arc::new));
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub enum Lane {
     /// A device, by its index, on blocks.
     Device(usize),
-    /// A device, by its index, on copies of state.
+    /// What a device, by its index, copies beside its work: residual streams on their way in and out, and state.
     Copies(usize),
     /// The host.
     Host,
@@ -24,6 +24,10 @@ pub enum Activity {
     Save(usize),
     /// Copied them into another.
     Restore(usize),
+    /// Copied the residual stream in, before the block with this number.
+    In(usize),
+    /// Copied it out, behind the block with this number.
+    Out(usize),
     /// Chose tokens.
     Sampling,
 }

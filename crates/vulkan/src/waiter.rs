@@ -154,6 +154,7 @@ impl<T> Watch<T> {
             }
             let Some(Running { mut submitted, arrived }) = self.running.pop_front() else { break };
             // Kernels run in order: they begin once they were submitted, their input is there, and those before have ended.
+            arrived.into_iter().for_each(|at| submitted.done.arrived(at));
             let begun = [arrived, self.free].into_iter().flatten().fold(submitted.started, Instant::max);
             submitted.done.begin(begun);
             self.free = Some(now);

@@ -162,3 +162,24 @@ fn blocks_are_unloaded_on_drop_behind_what_is_in_flight() {
         assert_eq!(device.loaded(), 0);
     }
 }
+
+#[test]
+fn a_timeline_shows_copies_beside_the_work() {
+    let (devices, _) = pair([LAZY; 2]);
+    let mut executor = executor(Placement::mixers_and_ffns(&tiny_spec(2)).unwrap(), devices);
+    executor.keep_timeline(true);
+    run(&mut executor, &[batch(0, 0, &[1, 2])]);
+    let timeline = executor.keep_timeline(false).unwrap();
+    let has = |lane, activity| timeline.spans().iter().any(|s| s.lane == lane && s.activity == activity);
+    for (lane, activity) in [
+        (Lane::Device(0), Activity::Blocks(0..2)),
+        (Lane::Copies(0), Activity::Out(1)),
+        (Lane::Copies(1), Activity::In(2)),
+        (Lane::Device(1), Activity::Blocks(2..3)),
+        (Lane::Copies(1), Activity::Out(2)),
+    ] {
+        assert!(has(lane, activity.clone()), "{lane:?} {activity:?} in {:?}", timeline.spans());
+    }
+    // Nothing leaves behind the head.
+    assert!(!has(Lane::Copies(1), Activity::Out(5)));
+}

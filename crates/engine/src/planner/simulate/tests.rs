@@ -66,7 +66,7 @@ fn pace() -> impl Strategy<Value = Pace> {
 }
 
 /// Runs of which the shortest counts: another process may have had the processor meanwhile.
-const RUNS: usize = 4;
+const RUNS: usize = 12;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 4, failure_persistence: None, ..ProptestConfig::default() })]
