@@ -5,9 +5,11 @@
 //! blocks with a norm weight of ones, so the trait that the engine uses is the only entry.
 //!
 //! [`synthetic`] and [`shapes`] make whole models of random weights, for timing a shape without its file. [`golden`] runs tiny models whose
-//! logits are known. [`pages`] checks that pages of state keep their bytes on their way out and in.
+//! logits are known. [`pages`] checks that pages of state keep their bytes on their way out and
+//! in, [`costs`] that kernels count what blocks cost.
 
 mod case;
+pub mod costs;
 mod feed;
 mod flawed;
 pub mod golden;

@@ -270,6 +270,12 @@ fn what_crosses_is_what_the_host_sees() {
 }
 
 #[test]
+fn kernels_count_what_blocks_cost() {
+    let Some(device) = apart(true) else { return };
+    unicorn_cases::costs::check(&device).unwrap();
+}
+
+#[test]
 fn pages_of_state_keep_their_bytes() {
     let Some(device) = apart(true) else { return };
     let device: Arc<dyn Device> = Arc::new(device);
