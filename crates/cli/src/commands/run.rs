@@ -223,11 +223,11 @@ fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> 
     let drafter = args.answer.draft.map(DraftChoice::drafter);
     let answer =
         generate(&mut session.engine, detokenizer, request, drafter, &catch, |piece| out.emit(piece))?;
-    trace.finish(&mut session.engine)?;
     if !answer.text.ends_with('\n') {
         out.emit("\n")?;
     }
     out.flush()?;
+    trace.finish(&mut session.engine)?;
     if config.talks() {
         // On a terminal the figures would run into the answer.
         if term::stdout_is_terminal() && term::stderr_is_terminal() {
