@@ -67,7 +67,7 @@ pub fn open(args: &DeviceArgs, config: &Config) -> anyhow::Result<Opened> {
 
 /// Opens the devices that placement rules name, in their order; without rules the one that [`open`] opens.
 ///
-/// Errors when one of them cannot be opened.
+/// Errors when one of them cannot be opened, or two names stand for one device: it would hold everything twice.
 pub fn open_all(
     args: &DeviceArgs,
     rules: Option<&PlaceRules>,
@@ -78,7 +78,15 @@ pub fn open_all(
         let choice: DeviceChoice = name.parse().map_err(|why: String| usage(format!("--place: {why}")))?;
         open(&DeviceArgs { device: Some(choice), threads: args.threads }, config)
     };
-    rules.devices().iter().map(named).collect()
+    let opened = rules.devices().iter().map(named).collect::<anyhow::Result<Vec<Opened>>>()?;
+    for (i, other) in opened.iter().enumerate() {
+        let name = &other.device.profile().name;
+        if let Some(first) = opened[..i].iter().position(|o| o.device.profile().name == *name) {
+            let [first, second] = [first, i].map(|i| &rules.devices()[i]);
+            return Err(usage(format!("--place: {first} and {second} are one device, {name}; use one name")));
+        }
+    }
+    Ok(opened)
 }
 
 /// Opens a device as [`open`] does, with kernels of one tier at most. A device without some of its features is remembered as another

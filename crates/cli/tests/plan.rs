@@ -69,6 +69,17 @@ fn a_machine_has_the_devices_that_it_has() {
 }
 
 #[test]
+fn two_names_of_one_device_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let model = tiny_model(home.path(), None);
+    let mut command = unicorn(home.path());
+    let place = ["--raw", "--place", "mixer=cpu,ffn=cpu:scalar", "a"];
+    let output = output(command.arg("run").arg("-m").arg(&model).args(place));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("are one device, cpu"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_trace_that_cannot_be_written_is_told_before_the_answer() {
     let home = tempfile::tempdir().unwrap();
     let model = tiny_model(home.path(), None);
