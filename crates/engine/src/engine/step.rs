@@ -110,10 +110,15 @@ impl Engine {
         }
     }
 
+    /// Indices of the running sequences that can be launched.
+    fn ready(&self) -> Vec<usize> {
+        (0..self.running.len()).filter(|i| self.running[*i].is_ready()).collect()
+    }
+
     /// The sequences of the next batch with their numbers of tokens, pages reserved, and where it runs. Empty when nothing can be launched
     /// now.
     fn plan(&mut self) -> (Vec<Planned>, Phase) {
-        let ready: Vec<usize> = (0..self.running.len()).filter(|i| self.running[*i].is_ready()).collect();
+        let ready = self.ready();
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
             let count = self.running[alone].pending().min(self.options.prefill_chunk);
             let phase = self.phase(self.running[alone].pending());
@@ -128,8 +133,9 @@ impl Engine {
         }
         // Tokens that someone waits for first; each phase has its own devices to keep busy.
         for phase in [Phase::Decode, Phase::Prefill] {
-            let of = |i: &usize| self.phase(self.running[*i].pending()) == phase;
-            let ready: Vec<usize> = ready.iter().copied().filter(of).collect();
+            // Anew for each phase: taking pages for one may have sent sequences back to the queue.
+            let mut ready = self.ready();
+            ready.retain(|i| self.phase(self.running[*i].pending()) == phase);
             if !ready.is_empty() && self.executor.in_flight_of(phase) <= self.lanes(phase) {
                 let planned = self.plan_of(&ready, phase);
                 if !planned.is_empty() {

@@ -234,7 +234,6 @@ fn sliding_windows_free_their_pages_and_change_no_text() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Whatever the placement, the pace of the devices, the chunks, the pages and the drafts: every request ends with the text that it has
     /// alone on one device, and all pages come back.
@@ -660,7 +659,6 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
     /// Whatever is added, cancelled, preempted, kept and reused in whatever order: every sequence ends once, uncancelled ones have the
     /// text they have alone, and no page is lost or written by two.
     #[test]
