@@ -267,11 +267,12 @@ pub enum BenchCommand {
     Ffn(BenchFfnArgs),
 }
 
+/// A model, or a well-known shape in its place.
 #[derive(Args, Debug)]
-pub struct BenchModelArgs {
+pub struct SubjectArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Random weights in place of a model, SIZE:TYPE, or SIZE with --type: 135m, 1b, 3b or llama-8b; q4_0, q4_k, q8_0, f16, ...
+    /// A well-known shape with random weights in place of a model, SIZE:TYPE, or SIZE with --type: 135m, 1b, 3b or llama-8b; q4_0, q4_k, q8_0, f16, ...
     #[arg(long, value_name = "SHAPE", conflicts_with = "model", help_heading = "Model")]
     pub shape: Option<ShapeChoice>,
     /// Type of the matrices of --shape
@@ -283,6 +284,12 @@ pub struct BenchModelArgs {
         help_heading = "Model"
     )]
     pub ty: Option<WeightType>,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchModelArgs {
+    #[command(flatten)]
+    pub subject: SubjectArgs,
     /// Prompt lengths in tokens; 0 for none
     #[arg(
         short = 'p',
@@ -396,19 +403,7 @@ pub struct BenchFfnArgs {
   unicorn plan --shape 8b:q4_k --simulate phoenix")]
 pub struct PlanArgs {
     #[command(flatten)]
-    pub model: ModelArgs,
-    /// A well-known shape in place of a model, SIZE:TYPE, or SIZE with --type: 135m, 1b, 3b or llama-8b; q4_0, q4_k, q8_0, f16, ...
-    #[arg(long, value_name = "SHAPE", conflicts_with = "model", help_heading = "Model")]
-    pub shape: Option<ShapeChoice>,
-    /// Type of the matrices of --shape
-    #[arg(
-        long = "type",
-        value_name = "TYPE",
-        requires = "shape",
-        conflicts_with = "model",
-        help_heading = "Model"
-    )]
-    pub ty: Option<WeightType>,
+    pub subject: SubjectArgs,
     /// Tokens of a prompt; 0 for none
     #[arg(short, long, value_name = "N", default_value = "512", value_parser = parse::count, allow_negative_numbers = true, help_heading = "Load")]
     pub prompt: usize,
@@ -722,7 +717,7 @@ mod tests {
         let Ok(Cli { command: Command::Bench(bench), .. }) = cli else { panic!("{cli:?}") };
         assert_eq!(bench.run.prompt, [0, 512]);
         assert_eq!(bench.run.depth, [0, 4096]);
-        assert!(bench.run.shape.is_some());
+        assert!(bench.run.subject.shape.is_some());
     }
 
     #[test]

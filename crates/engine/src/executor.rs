@@ -386,30 +386,20 @@ impl Executor {
         let Some(timeline) = &mut self.timeline else { return };
         let of = |fence: &Fence, lane, activity, rows, launched, after: &[(Fence, usize)]| {
             let ran = fence.ran()?;
-            let ended = after.iter().filter_map(|(fence, device)| Some((fence.ran()?.end, *device)));
+            let ended = after.iter().filter_map(|(fence, device)| Some((fence.ran()?.left, *device)));
             let (ready, flight) = (ended.max(), flight.id);
             Some(Span { lane, activity, flight, rows, launched, ready, start: ran.start, end: ran.end })
         };
         for copy in &flight.copies {
             let [from, to] = copy.devices;
             let waited = [(copy.saved.clone(), from)];
-            let save = of(
-                &copy.saved,
-                Lane::Copies(from),
-                Activity::Save(copy.block),
-                copy.pages,
-                copy.launched,
-                &[],
-            );
-            let restore = of(
-                &copy.restored,
-                Lane::Copies(to),
-                Activity::Restore(copy.block),
-                copy.pages,
-                copy.launched,
-                &waited,
-            );
-            save.into_iter().chain(restore).for_each(|span| timeline.push(span));
+            for (fence, device, activity, after) in [
+                (&copy.saved, from, Activity::Save(copy.block), &[][..]),
+                (&copy.restored, to, Activity::Restore(copy.block), &waited[..]),
+            ] {
+                let span = of(fence, Lane::Copies(device), activity, copy.pages, copy.launched, after);
+                span.into_iter().for_each(|span| timeline.push(span));
+            }
         }
         let schedule = self.ways[flight.way].schedule(&flight.batch);
         let none = Vec::new();

@@ -181,14 +181,14 @@ fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result
         scores: false,
         drafts: false,
     };
-    let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.shape {
+    let (spec, source): (ModelSpec, Arc<dyn WeightSource>) = match &args.subject.shape {
         None => {
-            let fetched = find_model(config.model(&args.model), config)?;
+            let fetched = find_model(config.model(&args.subject.model), config)?;
             let model = crate::session::open_model(&fetched, config)?;
             (model.spec, model.source)
         }
         Some(shape) => {
-            let spec = shape.spec(args.ty).map_err(usage)?;
+            let spec = shape.spec(args.subject.ty).map_err(usage)?;
             (spec, Arc::new(SyntheticSource::new(0)))
         }
     };

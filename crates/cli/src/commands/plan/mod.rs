@@ -116,10 +116,10 @@ fn answer(
 
 /// The model as its files' beginnings tell, or the shape in its place.
 fn spec(args: &PlanArgs, config: &Config) -> anyhow::Result<ModelSpec> {
-    if let Some(shape) = &args.shape {
-        return shape.spec(args.ty).map_err(usage);
+    if let Some(shape) = &args.subject.shape {
+        return shape.spec(args.subject.ty).map_err(usage);
     }
-    let name = config.model(&args.model);
+    let name = config.model(&args.subject.model);
     let whole = |fetched: &Fetched| Ok(open_model(fetched, config)?.spec);
     let looked = match look(name, config) {
         Err(error) if has_other_source(name, &error) => {
