@@ -301,9 +301,8 @@ fn check_slots(slices: &[Slice], outputs: &[OutputRow]) -> Result<(), BatchError
 fn check_edits(output: &OutputRow, vocab: usize) -> Result<(), BatchError> {
     let (row, edits) = (output.row as usize, &output.edits);
     if let Some(mask) = &edits.mask {
-        let words = mask.words().len();
-        if words != vocab.div_ceil(32) || !mask.allows_some(vocab) {
-            return Err(BatchError::Mask { row, words, vocab });
+        if !mask.fits(vocab) {
+            return Err(BatchError::Mask { row, words: mask.words().len(), vocab });
         }
     }
     let mut next = 0;

@@ -70,7 +70,11 @@ impl TokenMask {
     }
 
     /// True when the mask is one for this vocabulary and allows at least one token of it.
-    pub(crate) fn allows_some(&self, vocab: usize) -> bool {
+    pub fn fits(&self, vocab: usize) -> bool {
+        self.words.len() == vocab.div_ceil(32) && self.allows_some(vocab)
+    }
+
+    fn allows_some(&self, vocab: usize) -> bool {
         let whole = vocab / 32;
         let rest = self.words.get(whole).map_or(0, |word| word & ((1 << (vocab % 32)) - 1));
         self.words.iter().take(whole).any(|word| *word != 0) || rest != 0

@@ -248,6 +248,11 @@ impl Executor {
         (phase as usize).min(self.ways.len() - 1)
     }
 
+    /// True when one device runs the whole model, in either phase.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.ways.iter().all(|way| way.schedules[1].steps.len() == 1)
+    }
+
     /// True when the phases run at different places.
     pub(crate) fn has_two_ways(&self) -> bool {
         self.ways.len() > 1
@@ -264,6 +269,9 @@ impl Executor {
         pages: &[Vec<PageId>],
     ) -> Result<Vec<StateMove>, DeviceError> {
         let (Some(layout), [prefill, decode]) = (&self.layout, &self.ways[..]) else { return Ok(Vec::new()) };
+        if pages.iter().all(Vec::is_empty) {
+            return Ok(Vec::new());
+        }
         let (from, to) = match phase {
             Phase::Prefill => (decode, prefill),
             Phase::Decode => (prefill, decode),
@@ -340,8 +348,8 @@ impl Executor {
                 let same = continued.iter().filter(|f| f.way == way);
                 after.extend(same.filter_map(|f| Some((f.fences.get(i)?.clone(), step.device))));
             }
-            if i == 0 && batch.feeds().next().is_some() {
-                // The token is there once the head has kept it.
+            if i == 0 && !step.mixes && batch.feeds().next().is_some() {
+                // The token is there once the head has kept it; where a step mixes, it comes behind that anyway.
                 after.extend(
                     continued.iter().filter_map(|f| Some((f.fences.last()?.clone(), self.head(f.way)))),
                 );
@@ -357,11 +365,13 @@ impl Executor {
             }
             let blocks = blocks[step.blocks.clone()].to_vec();
             let (batch, crossing) = (batch.clone(), step.crossing);
-            let fences = after.iter().map(|(fence, _)| fence.clone()).collect();
-            self.devices[step.device].submit(Work { stream, blocks, batch, crossing, after: fences, done });
-            waits.push(after);
+            if self.timeline.is_some() {
+                waits.push(after.clone());
+            }
+            let after = after.into_iter().map(|(fence, _)| fence).collect();
+            self.devices[step.device].submit(Work { stream, blocks, batch, crossing, after, done });
         }
-        let (after, copies) = if self.timeline.is_some() { (waits, copies) } else { Default::default() };
+        let (after, copies) = (waits, if self.timeline.is_some() { copies } else { Vec::new() });
         self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies });
         Some(id)
     }

@@ -92,7 +92,7 @@ impl<'a> Evaluator<'a> {
     /// what sees them has landed.
     fn run(&mut self, tokens: &[u32], rows: &OutputRows<'_>) -> Result<Vec<BatchResult>, EngineError> {
         let (start, chunk) = (self.position, self.engine.share(tokens.len()));
-        let phase = self.engine.phase(tokens.len());
+        let phase = Engine::phase(tokens.len());
         let mut launched = 0;
         let mut flights: Vec<(u64, usize, Option<BatchResult>)> = Vec::new();
         loop {

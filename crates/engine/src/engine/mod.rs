@@ -58,6 +58,8 @@ pub struct Engine {
     /// Events that the next step reports.
     events: Vec<Event>,
     next_id: u64,
+    /// How many batches of either phase may be on their way.
+    rooms: [Room; 2],
     /// Set when a device was lost.
     stopped: Option<Failure>,
 }
@@ -89,6 +91,7 @@ impl Engine {
         let plan = MemoryPlan::new(spec, &devices, &placements, &options)?;
         plan.check(&options.memory_limits).map_err(|short| EngineError::Memory(Box::new(short)))?;
         let Reservation { streams, rows, ahead, layout } = Reservation::of(spec, &placements, &options);
+        let rooms = [&placements.prefill, &placements.decode].map(|placement| room(placement, &options));
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
         executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
@@ -104,6 +107,7 @@ impl Engine {
             ending: Vec::new(),
             events: Vec::new(),
             next_id: 0,
+            rooms,
             stopped: None,
         })
     }
@@ -171,9 +175,8 @@ impl Engine {
             return Err(AdmissionError::PromptTooLong { prompt: prompt.len(), context });
         }
         if let Some(mask) = &request.mask {
-            let words = mask.words().len();
-            if words != vocab.div_ceil(32) || !(0..vocab as u32).any(|token| mask.allows(token)) {
-                return Err(AdmissionError::Mask { words, vocab });
+            if !mask.fits(vocab) {
+                return Err(AdmissionError::Mask { words: mask.words().len(), vocab });
             }
         }
         let sampling = &request.sampling;
@@ -268,13 +271,11 @@ impl Engine {
 
     /// How many batches of a phase may be on their way.
     fn room(&self, phase: Phase) -> Room {
-        let placements = self.executor.placements();
-        let placement = if phase == Phase::Prefill { &placements.prefill } else { &placements.decode };
-        room(placement, &self.options)
+        self.rooms[phase as usize]
     }
 
     /// What a sequence does next, as far as it matters where: one token runs where tokens are generated.
-    fn phase(&self, pending: usize) -> Phase {
+    fn phase(pending: usize) -> Phase {
         if pending == 1 { Phase::Decode } else { Phase::Prefill }
     }
 

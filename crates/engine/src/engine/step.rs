@@ -1,5 +1,6 @@
 //! The pump: launch what can be launched, wait for a batch to land, choose tokens, launch again.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -121,7 +122,7 @@ impl Engine {
         let ready = self.ready();
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
             let count = self.running[alone].pending().min(self.options.prefill_chunk);
-            let phase = self.phase(self.running[alone].pending());
+            let phase = Engine::phase(self.running[alone].pending());
             return (self.reserve(&[(alone, count, Vec::new())]), phase);
         }
         let ahead = self.ahead();
@@ -135,7 +136,7 @@ impl Engine {
         for phase in [Phase::Decode, Phase::Prefill] {
             // Anew for each phase: taking pages for one may have sent sequences back to the queue.
             let mut ready = self.ready();
-            ready.retain(|i| self.phase(self.running[*i].pending()) == phase);
+            ready.retain(|i| Engine::phase(self.running[*i].pending()) == phase);
             if !ready.is_empty() && self.executor.in_flight_of(phase) <= self.lanes(phase) {
                 let planned = self.plan_of(&ready, phase);
                 if !planned.is_empty() {
@@ -166,8 +167,7 @@ impl Engine {
 
     /// True where a device may feed its head's tokens to its embedding.
     fn feeds_itself(&self) -> bool {
-        let placements = self.executor.placements();
-        self.options.ahead && !self.executor.has_two_ways() && placements.prefill.segments().len() == 1
+        self.options.ahead && !self.executor.has_two_ways() && self.executor.is_whole()
     }
 
     /// The next tokens of all running sequences, still unknown, when all of them are in the one batch in flight and nothing but the tokens
@@ -286,7 +286,10 @@ impl Engine {
 
     /// The output rows of a sequence, the first after its last token.
     fn outputs(&self, sequence: &Sequence, plan: &Planned, first: u32) -> Vec<OutputRow> {
-        let text = [&sequence.tokens[..], &plan.drafts].concat();
+        let text = match plan.drafts.as_slice() {
+            [] => Cow::Borrowed(&sequence.tokens),
+            drafts => Cow::Owned([&sequence.tokens[..], drafts].concat()),
+        };
         let output = |(row, history): (u32, usize)| {
             let (select, edits) = sequence.sampler.ask(&text[..history], self.spec.vocab);
             // A choice among one token is no choice: the device may go on with it by itself.
