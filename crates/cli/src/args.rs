@@ -393,8 +393,9 @@ pub struct BenchFfnArgs {
 /// Predict how fast a model would be, on which devices, before loading it
 ///
 /// The devices are measured once, which takes some seconds each, and their figures are kept. Every placement worth a thought is then run
-/// through the engine's own schedule on these figures. Of the model only the beginning of its files is read. `run` and `bench` take the
-/// placement that is chosen here, and with --verbose they tell how right its prediction was, which corrects the next ones.
+/// through the engine's own schedule on these figures. Of the model only the beginning of its files is read. `run`, `bench` and
+/// `perplexity` take the placement that is chosen here; `bench`, and `run` with --verbose, tell how right its prediction was, which corrects
+/// the next ones.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   unicorn plan -m smollm2-135m

@@ -195,7 +195,11 @@ fn flash_records(gpu: &GpuProfile, heads: usize, rows: usize, sequences: usize, 
         let slice = SliceShape { start: positions.saturating_sub(rows), rows, pages: 0 };
         select::flash_tiling(&[slice], heads, gpu).records
     };
-    let each = (1..=rows.min(positions).min(SPLIT_ROWS)).map(|rows| (one(rows), one(rows).div_ceil(rows)));
+    let of = |rows: usize| {
+        let records = one(rows);
+        (records, records.div_ceil(rows))
+    };
+    let each = (1..=rows.min(positions).min(SPLIT_ROWS)).map(of);
     let (records, splits) = each.fold((0, 0), |most, one| (most.0.max(one.0), most.1.max(one.1)));
     // Neither more than so many of the largest, nor more than so many rows of the most splits.
     records.saturating_mul(sequences).min(splits.saturating_mul(rows))

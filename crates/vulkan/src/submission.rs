@@ -68,7 +68,7 @@ impl Inner {
         while self.waits_itself.load(Ordering::Relaxed)
             && let Some(submitted) = self.submissions.pop()
         {
-            self.tell(submitted, &mut None);
+            self.wait_and_tell(submitted, &mut None);
         }
     }
 
@@ -380,21 +380,26 @@ impl Inner {
             match self.context.wait_any(watch.next(&reached), "submitted blocks") {
                 Ok(point) => {
                     reached = point;
-                    watch.advance(&reached).into_iter().for_each(|ended| self.tell(ended, &mut None));
+                    watch.advance(&reached).into_iter().for_each(|ended| self.tell(ended, Ok(())));
                 }
                 Err(error) => {
                     let mut error = Some(error);
-                    watch.give_up().for_each(|submitted| self.tell(submitted, &mut error));
+                    watch.give_up().for_each(|submitted| self.wait_and_tell(submitted, &mut error));
                 }
             }
         }
     }
 
     /// Waits for submitted work and tells how it ended. `error` is why it may not have: the first that fails tells it.
-    fn tell(&self, submitted: Submitted<Told>, error: &mut Option<VulkanError>) {
-        let Submitted { ends, done, what, .. } = submitted;
+    fn wait_and_tell(&self, submitted: Submitted<Told>, error: &mut Option<VulkanError>) {
+        let ended = self.context.wait(submitted.ends, "submitted blocks");
+        self.tell(submitted, ended.map_err(|e| error.take().unwrap_or(e)));
+    }
+
+    /// Tells how submitted work ended.
+    fn tell(&self, submitted: Submitted<Told>, ended: Result<(), VulkanError>) {
+        let Submitted { done, what, .. } = submitted;
         let fence = done.fence().id();
-        let ended = self.context.wait(ends, "submitted blocks").map_err(|e| error.take().unwrap_or(e));
         let result = ended.and_then(|()| match &what {
             Told::Work(work) => self.gather(work),
             Told::Pages(pages) => {

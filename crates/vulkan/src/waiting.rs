@@ -94,7 +94,8 @@ impl Context {
         }
         let mut reached = Point::default();
         for lane in Lane::ALL {
-            let Some(queue) = self.lane(lane) else { continue };
+            // What was never used has come nowhere.
+            let Some(queue) = self.lane(lane).filter(|queue| queue.last() > 0) else { continue };
             // SAFETY: the semaphore lives as long as the context.
             let value = unsafe { self.device.get_semaphore_counter_value(queue.timeline) };
             reached = reached.with(lane, value.map_err(|e| self.named(e, what))?);

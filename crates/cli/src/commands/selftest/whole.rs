@@ -52,7 +52,6 @@ const PROMPTS: [&str; 20] = [
     "fn main() {\n    let numbers = vec![3, 1, 2];\n",
 ];
 
-/// Compares and judges. Fails where a difference is not explained by rounding.
 /// A model whole on a device, to answer and to score.
 fn choice_of(device: &DeviceArgs, context: ContextChoice) -> EngineChoice<'_> {
     let kv = unicorn_core::KvType::F16;
@@ -68,6 +67,7 @@ fn choice_of(device: &DeviceArgs, context: ContextChoice) -> EngineChoice<'_> {
     }
 }
 
+/// Compares and judges. Fails where a difference is not explained by rounding.
 pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Report) -> anyhow::Result<Exit> {
     // Before minutes of answers.
     if let Some(text) = &args.text {
