@@ -10,7 +10,7 @@ use std::sync::Arc;
 use unicorn_core::{
     Batch, BatchError, BatchLimits, Block, BlockId, CompletionQueue, Crossing, Device, DeviceError, Fence,
     KvType, OutputRow, Select, SequenceId, Slice, StateGroup, StateLayout, StreamId, WeightSource, Work,
-    run_to_end,
+    run_to_end, state_groups,
 };
 
 /// The models of `tests/data/tiny`.
@@ -151,12 +151,7 @@ fn reserve(
     pages: usize,
     ty: KvType,
 ) -> Result<Arc<BatchLimits>, DeviceError> {
-    let mut groups: Vec<StateGroup> = Vec::new();
-    for spec in blocks.iter().filter_map(Block::state) {
-        if groups.iter().all(|g| g.spec != spec) {
-            groups.push(StateGroup { spec, pages });
-        }
-    }
+    let groups = state_groups(blocks).into_iter().map(|spec| StateGroup { spec, pages }).collect();
     let layout = StateLayout { page_tokens: PAGE_TOKENS, positions, ty, groups };
     device.reserve(&layout)?;
     let vocab =

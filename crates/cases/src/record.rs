@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use unicorn_core::{
     Adjustment, Batch, BatchError, BatchLimits, Block, BlockId, Device, DeviceError, Edits, KvType,
-    OutputRow, Select, SequenceId, Slice, Span, StateGroup, StateLayout, StateSpec, StreamId, TensorType,
-    TokenMask, WeightSource,
+    OutputRow, Select, SequenceId, Slice, Span, StateGroup, StateLayout, StreamId, TensorType, TokenMask,
+    WeightSource, state_groups,
 };
 
 use crate::synthetic::SyntheticSource;
@@ -100,13 +100,7 @@ fn limits(plan: &Plan) -> BatchLimits {
         written + spans.iter().map(|s| pages_of(s) - pages_written(s)).max().unwrap_or(0)
     };
     let pages = plan.batches.iter().map(needed).max().unwrap_or(1);
-    let mut groups: Vec<StateSpec> = Vec::new();
-    for spec in plan.blocks.iter().filter_map(Block::state) {
-        if !groups.contains(&spec) {
-            groups.push(spec);
-        }
-    }
-    let groups: Vec<StateGroup> = groups.into_iter().map(|spec| StateGroup { spec, pages }).collect();
+    let groups = state_groups(&plan.blocks).into_iter().map(|spec| StateGroup { spec, pages }).collect();
     let layout =
         StateLayout { page_tokens: PAGE_TOKENS, positions: pages * PAGE_TOKENS, ty: plan.kv, groups };
     let vocab = plan.blocks.iter().filter_map(|b| match b {

@@ -35,8 +35,9 @@ pub fn check_names(
     let known: Vec<String> = opened.iter().flat_map(names).chain(others.iter().cloned()).collect();
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     let Some(stranger) = max.and_then(|max| max.stranger(&known)) else { return Ok(()) };
-    let mut used: Vec<String> = opened.iter().map(|o| o.choice.to_string()).chain(others).collect();
-    used.dedup();
+    let mut used: Vec<String> = opened.iter().map(|o| o.choice.to_string()).collect();
+    let others = others.into_iter().filter(|other| !used.contains(other)).collect::<Vec<_>>();
+    used.extend(others);
     Err(usage(format!("--memory-max: {stranger} is not used, but {}", used.join(", "))))
 }
 
@@ -47,14 +48,8 @@ pub fn limits(opened: &[Opened], max: Option<&MemoryMax>) -> Vec<MemoryLimit> {
         let names = names(open);
         let allowed = max.and_then(|max| max.of(&[&names[0], &names[1]]));
         let allowed = allowed.map(|bytes| MemoryRoom { bytes, origin: FLAG.to_owned() });
-        // One card may have been opened under two names: both together have its memory.
-        let same = |o: &Opened| o.device.profile().description == open.device.profile().description;
-        let together =
-            (0..opened.len()).filter(|i| names[1] == opened[*i].device.profile().name && same(&opened[*i]));
-        let room = open.device.room().map(|room| (together.collect(), room));
-        for (scope, room) in allowed.map(|room| (vec![index], room)).into_iter().chain(room) {
-            let scope = MemoryScope::Devices(scope);
-            limits.push(MemoryLimit { scope, bytes: room.bytes, origin: room.origin });
+        for MemoryRoom { bytes, origin } in allowed.into_iter().chain(open.device.room()) {
+            limits.push(MemoryLimit { scope: MemoryScope::Devices(vec![index]), bytes, origin });
         }
     }
     limits

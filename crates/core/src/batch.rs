@@ -300,10 +300,8 @@ fn check_slots(slices: &[Slice], outputs: &[OutputRow]) -> Result<(), BatchError
 
 fn check_edits(output: &OutputRow, vocab: usize) -> Result<(), BatchError> {
     let (row, edits) = (output.row as usize, &output.edits);
-    if let Some(mask) = &edits.mask {
-        if !mask.fits(vocab) {
-            return Err(BatchError::Mask { row, words: mask.words().len(), vocab });
-        }
+    if let Some(mask) = edits.mask.as_ref().filter(|mask| !mask.fits(vocab)) {
+        return Err(BatchError::Mask { row, words: mask.words().len(), vocab });
     }
     let mut next = 0;
     for adjustment in &edits.adjustments {

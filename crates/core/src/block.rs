@@ -265,12 +265,17 @@ impl Block {
 impl ModelSpec {
     /// The state groups of the model's mixers, in the order of their first mixer.
     pub fn state_groups(&self) -> Vec<StateSpec> {
-        let mut groups = Vec::new();
-        for spec in self.blocks.iter().filter_map(Block::state) {
-            if !groups.contains(&spec) {
-                groups.push(spec);
-            }
-        }
-        groups
+        state_groups(&self.blocks)
     }
+}
+
+/// The state groups of the mixers among these blocks, in the order of their first mixer.
+pub fn state_groups(blocks: &[Block]) -> Vec<StateSpec> {
+    let mut groups = Vec::new();
+    for spec in blocks.iter().filter_map(Block::state) {
+        if !groups.contains(&spec) {
+            groups.push(spec);
+        }
+    }
+    groups
 }

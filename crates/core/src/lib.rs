@@ -23,7 +23,7 @@ mod weight;
 pub use batch::{Batch, BatchError, BatchLimits, HeadOutput, PageId, RowOutput, SequenceId, Slice};
 pub use block::{
     Activation, AttentionSpec, AttentionWeights, Block, BlockKind, EmbeddingSpec, FfnSpec, FfnWeights,
-    HeadSpec, ModelSpec,
+    HeadSpec, ModelSpec, state_groups,
 };
 pub use check::BlockError;
 pub use cost::{BatchShape, Cost, Span};

@@ -41,7 +41,7 @@ impl Placements {
     }
 
     /// The model as a device sees it: the blocks placed there in either phase.
-    pub fn part(&self, spec: &ModelSpec, device: usize) -> ModelSpec {
+    pub(crate) fn part(&self, spec: &ModelSpec, device: usize) -> ModelSpec {
         let here = |block: usize| self.ways().iter().any(|p| p.device(block) == device);
         let blocks = spec.blocks.iter().enumerate().filter(|(i, _)| here(*i)).map(|(_, b)| b.clone());
         ModelSpec { blocks: blocks.collect(), ..spec.clone() }
@@ -143,12 +143,6 @@ impl Placement {
         segments
     }
 
-    /// The model as a device sees it: the blocks placed there.
-    pub fn part(&self, spec: &ModelSpec, device: usize) -> ModelSpec {
-        let here = spec.blocks.iter().zip(&self.assignment).filter(|(_, d)| **d == device);
-        ModelSpec { blocks: here.map(|(b, _)| b.clone()).collect(), ..spec.clone() }
-    }
-
     /// One line per segment, for people; `names[d]` is the name of device `d`.
     pub fn describe(&self, names: &[String]) -> Vec<String> {
         let name = |d: usize| names.get(d).cloned().unwrap_or_else(|| format!("device {d}"));
@@ -234,8 +228,7 @@ mod tests {
                 (next, last) = (range.end, device);
             }
             prop_assert_eq!(next, spec.blocks.len());
-            let bytes: u64 = (0..devices).map(|d| placement.part(&spec, d).weight_bytes()).sum();
-            prop_assert!(bytes >= spec.weight_bytes());
+            prop_assert!(Placements::from(placement).weight_bytes(&spec) >= spec.weight_bytes());
         }
     }
 }

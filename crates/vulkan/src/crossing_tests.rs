@@ -7,7 +7,7 @@ use unicorn_cases::synthetic::SyntheticSource;
 use unicorn_core::{
     Batch, BatchLimits, Block, BlockId, CompletionQueue, Crossing, Device, Fence, KvType, OutputRow, Select,
     SequenceId, SharedBuffer, Sharing, Signal, Slice, StateGroup, StateLayout, StreamId, TensorType,
-    WeightSource, Work, run_to_end,
+    WeightSource, Work, run_to_end, state_groups,
 };
 
 use crate::context::Context;
@@ -43,12 +43,7 @@ impl<'d> Placed<'d> {
     fn new(devices: Vec<&'d VulkanDevice>, place: impl Fn(&Block) -> usize) -> Placed<'d> {
         let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(3));
         let model = blocks(TensorType::F16);
-        let mut groups: Vec<StateGroup> = Vec::new();
-        for spec in model.iter().filter_map(Block::state) {
-            if groups.iter().all(|g| g.spec != spec) {
-                groups.push(StateGroup { spec, pages: 4 });
-            }
-        }
+        let groups = state_groups(&model).into_iter().map(|spec| StateGroup { spec, pages: 4 }).collect();
         let loaded = model.iter().map(|b| (place(b), devices[place(b)].load(b, &source).unwrap())).collect();
         let layout = StateLayout { page_tokens: 32, positions: 64, ty: KvType::F16, groups };
         devices.iter().for_each(|d| d.reserve(&layout).unwrap());

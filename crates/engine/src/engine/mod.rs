@@ -174,10 +174,8 @@ impl Engine {
         if prompt.len() > context {
             return Err(AdmissionError::PromptTooLong { prompt: prompt.len(), context });
         }
-        if let Some(mask) = &request.mask {
-            if !mask.fits(vocab) {
-                return Err(AdmissionError::Mask { words: mask.words().len(), vocab });
-            }
+        if let Some(mask) = request.mask.as_ref().filter(|mask| !mask.fits(vocab)) {
+            return Err(AdmissionError::Mask { words: mask.words().len(), vocab });
         }
         let sampling = &request.sampling;
         sampling.validate()?;

@@ -35,10 +35,7 @@ fn right_drafts_save_batches_and_wrong_ones_change_nothing() {
     let mut run = |right| drafted(&mut engine, &request, Knowing::of(&request, &text, right));
     let good = run(u32::MAX);
     assert_eq!((&good.0, Some(&good.1)), (&text, reason.as_ref()));
-    assert_eq!(
-        (good.2.drafted_tokens, good.2.accepted_tokens),
-        (good.2.accepted_tokens, good.2.drafted_tokens)
-    );
+    assert!(good.2.drafted_tokens > 0 && good.2.accepted_tokens == good.2.drafted_tokens, "{:?}", good.2);
     // Batches for the prompt and the two tokens that are timed, then 57 tokens in drafts of 4, 8, 16 and more.
     assert!(good.3 <= 9, "{} batches", good.3);
     let bad = run(0);
