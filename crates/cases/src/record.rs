@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn batches_have_pages_and_outputs() {
-        let groups = vec![StateGroup { spec: StateSpec::Paged, pages: 8 }];
+        let groups = vec![StateGroup { spec: unicorn_core::StateSpec::Paged, pages: 8 }];
         let state = StateLayout { page_tokens: PAGE_TOKENS, positions: 256, ty: KvType::F16, groups };
         let limits = Arc::new(BatchLimits { vocab: 1, state: Some(state) });
         let spans = [Span::new(31, 2), Span::new(64, 2)];

@@ -8,7 +8,7 @@ use unicorn_core::{
     Activation, AttentionSpec, AttentionWeights, Batch, BatchLimits, Block, BlockId, Crossing, Device,
     DeviceError, EmbeddingSpec, FfnSpec, FfnWeights, HeadOutput, HeadSpec, Instrument, KvType, NormSpec,
     OutputRow, PageId, RopeSpec, RopeStyle, Select, SequenceId, SharedBuffer, Sharing, Slice, StateGroup,
-    StateLayout, StreamId, TensorType, WeightError, WeightSource, WeightSpan, run_to_end,
+    StateLayout, StreamId, TensorType, WeightError, WeightSource, WeightSpan, run_to_end, state_groups,
 };
 
 use super::testing::random_source;
@@ -21,12 +21,7 @@ const STREAM: StreamId = StreamId(3);
 
 /// State for all mixers of the blocks.
 fn layout(blocks: &[Block], ty: KvType) -> StateLayout {
-    let mut groups: Vec<StateGroup> = Vec::new();
-    for spec in blocks.iter().filter_map(Block::state) {
-        if groups.iter().all(|g| g.spec != spec) {
-            groups.push(StateGroup { spec, pages: 64 });
-        }
-    }
+    let groups = state_groups(blocks).into_iter().map(|spec| StateGroup { spec, pages: 64 }).collect();
     StateLayout { page_tokens: 32, positions: 2048, ty, groups }
 }
 
