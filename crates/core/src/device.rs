@@ -41,6 +41,8 @@ pub struct DeviceProfile {
     pub memory_bytes: u64,
     /// True where the host's memory is the device's memory.
     pub unified_memory: bool,
+    /// True where the host's cores do its work: processors, and software drivers in the place of a GPU.
+    pub on_host: bool,
     /// Concurrent workers: threads of a CPU, compute units of a GPU.
     pub workers: usize,
     /// Results may come sooner than a sleeping thread wakes, and the host's cores have nothing else to do: who waits stays awake.

@@ -194,6 +194,7 @@ impl FakeDevice {
             description: "fake".into(),
             memory_bytes: 1 << 30,
             unified_memory: true,
+            on_host: true,
             workers: 1,
             wait_awake: false,
             features: vec![],

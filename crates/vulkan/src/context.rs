@@ -361,8 +361,8 @@ impl Context {
         };
         let origin = if self.budget { "memory budget of the driver" } else { "size of the GPU's memory" };
         let heaps = MemoryRoom { bytes, origin: origin.to_owned() };
-        let table = gtt::room(Path::new("/sys"), self.identity.vendor, self.identity.device);
-        let table = table.filter(|table| self.profile.integrated && table.bytes < bytes);
+        let table = || gtt::room(Path::new("/sys"), self.identity.vendor, self.identity.device);
+        let table = self.profile.integrated.then(table).flatten().filter(|table| table.bytes < bytes);
         Some(table.unwrap_or(heaps))
     }
 

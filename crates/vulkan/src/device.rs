@@ -67,6 +67,7 @@ impl VulkanDevice {
             description: gpu.name.clone(),
             memory_bytes: local.map(|h| h.bytes).sum(),
             unified_memory: gpu.integrated || gpu.software,
+            on_host: gpu.software,
             workers: gpu.cores.unwrap_or(1) as usize,
             wait_awake: !gpu.integrated && !gpu.software,
             features,

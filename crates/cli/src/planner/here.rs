@@ -1,13 +1,12 @@
 //! The devices that are open as the planner's machine.
 
-use unicorn_core::{DeviceKind, ModelSpec, TensorType};
+use unicorn_core::{ModelSpec, TensorType};
 use unicorn_engine::planner::{Figure, Machine, Memory, Origin};
 
 use super::calibrate::calibrate;
 use super::figures::Calibration;
 use crate::config::Config;
 use crate::devices::cache::{DeviceCache, Key};
-use crate::devices::unasked;
 use crate::exit::describe;
 use crate::open_device::Opened;
 use crate::output::say;
@@ -50,8 +49,7 @@ pub fn types(spec: &ModelSpec) -> Vec<TensorType> {
 }
 
 impl Here {
-    /// The figures of these devices for a model's types of weights. `None` where figures of one are missing and none are to be measured;
-    /// then it is said which with `--verbose`.
+    /// The figures of these devices for a model's types of weights. `None` where figures of one are missing and none are to be measured.
     ///
     /// Errors when measuring fails.
     pub fn of(
@@ -94,12 +92,7 @@ fn one(
         (Some(kept), _) if !lacking(&kept) => Ok(Some(kept)),
         // A type that was not timed is taken to be like the nearest.
         (Some(kept), Want::Kept) => Ok(Some(kept)),
-        (None, Want::Kept) => {
-            if config.explains() {
-                say!("no prediction: {name} was not measured yet, which `unicorn plan` does");
-            }
-            Ok(None)
-        }
+        (None, Want::Kept) => Ok(None),
         (kept, Want::Missing | Want::Anew) => {
             if config.talks() {
                 let missing =
@@ -120,15 +113,6 @@ fn one(
             Ok(Some(calibration))
         }
     }
-}
-
-/// True for a device whose work the processor does.
-fn host_like(opened: &Opened) -> bool {
-    let profile = opened.device.profile();
-    // What may not be taken unasked is a software driver.
-    let real = || unasked().any(|choice| choice.to_string() == profile.name);
-    profile.kind == DeviceKind::Cpu
-        || (profile.kind == DeviceKind::Vulkan && profile.unified_memory && !real())
 }
 
 /// Devices that work from the host's memory share it; each other one has its own.
@@ -158,7 +142,7 @@ fn machine(opened: &[Opened], figures: &[Calibration]) -> Option<Machine> {
             });
             machine.memories.len() - 1
         };
-        let hardware = if host_like(opened) { 0 } else { number + 1 };
+        let hardware = if opened.device.profile().on_host { 0 } else { number + 1 };
         machine.devices.push(figures.model(profile, memory, hardware)?);
     }
     machine.check().is_ok().then_some(machine)

@@ -214,7 +214,12 @@ impl Grader {
     ///
     /// Errors as [`Here::of`] does.
     pub fn new(placed: &Placed, spec: &ModelSpec, config: &Config) -> anyhow::Result<Option<Grader>> {
-        let Some(here) = Here::of(&placed.opened, spec, Want::Kept, config)? else { return Ok(None) };
+        let Some(here) = Here::of(&placed.opened, spec, Want::Kept, config)? else {
+            if config.explains() {
+                say!("no prediction: `unicorn plan` was not yet here to measure what runs the model");
+            }
+            return Ok(None);
+        };
         let candidate = Candidate { rules: String::new(), placements: placed.placements.clone() };
         Ok(Some(Grader { here, candidate }))
     }

@@ -76,6 +76,7 @@ impl ReferenceDevice {
             description: "plain loops in float64, one thread".into(),
             memory_bytes: u64::MAX,
             unified_memory: true,
+            on_host: true,
             workers: 1,
             wait_awake: false,
             features: Vec::new(),

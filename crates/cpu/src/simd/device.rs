@@ -69,6 +69,7 @@ impl SimdDevice {
             description: brand(),
             memory_bytes: memory_bytes(),
             unified_memory: true,
+            on_host: true,
             workers: pool.team(),
             wait_awake: false,
             features: level.features().iter().map(|f| (*f).to_owned()).collect(),

@@ -6,7 +6,7 @@ use super::candidates::{Candidate, candidates};
 use super::grade::Correction;
 use super::machine::Machine;
 use super::reason::{Misfit, Reason};
-use super::simulate::{Phase, Simulated, simulate};
+use super::simulate::{Simulated, Task, simulate};
 use crate::need::Need;
 use crate::{EngineOptions, PlacementError, Placements};
 
@@ -247,17 +247,16 @@ const PROMPT_TOKENS_MAX: usize = 65_536;
 /// What a candidate would cost.
 fn predict(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
     let [prefill, decode] = (ask.corrections)(&candidate);
-    let run_of = |placement, phase, sequences| {
-        simulate(ask.spec, placement, ask.machine, ask.options, sequences, phase)
-    };
-    let run = |placement, phase| run_of(placement, phase, ask.sequences);
+    let run_of =
+        |placement, task, sequences| simulate(ask.spec, placement, ask.machine, ask.options, sequences, task);
+    let run = |placement, task| run_of(placement, task, ask.sequences);
     let mut prediction = room(ask, candidate);
     let placements = &prediction.candidate.placements;
     let read = (ask.prompt > 0).then(|| {
-        let phase = Phase::Answer { past: ask.past, prompt: ask.prompt, tokens: 1 };
+        let task = Task::Answer { past: ask.past, prompt: ask.prompt, tokens: 1 };
         // Prompts follow each other: some of them tell how long all take.
         let few = (PROMPT_TOKENS_MAX / ask.prompt.max(1)).clamp(1, ask.sequences.max(1));
-        let simulated = run_of(&placements.prefill, phase, few).times(ask.sequences as f64 / few as f64);
+        let simulated = run_of(&placements.prefill, task, few).times(ask.sequences as f64 / few as f64);
         PhasePrediction {
             tokens: ask.prompt * ask.sequences,
             seconds: simulated.seconds * prefill.ratio,
@@ -269,7 +268,7 @@ fn predict(ask: &Ask<'_>, candidate: Candidate) -> Prediction {
     let written = (ask.decode > 0).then(|| {
         let tokens = ask.decode.min(DECODE_SIMULATED);
         let past = ask.past + ask.prompt + (ask.decode - tokens) / 2;
-        let simulated = run(&placements.decode, Phase::Decode { past, tokens });
+        let simulated = run(&placements.decode, Task::Decode { past, tokens });
         let raw_seconds = simulated.seconds * ask.decode as f64 / tokens as f64;
         PhasePrediction {
             tokens: ask.decode * ask.sequences,

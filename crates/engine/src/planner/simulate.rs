@@ -14,14 +14,14 @@ use crate::{EngineOptions, Placement};
 
 /// What each of several equal sequences is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Phase {
+pub(crate) enum Task {
     /// A prompt of `prompt` tokens behind `past` positions, then so many tokens of an answer: with one it is prefill alone.
     Answer { past: usize, prompt: usize, tokens: usize },
     /// So many tokens one by one behind `past` positions.
     Decode { past: usize, tokens: usize },
 }
 
-/// How a phase went.
+/// How a task went.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Simulated {
     /// Seconds from the start until the last token is known; infinite if it never is.
@@ -122,37 +122,37 @@ impl Job {
     }
 }
 
-/// The simulation of a phase under a placement with [`DeviceModel`]s.
+/// The simulation of a task under a placement with [`DeviceModel`]s.
 pub(crate) fn simulate(
     spec: &ModelSpec,
     placement: &Placement,
     machine: &Machine,
     options: &EngineOptions,
     sequences: usize,
-    phase: Phase,
+    task: Task,
 ) -> Simulated {
     let piece = |device: usize, blocks: &Range<usize>, shape: &BatchShape, crossing: Crossing| {
         let device: &DeviceModel = &machine.devices[device];
         piece(device, &spec.blocks[blocks.clone()], shape, options.kv_type, crossing, spec.width)
     };
-    run(spec, placement, &Devices { machine, piece: &piece }, options, sequences, phase)
+    run(spec, placement, &Devices { machine, piece: &piece }, options, sequences, task)
 }
 
-/// The simulation of a phase with any times of work.
+/// The simulation of a task with any times of work.
 pub(crate) fn run(
     spec: &ModelSpec,
     placement: &Placement,
     devices: &Devices<'_>,
     options: &EngineOptions,
     sequences: usize,
-    phase: Phase,
+    task: Task,
 ) -> Simulated {
     let count = devices.machine.devices.len();
-    let sequence = || match phase {
-        Phase::Answer { past, prompt, tokens } => {
+    let sequence = || match task {
+        Task::Answer { past, prompt, tokens } => {
             Sequence { launched: past, tokens: past + prompt, prompt, left: tokens, decodes: false }
         }
-        Phase::Decode { past, tokens } => {
+        Task::Decode { past, tokens } => {
             Sequence { launched: past, tokens: past + 1, prompt: past, left: tokens, decodes: true }
         }
     };

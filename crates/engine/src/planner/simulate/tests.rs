@@ -25,10 +25,10 @@ fn simulated(
     paces: [Pace; 2],
     options: &EngineOptions,
     sequences: usize,
-    phase: Phase,
+    task: Task,
 ) -> Simulated {
     let (machine, piece) = paced(paces);
-    run(spec, placement, &Devices { machine: &machine, piece: &piece }, options, sequences, phase)
+    run(spec, placement, &Devices { machine: &machine, piece: &piece }, options, sequences, task)
 }
 
 /// What the engine itself takes on two fake devices, with the number of pieces of work.
@@ -87,8 +87,8 @@ proptest! {
         let placement = Placement::new(&spec, 2, assignment).unwrap();
         let options =
             EngineOptions { prefill_chunk: chunk, sequences_max: 4, context: 256, ..EngineOptions::default() };
-        let phase = Phase::Answer { past: 0, prompt, tokens };
-        let expected = simulated(&spec, &placement, paces, &options, sequences, phase);
+        let task = Task::Answer { past: 0, prompt, tokens };
+        let expected = simulated(&spec, &placement, paces, &options, sequences, task);
         let allowed = 0.15 * expected.seconds + 0.005;
         let mut took = f64::INFINITY;
         for _ in 0..RUNS {
@@ -134,8 +134,8 @@ proptest! {
             Piece { seconds, bytes: 2.0 * seconds, ..Piece::default() }
         };
         let devices = Devices { machine: &machine, piece: &piece };
-        let phase = Phase::Answer { past: 0, prompt, tokens };
-        let out = run(&spec, &placement, &devices, &options, sequences, phase);
+        let task = Task::Answer { past: 0, prompt, tokens };
+        let out = run(&spec, &placement, &devices, &options, sequences, task);
         prop_assert!(out.seconds.is_finite());
         // Every token of every sequence passed every mixer once, whatever the cut: the pieces have all been done.
         let least: f64 = done.borrow().iter().cloned().fold(0.0, f64::max);
@@ -152,7 +152,7 @@ proptest! {
 }
 
 /// Embedding and mixers on one device, ffns and head on the other, a second for each work of a batch.
-fn seconds(options: &EngineOptions, sequences: usize, phase: Phase, change: &dyn Fn(&mut Machine)) -> f64 {
+fn seconds(options: &EngineOptions, sequences: usize, task: Task, change: &dyn Fn(&mut Machine)) -> f64 {
     let spec = tiny_spec(2);
     let placement = Placement::mixers_and_ffns(&spec).unwrap();
     let mut machine = machine(vec![device("a", 0), device("b", 1)], 1 << 40);
@@ -162,20 +162,20 @@ fn seconds(options: &EngineOptions, sequences: usize, phase: Phase, change: &dyn
         bytes: 1.0,
         ..Piece::default()
     };
-    run(&spec, &placement, &Devices { machine: &machine, piece: &piece }, options, sequences, phase).seconds
+    run(&spec, &placement, &Devices { machine: &machine, piece: &piece }, options, sequences, task).seconds
 }
 
 #[test]
 fn pipelines_by_hand() {
     let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
-    let time = |sequences, phase| seconds(&options, sequences, phase, &|_| {});
+    let time = |sequences, task| seconds(&options, sequences, task, &|_| {});
     // One batch of four steps; two chunks, the first of which ends after three, overlap in all but the first and the last of four.
-    assert_eq!(time(1, Phase::Answer { past: 0, prompt: 16, tokens: 1 }), 4.0);
-    assert_eq!(time(1, Phase::Answer { past: 0, prompt: 64, tokens: 1 }), 5.0);
+    assert_eq!(time(1, Task::Answer { past: 0, prompt: 16, tokens: 1 }), 4.0);
+    assert_eq!(time(1, Task::Answer { past: 0, prompt: 64, tokens: 1 }), 5.0);
     // One sequence takes four steps a token; two in two groups overlap.
-    assert_eq!(time(1, Phase::Decode { past: 9, tokens: 5 }), 20.0);
-    assert_eq!(time(2, Phase::Decode { past: 9, tokens: 5 }), 21.0);
-    assert_eq!(time(4, Phase::Decode { past: 9, tokens: 5 }), 21.0);
+    assert_eq!(time(1, Task::Decode { past: 9, tokens: 5 }), 20.0);
+    assert_eq!(time(2, Task::Decode { past: 9, tokens: 5 }), 21.0);
+    assert_eq!(time(4, Task::Decode { past: 9, tokens: 5 }), 21.0);
 }
 
 #[test]
@@ -186,10 +186,10 @@ fn latency_comes_with_each_hop_and_keeps_nothing_else_waiting() {
         machine.devices[1].latency_seconds = figure(0.75);
     };
     // Three hops of half of both, and the host learns of the end.
-    let one = seconds(&options, 1, Phase::Decode { past: 9, tokens: 4 }, &late);
+    let one = seconds(&options, 1, Task::Decode { past: 9, tokens: 4 }, &late);
     assert_eq!(one, 4.0 * (4.0 + 3.0 * 0.5 + 0.75));
     // Of two groups one has the devices while the other is on its way.
-    let two = seconds(&options, 2, Phase::Decode { past: 9, tokens: 4 }, &late);
+    let two = seconds(&options, 2, Task::Decode { past: 9, tokens: 4 }, &late);
     assert!(two < one + 3.0, "{two}");
 }
 
@@ -206,8 +206,8 @@ fn streams_cross_beside_the_work_of_others() {
         };
         let devices = Devices { machine: &machine, piece: &piece };
         let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
-        let phase = Phase::Answer { past: 0, prompt, tokens: 1 };
-        run(&spec, &placement, &devices, &options, 1, phase).seconds
+        let task = Task::Answer { past: 0, prompt, tokens: 1 };
+        run(&spec, &placement, &devices, &options, 1, task).seconds
     };
     // One batch has four steps and three hops, out and in. Of many batches, each of which has a second for each of its mixers and is
     // followed at once, only the first and the last one's hops are seen.
@@ -219,9 +219,9 @@ fn streams_cross_beside_the_work_of_others() {
 #[test]
 fn what_devices_share_slows_them_down_while_both_use_it() {
     let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
-    let phase = Phase::Answer { past: 0, prompt: 64, tokens: 1 };
+    let task = Task::Answer { past: 0, prompt: 64, tokens: 1 };
     let shared = |total| {
-        seconds(&options, 1, phase, &|machine| {
+        seconds(&options, 1, task, &|machine| {
             machine.devices[1].memory = 0;
             machine.memories[0].read_bytes_per_second = Some(figure(total));
         })
@@ -230,6 +230,6 @@ fn what_devices_share_slows_them_down_while_both_use_it() {
     assert_eq!(shared(2.0), 5.0);
     assert_eq!(shared(1.0), 7.0);
     // Alone a device has what was measured for it alone, whatever the memory is said to give.
-    let taking_turns = seconds(&options, 1, phase, &|m| m.devices[1].hardware = m.devices[0].hardware);
+    let taking_turns = seconds(&options, 1, task, &|m| m.devices[1].hardware = m.devices[0].hardware);
     assert_eq!(taking_turns, 7.0);
 }
