@@ -263,6 +263,17 @@ impl Block {
 }
 
 impl ModelSpec {
+    /// True where the embedding's table is the head's matrix too.
+    pub fn is_tied(&self) -> bool {
+        let spans = self.blocks.iter().map(|block| match block {
+            Block::Embedding { table, .. } => (Some(table.span), None),
+            Block::Head { weight, .. } => (None, Some(weight.span)),
+            Block::Attention { .. } | Block::Ffn { .. } => (None, None),
+        });
+        let (table, matrix) = spans.fold((None, None), |all, one| (one.0.or(all.0), one.1.or(all.1)));
+        table.is_some() && table == matrix
+    }
+
     /// The state groups of the model's mixers, in the order of their first mixer.
     pub fn state_groups(&self) -> Vec<StateSpec> {
         state_groups(&self.blocks)

@@ -155,8 +155,9 @@ impl PlaceRules {
         &self.devices
     }
 
-    /// Where the blocks of a model go in either phase. Of several rules for a block the last one counts. Without a rule the embedding goes
-    /// with the first mixer, and the head with the last ffn, where the residual stream is anyway.
+    /// Where the blocks of a model go in either phase. Of several rules for a block the last one counts. Without a rule the head goes
+    /// with the last ffn and the embedding with the first mixer, where the residual stream is anyway; where they share a table, the embedding
+    /// goes with the head, so that no two devices hold it.
     ///
     /// Errors when a layer does not exist or a mixer or ffn is left over.
     pub fn resolve(&self, spec: &ModelSpec) -> Result<Placements, PlaceError> {
@@ -197,8 +198,11 @@ impl PlaceRules {
             blocks.first().and_then(|b| found[*b])
         };
         let (first, last) = (of(BlockKind::Mixer, false), of(BlockKind::Ffn, true));
+        let head = of(BlockKind::Head, false).or(last).or(first);
+        // A table that both use is held once.
+        let embedding = if spec.is_tied() { head } else { first.or(last) };
         let fill = |(device, block): (&Option<usize>, &unicorn_core::Block)| {
-            let neighbour = if block.kind() == BlockKind::Head { last.or(first) } else { first.or(last) };
+            let neighbour = if block.kind() == BlockKind::Embedding { embedding } else { head };
             device.or(neighbour).unwrap_or(0)
         };
         let assignment = found.iter().zip(&spec.blocks).map(fill).collect();
@@ -226,6 +230,18 @@ mod tests {
         // The last rule counts; embedding and head can be said.
         assert_eq!(place("0-1=a,1.ffn=b,head=a,embedding=b", 2).unwrap().0, [1, 0, 0, 0, 1, 0]);
         assert_eq!(place("mixer=a,ffn=a,0.mixer=b", 2).unwrap().0, [1, 1, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_table_that_embedding_and_head_share_is_held_once() {
+        let spec = crate::testing::tied_spec(2);
+        let of = |text: &str| text.parse::<PlaceRules>().unwrap().resolve(&spec).unwrap().prefill;
+        assert_eq!(of("mixer=a,ffn=b").assignment(), [1, 0, 1, 0, 1, 1]);
+        assert_eq!(of("0=a,1=b").assignment(), [1, 0, 0, 1, 1, 1]);
+        assert_eq!(of("mixer=a,ffn=b,head=a").assignment(), [0, 0, 1, 0, 1, 0]);
+        assert_eq!(of("mixer=a,ffn=b,embedding=a").assignment(), [0, 0, 1, 0, 1, 1]);
+        let held = Placements::from(of("mixer=a,ffn=b")).weight_bytes(&spec);
+        assert_eq!(held, spec.weight_bytes());
     }
 
     #[test]

@@ -21,6 +21,16 @@ pub fn sliding_spec(layers: usize, window: usize) -> ModelSpec {
     spec
 }
 
+/// [`tiny_spec`] whose head multiplies with the embedding's table.
+pub fn tied_spec(layers: usize) -> ModelSpec {
+    let mut spec = tiny_spec(layers);
+    let Some(Block::Embedding { table, .. }) = spec.blocks.first().cloned() else { return spec };
+    if let Some(Block::Head { weight, .. }) = spec.blocks.last_mut() {
+        *weight = table;
+    }
+    spec
+}
+
 /// Embedding, `layers` times mixer and ffn, head; width 4, hidden 8, all F32, every tensor at its own offset.
 pub fn tiny_spec(layers: usize) -> ModelSpec {
     let mut offset = 0;

@@ -280,6 +280,8 @@ impl Maker<'_> {
             let layer = mixers.saturating_sub(1);
             assignment.push(match block.kind() {
                 BlockKind::Head => head,
+                // As rules have it.
+                BlockKind::Embedding if self.spec.is_tied() => head,
                 kind if self.spec.layers() > 0 => device(kind, layer),
                 _ => head,
             });
@@ -301,7 +303,7 @@ mod tests {
     use crate::PlaceRules;
     use crate::planner::machine::{Curve, Origin};
     use crate::planner::testing::{device, machine};
-    use crate::testing::tiny_spec;
+    use crate::testing::{tied_spec, tiny_spec};
 
     /// Devices whose ffns take this long.
     fn machine_of(seconds: &[f64]) -> Machine {
@@ -343,10 +345,10 @@ mod tests {
     proptest! {
         #[test]
         fn rules_make_the_placement_that_stands_beside_them(
-            layers in 1usize..9, seconds in prop::collection::vec(0.01f64..9.0, 1..5),
+            layers in 1usize..9, seconds in prop::collection::vec(0.01f64..9.0, 1..5), tied in any::<bool>(),
         ) {
-            let spec = tiny_spec(layers);
-            let all = all(layers, &seconds);
+            let spec = if tied { tied_spec(layers) } else { tiny_spec(layers) };
+            let all = candidates(&spec, &machine_of(&seconds), 64, KvType::F16).unwrap();
             let apart = all.iter().map(|c| Candidate::of_phases(c, &all[0])).collect::<Vec<_>>();
             for candidate in all.into_iter().chain(apart) {
                 let rules: PlaceRules = candidate.rules.parse().unwrap();
