@@ -14,6 +14,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("unicorn-hub", &[]),
     ("unicorn-engine", &["unicorn-core"]),
     ("unicorn-cases", &["unicorn-core"]),
+    ("unicorn-grammar", &["unicorn-core", "unicorn-text", "unicorn-engine"]),
+    (
+        "unicorn-server",
+        &["unicorn-core", "unicorn-text", "unicorn-model", "unicorn-engine", "unicorn-grammar"],
+    ),
     (
         "unicorn",
         &[
@@ -25,6 +30,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "unicorn-hub",
             "unicorn-engine",
             "unicorn-cases",
+            "unicorn-grammar",
+            "unicorn-server",
         ],
     ),
     ("xtask", &["unicorn-core", "unicorn-cases", "unicorn-hub"]),

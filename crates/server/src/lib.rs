@@ -1,0 +1,1 @@
+//! The HTTP server over engines: wire types, routes, streaming, the chat page.
