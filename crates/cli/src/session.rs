@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
 use unicorn_engine::{DRAFT_MAX, Engine, EngineOptions, longest_context, perplexity};
-use unicorn_model::{ModelError, Notice, OpenModel, OpenTokenizer};
-use unicorn_text::{ChatTemplate, TemplateError, Tokenizer};
+use unicorn_model::{ModelError, Notice, OpenModel, TextSide};
+use unicorn_text::Tokenizer;
 
 use crate::args::DeviceArgs;
 use crate::clean::one_line;
@@ -20,7 +20,6 @@ use crate::memory_max::MemoryMax;
 use crate::output::say;
 use crate::planner::{self, Grader, Load, Place, Placed, Wish};
 use crate::progress::{self, Fetched};
-use crate::settings::Recommended;
 use crate::units;
 
 /// Where the model meant by `--model` lies; it is fetched first where it must be.
@@ -86,36 +85,11 @@ pub struct EngineChoice<'a> {
 /// A context that nobody asked for may become shorter where it does not fit, but not shorter than this.
 const CONTEXT_MIN: usize = 2048;
 
-/// The text side of a model.
-pub struct TextSide {
-    /// Text to ids and back.
-    pub tokenizer: Tokenizer,
-    /// A template that cannot be compiled is an error only where it is needed.
-    template: Result<Option<ChatTemplate>, TemplateError>,
-    /// What the model's files recommend.
-    pub recommended: Recommended,
-    /// Ids that end an answer.
-    pub stop_tokens: Vec<u32>,
-}
-
-impl TextSide {
-    /// Uses the template in `source`, which was read from `file`, in place of the model's own.
-    pub fn set_template(&mut self, file: &Path, source: &str) -> anyhow::Result<()> {
-        let named = || format!("--chat-template {}", file.display());
-        let template = ChatTemplate::new(source, &self.tokenizer).with_context(named)?;
-        self.template = Ok(Some(template.ok_or_else(|| anyhow!("{}: it holds no template", named()))?));
-        Ok(())
-    }
-
-    /// The chat template; absent for models that only continue text.
-    pub fn template(&self) -> anyhow::Result<Option<&ChatTemplate>> {
-        match &self.template {
-            Ok(template) => Ok(template.as_ref()),
-            Err(error) => {
-                Err(anyhow::Error::new(error.clone()).context("--raw goes without the chat template"))
-            }
-        }
-    }
+/// Uses the template in `source`, which was read from `file`, in place of the model's own.
+pub fn set_template(text: &mut TextSide, file: &Path, source: &str) -> anyhow::Result<()> {
+    let named = || format!("--chat-template {}", file.display());
+    anyhow::ensure!(text.set_template(source).with_context(named)?, "{}: it holds no template", named());
+    Ok(())
 }
 
 /// A model ready to answer.
@@ -165,24 +139,9 @@ impl Session {
 }
 
 fn open_text(model: &OpenModel, fetched: &Fetched, config: &Config) -> anyhow::Result<TextSide> {
-    let OpenTokenizer { tokenizer, notices } = model.tokenizer()?;
+    let (text, notices) = TextSide::open(model)?;
     warn(&notices, fetched, config);
-    let template = model.chat_template()?.map_or(Ok(None), |source| ChatTemplate::new(&source, &tokenizer));
-    let defaults = model.generation_defaults();
-    let recommended = Recommended {
-        temperature: defaults.temperature,
-        top_k: defaults.top_k.map(|k| k as usize),
-        top_p: defaults.top_p,
-        min_p: defaults.min_p,
-        repeat_penalty: defaults.repeat_penalty,
-        system: None,
-    };
-    let recommended = recommended.or_by_name(&model.spec.name);
-    let mut stop_tokens = tokenizer.end_tokens().to_vec();
-    stop_tokens.extend(&defaults.stop_tokens);
-    stop_tokens.sort_unstable();
-    stop_tokens.dedup();
-    Ok(TextSide { template, tokenizer, recommended, stop_tokens })
+    Ok(text)
 }
 
 /// What is said about a model that only continues text.

@@ -19,7 +19,7 @@ use crate::model_name::{is_missing_file, is_model};
 use crate::output::{Out, say, say_styled};
 use crate::planner::Load;
 use crate::prompt::{self, Tokens};
-use crate::session::{ContextChoice, EngineChoice, Session, no_template};
+use crate::session::{self, ContextChoice, EngineChoice, Session, no_template};
 use crate::settings::{DraftChoice, fresh_seed, resolve};
 use crate::stdin::{self, Piped};
 use crate::term;
@@ -81,7 +81,7 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
     let model = asked.model.unwrap_or_else(|| config.model(&args.model));
     let mut session = Session::open(model, &choice, config)?;
     if let (Some(file), Some(source)) = (&args.chat_template, template) {
-        session.text.set_template(file, &source)?;
+        session::set_template(&mut session.text, file, &source)?;
     }
     match input {
         Input::Prompt(prompt) => answer(session, args, &prompt, config),
