@@ -8,6 +8,7 @@ use unicorn_text::{Adjustment, DateTime, RenderOptions, TemplateError};
 use crate::error::ApiError;
 use crate::fields::{Fields, kind};
 use crate::registry::Model;
+use crate::shape::Tool;
 
 /// Messages of a conversation, at most.
 const MESSAGES_MAX: usize = 16 * 1024;
@@ -17,8 +18,6 @@ const MESSAGES_MAX: usize = 16 * 1024;
 pub(crate) struct Conversation {
     /// Objects with `role`, a `content` string, and what belongs to the role.
     pub messages: Vec<Value>,
-    /// Tool definitions for the template; `None` where it is to see none.
-    pub tools: Option<Value>,
     /// Further variables of the template.
     pub kwargs: Map<String, Value>,
     /// The last message is the assistant's and is to be continued.
@@ -150,7 +149,7 @@ fn join_systems(messages: Vec<Value>, count: usize) -> Vec<Value> {
 ///
 /// # Errors
 /// What the template refuses, and what it would lose.
-pub(crate) fn render(model: &Model, conversation: &Conversation) -> Result<Prompt, ApiError> {
+pub(crate) fn render(model: &Model, conversation: &Conversation, tools: &[Tool]) -> Result<Prompt, ApiError> {
     let template = model.text.template().map_err(|error| ApiError::internal(error.to_string()))?;
     let Some(template) = template else {
         let message = "this model has no chat template: /v1/completions continues text";
@@ -159,11 +158,17 @@ pub(crate) fn render(model: &Model, conversation: &Conversation) -> Result<Promp
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok());
     let options = RenderOptions {
         now: now.map(DateTime::from_unix),
-        tools: conversation.tools.clone(),
+        tools: (!tools.is_empty()).then(|| tools.iter().map(Tool::definition).collect()),
         kwargs: conversation.kwargs.clone(),
         ..RenderOptions::default()
     };
     let mut messages = conversation.messages.clone();
+    // As `unicorn run` does: some templates put in a system prompt of their own that hurts.
+    if let Some(system) =
+        model.text.recommended.system.filter(|_| messages.iter().all(|m| m["role"] != "system"))
+    {
+        messages.insert(0, json!({"role": "system", "content": system}));
+    }
     // What is to be continued comes behind the header of the assistant's turn, which the template writes.
     let begun = match conversation.continues {
         true => messages.pop().and_then(|m| m["content"].as_str().map(str::to_owned)),

@@ -6,6 +6,7 @@ use crate::chat::{Conversation, Prompt, render};
 use crate::error::ApiError;
 use crate::generation::{Generation, Reading};
 use crate::registry::InUse;
+use crate::shape::{Format, Shape, ToolChoice};
 use crate::worker::Job;
 
 /// One answer that is wanted, in terms that all APIs share.
@@ -23,9 +24,26 @@ pub(crate) struct Ask {
 }
 
 /// Renders a conversation away from the threads that serve connections.
-pub(crate) async fn prompt(model: &InUse, conversation: Conversation) -> Result<Prompt, ApiError> {
+pub(crate) async fn prompt(
+    model: &InUse,
+    conversation: Conversation,
+    shape: &Shape,
+) -> Result<Prompt, ApiError> {
     let model = model.clone();
-    blocking(move || render(&model, &conversation)).await
+    let tools = if shape.choice == ToolChoice::None { Vec::new() } else { shape.tools.clone() };
+    blocking(move || render(&model, &conversation, &tools)).await
+}
+
+/// Answers a conversation, `choices` times.
+pub(crate) async fn converse(
+    model: &InUse,
+    conversation: Conversation,
+    shape: &Shape,
+    ask: Ask,
+    choices: usize,
+) -> Result<Vec<Generation>, ApiError> {
+    let prompt = prompt(model, conversation, shape).await?.tokens;
+    start(model, shape, Ask { prompt, ..ask }, choices).await
 }
 
 /// Runs what takes its time on a thread for such things.
@@ -47,8 +65,16 @@ pub(crate) fn check_length(model: &InUse, tokens: usize, field: &str) -> Result<
 }
 
 /// Starts `choices` answers to one prompt. Seeds count up, so that they differ.
-pub(crate) async fn start(model: &InUse, ask: Ask, choices: usize) -> Result<Vec<Generation>, ApiError> {
+pub(crate) async fn start(
+    model: &InUse,
+    shape: &Shape,
+    ask: Ask,
+    choices: usize,
+) -> Result<Vec<Generation>, ApiError> {
     check_length(model, ask.prompt.len(), ask.prompt_field)?;
+    if shape.format != Format::Text || matches!(shape.choice, ToolChoice::Required | ToolChoice::Named(_)) {
+        return Err(ApiError::param(shape.format_field, "structured output is not built in yet"));
+    }
     let room = model.context - ask.prompt.len();
     let mut running = Vec::with_capacity(choices);
     for choice in 0..choices {

@@ -17,6 +17,7 @@ mod model;
 mod options;
 mod registry;
 mod sampling;
+mod shape;
 mod stops;
 mod worker;
 

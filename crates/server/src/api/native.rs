@@ -17,6 +17,7 @@ use crate::fields::Fields;
 use crate::http::body::JsonBody;
 use crate::job;
 use crate::registry::{InUse, Standing};
+use crate::shape::Shape;
 use crate::worker::STEP_MAX;
 
 /// Whether requests can be answered: 200, or 503 with the reason. The default model decides.
@@ -173,6 +174,6 @@ pub(crate) async fn apply_template(
 ) -> Result<Json<Value>, ApiError> {
     let fields = Fields::of(&body)?;
     let model = model(&app, &fields).await?;
-    let prompt = job::prompt(&model, openai::chat::conversation(&fields)?).await?;
+    let prompt = job::prompt(&model, openai::chat::conversation(&fields)?, &Shape::of_chat(&fields)?).await?;
     Ok(Json(json!({"prompt": prompt.text, "tokens": prompt.tokens.len()})))
 }

@@ -19,6 +19,7 @@ use crate::http::sse::{self, Events};
 use crate::job::{self, Ask, fresh_id, now_seconds};
 use crate::registry::InUse;
 use crate::sampling;
+use crate::shape::Shape;
 
 /// Most likely tokens that may be asked for.
 const TOP_LOGPROBS_MAX: usize = 20;
@@ -45,9 +46,8 @@ pub(crate) async fn create(
         Some(options) => options.bool("include_usage")?.unwrap_or(false),
         None => false,
     };
-    let mut ask = ask(&fields, &model)?;
-    ask.prompt = job::prompt(&model, conversation).await?.tokens;
-    let generations = job::start(&model, ask, choices).await?;
+    let (ask, shape) = (ask(&fields, &model)?, Shape::of_chat(&fields)?);
+    let generations = job::converse(&model, conversation, &shape, ask, choices).await?;
     let form =
         Form { id: fresh_id("chatcmpl-"), created: now_seconds(), model: model.id.clone(), include_usage };
     if stream {
@@ -76,7 +76,7 @@ pub(crate) fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError
     if continues && messages.last().is_none_or(|message| message["role"] != "assistant") {
         return Err(fields.wrong("continue_final_message", "the last message must be the assistant's"));
     }
-    Ok(Conversation { messages, tools: None, kwargs, continues })
+    Ok(Conversation { messages, kwargs, continues })
 }
 
 /// What is asked for, but for the prompt.

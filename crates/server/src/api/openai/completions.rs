@@ -19,6 +19,7 @@ use crate::http::sse::{self, Events};
 use crate::job::{self, Ask, fresh_id, now_seconds};
 use crate::registry::InUse;
 use crate::sampling;
+use crate::shape::{Shape, ToolChoice};
 
 /// Most likely tokens that may be asked for; OpenAI has 5, others more.
 const LOGPROBS_MAX: usize = 20;
@@ -60,6 +61,7 @@ pub(crate) async fn create(
     if echo && ask.logprobs.is_some() {
         return Err(fields.wrong("echo", "with logprobs is not supported yet"));
     }
+    let shape = Shape { tools: Vec::new(), choice: ToolChoice::Auto, ..Shape::of_chat(&fields)? };
     let prompts = prompts(&fields, &model)?;
     let mut form = Form {
         id: fresh_id("cmpl-"),
@@ -71,7 +73,7 @@ pub(crate) async fn create(
     let mut generations = Vec::with_capacity(prompts.len() * choices);
     for prompt in prompts {
         let echoed = if echo { model.text.tokenizer.decode(&prompt, true) } else { String::new() };
-        generations.extend(job::start(&model, Ask { prompt, ..ask.clone() }, choices).await?);
+        generations.extend(job::start(&model, &shape, Ask { prompt, ..ask.clone() }, choices).await?);
         form.echoes.resize(generations.len(), echoed);
     }
     if stream {
