@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -63,6 +64,7 @@ pub(crate) struct Load {
 pub(crate) struct Worker {
     jobs: mpsc::Sender<Submission>,
     load: Arc<Mutex<Load>>,
+    ending: Arc<AtomicBool>,
     ended: watch::Receiver<()>,
 }
 
@@ -84,14 +86,16 @@ impl Worker {
         let (jobs, submissions) = mpsc::channel(JOBS_MAX);
         let load = Arc::new(Mutex::new(Load::default()));
         let (cancel, cancels) = mpsc::unbounded_channel();
-        let clients = HashMap::new();
-        let pump = Pump { engine, submissions, clients, cancel, cancels, load: load.clone(), metrics };
+        let (clients, ending) = (HashMap::new(), Arc::new(AtomicBool::new(false)));
+        let (load_, ending_) = (load.clone(), ending.clone());
+        let pump =
+            Pump { engine, submissions, clients, cancel, cancels, load: load_, ending: ending_, metrics };
         let (alive, ended) = watch::channel(());
         std::thread::Builder::new().name("engine".into()).spawn(move || {
             pump.run();
             drop(alive);
         })?;
-        Ok(Worker { jobs, load, ended })
+        Ok(Worker { jobs, load, ending, ended })
     }
 
     /// Hands a job to the engine. `None` where the engine has stopped.
@@ -99,6 +103,11 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Submission { job, reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Ends all jobs, those that still come too.
+    pub fn cancel_all(&self) {
+        self.ending.store(true, Ordering::Release);
     }
 
     /// What tells when the thread has ended.
@@ -154,6 +163,8 @@ struct Pump {
     cancel: mpsc::UnboundedSender<SequenceId>,
     cancels: mpsc::UnboundedReceiver<SequenceId>,
     load: Arc<Mutex<Load>>,
+    /// Every job is to end.
+    ending: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -172,6 +183,11 @@ impl Pump {
             }
             while let Ok(sequence) = self.cancels.try_recv() {
                 self.engine.cancel(sequence);
+            }
+            if self.ending.load(Ordering::Acquire) {
+                for sequence in self.clients.keys() {
+                    self.engine.cancel(*sequence);
+                }
             }
             self.tell(Some(Instant::now()), false);
             match self.engine.step() {
