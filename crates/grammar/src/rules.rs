@@ -266,8 +266,14 @@ impl Rules {
         self.choice(&[full, short])
     }
 
-    /// Wraps a symbol of another class, so that rules of this class may name it.
-    pub(crate) fn nested(&mut self, inner: Symbol) -> Result<Symbol, GrammarError> {
+    /// Wraps a symbol of the class of JSON, so that rules of this class may name it.
+    pub(crate) fn nested(&mut self, json: Symbol) -> Result<Symbol, GrammarError> {
+        let class = self.json.unwrap_or(self.text);
+        self.symbols += 1;
+        // Symbols that begin a grammar are left alone when rules are simplified.
+        let props = SymbolProps { grammar_id: class, is_start: true, ..SymbolProps::default() };
+        let inner = self.grammar.fresh_symbol_ext("json", props);
+        self.rule(inner, &[json])?;
         let symbol = self.symbol("nested")?;
         let data = GenGrammarOptions { grammar: GrammarId::Name(String::new()), temperature: None };
         self.grammar.make_gen_grammar(symbol, data).map_err(refused)?;
