@@ -1,12 +1,15 @@
 //! From what a request asks to a running answer.
 
-use unicorn_engine::{Guides, Request, SamplingOptions};
+use unicorn_engine::{Constraint, Guides, Request, SamplingOptions};
+
+use unicorn_grammar::Matcher;
 
 use crate::chat::{Conversation, Prompt, render};
 use crate::error::ApiError;
 use crate::generation::{Generation, Reading};
 use crate::registry::InUse;
 use crate::shape::{Format, Shape, ToolChoice};
+use crate::structure;
 use crate::worker::Job;
 
 /// One answer that is wanted, in terms that all APIs share.
@@ -72,9 +75,13 @@ pub(crate) async fn start(
     choices: usize,
 ) -> Result<Vec<Generation>, ApiError> {
     check_length(model, ask.prompt.len(), ask.prompt_field)?;
-    if shape.format != Format::Text || matches!(shape.choice, ToolChoice::Required | ToolChoice::Named(_)) {
-        return Err(ApiError::param(shape.format_field, "structured output is not built in yet"));
-    }
+    let grammar = match shape.format == Format::Text {
+        true => None,
+        false => {
+            let (model, shape) = (model.clone(), shape.clone());
+            blocking(move || structure::grammar(&model, &shape)).await?
+        }
+    };
     let room = model.context - ask.prompt.len();
     let mut running = Vec::with_capacity(choices);
     for choice in 0..choices {
@@ -91,7 +98,10 @@ pub(crate) async fn start(
             keep: true,
             ..Request::default()
         };
-        let submitted = model.worker.submit(Job { request, guides: Guides::default() }).await;
+        let constraint =
+            grammar.as_ref().map(|grammar| Box::new(Matcher::new(grammar)) as Box<dyn Constraint>);
+        let guides = Guides { constraint, ..Guides::default() };
+        let submitted = model.worker.submit(Job { request, guides }).await;
         let tokens = submitted
             .ok_or_else(|| ApiError::unavailable("the engine of this model has stopped", 5))?
             .map_err(|error| ApiError::admission(error, ask.prompt_field))?;

@@ -19,6 +19,7 @@ mod registry;
 mod sampling;
 mod shape;
 mod stops;
+mod structure;
 mod worker;
 
 pub use app::Server;

@@ -12,6 +12,7 @@ use unicorn_model::TextSide;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::model::{LoadedModel, Loader, ModelEntry, ModelFacts};
+use crate::structure::Grammars;
 use crate::worker::Worker;
 
 /// A model that answers.
@@ -25,6 +26,7 @@ pub(crate) struct Model {
     /// Sequences that run at once.
     pub sequences_max: usize,
     pub vocab: usize,
+    pub grammars: Grammars,
     /// Ticks of the registry's clock when it was asked last.
     used: AtomicU64,
     /// Requests that have it.
@@ -244,7 +246,18 @@ impl Registry {
         let worker =
             Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
         let (used, users) = (AtomicU64::new(0), AtomicUsize::new(0));
-        Ok(Model { id: id.to_owned(), text, facts, worker, context, sequences_max, vocab, used, users })
+        Ok(Model {
+            id: id.to_owned(),
+            text,
+            facts,
+            worker,
+            context,
+            sequences_max,
+            vocab,
+            grammars: Grammars::default(),
+            used,
+            users,
+        })
     }
 
     /// Unloads the models that were asked least lately until this one may be loaded. One that is in use is never unloaded: it is waited for.
