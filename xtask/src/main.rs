@@ -11,6 +11,7 @@ mod golden;
 mod lavapipe;
 mod mesa;
 mod metadata;
+mod page;
 mod peers;
 mod picture;
 mod sh;
@@ -49,6 +50,8 @@ enum Command {
     Peers(peers::Args),
     /// Compile the compute shaders to the committed SPIR-V, or check it
     Shaders(shaders::Args),
+    /// Test the chat page in a headless Chromium, and take pictures of it
+    Page(page::Args),
     /// Draw a trace as SVG, for documents
     Picture(picture::Args),
     /// Race llama.cpp: interleaved runs, medians, spread, ratio
@@ -65,6 +68,7 @@ fn main() -> anyhow::Result<()> {
         Command::Golden(args) => golden::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Shaders(args) => shaders::run(&args),
+        Command::Page(args) => page::run(&args),
         Command::Picture(args) => picture::run(&args),
         Command::Compare(args) => compare::run(&args),
     }
