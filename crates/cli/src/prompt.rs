@@ -1,14 +1,15 @@
 //! From messages or text to prompt tokens.
 
+use anyhow::Context;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use unicorn_model::TextSide;
 use unicorn_text::{Adjustment, DateTime, EncodeOptions, RenderOptions};
 
 use crate::config::Config;
 use crate::conversation::Conversation;
 use crate::output::say;
-use crate::session::TextSide;
 
 /// A prompt as tokens.
 pub type Tokens = Vec<u32>;
@@ -37,7 +38,8 @@ impl ChatPrompt {
 
 /// The conversation in the model's own format, ready for the next answer; `None` for a model without one.
 pub fn chat(text: &TextSide, conversation: &Conversation) -> anyhow::Result<Option<ChatPrompt>> {
-    let Some(template) = text.template()? else { return Ok(None) };
+    let template = text.template().context("--raw goes without the chat template")?;
+    let Some(template) = template else { return Ok(None) };
     let messages = serde_json::to_value(conversation.messages())?;
     let options = RenderOptions { now: now(), ..RenderOptions::default() };
     let rendered = template.render(&messages, &options)?;

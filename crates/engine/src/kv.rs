@@ -374,6 +374,12 @@ impl StatePages {
         self.lists.iter().map(|l| l.capacity()).min().unwrap_or(0)
     }
 
+    /// Pages that no other list holds.
+    pub fn sole(&self) -> usize {
+        let sole = |l: &GroupPages| l.list.pages.iter().filter(|p| Arc::strong_count(p) == 1).count();
+        self.lists.iter().map(sole).sum()
+    }
+
     /// True when writing positions from `start` on touches only pages that no other sequence holds.
     pub fn writable_from(&self, start: usize) -> bool {
         self.lists.iter().all(|l| l.writable_from(start))

@@ -4,6 +4,7 @@ use crate::kv::{StatePages, StatePools};
 
 #[derive(Debug)]
 struct Kept {
+    scope: u64,
     tokens: Vec<u32>,
     pages: StatePages,
     used: u64,
@@ -32,11 +33,19 @@ impl PrefixCache {
         self.entries.len()
     }
 
+    /// Pages that nobody else holds.
+    pub fn pages(&self) -> usize {
+        self.entries.iter().map(|kept| kept.pages.sole()).sum()
+    }
+
     /// Tokens of `prompt` whose KV is at hand, and their pages. At least one token is left over, since the logits after the prompt have
     /// to be computed.
-    pub fn take(&mut self, prompt: &[u32]) -> (StatePages, usize) {
+    pub fn take(&mut self, scope: u64, prompt: &[u32]) -> (StatePages, usize) {
         let Some((&_last, head)) = prompt.split_last() else { return (self.pools.empty(), 0) };
         let reusable = |kept: &Kept| {
+            if kept.scope != scope {
+                return 0;
+            }
             let common = common_prefix(&kept.tokens, head);
             let whole = common == kept.tokens.len();
             let reused = if whole { common } else { common - common % self.pools.page_tokens() };
@@ -63,21 +72,23 @@ impl PrefixCache {
     }
 
     /// Keeps a sequence whose `tokens` are computed in `pages`. Kept sequences that it begins with are dropped.
-    pub fn keep(&mut self, tokens: &[u32], mut pages: StatePages) {
+    pub fn keep(&mut self, scope: u64, tokens: &[u32], mut pages: StatePages) {
         if tokens.is_empty() || self.entries_max == 0 {
             return;
         }
         self.clock += 1;
-        if let Some(longer) = self.entries.iter_mut().find(|e| e.tokens.starts_with(tokens)) {
+        if let Some(longer) =
+            self.entries.iter_mut().find(|e| e.scope == scope && e.tokens.starts_with(tokens))
+        {
             longer.used = self.clock;
             return;
         }
-        self.entries.retain(|e| !tokens.starts_with(&e.tokens));
+        self.entries.retain(|e| e.scope != scope || !tokens.starts_with(&e.tokens));
         while self.entries.len() >= self.entries_max {
             self.evict();
         }
         pages.truncate(tokens.len());
-        self.entries.push(Kept { tokens: tokens.to_vec(), pages, used: self.clock });
+        self.entries.push(Kept { scope, tokens: tokens.to_vec(), pages, used: self.clock });
     }
 
     /// Gives up the least recently used sequence; false when there is none.
@@ -119,13 +130,13 @@ mod tests {
         let pool = pools(8);
         let mut cache = PrefixCache::new(&pool, 4);
         let kept: Vec<u32> = (0..70).collect();
-        cache.keep(&kept, filled(&pool, 70));
+        cache.keep(0, &kept, filled(&pool, 70));
         let prompt: Vec<u32> = (0..100).collect();
-        let (pages, reused) = cache.take(&prompt);
+        let (pages, reused) = cache.take(0, &prompt);
         assert_eq!((pages.held(), reused), (vec![3], 70));
         assert!(pages.writable_from(70));
         // What is left of the kept sequence serves others up to the last full page.
-        let (other, reused) = cache.take(&prompt);
+        let (other, reused) = cache.take(0, &prompt);
         assert_eq!((other.held(), reused), (vec![2], 64));
         drop((pages, other));
         assert_eq!(pool.pages().0, 6);
@@ -137,15 +148,15 @@ mod tests {
     fn a_departing_prompt_shares_full_pages_only() {
         let pool = pools(8);
         let mut cache = PrefixCache::new(&pool, 4);
-        cache.keep(&(0..100).collect::<Vec<_>>(), filled(&pool, 100));
+        cache.keep(0, &(0..100).collect::<Vec<_>>(), filled(&pool, 100));
         let mut prompt: Vec<u32> = (0..80).collect();
         prompt[70] = 999;
-        assert_eq!(cache.take(&prompt).1, 64);
+        assert_eq!(cache.take(0, &prompt).1, 64);
         // The very same prompt again: its last token has to run.
-        assert_eq!(cache.take(&(0..64).collect::<Vec<_>>()).1, 32);
-        assert_eq!(cache.take(&[0]).1, 0);
-        assert_eq!(cache.take(&[]).1, 0);
-        assert_eq!(cache.take(&[5, 6, 7]).1, 0);
+        assert_eq!(cache.take(0, &(0..64).collect::<Vec<_>>()).1, 32);
+        assert_eq!(cache.take(0, &[0]).1, 0);
+        assert_eq!(cache.take(0, &[]).1, 0);
+        assert_eq!(cache.take(0, &[5, 6, 7]).1, 0);
     }
 
     #[test]
@@ -154,16 +165,16 @@ mod tests {
         let mut cache = PrefixCache::new(&pool, 2);
         let text = |first: u32| (first..first + 40).collect::<Vec<u32>>();
         for first in [100, 200] {
-            cache.keep(&text(first), filled(&pool, 40));
+            cache.keep(0, &text(first), filled(&pool, 40));
         }
-        assert_eq!(cache.take(&text(100)).1, 32);
-        cache.keep(&text(300), filled(&pool, 40));
+        assert_eq!(cache.take(0, &text(100)).1, 32);
+        cache.keep(0, &text(300), filled(&pool, 40));
         assert_eq!(cache.len(), 2);
-        assert_eq!(cache.take(&text(200)).1, 0);
+        assert_eq!(cache.take(0, &text(200)).1, 0);
         // A longer version replaces what it begins with; a shorter one adds nothing.
         let longer: Vec<u32> = (300..350).collect();
-        cache.keep(&longer, filled(&pool, 50));
-        cache.keep(&text(300), filled(&pool, 40));
+        cache.keep(0, &longer, filled(&pool, 50));
+        cache.keep(0, &text(300), filled(&pool, 40));
         assert_eq!(cache.len(), 2);
         assert!(cache.evict() && cache.evict() && !cache.evict());
         assert_eq!(pool.pages().0, 8);
@@ -179,7 +190,7 @@ mod tests {
             let mut memory = vec![vec![u32::MAX; 32]; 64];
             let mut running: Vec<(Vec<u32>, StatePages)> = Vec::new();
             for (prompt, keep) in texts {
-                let (mut pages, reused) = cache.take(&prompt);
+                let (mut pages, reused) = cache.take(0, &prompt);
                 prop_assert!(reused < prompt.len());
                 if pages.grow(prompt.len()).is_err() {
                     continue;
@@ -195,7 +206,7 @@ mod tests {
                     }
                 }
                 if keep {
-                    cache.keep(&prompt, pages);
+                    cache.keep(0, &prompt, pages);
                 } else {
                     running.push((prompt, pages));
                 }

@@ -24,12 +24,18 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// Keep the KV pages afterwards, so that a later prompt with the same beginning starts from them.
     pub keep: bool,
+    /// Higher ones leave the queue first, and are the last to be sent back to it where pages are short.
+    pub priority: i32,
+    /// Whose request this is: among equal priority, waiting requests of different groups are taken in turn.
+    pub group: u64,
+    /// Computed prefixes are shared only among requests of one scope.
+    pub scope: u64,
 }
 
 /// Why a sequence ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FinishReason {
-    /// A stop token was chosen.
+    /// A stop token was chosen, or the constraint says that the text is complete.
     Stop,
     /// `max_tokens` were generated.
     Length,
@@ -41,6 +47,8 @@ pub enum FinishReason {
     OutOfKvPages,
     /// Every token was banned, or the model produced no finite logit.
     NoCandidate,
+    /// The request's constraint failed, for this reason: nothing that it did not allow was reported.
+    Constraint(String),
     /// A device failed.
     Device(Failure),
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use unicorn_core::SequenceId;
 
+use crate::constraint::Constrained;
 use crate::drafts::Drafting;
 use crate::kv::StatePages;
 use crate::request::{Failure, Request, Timings};
@@ -34,6 +35,8 @@ pub(super) struct Sequence {
     pub slot: u32,
     /// Where guesses come from.
     pub drafting: Option<Drafting>,
+    /// What its text has to obey.
+    pub constraint: Option<Constrained>,
     /// Batches in flight that have tokens of this sequence.
     pub flights: usize,
     /// Empty while waiting.
@@ -50,6 +53,9 @@ pub(super) struct Sequence {
     pub max_tokens: Option<usize>,
     pub stop_tokens: Vec<u32>,
     pub keep: bool,
+    pub priority: i32,
+    pub group: u64,
+    pub scope: u64,
     /// When its latest batch was launched.
     pub sent: Instant,
     added: Instant,
@@ -64,6 +70,7 @@ impl Sequence {
         request: Request,
         sampler: Sampler,
         drafting: Option<Drafting>,
+        constraint: Option<Constrained>,
         pages: StatePages,
     ) -> Sequence {
         Sequence {
@@ -75,6 +82,7 @@ impl Sequence {
             kept: None,
             slot: 0,
             drafting,
+            constraint,
             flights: 0,
             pages,
             failure: None,
@@ -85,6 +93,9 @@ impl Sequence {
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
             keep: request.keep,
+            priority: request.priority,
+            group: request.group,
+            scope: request.scope,
             sent: Instant::now(),
             added: Instant::now(),
             started: None,
@@ -124,14 +135,17 @@ impl Sequence {
 
     /// Leaves the queue with the pages and positions of a reused prefix. A preempted sequence comes here again: its times and
     /// its count of reused tokens are those of the first start.
-    pub fn start(&mut self, pages: StatePages, reused: usize) {
+    /// True when this is the first start.
+    pub fn start(&mut self, pages: StatePages, reused: usize) -> bool {
         self.pages = pages;
         self.computed = reused;
         self.launched = reused;
-        if self.started.is_none() {
+        let first = self.started.is_none();
+        if first {
             self.started = Some(Instant::now());
             self.reused_tokens = reused;
         }
+        first
     }
 
     /// Goes back to the queue; everything is computed again later. Nothing of it is in flight.
@@ -160,6 +174,19 @@ impl Sequence {
         let left = self.max_tokens.map_or(max, |most| most.saturating_sub(self.generated() + 1));
         let drafting = self.drafting.as_mut().filter(|_| !self.alone);
         drafting.map_or(Vec::new(), |d| d.draft(&self.tokens, max.min(left), vocab))
+    }
+
+    /// Asks the constraint, if there is one, what may come next.
+    pub fn constrain(&mut self, vocab: usize) -> Result<(), String> {
+        if let Some(constraint) = &mut self.constraint {
+            self.sampler.allow(constraint.mask(vocab)?);
+        }
+        Ok(())
+    }
+
+    /// Tells the constraint, if there is one, which token was chosen; true when nothing may follow it.
+    pub fn accept(&mut self, token: u32) -> Result<bool, String> {
+        self.constraint.as_mut().map_or(Ok(false), |constraint| constraint.accept(token))
     }
 
     /// Gives up what a failed batch left behind, to try again alone.

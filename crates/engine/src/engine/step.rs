@@ -7,7 +7,7 @@ use std::time::Instant;
 use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, SLOTS, Select, SequenceId, Slice};
 
 use super::sequence::{Fault, Sequence};
-use super::{Engine, batching};
+use super::{Engine, batching, queue};
 use crate::EngineError;
 use crate::drafts::Drafting;
 use crate::executor::Landed;
@@ -24,6 +24,13 @@ struct Planned {
     drafts: Vec<u32>,
     /// The one token is not known yet: a device has it in this slot.
     slot: Option<u32>,
+}
+
+impl Planned {
+    /// True where a token is chosen after the last of these.
+    fn is_read(&self, sequence: &Sequence) -> bool {
+        sequence.launched + self.count >= sequence.tokens.len() && sequence.max_tokens != Some(0)
+    }
 }
 
 impl Engine {
@@ -54,8 +61,8 @@ impl Engine {
     }
 
     fn end_all(&mut self, reason: &Failure) {
-        for sequence in std::mem::take(&mut self.running).into_iter().chain(std::mem::take(&mut self.waiting))
-        {
+        let waiting = std::iter::from_fn(|| self.waiting.pop()).collect::<Vec<_>>();
+        for sequence in std::mem::take(&mut self.running).into_iter().chain(waiting) {
             self.finish(sequence, FinishReason::Device(reason.clone()));
         }
         self.prefixes.clear();
@@ -78,6 +85,10 @@ impl Engine {
             if planned.is_empty() {
                 return;
             }
+            let planned = self.constrain(planned);
+            if planned.is_empty() {
+                continue;
+            }
             // What was admitted is right, so a wrong batch is a fault of the engine; it ends what it concerns and nothing else.
             let invalid =
                 |error: BatchError| DeviceError::Invalid { device: "engine".into(), what: error.to_string() };
@@ -86,6 +97,21 @@ impl Engine {
                 self.refuse(&planned, error);
             }
         }
+    }
+
+    /// Asks the constraints of those whose next token will be read, and ends those whose constraint fails.
+    fn constrain(&mut self, planned: Vec<Planned>) -> Vec<Planned> {
+        let vocab = self.spec.vocab;
+        let constrain = |plan: &Planned| {
+            let Some(at) = self.running.iter().position(|s| s.id == plan.id) else { return false };
+            let sequence = &mut self.running[at];
+            let asked = if plan.is_read(sequence) { sequence.constrain(vocab) } else { Ok(()) };
+            let Err(reason) = asked else { return true };
+            let sequence = self.running.remove(at);
+            self.finish(sequence, FinishReason::Constraint(reason));
+            false
+        };
+        planned.into_iter().filter(constrain).collect()
     }
 
     /// Moves waiting sequences to the running ones, in order, while there is a place and the pages for all their tokens so far: a
@@ -101,12 +127,15 @@ impl Engine {
             if !self.running.is_empty() && !self.pools.fits(next.tokens.len(), running) {
                 return;
             }
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
-            let (pages, reused) = self.prefixes.take(&sequence.tokens);
-            sequence.start(pages, reused);
+            let Some(mut sequence) = self.waiting.pop() else { return };
+            let (pages, reused) = self.prefixes.take(sequence.scope, &sequence.tokens);
+            if sequence.start(pages, reused) {
+                self.counted.prompt_tokens += sequence.prompt_tokens as u64;
+                self.counted.reused_tokens += reused as u64;
+            }
             let taken = |slot: &u32| self.running.iter().any(|s| s.slot == *slot);
             sequence.slot = (0..).find(|slot| !taken(slot)).unwrap_or(u32::MAX);
-            let at = self.running.partition_point(|s| s.id < sequence.id);
+            let at = self.running.partition_point(|s| queue::rank(s) < queue::rank(&sequence));
             self.running.insert(at, sequence);
         }
     }
@@ -201,8 +230,8 @@ impl Engine {
         wanted.into_iter().map(with_drafts).collect()
     }
 
-    /// Takes the pages for `(index of a running sequence, tokens, drafts)`, the oldest first. When pages run out, drafts go, then kept
-    /// sequences, then the youngest running one with nothing in flight returns to the queue; when that does not help, the rest has to wait.
+    /// Takes the pages for `(index of a running sequence, tokens, drafts)`, in their order. When pages run out, drafts go, then kept
+    /// sequences, then the last running one with nothing in flight returns to the queue; when that does not help, the rest has to wait.
     fn reserve(&mut self, wanted: &[(usize, usize, Vec<u32>)]) -> Vec<Planned> {
         let wanted: Vec<Planned> = wanted
             .iter()
@@ -236,14 +265,16 @@ impl Engine {
                     self.finish(sequence, FinishReason::OutOfKvPages);
                     break;
                 }
-                let Some(youngest) = self.running.iter().rposition(|s| !busy(s)).filter(|y| *y >= at) else {
-                    // Older ones hold the pages, or what holds them is in flight: this one waits for them.
+                let Some(last) = self.running.iter().rposition(|s| !busy(s)).filter(|last| *last >= at)
+                else {
+                    // Those before it hold the pages, or what holds them is in flight: this one waits for them.
                     break;
                 };
-                let mut youngest = self.running.remove(youngest);
-                let itself = youngest.id == id;
-                youngest.preempt();
-                self.waiting.push_front(youngest);
+                let mut last = self.running.remove(last);
+                let itself = last.id == id;
+                last.preempt();
+                self.counted.preemptions += 1;
+                self.waiting.give_back(last);
                 if itself {
                     break;
                 }
@@ -276,7 +307,7 @@ impl Engine {
             let Some(sequence) = self.running.iter().find(|s| s.id == plan.id) else { continue };
             slices.push(self.slice(sequence, plan));
             rows += plan.count as u32;
-            if sequence.launched + plan.count >= sequence.tokens.len() && sequence.max_tokens != Some(0) {
+            if plan.is_read(sequence) {
                 outputs.extend(self.outputs(sequence, plan, rows - 1));
             }
             rows += plan.drafts.len() as u32;
@@ -293,9 +324,11 @@ impl Engine {
         let output = |(row, history): (u32, usize)| {
             let (select, edits) = sequence.sampler.ask(&text[..history], self.spec.vocab);
             // A choice among one token is no choice: the device may go on with it by itself.
-            let alone = select == Select::Top(1) && edits.is_empty() && sequence.drafting.is_none();
+            let alone = select == Select::Top(1) && edits.is_empty();
+            let free = sequence.drafting.is_none() && sequence.constraint.is_none();
             // What is asked for the token after it must not depend on it.
             let keep = alone
+                && free
                 && !sequence.sampler.looks_back()
                 && self.feeds_itself()
                 && (sequence.slot as usize) < SLOTS;
@@ -421,6 +454,8 @@ impl Engine {
         // Prompts are no steps to compare with.
         if let Some(drafting) = sequence.drafting.as_mut().filter(|_| count == 1) {
             drafting.learn(drafts.len(), accepted, len, seconds);
+            self.counted.drafted_tokens += drafts.len() as u64;
+            self.counted.accepted_tokens += accepted as u64;
         }
         reason
     }
@@ -462,11 +497,18 @@ impl Engine {
             Err(NoCandidate) => return Some(FinishReason::NoCandidate),
         };
         sequence.push(token);
+        self.counted.generated_tokens += 1;
+        let complete = match sequence.accept(token) {
+            Ok(complete) => complete,
+            Err(reason) => return Some(FinishReason::Constraint(reason)),
+        };
         if sequence.stop_tokens.contains(&token) {
             return Some(FinishReason::Stop);
         }
         self.events.push(Event::Token { sequence: sequence.id, token, logprobs });
-        if sequence.max_tokens.is_some_and(|max| sequence.generated() >= max) {
+        if complete {
+            Some(FinishReason::Stop)
+        } else if sequence.max_tokens.is_some_and(|max| sequence.generated() >= max) {
             Some(FinishReason::Length)
         } else if sequence.tokens.len() > self.options.context {
             Some(FinishReason::Context)

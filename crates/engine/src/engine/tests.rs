@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use unicorn_core::{BatchError, TokenMask};
 
+use super::queue::rank as queue_rank;
 use super::*;
 use crate::placement::Placements;
 use crate::sampling::uniform;
@@ -14,7 +15,7 @@ use crate::testing::{
     FakeDevice, Faults, Log, Pace, Ran, VOCAB, engine_of, engine_on, engine_with, sliding_spec, tiny_spec,
     zero_weights,
 };
-use crate::{DryOptions, OptionError, SamplingOptions};
+use crate::{Drafter, DryOptions, OptionError, SamplingOptions};
 
 fn prompt(seed: u64, n: usize) -> Vec<u32> {
     (0..n as u64).map(|i| (uniform(seed, i) * VOCAB as f64) as u32).collect()
@@ -98,6 +99,11 @@ impl Knowing {
     fn of(request: &Request, answer: &[u32], right: u32) -> Knowing {
         Knowing { text: [&request.prompt, answer].concat(), right, asked: Arc::default() }
     }
+}
+
+/// Guesses of a drafter alone.
+fn drafts_of(drafter: Knowing) -> Guides {
+    Guides { drafter: Some(Box::new(drafter)), constraint: None }
 }
 
 fn all_free(engine: &Engine) -> bool {
@@ -271,7 +277,7 @@ proptest! {
         let add = |(request, expected): (&Request, &(Vec<u32>, Option<FinishReason>))| match drafts {
             Some(right) => {
                 let knowing = Knowing::of(request, &expected.0, right);
-                engine.add_drafted(request.clone(), Box::new(knowing)).unwrap()
+                engine.add_guided(request.clone(), drafts_of(knowing)).unwrap()
             }
             None => engine.add(request.clone()).unwrap(),
         };
@@ -697,7 +703,7 @@ proptest! {
                 prop_assert!(sequence.pages.capacity() >= sequence.computed);
                 prop_assert!(sequence.pages.writable_from(sequence.computed));
             }
-            prop_assert!(engine.running.windows(2).all(|w| w[0].id < w[1].id));
+            prop_assert!(engine.running.windows(2).all(|w| queue_rank(&w[0]) < queue_rank(&w[1])));
         }
         for (id, (tokens, end)) in drain(&mut engine) {
             let entry = texts.entry(id).or_default();
@@ -723,4 +729,6 @@ proptest! {
     }
 }
 
+mod constraints;
 mod phases;
+mod queue;

@@ -45,7 +45,7 @@ pub(crate) struct Sampled {
     pub logprobs: Option<TokenLogprobs>,
 }
 
-/// Chooses tokens for one sequence. Holds no state that changes.
+/// Chooses tokens for one sequence. Nothing of it changes but the mask of the next token.
 #[derive(Clone, Debug)]
 pub(crate) struct Sampler {
     options: SamplingOptions,
@@ -63,6 +63,11 @@ impl Sampler {
     ) -> Result<Sampler, OptionError> {
         options.validate()?;
         Ok(Sampler { options, logprobs, mask })
+    }
+
+    /// Tokens that may be chosen next, for the model's vocabulary; `None` allows all.
+    pub fn allow(&mut self, mask: Option<Arc<TokenMask>>) {
+        self.mask = mask;
     }
 
     /// What the head must return for the choice of the token that follows `history`. With all logits, as the model computes them, the chosen
