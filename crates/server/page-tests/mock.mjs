@@ -33,6 +33,8 @@ export class Mock {
     this.busy = 0;
     this.loading = 0;
     this.noProps = false;
+    this.sick = null;
+    this.unloaded = false;
     this.dead = false;
   }
 
@@ -76,7 +78,8 @@ export class Mock {
       response.end(JSON.stringify(value));
     };
     if (url.pathname === '/health') {
-      if (this.loading > 0) {
+      if (this.sick) json(503, { status: this.sick, reason: 'its file is gone' });
+      else if (this.loading > 0) {
         this.loading -= 1;
         json(503, { status: 'loading', model: 'mock-large', progress: 1 - this.loading / 4 });
       } else json(200, { status: 'ok' });
@@ -86,7 +89,9 @@ export class Mock {
       json(401, { error: { message: 'A key is needed: Authorization: Bearer KEY', type: 'invalid_request_error', code: 'invalid_api_key' } });
       return;
     }
-    if (url.pathname === '/v1/models') json(200, { object: 'list', data: [{ id: 'mock-small', object: 'model', context_length: 8192 }, { id: 'mock-large', object: 'model', context_length: 32768 }] });
+    if (this.unloaded && url.pathname === '/v1/models') json(200, { object: 'list', data: [{ id: 'mock-small', object: 'model' }] });
+    else if (this.unloaded && url.pathname === '/props') json(200, { model: 'mock-small', loaded: false });
+    else if (url.pathname === '/v1/models') json(200, { object: 'list', data: [{ id: 'mock-small', object: 'model', context_length: 8192 }, { id: 'mock-large', object: 'model', context_length: 32768 }] });
     else if (url.pathname === '/props' && !this.noProps) json(200, { model: 'mock-small', device: 'CPU (AVX2, 8 threads)', placement: 'all=cpu', context_length: 8192, version: '0.1.0', default_generation_settings: { params: { temperature: 0.7, top_p: 0.95, top_k: 40, min_p: 0.05 } } });
     else if (url.pathname === '/v1/chat/completions') await this.chat(parsed, response, json);
     else json(404, { error: { message: `There is no ${url.pathname}` } });
@@ -112,7 +117,12 @@ export class Mock {
       json(429, { error: { message: 'The queue is full.', type: 'rate_limit_error' } }, { 'Retry-After': '2' });
       return;
     }
-    if (this.loading > 0) {
+    if (this.unloaded) {
+      // As the server does it: the request waits, and its model is loaded meanwhile.
+      while (this.loading > 0) await sleep(50);
+      this.unloaded = false;
+    }
+    if (this.loading > 0 || this.sick) {
       json(503, { error: { message: 'The model is loading.' } }, { 'Retry-After': '1' });
       return;
     }

@@ -74,7 +74,11 @@ export class Session {
 
   /** The messages in sight: `[['you', text], ['answer', text]]`. */
   messages() {
-    return this.page.eval(() => [...document.querySelectorAll('.message')].map((one) => [one.classList.contains('user') ? 'you' : 'answer', (one.querySelector('.typed') ?? one.querySelector(':scope > .prose')).innerText.trim()]));
+    return this.page.eval(() => {
+      // What is not drawn yet has no inner text.
+      const text = (part) => (part.innerText || part.textContent).trim();
+      return [...document.querySelectorAll('.message')].map((one) => [one.classList.contains('user') ? 'you' : 'answer', text(one.querySelector('.typed') ?? one.querySelector(':scope > .prose'))]);
+    });
   }
 
   chats() {

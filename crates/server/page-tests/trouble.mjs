@@ -101,6 +101,26 @@ export const TESTS = [
     await s.page.until(() => document.querySelector('.answer > .prose').innerText.startsWith('Hello!'));
   }),
 
+  test('a_model_that_is_loaded_for_the_request', async (s) => {
+    s.mock.unloaded = true;
+    await s.reload();
+    assert.ok(await s.page.eval(() => document.querySelector('#meter').hidden));
+    s.mock.loading = 2;
+    await s.send('hello');
+    await s.waitText('.answer .card', 'Loading mock-large… ');
+    await s.page.until(() => document.querySelector('.answer > .prose').innerText.startsWith('Hello!'));
+    await s.idle();
+    await s.waitText('.stats summary', 'CPU (AVX2, 8 threads)');
+    assert.match(await s.text('#meter-text'), /\/ 8,192$/);
+  }),
+
+  test('a_model_that_cannot_be_loaded', async (s) => {
+    s.mock.sick = 'the model cannot be loaded';
+    await s.ask('hello');
+    await s.waitText('.answer .card', 'The server cannot answer');
+    await s.waitText('.answer .card', 'the model cannot be loaded: its file is gone');
+  }),
+
   test('a_key_is_asked_for', async (s) => {
     s.mock.key = 'secret-key';
     await s.ask('hello');

@@ -78,11 +78,14 @@ export async function props(model) {
     const defaults = body.default_generation_settings?.params ?? body.default_generation_settings ?? {};
     return {
       model: text(body.model) ?? text(body.model_alias),
-      device: text(body.device),
-      placement: text(body.placement),
+      // Figures of another model than the one that was asked for are no figures of this one.
+      ...(model && text(body.model) && body.model !== model ? { device: null, placement: null, context: null, defaults: {} } : {
+        device: text(body.device),
+        placement: text(body.placement),
+        context: number(body.context_length) ?? number(body.default_generation_settings?.n_ctx),
+        defaults,
+      }),
       version: text(body.version) ?? text(body.build_info),
-      context: number(body.context_length) ?? number(body.default_generation_settings?.n_ctx),
-      defaults,
     };
   } catch (error) {
     if (error instanceof Failure && error.kind !== 'request') throw error;
@@ -90,7 +93,7 @@ export async function props(model) {
   }
 }
 
-/** `{ready, progress, what}`; `progress` is from 0 to 1, or nothing. */
+/** `{ready, loading, progress, what, reason}`; `progress` is from 0 to 1, or nothing; `reason` tells why it is neither. */
 export async function health() {
   let response;
   try {
@@ -101,7 +104,14 @@ export async function health() {
   const body = await response.json().catch(() => ({}));
   const loading = Array.isArray(body.models) ? body.models.find((model) => model?.status === 'loading') : null;
   const progress = number(body.progress) ?? number(loading?.progress);
-  return { ready: response.ok && body.status !== 'loading', progress: progress === null ? null : Math.min(1, Math.max(0, progress)), what: text(body.model) ?? text(loading?.id) };
+  const isLoading = body.status === 'loading' || Boolean(loading) || (!response.ok && body.status === undefined);
+  return {
+    ready: response.ok && !isLoading,
+    loading: isLoading,
+    progress: progress === null ? null : Math.min(1, Math.max(0, progress)),
+    what: text(body.model) ?? text(loading?.id),
+    reason: [text(body.status), text(body.reason)].filter(Boolean).join(': '),
+  };
 }
 
 const number = (value) => (typeof value === 'number' && Number.isFinite(value) ? value : null);

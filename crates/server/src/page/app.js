@@ -14,11 +14,13 @@ import * as api from './api.js';
 
 const LAST_MODEL = 'unicorn-model';
 const narrow = matchMedia('(max-width: 760px)');
-const server = { models: [], props: new Map(), timer: 0, tries: 0 };
+const server = { models: [], props: new Map(), learning: null, timer: 0, tries: 0 };
 
 const desk = new Desk({
   changed: () => showAll(),
   grown: (run) => run.chat === desk.chat && transcript.grow(run),
+  // A model that was loaded for this request can tell more now.
+  began: () => (desk.device && contextOf(server.models.find((one) => one.id === desk.model)) ? null : connect()),
   draft: (draft) => composer.set({ text: draft.text, files: draft.files ?? [] }),
   toBottom: () => transcript.toBottom(),
   find: (id) => transcript.find(id),
@@ -122,7 +124,7 @@ function chooseModel() {
   const props = server.props.get(model?.id);
   desk.device = props?.device ?? null;
   byId('where').textContent = model ? [model.id, props?.device, contextOf(model) ? `${contextOf(model).toLocaleString()} tokens of context` : null].filter(Boolean).join(' · ') : '';
-  if (model && !server.props.has(model.id)) learn(model.id);
+  if (model && !server.props.has(model.id)) server.learning = learn(model.id);
   return model;
 }
 
@@ -154,6 +156,7 @@ async function connect() {
   byId('model').replaceChildren(...(names.length ? names : [h('option', { value: '', text: 'No model yet' })]));
   byId('model').disabled = names.length < 2;
   showAll();
+  await server.learning;
 }
 
 async function tellWhy(error) {

@@ -9,7 +9,7 @@ import { announce, toast } from './dom.js';
 export const NEW = 'new';
 
 export class Desk {
-  /** `ui`: changed() after any change, grown(run) with each token, draft({text, files}) to show one, place to show a chat. */
+  /** `ui`: changed() after any change, grown(run) with each token, began() with the first one, draft({text, files}) to show one, place to show a chat. */
   constructor(ui) {
     this.ui = ui;
     this.chats = [];
@@ -163,9 +163,9 @@ export class Desk {
     }
     // With both, servers go on with the last message where they would else begin a new one.
     if (body && goOn) Object.assign(body, { continue_final_message: true, add_generation_prompt: false });
-    const run = body && new Run({ chat, node, body, save: (one) => this.saveRun(one), onchange: (one) => this.ui.grown(one) });
+    let learning = null;
+    const run = body && new Run({ chat, node, body, save: (one) => this.saveRun(one), onchange: (one) => this.ui.grown(one), onbegin: () => { learning = this.ui.began(); }, device: () => this.device });
     if (run) {
-      run.device = this.device;
       node.state = 'running';
       this.runs.set(chat.id, run);
     }
@@ -179,6 +179,12 @@ export class Desk {
     if (run.dead) return;
     announce({ done: 'The answer is complete', stopped: 'Stopped' }[node.state] ?? node.error?.title ?? 'The answer was cut off');
     await this.refresh();
+    this.ui.changed();
+    await learning;
+    if (!node.stats || node.stats.device || !this.device || this.chat !== chat) return;
+    // A short answer may end before the device is known.
+    node.stats.device = this.device;
+    await this.keep(store.saveChat(chat, [node]));
     this.ui.changed();
   }
 

@@ -26,12 +26,12 @@ pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'
 /// Value of `Cache-Control`: a browser asks each time, and the tag answers, so that a new binary brings a new page.
 pub const CACHE_CONTROL: &str = "no-cache";
 
-/// Further headers for every file of the page.
+/// Further headers for every file of the page, names in small letters.
 pub const HEADERS: [(&str, &str); 4] = [
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
 ];
 
 const HTML: &str = "text/html; charset=utf-8";

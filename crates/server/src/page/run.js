@@ -4,6 +4,7 @@ import { stream, health, Failure } from './api.js';
 
 const SAVE_EVERY_MS = 400;
 const BUSY_TRIES_MAX = 8;
+const LOOK_EVERY_MS = 1500;
 
 const pause = (ms, signal) => new Promise((resolve, reject) => {
   const stop = () => {
@@ -18,9 +19,9 @@ const pause = (ms, signal) => new Promise((resolve, reject) => {
 });
 
 export class Run {
-  /** `onchange(run)` is called often: whoever shows it should wait for a frame. */
-  constructor({ chat, node, body, save, onchange }) {
-    Object.assign(this, { chat, node, body, save, onchange });
+  /** `onchange(run)` is called often: whoever shows it should wait for a frame. `device()` tells where the model is. */
+  constructor({ chat, node, body, save, onchange, onbegin, device }) {
+    Object.assign(this, { chat, node, body, save, onchange, onbegin, device });
     this.controller = new AbortController();
     this.phase = { kind: 'sent', since: performance.now() };
     this.saved = 0;
@@ -89,7 +90,8 @@ export class Run {
 
   async waitLoading(error) {
     for (;;) {
-      const state = await health().catch(() => ({ ready: false, progress: null }));
+      const state = await health().catch(() => ({ ready: false, loading: true, progress: null }));
+      if (!state.ready && !state.loading) throw new Failure('server', 'The server cannot answer', state.reason || error.detail);
       this.tell({ kind: 'loading', detail: error.detail, progress: state.progress, what: state.what });
       // A server that is ready but says 503 still has its reason: then its own pace counts.
       await pause(state.ready ? Math.max(1, error.retryAfter ?? 1) * 1000 : 700, this.controller.signal);
@@ -105,7 +107,24 @@ export class Run {
 
   async attempt() {
     this.begin = performance.now();
-    for await (const chunk of stream(this.body, this.controller.signal)) this.take(chunk);
+    const watch = setInterval(() => this.lookWhy(), LOOK_EVERY_MS);
+    try {
+      for await (const chunk of stream(this.body, this.controller.signal)) this.take(chunk);
+    } finally {
+      clearInterval(watch);
+    }
+  }
+
+  /** A model that is not loaded yet is loaded for the request, which waits meanwhile: then this is what is shown. */
+  async lookWhy() {
+    const waits = () => !this.began && (this.phase.kind === 'sent' || this.phase.waits);
+    if (!waits() || this.looking) return;
+    this.looking = true;
+    const state = await health().catch(() => null);
+    this.looking = false;
+    if (!waits()) return;
+    if (state?.loading) this.tell({ kind: 'loading', waits: true, detail: '', progress: state.progress, what: state.what });
+    else if (this.phase.waits) this.tell({ kind: 'sent', since: performance.now() });
   }
 
   take(chunk) {
@@ -137,6 +156,7 @@ export class Run {
   first() {
     if (this.began) return;
     this.began = performance.now();
+    this.onbegin?.();
   }
 
   endThought() {
@@ -170,7 +190,7 @@ export class Run {
     if (this.began) put('first', (this.began - this.begin) / 1000);
     const seconds = this.began && this.last > this.began ? (this.last - this.began) / 1000 : 0;
     put('speed', timings?.tokens_per_second ?? (seconds > 0.05 && stats.output > 1 ? (stats.output - 1) / seconds : undefined));
-    if (Object.keys(stats).length) node.stats = { ...stats, ...(this.device ? { device: this.device } : {}) };
+    if (Object.keys(stats).length) node.stats = { ...stats, ...(this.device() ? { device: this.device() } : {}) };
   }
 
   /** Writes what has come so far, not more often than needed. */
