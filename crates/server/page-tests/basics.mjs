@@ -40,6 +40,7 @@ export const TESTS = [
   }, canned),
 
   test('stops_with_escape_and_with_the_button', async (s) => {
+    await s.limit(4000);
     await s.send('Write an endless story about the number one, as long as you can. endless');
     await s.page.until(() => document.querySelector('.answer > .prose')?.innerText.length > 20);
     await s.page.press('Escape');
@@ -195,6 +196,20 @@ export const TESTS = [
     await s.page.until(() => document.querySelectorAll('.chat-item').length === 2);
   }),
 
+  test('exports_and_duplicates_one_chat', async (s) => {
+    await s.ask('first one');
+    await s.newChat();
+    await s.ask('second one');
+    await s.page.click('.chat-item .icon-button', 1);
+    const file = await s.page.download(() => s.page.click('.menu button', 2));
+    assert.equal(file.name, 'unicorn-first-one.json');
+    assert.deepEqual(JSON.parse(file.text).chats.map((chat) => chat.title), ['first one']);
+    await s.page.until(() => !document.querySelector('.menu'));
+    await s.page.click('.chat-item .icon-button', 1);
+    await s.page.click('.menu button', 1);
+    await s.page.until(() => document.querySelectorAll('.chat-item').length === 3 && document.querySelector('.typed')?.innerText === 'first one');
+  }),
+
   test('imports_refuse_what_is_wrong', async (s) => {
     const node = (rest) => ({ id: 'a', parent: null, role: 'user', content: 'x', ...rest });
     const file = (...messages) => JSON.stringify({ format: 'unicorn-chats', version: 1, chats: [{ title: 't', messages }] });
@@ -235,6 +250,7 @@ export const TESTS = [
   }),
 
   test('keyboard_alone', async (s) => {
+    await s.page.scheme('light');
     assert.equal(await s.focus(), 'Message');
     await s.page.type('line one');
     await s.page.press('Enter', 'shift');
@@ -256,7 +272,8 @@ export const TESTS = [
       const at = await s.page.eval(() => {
         const one = document.activeElement;
         const style = getComputedStyle(one);
-        const ring = style.outlineStyle !== 'none' || getComputedStyle(one.parentElement).borderColor !== '' || one.id === 'prompt';
+        // The field at the foot shows its focus by the border around it.
+        const ring = (style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 1) || (one.id === 'prompt' && getComputedStyle(one.form).borderColor === 'rgb(165, 151, 221)');
         return one === document.body ? null : { name: one.getAttribute('aria-label') ?? one.labels?.[0]?.innerText ?? one.innerText, ring };
       });
       if (!at) continue;
@@ -267,6 +284,22 @@ export const TESTS = [
     for (const name of ['Skip to the message field', 'New chat', 'Search all chats', 'line one', 'More for line one', 'Settings', 'Settings of this chat', 'Copy message', 'Edit message', 'Copy answer', 'Answer again', 'Message', 'Add text files']) assert.ok(seen.has(name), `Tab does not reach "${name}": ${[...seen].join(', ')}`);
     await s.page.press('o', 'ctrl', 'shift');
     await s.page.until(() => document.querySelectorAll('.message').length === 0);
+  }),
+
+  test('versions_by_keyboard', async (s) => {
+    await s.ask('hello');
+    for (const total of [2, 3]) {
+      await s.page.eval(() => document.querySelector('.answer button[aria-label="Answer again"]').focus());
+      await s.page.press('Enter');
+      await s.page.until((n) => document.querySelector('.answer .version-count')?.innerText === `${n}/${n}`, total);
+      await s.idle();
+    }
+    await s.page.eval(() => document.querySelector('.answer button[aria-label="Previous version"]').focus());
+    for (const [at, label] of [['2/3', 'Previous version'], ['1/3', 'Next version']]) {
+      await s.page.press('Enter');
+      await s.waitText('.answer .version-count', at);
+      assert.equal(await s.focus(), label);
+    }
   }),
 
   test('menus_by_keyboard', async (s) => {
@@ -294,7 +327,8 @@ export const TESTS = [
     await s.reload();
     const fits = () => s.page.eval(() => document.documentElement.scrollWidth <= innerWidth && innerWidth === 390);
     assert.ok(await fits());
-    assert.ok(await s.page.eval(() => parseFloat(getComputedStyle(document.querySelector('#prompt')).fontSize) >= 16), 'phones zoom into smaller fields');
+    const tiny = await s.page.eval(() => [...document.querySelectorAll('input, textarea, select')].filter((one) => !['file', 'checkbox'].includes(one.type) && parseFloat(getComputedStyle(one).fontSize) < 16).map((one) => one.id));
+    assert.deepEqual(tiny, [], 'phones zoom into smaller fields');
     await s.ask('hello');
     assert.ok(await fits());
     const covered = () => s.page.eval(() => document.querySelector('#sidebar').getBoundingClientRect().right > 10);

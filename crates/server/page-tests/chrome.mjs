@@ -94,8 +94,9 @@ export class Page {
     await this.send('Emulation.setTouchEmulationEnabled', { enabled: true });
   }
 
+  /** Light or dark, and without motion, so that what is looked at stands still. */
   scheme(value) {
-    return this.send('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value }] });
+    return this.send('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value }, { name: 'prefers-reduced-motion', value: 'reduce' }] });
   }
 
   async go(url) {

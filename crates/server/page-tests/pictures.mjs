@@ -40,8 +40,11 @@ export async function takePictures({ browser, url, mock, folder }) {
       await s.waitText('.answer:last-child', '2/2');
       await s.idle();
       await s.page.click('.reasoning summary');
+      await s.page.eval(() => document.querySelector('.reasoning').scrollIntoView({ block: 'center' }));
+      await shot('thoughts');
       await s.ask('use a tool for the weather');
-      await shot('thoughts-and-tools');
+      await s.page.eval(() => { document.querySelector('#scroller').scrollTop = 1e6; });
+      await shot('tools');
       await s.page.click(device === 'phone' ? '#new-chat-top' : '#new-chat');
       await s.page.until(() => document.querySelectorAll('.message').length === 0);
       await s.ask('please cut off');
@@ -58,6 +61,11 @@ export async function takePictures({ browser, url, mock, folder }) {
       await s.page.type('What do these say?');
       await shot('files');
       await s.page.eval(() => document.querySelectorAll('.toast').forEach((one) => one.remove()));
+      await s.ask('');
+      await s.send('slow start');
+      await s.waitText('.answer:last-child .waiting', '2 s');
+      await shot('waiting');
+      await s.idle();
       await s.page.click('#open-chat-settings');
       await shot('chat-settings');
       await s.page.press('Escape');

@@ -11,7 +11,16 @@ export class Session {
     if (!mock) session.page.patience = 60_000;
     await session.open('/');
     if (key) await session.enterKey(key);
+    // A few words are enough of an answer that nobody knows beforehand.
+    if (!mock) await session.limit(40);
     return session;
+  }
+
+  /** How many tokens the answers of new chats may have, where a real model gives them. */
+  async limit(tokens) {
+    if (this.mock) return;
+    await this.page.eval((n) => localStorage.setItem('unicorn-settings', JSON.stringify({ max_tokens: n, temperature: 0.7 })), tokens);
+    await this.reload();
   }
 
   async end() {

@@ -239,6 +239,37 @@ export const TESTS = [
     assert.equal(await s.page.eval(() => document.querySelector('#model').value), 'mock-large');
   }),
 
+  test('a_browser_that_keeps_nothing', async (s) => {
+    await s.page.send('Page.addScriptToEvaluateOnNewDocument', { source: `
+      Object.defineProperty(window, 'indexedDB', { value: { open() { throw new Error('not in this window'); } } });
+      Object.defineProperty(window, 'localStorage', { get() { throw new Error('not in this window'); } });` });
+    await s.reload();
+    await s.waitText('.toast', 'Chats are lost when this page closes, since the browser cannot keep them: not in this window.');
+    await s.ask('hello');
+    await s.newChat();
+    await s.ask('hello again');
+    await s.page.click('.chat-link', 1);
+    await s.page.until(() => document.querySelector('.typed')?.innerText === 'hello');
+    await s.page.click('#theme');
+    assert.deepEqual(await s.chats(), ['hello again', 'hello']);
+  }),
+
+  test('a_full_storage', async (s) => {
+    await s.ask('hello');
+    await s.page.eval(() => { IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError'); }; });
+    await s.ask('hello again');
+    await s.waitText('.toast', 'The browser’s storage is full');
+    assert.equal((await s.messages()).length, 4);
+    assert.equal(await s.page.eval(() => document.querySelectorAll('.toast').length), 1);
+  }),
+
+  test('a_message_that_is_too_long', async (s) => {
+    await s.page.type('word '.repeat(10_000));
+    assert.match(await s.text('#meter-text'), /^≈ 13,158 \/ 8,192 · too long$/);
+    assert.ok(await s.page.eval(() => document.querySelector('#meter').classList.contains('full')));
+    assert.equal(await s.page.eval(() => document.querySelector('#meter').getAttribute('aria-valuenow')), '8192');
+  }),
+
   test('files_are_dropped', async (s) => {
     await s.page.drop(['notes.md', '# Notes\n```js\n1\n```\n'], ['../<img src=x onerror=alert(1)>.txt', 'evil name']);
     await s.page.until(() => document.querySelectorAll('.chip').length === 2);

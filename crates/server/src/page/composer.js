@@ -117,7 +117,8 @@ export class Composer {
     if (!this.context) return;
     const share = Math.min(1, (this.used + guess) / this.context);
     const about = guess > 0 ? '≈ ' : '';
-    byId('meter-text').textContent = `${about}${count(this.used + guess)} / ${count(this.context)}`;
+    const over = this.used + guess > this.context ? ' · too long' : '';
+    byId('meter-text').textContent = `${about}${count(this.used + guess)} / ${count(this.context)}${over}`;
     byId('meter-fill').style.width = `${Math.max(share * 100, this.used ? 1.5 : 0)}%`;
     meter.classList.toggle('high', share > 0.8);
     meter.classList.toggle('full', share > 0.95);

@@ -6,7 +6,8 @@ import { newChatSettings, requestSettings } from './settings.js';
 import { Run } from './run.js';
 import { announce, toast } from './dom.js';
 
-export const NEW = 'new';
+const NEW = 'new';
+const COMPLAIN_EVERY_MS = 30_000;
 
 export class Desk {
   /** `ui`: changed() after any change, grown(run) with each token, began() with the first one, draft({text, files}) to show one, place to show a chat. */
@@ -19,6 +20,7 @@ export class Desk {
     this.opening = 0;
     this.model = null;
     this.device = null;
+    this.complained = 0;
   }
 
   get run() {
@@ -38,12 +40,15 @@ export class Desk {
     this.chats = await store.listChats();
   }
 
-  /** Says once what the browser could not keep. */
+  /** Says what the browser could not keep. */
   async keep(promise) {
     try {
       await promise;
     } catch (error) {
       const full = error?.name === 'QuotaExceededError';
+      // An answer is written down several times a second.
+      if (Date.now() - this.complained < COMPLAIN_EVERY_MS) return;
+      this.complained = Date.now();
       toast(full ? 'The browser’s storage is full: this chat is no longer kept. Export and delete some chats.' : `The browser could not keep this: ${error?.message ?? error}`);
     }
   }

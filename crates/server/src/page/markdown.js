@@ -32,12 +32,33 @@ function link(address, title) {
   return h('a', { href: address, title: title || address, target: '_blank', rel: 'noopener noreferrer nofollow', referrerpolicy: 'no-referrer' });
 }
 
-/** Appends the inline parts of one paragraph to `parent`. */
-export function appendInline(parent, source, depth = 0, inLink = false) {
+/** Appends to an element; texts that follow each other become one node. */
+class Writer {
+  constructor(parent) {
+    this.parent = parent;
+    this.text = '';
+  }
+
+  append(part) {
+    if (typeof part === 'string') this.text += part;
+    else {
+      this.flush();
+      this.parent.append(part);
+    }
+  }
+
+  flush() {
+    if (this.text) this.parent.append(document.createTextNode(this.text));
+    this.text = '';
+  }
+}
+
+/** Appends the inline parts of one paragraph to `element`. */
+export function appendInline(element, source, depth = 0, inLink = false) {
+  const parent = new Writer(element);
   const marks = [];
   const absent = new Map();
   let at = 0;
-  const text = (value) => parent.append(document.createTextNode(value));
   const sticky = (pattern) => {
     pattern.lastIndex = at;
     return pattern.exec(source);
@@ -46,7 +67,7 @@ export function appendInline(parent, source, depth = 0, inLink = false) {
     const c = source[at];
     const plain = sticky(PLAIN);
     if (plain) {
-      text(plain[0]);
+      parent.append(plain[0]);
       at += plain[0].length;
       continue;
     }
@@ -61,19 +82,19 @@ export function appendInline(parent, source, depth = 0, inLink = false) {
     else if (c === '&') used = entity(parent, sticky);
     else if (c === 'h') used = inLink ? 0 : bareLink(parent, sticky);
     if (!used) {
-      text(c);
+      parent.append(c);
       used = 1;
     }
     at += used;
   }
+  parent.flush();
   emphasize(marks);
-  parent.normalize();
+  element.normalize();
 }
 
 // Models break lines where they want them broken, poems above all.
 function lineBreak(parent) {
-  const last = parent.lastChild;
-  if (last && last.nodeType === Node.TEXT_NODE) last.data = last.data.trimEnd();
+  parent.text = parent.text.trimEnd();
   parent.append(document.createElement('br'));
   return 1;
 }

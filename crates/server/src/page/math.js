@@ -5,7 +5,7 @@ import { SYMBOLS, OPERATORS, LARGE, FUNCTIONS, ACCENTS, styled } from './symbols
 
 const MATHML = 'http://www.w3.org/1998/Math/MathML';
 const DEPTH_MAX = 40;
-const LENGTH_MAX = 8000;
+const LENGTH_MAX = 4000;
 const FENCES = { '.': '', '\\{': '{', '\\}': '}', '\\|': '‖', '\\langle': '⟨', '\\rangle': '⟩', '\\lfloor': '⌊', '\\rfloor': '⌋', '\\lceil': '⌈', '\\rceil': '⌉', '\\lvert': '|', '\\rvert': '|', '\\lVert': '‖', '\\rVert': '‖', '\\vert': '|', '\\Vert': '‖', '\\lbrace': '{', '\\rbrace': '}', '\\lbrack': '[', '\\rbrack': ']', '\\backslash': '\\' };
 const MATRICES = { matrix: ['', ''], smallmatrix: ['', ''], pmatrix: ['(', ')'], bmatrix: ['[', ']'], Bmatrix: ['{', '}'], vmatrix: ['|', '|'], Vmatrix: ['‖', '‖'], cases: ['{', ''], rcases: ['', '}'], array: ['', ''], aligned: ['', ''], align: ['', ''], 'align*': ['', ''], gathered: ['', ''], gather: ['', ''], 'gather*': ['', ''], split: ['', ''], equation: ['', ''], 'equation*': ['', ''], eqnarray: ['', ''], 'eqnarray*': ['', ''], alignat: ['', ''], 'alignat*': ['', ''], alignedat: ['', ''], substack: ['', ''] };
 const SPACES = { ',': '0.167em', ':': '0.222em', '>': '0.222em', ';': '0.278em', ' ': '0.25em', '!': '-0.167em', quad: '1em', qquad: '2em', enspace: '0.5em', thinspace: '0.167em', medspace: '0.222em', thickspace: '0.278em' };

@@ -1,7 +1,7 @@
 // The open conversation: which messages are shown, where it is scrolled, and what is drawn in which frame.
 
 import { byId, debounce } from './dom.js';
-import { path, versions } from './tree.js';
+import { families, path } from './tree.js';
 import { AnswerView, ToolView, UserView } from './message.js';
 
 // The last messages are made at once; those before when they come near.
@@ -17,6 +17,7 @@ export class Transcript {
     this.jump = byId('jump');
     this.live = byId('live');
     this.views = [];
+    this.families = new Map();
     this.chat = null;
     this.dirty = new Set();
     this.frame = 0;
@@ -37,7 +38,9 @@ export class Transcript {
     this.place.flush();
     if (other) this.clear();
     this.chat = chat;
-    const nodes = chat ? path(chat) : [];
+    const focus = this.heldFocus();
+    this.families = chat ? families(chat) : new Map();
+    const nodes = chat ? path(chat, this.families) : [];
     let same = 0;
     while (same < nodes.length && this.views[same]?.node === nodes[same]) same += 1;
     for (const view of this.views.splice(same)) {
@@ -54,6 +57,7 @@ export class Transcript {
       this.root.append(view.element);
     });
     this.update(run);
+    this.giveFocus(focus);
     if (other) this.restorePlace();
     else this.follow();
   }
@@ -71,12 +75,28 @@ export class Transcript {
     return new AnswerView(node, this.actions, (text) => this.say(text));
   }
 
+  /** Which button of which message has the focus. */
+  heldFocus() {
+    const at = this.views.findIndex((view) => view.element.contains(document.activeElement));
+    return at < 0 ? null : { at, label: document.activeElement.getAttribute('aria-label') };
+  }
+
+  /** Messages and their buttons are made anew; who steers by keys must not lose the place. */
+  giveFocus(held) {
+    if (!held || this.root.contains(document.activeElement)) return;
+    const buttons = [...(this.views[held.at]?.element.querySelectorAll('button:not(:disabled)') ?? [])];
+    const next = buttons.find((one) => one.getAttribute('aria-label') === held.label) ?? buttons.find((one) => one.closest('.versions'));
+    if (next) next.focus();
+    // On a phone the keyboard would come up.
+    else if (matchMedia('(hover: hover)').matches) byId('prompt').focus();
+  }
+
   /** All messages anew: buttons, versions and notes depend on what runs. */
   update(run) {
     const last = this.views[this.views.length - 1];
     for (const view of this.views) {
       if (view.element.classList.contains('editing')) continue;
-      view.update({ run: run && run.node === view.node ? run : null, versions: versions(this.chat, view.node), last: view === last, busy: Boolean(run) });
+      view.update({ run: run && run.node === view.node ? run : null, versions: this.families.get(view.node.parent), last: view === last, busy: Boolean(run) });
     }
   }
 

@@ -14,40 +14,36 @@ export function newChat(settings, model) {
   return { id: newId(), title: 'New chat', named: false, created: now, updated: now, model, settings: { ...settings }, choice: {}, place: null, nodes: new Map() };
 }
 
-/** The messages under a parent, oldest first. */
-export function children(chat, parent) {
-  const found = [...chat.nodes.values()].filter((node) => node.parent === parent);
-  return found.sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1));
-}
-
-/** All versions of a message, itself among them. */
-export const versions = (chat, node) => children(chat, node.parent);
-
-/** The messages that are shown: from the first one along the chosen children. */
-export function path(chat) {
+/** The messages under each parent, oldest first: all versions of what is said there. */
+export function families(chat) {
   const under = new Map();
   for (const node of chat.nodes.values()) {
-    const list = under.get(node.parent) ?? [];
-    list.push(node);
-    under.set(node.parent, list);
+    if (!under.has(node.parent)) under.set(node.parent, []);
+    under.get(node.parent).push(node);
   }
+  for (const list of under.values()) list.sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1));
+  return under;
+}
+
+/** The messages that are shown: from the first one along the chosen children. */
+export function path(chat, under = families(chat)) {
   const out = [];
-  for (let parent = null; ;) {
+  for (let parent = null; under.has(parent);) {
     const list = under.get(parent);
-    if (!list) return out;
-    list.sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1));
     const chosen = chat.choice[parent ?? ''];
     const node = list.find((one) => one.id === chosen) ?? list[list.length - 1];
     out.push(node);
     parent = node.id;
   }
+  return out;
 }
 
 /** Adds a message under a parent and chooses it. */
 export function add(chat, parent, fields) {
   // Versions are ordered by time, so two in one millisecond must differ.
-  const latest = Math.max(0, ...children(chat, parent).map((node) => node.created));
-  const node = { id: newId(), chat: chat.id, parent, created: Math.max(Date.now(), latest + 1), content: '', ...fields };
+  let created = Date.now();
+  for (const other of chat.nodes.values()) if (other.parent === parent) created = Math.max(created, other.created + 1);
+  const node = { id: newId(), chat: chat.id, parent, created, content: '', ...fields };
   chat.nodes.set(node.id, node);
   chat.choice[parent ?? ''] = node.id;
   chat.updated = Date.now();
