@@ -14,6 +14,7 @@ mod metadata;
 mod page;
 mod peers;
 mod picture;
+mod schemas;
 mod sh;
 mod shaders;
 mod shape_file;
@@ -54,6 +55,8 @@ enum Command {
     Page(page::Args),
     /// Draw a trace as SVG, for documents
     Picture(picture::Args),
+    /// Hold structured output against JSONSchemaBench and MaskBench
+    Schemas(schemas::Args),
     /// Race llama.cpp: interleaved runs, medians, spread, ratio
     Compare(compare::Args),
 }
@@ -70,6 +73,7 @@ fn main() -> anyhow::Result<()> {
         Command::Shaders(args) => shaders::run(&args),
         Command::Page(args) => page::run(&args),
         Command::Picture(args) => picture::run(&args),
+        Command::Schemas(args) => schemas::run(&args),
         Command::Compare(args) => compare::run(&args),
     }
 }

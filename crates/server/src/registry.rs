@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use unicorn_engine::{Engine, Event, FinishReason, Request};
 use unicorn_model::TextSide;
 
 use crate::error::ApiError;
@@ -236,7 +237,8 @@ impl Registry {
     }
 
     fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<Model, String> {
-        let LoadedModel { engine, text, facts } = self.loader.load(id, progress)?;
+        let LoadedModel { mut engine, text, facts } = self.loader.load(id, progress)?;
+        warm_up(&mut engine)?;
         let (context, sequences_max) = (engine.options().context, engine.options().sequences_max);
         let vocab = engine.spec().vocab;
         let worker =
@@ -295,6 +297,25 @@ impl Registry {
         ended.wait().await;
         true
     }
+}
+
+/// Runs a prompt and two steps, so that what devices do only once is done before someone waits for it.
+fn warm_up(engine: &mut Engine) -> Result<(), String> {
+    let tokens = engine.options().context.saturating_sub(2).min(32).min(engine.spec().vocab);
+    let prompt: Vec<u32> = (0..tokens as u32).collect();
+    if prompt.is_empty() {
+        return Ok(());
+    }
+    let request = Request { prompt, max_tokens: Some(2), ..Request::default() };
+    engine.add(request).map_err(|error| format!("the first request was refused: {error}"))?;
+    while !engine.is_idle() {
+        for event in engine.step().map_err(|error| error.to_string())? {
+            if let Event::Finished { reason: FinishReason::Device(failure), .. } = event {
+                return Err(format!("the first request failed: {failure}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a name fits a pattern with at most one `*`.

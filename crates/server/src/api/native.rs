@@ -18,7 +18,6 @@ use crate::http::body::JsonBody;
 use crate::job;
 use crate::registry::{InUse, Standing};
 use crate::shape::Shape;
-use crate::worker::STEP_MAX;
 
 /// Whether requests can be answered: 200, or 503 with the reason. The default model decides.
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
@@ -37,11 +36,10 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
         if load.stopped {
             return waits("a device was lost", json!({"model": model.id}));
         }
-        let step = load.stepping_since.map(|since| since.elapsed());
-        if let Some(step) = step.filter(|step| *step > STEP_MAX) {
+        if let Some(hangs) = load.hangs_for() {
             return waits(
                 "a device does not answer",
-                json!({"seconds": step.as_secs_f64(), "model": model.id}),
+                json!({"seconds": hangs.as_secs_f64(), "model": model.id}),
             );
         }
     }
