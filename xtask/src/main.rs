@@ -11,6 +11,7 @@ mod golden;
 mod lavapipe;
 mod mesa;
 mod metadata;
+mod page;
 mod peers;
 mod picture;
 mod schemas;
@@ -50,6 +51,8 @@ enum Command {
     Peers(peers::Args),
     /// Compile the compute shaders to the committed SPIR-V, or check it
     Shaders(shaders::Args),
+    /// Test the chat page in a headless Chromium, and take pictures of it
+    Page(page::Args),
     /// Draw a trace as SVG, for documents
     Picture(picture::Args),
     /// Hold structured output against JSONSchemaBench and MaskBench
@@ -68,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         Command::Golden(args) => golden::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Shaders(args) => shaders::run(&args),
+        Command::Page(args) => page::run(&args),
         Command::Picture(args) => picture::run(&args),
         Command::Schemas(args) => schemas::run(&args),
         Command::Compare(args) => compare::run(&args),

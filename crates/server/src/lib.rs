@@ -15,6 +15,9 @@ mod job;
 mod metrics;
 mod model;
 mod options;
+// Routes take it into use; until then its own tests alone do.
+#[cfg(test)]
+mod page;
 mod registry;
 mod sampling;
 mod shape;
