@@ -194,6 +194,7 @@ fn together(engine: &mut Engine, test: Test, depth: usize, tokens: &mut Tokens) 
                     begun.insert(sequence);
                     start = Instant::now();
                 }
+                Event::PromptLogprobs { .. } => {}
                 Event::Token { .. } => written += 1,
                 Event::Finished { reason: FinishReason::Device(failure), .. } => {
                     return Err(EngineError::Run(failure.0));

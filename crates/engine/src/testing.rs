@@ -167,6 +167,7 @@ struct State {
     shared: HashMap<StreamId, Arc<SharedBuffer>>,
     faults: Faults,
     rows_max: usize,
+    outputs_max: usize,
     memory: MemoryUse,
 }
 
@@ -237,6 +238,11 @@ impl FakeDevice {
     /// The most rows of any work so far.
     pub fn rows_max(&self) -> usize {
         self.inner.state().rows_max
+    }
+
+    /// The most rows that were read of any work so far.
+    pub fn outputs_max(&self) -> usize {
+        self.inner.state().outputs_max
     }
 }
 
@@ -321,6 +327,7 @@ impl Inner {
         let batch = &work.batch;
         let faults = state.faults;
         state.rows_max = state.rows_max.max(batch.rows());
+        state.outputs_max = state.outputs_max.max(batch.outputs().len());
         if faults.lost {
             return Err(DeviceError::Lost { device: self.profile.name.clone(), what: "work".into() });
         }

@@ -7,6 +7,7 @@ mod evaluator;
 mod options;
 mod queue;
 mod report;
+mod scores;
 mod sequence;
 mod step;
 

@@ -10,6 +10,8 @@ use crate::kv::StatePages;
 use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
 
+use super::scores::Scores;
+
 /// A failed batch.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -48,6 +50,8 @@ pub(super) struct Sequence {
     /// It was cancelled, and ends when all of its batches have landed.
     pub cancelled: bool,
     pub sampler: Sampler,
+    /// What is known of its prompt's log probabilities, until they were reported.
+    pub scores: Option<Scores>,
     pub prompt_tokens: usize,
     pub reused_tokens: usize,
     pub max_tokens: Option<usize>,
@@ -73,6 +77,7 @@ impl Sequence {
         constraint: Option<Constrained>,
         pages: StatePages,
     ) -> Sequence {
+        let scores = request.prompt_logprobs.map(|top| Scores::new(request.prompt.len(), top));
         Sequence {
             id,
             prompt_tokens: request.prompt.len(),
@@ -89,6 +94,7 @@ impl Sequence {
             alone: false,
             cancelled: false,
             sampler,
+            scores,
             reused_tokens: 0,
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
@@ -102,6 +108,12 @@ impl Sequence {
             first_token: None,
             last_token: None,
         }
+    }
+
+    /// Tokens whose state may come from elsewhere, and one that has to be computed.
+    pub fn reusable(&self) -> &[u32] {
+        let most = self.scores.as_ref().map_or(usize::MAX, |scores| scores.first() + 1);
+        &self.tokens[..self.tokens.len().min(most)]
     }
 
     /// Tokens not launched yet.

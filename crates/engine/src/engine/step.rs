@@ -33,6 +33,25 @@ impl Planned {
     }
 }
 
+/// What a slice was made of.
+struct Parts<'a> {
+    /// Rows whose logits score the prompt.
+    scored: Vec<usize>,
+    /// Tokens of the sequence; guesses follow.
+    count: usize,
+    drafts: &'a [u32],
+}
+
+impl Parts<'_> {
+    /// Of a slice with these rows that are read. Those before the prompt's last token score it; behind the first of the others are guesses.
+    fn new(slice: &Slice, mut rows: Vec<usize>, prompt_tokens: usize) -> Parts<'_> {
+        let scoring = |row: &usize| slice.start as usize + row + 1 < prompt_tokens;
+        let chosen = rows.split_off(rows.partition_point(scoring));
+        let count = chosen.first().map_or(slice.tokens.len(), |row| row + 1);
+        Parts { scored: rows, count, drafts: &slice.tokens[count..] }
+    }
+}
+
 impl Engine {
     /// Keeps the devices busy and returns what happened: waits until a batch has landed if none has, chooses tokens, and launches what
     /// they make possible before it returns, so that the devices work while the caller does. With nothing to do, only events of
@@ -128,7 +147,7 @@ impl Engine {
                 return;
             }
             let Some(mut sequence) = self.waiting.pop() else { return };
-            let (pages, reused) = self.prefixes.take(sequence.scope, &sequence.tokens);
+            let (pages, reused) = self.prefixes.take(sequence.scope, sequence.reusable());
             if sequence.start(pages, reused) {
                 self.counted.prompt_tokens += sequence.prompt_tokens as u64;
                 self.counted.reused_tokens += reused as u64;
@@ -152,7 +171,9 @@ impl Engine {
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
             let count = self.running[alone].pending().min(self.options.prefill_chunk);
             let phase = Engine::phase(self.running[alone].pending());
-            return (self.reserve(&[(alone, count, Vec::new())]), phase);
+            let mut wanted = vec![(alone, count)];
+            self.bound_scores(&mut wanted);
+            return (self.reserve(&[(alone, wanted[0].1, Vec::new())]), phase);
         }
         let ahead = self.ahead();
         if !ahead.is_empty() {
@@ -189,9 +210,26 @@ impl Engine {
         let decoding = if reads { 0 } else { self.running.iter().filter(|s| s.decodes()).count() };
         let flying = self.executor.in_flight_of(phase);
         let next = batching::next(&turns, decoding, flying, self.room(phase));
-        let wanted: Vec<(usize, usize)> = next.into_iter().map(|(i, tokens)| (ready[i], tokens)).collect();
+        let mut wanted: Vec<(usize, usize)> =
+            next.into_iter().map(|(i, tokens)| (ready[i], tokens)).collect();
+        self.bound_scores(&mut wanted);
         let wanted = self.draft(wanted);
         self.reserve(&wanted)
+    }
+
+    /// Cuts what is planned of prompts that are scored, so that a batch has no more rows of logits than there is room for, but for one.
+    fn bound_scores(&self, wanted: &mut Vec<(usize, usize)>) {
+        let most = self.options.outputs_max.unwrap_or(self.options.sequences_max);
+        let mut room = most.saturating_sub(wanted.len()).max(1);
+        for (i, count) in wanted.iter_mut() {
+            let sequence = &self.running[*i];
+            if let Some(scores) = &sequence.scores {
+                let (taken, rows) = scores.within(sequence.launched, *count, room);
+                *count = taken;
+                room -= rows;
+            }
+        }
+        wanted.retain(|w| w.1 > 0);
     }
 
     /// True where a device may feed its head's tokens to its embedding.
@@ -299,13 +337,18 @@ impl Engine {
         }
     }
 
-    /// A batch of these sequences; logits are computed after the last token of each that has no more to compute, and after each draft.
+    /// A batch of these sequences; logits are computed after the last token of each that has no more to compute, after each draft, and where a
+    /// prompt is scored.
     fn batch(&self, planned: &[Planned]) -> Result<Batch, BatchError> {
         let (mut slices, mut outputs) = (Vec::new(), Vec::new());
         let mut rows = 0;
         for plan in planned {
             let Some(sequence) = self.running.iter().find(|s| s.id == plan.id) else { continue };
             slices.push(self.slice(sequence, plan));
+            if let Some(scores) = &sequence.scores {
+                let wanted = (0..plan.count).filter(|i| scores.wants(sequence.launched + i));
+                outputs.extend(wanted.map(|i| OutputRow::new(rows + i as u32, Select::Logits)));
+            }
             rows += plan.count as u32;
             if plan.is_read(sequence) {
                 outputs.extend(self.outputs(sequence, plan, rows - 1));
@@ -376,15 +419,14 @@ impl Engine {
             Ok(Some(output)) => output.rows(&batch).unwrap_or_default(),
             _ => Vec::new(),
         };
-        let mut end = 0;
+        let (mut end, mut read) = (0, 0);
         for slice in batch.slices() {
             let start = end;
             end += slice.tokens.len();
-            let within = |o: &OutputRow| (start..end).contains(&(o.row as usize));
-            // Drafts are what follows the first row that is read.
-            let first = batch.outputs().iter().find(|o| within(o)).map_or(end, |o| o.row as usize + 1);
-            let (count, drafts) = (first - start, &slice.tokens[first - start..]);
-            let rows = batch.outputs().iter().zip(&rows).filter(|(o, _)| within(o)).map(|(_, row)| *row);
+            let here = batch.outputs()[read..].iter().take_while(|o| (o.row as usize) < end);
+            let asked: Vec<usize> = here.map(|o| o.row as usize - start).collect();
+            let brought = rows.get(read..read + asked.len()).unwrap_or_default();
+            read += asked.len();
             if let Some(at) = self.ending.iter().position(|s| s.id == slice.sequence) {
                 self.land_ended(at);
                 continue;
@@ -392,15 +434,18 @@ impl Engine {
             let Some(at) = self.running.iter().position(|s| s.id == slice.sequence) else { continue };
             let mut sequence = self.running.remove(at);
             sequence.flights -= 1;
+            let parts = Parts::new(slice, asked, sequence.prompt_tokens);
             let reason = match &result {
                 Ok(_) if sequence.failure.is_some() || sequence.cancelled => None,
                 Ok(_) => {
                     sequence.alone = false;
-                    self.choose_all(&mut sequence, count, drafts, rows.collect())
+                    self.score(&mut sequence, slice, parts.scored.iter().zip(brought));
+                    let chosen = &brought[parts.scored.len().min(brought.len())..];
+                    self.choose_all(&mut sequence, parts.count, parts.drafts, chosen)
                 }
                 Err(error) => {
-                    let shared = shared || !drafts.is_empty();
-                    if !drafts.is_empty() {
+                    let shared = shared || !parts.drafts.is_empty();
+                    if !parts.drafts.is_empty() {
                         sequence.drafting.iter_mut().for_each(Drafting::stop);
                     }
                     sequence.failure.get_or_insert(Fault { failure: Failure(error.clone()), shared });
@@ -411,6 +456,26 @@ impl Engine {
         }
         if !batch.outputs().is_empty() {
             self.executor.note_sampling(flight, batch.outputs().len(), start);
+        }
+    }
+
+    /// Takes in the rows that score a prompt, and reports them once there are all.
+    fn score<'a>(
+        &mut self,
+        sequence: &mut Sequence,
+        slice: &Slice,
+        rows: impl Iterator<Item = (&'a usize, &'a RowOutput<'a>)>,
+    ) {
+        let Some(scores) = &mut sequence.scores else { return };
+        for (row, output) in rows {
+            let position = slice.start as usize + row;
+            if let (RowOutput::Logits(logits), Some(token)) = (output, sequence.tokens.get(position + 1)) {
+                scores.add(position, logits, *token);
+            }
+        }
+        if let Some(whole) = sequence.scores.take_if(|scores| scores.is_whole()) {
+            let logprobs = whole.into_list();
+            self.events.push(Event::PromptLogprobs { sequence: sequence.id, logprobs });
         }
     }
 
@@ -430,7 +495,7 @@ impl Engine {
         sequence: &mut Sequence,
         count: usize,
         drafts: &[u32],
-        rows: Vec<RowOutput<'_>>,
+        rows: &[RowOutput<'_>],
     ) -> Option<FinishReason> {
         if rows.is_empty() {
             sequence.advance(count, 0);
@@ -438,8 +503,8 @@ impl Engine {
         }
         let mut reason = None;
         let mut accepted = 0;
-        for (i, row) in rows.into_iter().enumerate() {
-            reason = self.choose(sequence, row);
+        for (i, row) in rows.iter().enumerate() {
+            reason = self.choose(sequence, *row);
             let right = i < drafts.len() && sequence.tokens.last() == drafts.get(i);
             if reason.is_some() || !right {
                 break;

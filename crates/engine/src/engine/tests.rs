@@ -52,6 +52,7 @@ fn collect(texts: &mut Texts, events: Vec<Event>) {
         assert_eq!(entry.1, None, "an event after the last one");
         match event {
             Event::Token { token, .. } => entry.0.push(token),
+            Event::PromptLogprobs { .. } => {}
             Event::Finished { reason, .. } => entry.1 = Some(reason),
         }
     }
@@ -228,7 +229,7 @@ fn sliding_windows_free_their_pages_and_change_no_text() {
             let events = engine.step().unwrap();
             timings = events.iter().find_map(|e| match e {
                 Event::Finished { timings, .. } => Some(*timings),
-                Event::Token { .. } => timings,
+                Event::Token { .. } | Event::PromptLogprobs { .. } => timings,
             });
             collect(&mut texts, events);
         }
@@ -477,6 +478,7 @@ fn timings_and_logprobs_are_reported() {
                     assert!(listed.is_none_or(|t| t.1 == logprobs.logprob));
                     tokens += 1;
                 }
+                Event::PromptLogprobs { .. } => panic!("nobody asked"),
                 Event::Finished { timings, .. } => {
                     assert_eq!((timings.prompt_tokens, timings.generated_tokens), (100, 5));
                     assert!(timings.prefill_seconds > 0.0 && timings.decode_seconds > 0.0);
@@ -731,4 +733,5 @@ proptest! {
 
 mod constraints;
 mod phases;
+mod prompt_logprobs;
 mod queue;
