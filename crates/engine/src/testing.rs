@@ -168,6 +168,7 @@ struct State {
     faults: Faults,
     rows_max: usize,
     outputs_max: usize,
+    rows_read: usize,
     memory: MemoryUse,
 }
 
@@ -238,6 +239,11 @@ impl FakeDevice {
     /// The most rows of any work so far.
     pub fn rows_max(&self) -> usize {
         self.inner.state().rows_max
+    }
+
+    /// Rows that went through the model.
+    pub fn rows_read(&self) -> usize {
+        self.inner.state().rows_read
     }
 
     /// The most rows that were read of any work so far.
@@ -346,6 +352,7 @@ impl Inner {
             let salt = block.weights()[0].span.offset + 1;
             match block {
                 Block::Embedding { .. } => {
+                    state.rows_read += batch.rows();
                     let tokens = batch.row_tokens(&state.slots).into_iter();
                     let rows = tokens.map(|t| mix(salt, t as u64)).collect();
                     state.streams.insert(work.stream, rows);

@@ -1,6 +1,7 @@
 //! The engine: a state machine that turns requests into tokens. It is a pump: batches are launched as soon as something is ready,
 //! and each that lands makes room for the next.
 
+mod admission;
 pub(crate) mod batching;
 mod counters;
 mod evaluator;
@@ -104,7 +105,7 @@ impl Engine {
         let pools = StatePools::new(&layout, ahead);
         Ok(Engine {
             spec: executor.spec().clone(),
-            prefixes: PrefixCache::new(&pools, options.kept_max),
+            prefixes: PrefixCache::new(&pools, options.kept_max, executor.has_two_ways()),
             limits: Arc::new(BatchLimits { vocab: spec.vocab, state: Some(layout) }),
             options,
             executor,
@@ -253,11 +254,14 @@ impl Engine {
         }
     }
 
-    /// Keeps or gives up the pages of an ended sequence, with nothing of it in flight.
+    /// Keeps or gives up the pages of an ended sequence, with nothing of it in flight. Of one that was preempted others may have pages still.
     fn release(&mut self, mut sequence: Sequence) {
+        let pages = std::mem::replace(&mut sequence.pages, self.pools.empty());
         if sequence.keep && sequence.computed > 0 {
-            let pages = std::mem::replace(&mut sequence.pages, self.pools.empty());
             self.prefixes.keep(sequence.scope, &sequence.tokens[..sequence.computed], pages);
+        } else {
+            drop(pages);
+            self.prefixes.forget(sequence.scope, &sequence.tokens);
         }
     }
 

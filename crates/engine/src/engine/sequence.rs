@@ -43,6 +43,8 @@ pub(super) struct Sequence {
     pub flights: usize,
     /// Empty while waiting.
     pub pages: StatePages,
+    /// Full pages that others know of.
+    pub published: usize,
     /// What went wrong with a batch, until all of its batches have landed.
     pub failure: Option<Fault>,
     /// The next batch is this sequence's own: one that it shared failed.
@@ -90,6 +92,7 @@ impl Sequence {
             constraint,
             flights: 0,
             pages,
+            published: 0,
             failure: None,
             alone: false,
             cancelled: false,
@@ -152,6 +155,7 @@ impl Sequence {
         self.pages = pages;
         self.computed = reused;
         self.launched = reused;
+        self.published = 0;
         let first = self.started.is_none();
         if first {
             self.started = Some(Instant::now());
@@ -172,7 +176,6 @@ impl Sequence {
     pub fn advance(&mut self, tokens: usize, accepted: usize) {
         self.computed += tokens + accepted;
         self.launched += accepted;
-        self.pages.slide(self.computed);
     }
 
     /// Forgets that anything was computed for drafts that were wrong.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, SLOTS, Select, SequenceId, Slice};
 
 use super::sequence::{Fault, Sequence};
-use super::{Engine, batching, queue};
+use super::{Engine, batching};
 use crate::EngineError;
 use crate::drafts::Drafting;
 use crate::executor::Landed;
@@ -80,7 +80,7 @@ impl Engine {
     }
 
     fn end_all(&mut self, reason: &Failure) {
-        let waiting = std::iter::from_fn(|| self.waiting.pop()).collect::<Vec<_>>();
+        let waiting: Vec<Sequence> = self.waiting.drain().collect();
         for sequence in std::mem::take(&mut self.running).into_iter().chain(waiting) {
             self.finish(sequence, FinishReason::Device(reason.clone()));
         }
@@ -131,32 +131,6 @@ impl Engine {
             false
         };
         planned.into_iter().filter(constrain).collect()
-    }
-
-    /// Moves waiting sequences to the running ones, in order, while there is a place and the pages for all their tokens so far: a
-    /// prompt that is certain to be preempted is not begun.
-    fn admit(&mut self) {
-        // What ended may leave a beginning behind that a waiting one can use.
-        if !self.ending.is_empty() {
-            return;
-        }
-        while self.running.len() < self.options.sequences_max {
-            let Some(next) = self.waiting.front() else { return };
-            let running = self.running.iter().map(|s| (&s.pages, s.tokens.len()));
-            if !self.running.is_empty() && !self.pools.fits(next.tokens.len(), running) {
-                return;
-            }
-            let Some(mut sequence) = self.waiting.pop() else { return };
-            let (pages, reused) = self.prefixes.take(sequence.scope, sequence.reusable());
-            if sequence.start(pages, reused) {
-                self.counted.prompt_tokens += sequence.prompt_tokens as u64;
-                self.counted.reused_tokens += reused as u64;
-            }
-            let taken = |slot: &u32| self.running.iter().any(|s| s.slot == *slot);
-            sequence.slot = (0..).find(|slot| !taken(slot)).unwrap_or(u32::MAX);
-            let at = self.running.partition_point(|s| queue::rank(s) < queue::rank(&sequence));
-            self.running.insert(at, sequence);
-        }
     }
 
     /// Indices of the running sequences that can be launched.
@@ -246,7 +220,8 @@ impl Engine {
         if !one || !self.running.iter().all(|s| s.goes_ahead(context).is_some()) {
             return Vec::new();
         }
-        let fits = self.running.iter_mut().all(|s| s.pages.grow(s.launched + 1).is_ok());
+        let (running, prefixes) = (&mut self.running, &mut self.prefixes);
+        let fits = running.iter_mut().all(|s| prefixes.grow(&mut s.pages, s.launched + 1).is_ok());
         let plan = |s: &Sequence| Planned { id: s.id, count: 1, drafts: Vec::new(), slot: s.kept };
         if fits { self.running.iter().map(plan).collect() } else { Vec::new() }
     }
@@ -268,8 +243,8 @@ impl Engine {
         wanted.into_iter().map(with_drafts).collect()
     }
 
-    /// Takes the pages for `(index of a running sequence, tokens, drafts)`, in their order. When pages run out, drafts go, then kept
-    /// sequences, then the last running one with nothing in flight returns to the queue; when that does not help, the rest has to wait.
+    /// Takes the pages for `(index of a running sequence, tokens, drafts)`, in their order. When pages run out, what is kept goes, then
+    /// drafts, then the last running one with nothing in flight returns to the queue; when that does not help, the rest has to wait.
     fn reserve(&mut self, wanted: &[(usize, usize, Vec<u32>)]) -> Vec<Planned> {
         let wanted: Vec<Planned> = wanted
             .iter()
@@ -286,15 +261,13 @@ impl Engine {
             let Some(at) = self.running.iter().position(|s| s.id == id) else { continue };
             let end = self.running[at].launched + count;
             loop {
-                if self.running[at].pages.grow(end + drafts.len()).is_ok() {
+                let pages = &mut self.running[at].pages;
+                if self.prefixes.grow(pages, end + drafts.len()).is_ok() {
                     planned.push(Planned { id, count, drafts, slot });
                     break;
                 }
                 if !drafts.is_empty() {
                     drafts.clear();
-                    continue;
-                }
-                if self.prefixes.evict() {
                     continue;
                 }
                 let busy = |s: &Sequence| s.flights > 0 || planned.iter().any(|p| p.id == s.id);
@@ -498,7 +471,7 @@ impl Engine {
         rows: &[RowOutput<'_>],
     ) -> Option<FinishReason> {
         if rows.is_empty() {
-            sequence.advance(count, 0);
+            self.advance(sequence, count, 0);
             return (sequence.pending() == 0 && sequence.flights == 0).then_some(FinishReason::Length);
         }
         let mut reason = None;
@@ -511,7 +484,7 @@ impl Engine {
             }
             accepted += 1;
         }
-        sequence.advance(count, accepted);
+        self.advance(sequence, count, accepted);
         if accepted < drafts.len() {
             sequence.rewind();
         }
@@ -523,6 +496,19 @@ impl Engine {
             self.counted.accepted_tokens += accepted as u64;
         }
         reason
+    }
+
+    /// A batch with `count` tokens of a sequence, drafts left out, has landed well, and so many drafts behind them were right.
+    fn advance(&mut self, sequence: &mut Sequence, count: usize, accepted: usize) {
+        sequence.advance(count, accepted);
+        let full = sequence.computed / self.pools.page_tokens();
+        if full > sequence.published {
+            sequence.published = full;
+            let computed = &sequence.tokens[..sequence.computed];
+            self.prefixes.publish(sequence.scope, computed, &sequence.pages);
+        }
+        // Others may have begun with what the sequence itself no longer sees.
+        sequence.pages.slide(sequence.computed);
     }
 
     /// Puts a sequence back in its place, or ends it for this reason or for one that waited until nothing of it was in flight.
