@@ -10,6 +10,7 @@ mod queue;
 mod report;
 mod scores;
 mod sequence;
+mod speed;
 mod step;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use options::EngineOptions;
 use queue::Queue;
 pub use report::{DeviceReport, Report};
 use sequence::Sequence;
+use speed::Speed;
 
 /// How far loading has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +70,9 @@ pub struct Engine {
     counted: Counters,
     /// How many batches of either phase may be on their way.
     rooms: [Room; 2],
+    /// Prompts are read on devices where answers are generated too.
+    mixes: bool,
+    speed: Speed,
     /// Set when a device was lost.
     stopped: Option<Failure>,
 }
@@ -100,6 +105,9 @@ impl Engine {
         plan.check(&options.memory_limits).map_err(|short| EngineError::Memory(Box::new(short)))?;
         let Reservation { streams, rows, ahead, layout } = Reservation::of(spec, &placements, &options);
         let rooms = [&placements.prefill, &placements.decode].map(|placement| room(placement, &options));
+        let devices_of = |placement: &Placement| placement.assignment().to_vec();
+        let (reading, writing) = (devices_of(&placements.prefill), devices_of(&placements.decode));
+        let mixes = reading.iter().any(|device| writing.contains(device));
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
         executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
@@ -117,6 +125,8 @@ impl Engine {
             next_id: 0,
             counted: Counters::default(),
             rooms,
+            mixes,
+            speed: Speed::default(),
             stopped: None,
         })
     }

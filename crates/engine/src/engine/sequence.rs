@@ -64,6 +64,8 @@ pub(super) struct Sequence {
     pub scope: u64,
     /// When its latest batch was launched.
     pub sent: Instant,
+    /// Nothing but single tokens and drafts was in the batch that landed last.
+    pub timed: bool,
     added: Instant,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -106,6 +108,7 @@ impl Sequence {
             group: request.group,
             scope: request.scope,
             sent: Instant::now(),
+            timed: false,
             added: Instant::now(),
             started: None,
             first_token: None,

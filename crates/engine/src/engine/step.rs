@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, SLOTS, Select, SequenceId, Slice};
 
@@ -143,11 +143,12 @@ impl Engine {
     fn plan(&mut self) -> (Vec<Planned>, Phase) {
         let ready = self.ready();
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
-            let count = self.running[alone].pending().min(self.options.prefill_chunk);
             let phase = Engine::phase(self.running[alone].pending());
+            let count = self.running[alone].pending().min(self.chunk(phase));
             let mut wanted = vec![(alone, count)];
             self.bound_scores(&mut wanted);
-            return (self.reserve(&[(alone, wanted[0].1, Vec::new())]), phase);
+            let wanted = wanted.into_iter().map(|(i, count)| (i, count, Vec::new())).collect();
+            return (self.reserve(wanted), phase);
         }
         let ahead = self.ahead();
         if !ahead.is_empty() {
@@ -171,6 +172,17 @@ impl Engine {
         (Vec::new(), Phase::Prefill)
     }
 
+    /// Tokens of a batch at most. Where others wait for their next tokens, prompts get only as much as takes no longer than is allowed.
+    fn chunk(&self, phase: Phase) -> usize {
+        let room = self.room(phase);
+        let decoding = self.running.iter().filter(|s| s.decodes() && s.pending() <= 1).count();
+        if decoding == 0 || !self.mixes {
+            return room.chunk;
+        }
+        let rows = self.speed.rows_within(Duration::from_millis(self.options.stall_ms_max));
+        room.chunk.min(rows.saturating_add(decoding.div_ceil(room.lanes)))
+    }
+
     /// A batch of some of the `ready` sequences, for the devices of a phase: see [`batching::next`].
     fn plan_of(&mut self, ready: &[usize], phase: Phase) -> Vec<Planned> {
         // Where prompts have devices of their own, a sequence there reads its tokens again, and nobody decodes.
@@ -183,12 +195,13 @@ impl Engine {
         let turns: Vec<batching::Ready> = ready.iter().map(|i| of(&self.running[*i])).collect();
         let decoding = if reads { 0 } else { self.running.iter().filter(|s| s.decodes()).count() };
         let flying = self.executor.in_flight_of(phase);
-        let next = batching::next(&turns, decoding, flying, self.room(phase));
+        let room = batching::Room { chunk: self.chunk(phase), ..self.room(phase) };
+        let next = batching::next(&turns, decoding, flying, room);
         let mut wanted: Vec<(usize, usize)> =
             next.into_iter().map(|(i, tokens)| (ready[i], tokens)).collect();
         self.bound_scores(&mut wanted);
         let wanted = self.draft(wanted);
-        self.reserve(&wanted)
+        self.reserve(wanted)
     }
 
     /// Cuts what is planned of prompts that are scored, so that a batch has no more rows of logits than there is room for, but for one.
@@ -245,16 +258,13 @@ impl Engine {
 
     /// Takes the pages for `(index of a running sequence, tokens, drafts)`, in their order. When pages run out, what is kept goes, then
     /// drafts, then the last running one with nothing in flight returns to the queue; when that does not help, the rest has to wait.
-    fn reserve(&mut self, wanted: &[(usize, usize, Vec<u32>)]) -> Vec<Planned> {
-        let wanted: Vec<Planned> = wanted
-            .iter()
-            .map(|(i, count, drafts)| Planned {
-                id: self.running[*i].id,
-                count: *count,
-                drafts: drafts.clone(),
-                slot: None,
-            })
-            .collect();
+    fn reserve(&mut self, wanted: Vec<(usize, usize, Vec<u32>)>) -> Vec<Planned> {
+        // Places change when one goes back to the queue.
+        let planned = |(i, count, drafts): (usize, usize, Vec<u32>)| {
+            let id = self.running[i].id;
+            Planned { id, count, drafts, slot: None }
+        };
+        let wanted: Vec<Planned> = wanted.into_iter().map(planned).collect();
         let mut planned: Vec<Planned> = Vec::new();
         for Planned { id, count, mut drafts, slot } in wanted {
             // Preempted meanwhile.
@@ -368,12 +378,19 @@ impl Engine {
         Ok(())
     }
 
+    /// A batch could not be launched: each of its sequences is tried alone, and one that was alone ends.
     fn refuse(&mut self, planned: &[Planned], error: DeviceError) {
         let error = Arc::new(error);
-        for Planned { id, .. } in planned {
-            if let Some(at) = self.running.iter().position(|s| s.id == *id) {
+        let alone = planned.len() == 1;
+        for Planned { id, drafts, .. } in planned {
+            let Some(at) = self.running.iter().position(|s| s.id == *id) else { continue };
+            let sequence = &mut self.running[at];
+            if alone && drafts.is_empty() {
                 let sequence = self.running.remove(at);
                 self.finish(sequence, FinishReason::Device(Failure(error.clone())));
+            } else {
+                sequence.alone = true;
+                sequence.kept = None;
             }
         }
     }
@@ -381,7 +398,11 @@ impl Engine {
     /// Records what a batch brought, chooses tokens and ends sequences.
     fn land(&mut self, landed: Landed) {
         let start = Instant::now();
-        let Landed { batch, result, flight } = landed;
+        let Landed { batch, result, flight, launched } = landed;
+        if result.is_ok() {
+            let turns = self.room(Phase::Decode).lanes == 1 && !self.executor.has_two_ways();
+            self.speed.landed(batch.rows(), batch.slices().len(), launched, turns);
+        }
         if let Err(error) = &result
             && error.is_lost()
         {
@@ -414,6 +435,7 @@ impl Engine {
                     sequence.alone = false;
                     self.score(&mut sequence, slice, parts.scored.iter().zip(brought));
                     let chosen = &brought[parts.scored.len().min(brought.len())..];
+                    sequence.timed = batch.outputs().len() == batch.rows();
                     self.choose_all(&mut sequence, parts.count, parts.drafts, chosen)
                 }
                 Err(error) => {
@@ -489,8 +511,9 @@ impl Engine {
             sequence.rewind();
         }
         let (len, seconds) = (sequence.tokens.len(), sequence.sent.elapsed().as_secs_f64());
-        // Prompts are no steps to compare with.
         if let Some(drafting) = sequence.drafting.as_mut().filter(|_| count == 1) {
+            // Beside prompts a step takes as long as they do.
+            let seconds = Some(seconds).filter(|_| sequence.timed);
             drafting.learn(drafts.len(), accepted, len, seconds);
             self.counted.drafted_tokens += drafts.len() as u64;
             self.counted.accepted_tokens += accepted as u64;

@@ -39,6 +39,8 @@ fn options() -> EngineOptions {
         sequences_max: 4,
         page_tokens: 32,
         prefill_chunk: 64,
+        // However busy the machine is that runs the tests.
+        stall_ms_max: u64::MAX,
         ..EngineOptions::default()
     }
 }
@@ -736,3 +738,4 @@ mod phases;
 mod prefixes;
 mod prompt_logprobs;
 mod queue;
+mod serving;
