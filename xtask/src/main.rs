@@ -13,6 +13,7 @@ mod mesa;
 mod metadata;
 mod peers;
 mod picture;
+mod schemas;
 mod sh;
 mod shaders;
 mod shape_file;
@@ -51,6 +52,8 @@ enum Command {
     Shaders(shaders::Args),
     /// Draw a trace as SVG, for documents
     Picture(picture::Args),
+    /// Hold structured output against JSONSchemaBench and MaskBench
+    Schemas(schemas::Args),
     /// Race llama.cpp: interleaved runs, medians, spread, ratio
     Compare(compare::Args),
 }
@@ -66,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         Command::Peers(args) => peers::run(&args),
         Command::Shaders(args) => shaders::run(&args),
         Command::Picture(args) => picture::run(&args),
+        Command::Schemas(args) => schemas::run(&args),
         Command::Compare(args) => compare::run(&args),
     }
 }
