@@ -7,6 +7,7 @@ use unicorn_grammar::Matcher;
 use crate::chat::{Conversation, Prompt, render};
 use crate::error::ApiError;
 use crate::generation::{Generation, Reading};
+use crate::http::client::Client;
 use crate::registry::InUse;
 use crate::shape::{Format, Shape, ToolChoice};
 use crate::structure;
@@ -22,6 +23,9 @@ pub(crate) struct Ask {
     pub stops: Vec<String>,
     pub ignore_eos: bool,
     pub logprobs: Option<usize>,
+    /// As [`Request::prompt_logprobs`].
+    pub prompt_logprobs: Option<usize>,
+    pub client: Client,
     /// The field that the prompt came from, for errors.
     pub prompt_field: &'static str,
 }
@@ -95,7 +99,10 @@ pub(crate) async fn start(
             mask: None,
             stop_tokens: if ask.ignore_eos { Vec::new() } else { model.text.stop_tokens.clone() },
             logprobs: ask.logprobs,
+            prompt_logprobs: ask.prompt_logprobs,
             keep: true,
+            group: ask.client.group,
+            scope: ask.client.scope,
             ..Request::default()
         };
         let constraint =
@@ -106,8 +113,12 @@ pub(crate) async fn start(
             .ok_or_else(|| ApiError::unavailable("the engine of this model has stopped", 5))?
             .map_err(|error| ApiError::admission(error, ask.prompt_field))?;
         let tokenizer = model.text.tokenizer.clone();
+        let scored_prompt = if ask.prompt_logprobs.is_some() { ask.prompt.clone() } else { Vec::new() };
         let detokenizer = tokenizer.detokenizer_after(last, true);
-        running.push(Generation::new(tokens, Reading { detokenizer, stops: ask.stops.clone(), tokenizer }));
+        running.push(Generation::new(
+            tokens,
+            Reading { scored_prompt, detokenizer, stops: ask.stops.clone(), tokenizer },
+        ));
     }
     Ok(running)
 }

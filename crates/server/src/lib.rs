@@ -16,7 +16,6 @@ mod metrics;
 mod model;
 mod options;
 // Routes take it into use; until then its own tests alone do.
-#[cfg(test)]
 mod page;
 mod registry;
 mod sampling;

@@ -27,15 +27,12 @@ pub(crate) struct Job {
 /// What happened to a job.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Progress {
-    Token {
-        token: u32,
-        logprobs: Option<TokenLogprobs>,
-    },
+    /// Entry `i` is of token `i + 1` of the prompt.
+    Prompt(Vec<TokenLogprobs>),
+    /// A token was chosen.
+    Token { token: u32, logprobs: Option<TokenLogprobs> },
     /// The last that comes.
-    Finished {
-        reason: FinishReason,
-        timings: Timings,
-    },
+    Finished { reason: FinishReason, timings: Timings },
 }
 
 /// Jobs on their way to the engine; more wait at the sender.
@@ -235,6 +232,10 @@ impl Pump {
                     client.gone = true;
                     self.engine.cancel(sequence);
                 }
+            }
+            Event::PromptLogprobs { logprobs, .. } => {
+                // The channel has room: nothing came before. One that is gone is seen at the next token.
+                let _ = client.progress.try_send(Progress::Prompt(logprobs));
             }
             Event::Finished { reason, timings, .. } => {
                 self.metrics.finished(&reason, &timings, client.since.elapsed(), client.gone);
