@@ -14,8 +14,10 @@ mod lavapipe;
 mod load;
 mod mesa;
 mod metadata;
+mod page;
 mod peers;
 mod picture;
+mod schemas;
 mod served;
 mod sh;
 mod shaders;
@@ -60,8 +62,12 @@ enum Command {
     Peers(peers::Args),
     /// Compile the compute shaders to the committed SPIR-V, or check it
     Shaders(shaders::Args),
+    /// Test the chat page in a headless Chromium, and take pictures of it
+    Page(page::Args),
     /// Draw a trace as SVG, for documents
     Picture(picture::Args),
+    /// Hold structured output against JSONSchemaBench and MaskBench
+    Schemas(schemas::Args),
     /// Race llama.cpp: interleaved runs, medians, spread, ratio
     Compare(compare::Args),
 }
@@ -79,7 +85,9 @@ fn main() -> anyhow::Result<()> {
         Command::Golden(args) => golden::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Shaders(args) => shaders::run(&args),
+        Command::Page(args) => page::run(&args),
         Command::Picture(args) => picture::run(&args),
+        Command::Schemas(args) => schemas::run(&args),
         Command::Compare(args) => compare::run(&args),
     }
 }

@@ -60,6 +60,8 @@ impl Server {
 
 fn router(app: &Arc<App>) -> Router {
     Router::new()
+        .route("/", get(native::page))
+        .route("/page/{file}", get(native::page))
         .route("/health", get(native::health))
         .route("/metrics", get(native::metrics))
         .route("/props", get(native::props))

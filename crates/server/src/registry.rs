@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use unicorn_engine::{Engine, Event, FinishReason, Request};
 use unicorn_model::TextSide;
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::model::{LoadedModel, Loader, ModelEntry, ModelFacts};
+use crate::structure::Grammars;
 use crate::worker::Worker;
 
 /// A model that answers.
@@ -24,6 +26,7 @@ pub(crate) struct Model {
     /// Sequences that run at once.
     pub sequences_max: usize,
     pub vocab: usize,
+    pub grammars: Grammars,
     /// Ticks of the registry's clock when it was asked last.
     used: AtomicU64,
     /// Requests that have it.
@@ -272,13 +275,25 @@ impl Registry {
     }
 
     fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<Model, String> {
-        let LoadedModel { engine, text, facts } = self.loader.load(id, progress)?;
+        let LoadedModel { mut engine, text, facts } = self.loader.load(id, progress)?;
+        warm_up(&mut engine)?;
         let (context, sequences_max) = (engine.options().context, engine.options().sequences_max);
         let vocab = engine.spec().vocab;
         let worker =
             Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
         let (used, users) = (AtomicU64::new(0), AtomicUsize::new(0));
-        Ok(Model { id: id.to_owned(), text, facts, worker, context, sequences_max, vocab, used, users })
+        Ok(Model {
+            id: id.to_owned(),
+            text,
+            facts,
+            worker,
+            context,
+            sequences_max,
+            vocab,
+            grammars: Grammars::default(),
+            used,
+            users,
+        })
     }
 
     /// Unloads the models that were asked least lately until this one may be loaded. One that is in use is never unloaded: it is waited for.
@@ -339,6 +354,25 @@ fn loading(id: &str) -> ApiError {
 
 fn failed(id: &str, why: &str) -> ApiError {
     ApiError::internal(format!("{id}: {why}"))
+}
+
+/// Runs a prompt and two steps, so that what devices do only once is done before someone waits for it.
+fn warm_up(engine: &mut Engine) -> Result<(), String> {
+    let tokens = engine.options().context.saturating_sub(2).min(32).min(engine.spec().vocab);
+    let prompt: Vec<u32> = (0..tokens as u32).collect();
+    if prompt.is_empty() {
+        return Ok(());
+    }
+    let request = Request { prompt, max_tokens: Some(2), ..Request::default() };
+    engine.add(request).map_err(|error| format!("the first request was refused: {error}"))?;
+    while !engine.is_idle() {
+        for event in engine.step().map_err(|error| error.to_string())? {
+            if let Event::Finished { reason: FinishReason::Device(failure), .. } = event {
+                return Err(format!("the first request failed: {failure}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a name fits a pattern with at most one `*`.

@@ -28,15 +28,12 @@ pub(crate) struct Job {
 /// What happened to a job.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Progress {
-    Token {
-        token: u32,
-        logprobs: Option<TokenLogprobs>,
-    },
+    /// Entry `i` is of token `i + 1` of the prompt.
+    Prompt(Vec<TokenLogprobs>),
+    /// A token was chosen.
+    Token { token: u32, logprobs: Option<TokenLogprobs> },
     /// The last that comes.
-    Finished {
-        reason: FinishReason,
-        timings: Timings,
-    },
+    Finished { reason: FinishReason, timings: Timings },
 }
 
 /// Jobs on their way to the engine; more wait at the sender.
@@ -56,8 +53,23 @@ pub(crate) struct Load {
     pub sequences: Vec<SequenceInfo>,
     /// When it began the step that it is in.
     pub stepping_since: Option<Instant>,
+    /// The longest step so far.
+    pub longest_step: Duration,
     /// The engine has stopped for good.
     pub stopped: bool,
+}
+
+/// A step that takes longer than this may be a device that hangs.
+const STEP_MAX: Duration = Duration::from_secs(20);
+/// A slow device has shown before how slow it is: only this many times its longest step is a hang.
+const STEP_FACTOR: u32 = 8;
+
+impl Load {
+    /// How long a device that hangs has not answered; `None` for one that is only slow.
+    pub fn hangs_for(&self) -> Option<Duration> {
+        let step = self.stepping_since?.elapsed();
+        (step > STEP_MAX.max(self.longest_step * STEP_FACTOR)).then_some(step)
+    }
 }
 
 /// A handle on the thread. Dropping it ends the thread once all jobs have ended.
@@ -87,9 +99,17 @@ impl Worker {
         let load = Arc::new(Mutex::new(Load::default()));
         let (cancel, cancels) = mpsc::unbounded_channel();
         let (clients, ending) = (HashMap::new(), Arc::new(AtomicBool::new(false)));
-        let (load_, ending_) = (load.clone(), ending.clone());
-        let pump =
-            Pump { engine, submissions, clients, cancel, cancels, load: load_, ending: ending_, metrics };
+        let pump = Pump {
+            engine,
+            submissions,
+            clients,
+            cancel,
+            cancels,
+            load: load.clone(),
+            ending: ending.clone(),
+            metrics,
+            longest_step: Duration::ZERO,
+        };
         let (alive, ended) = watch::channel(());
         std::thread::Builder::new().name("engine".into()).spawn(move || {
             pump.run();
@@ -166,6 +186,7 @@ struct Pump {
     /// Every job is to end.
     ending: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
+    longest_step: Duration,
 }
 
 impl Pump {
@@ -189,8 +210,11 @@ impl Pump {
                     self.engine.cancel(*sequence);
                 }
             }
-            self.tell(Some(Instant::now()), false);
-            match self.engine.step() {
+            let began = Instant::now();
+            self.tell(Some(began), false);
+            let stepped = self.engine.step();
+            self.longest_step = self.longest_step.max(began.elapsed());
+            match stepped {
                 Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
                 Err(error) => return self.stop(&error),
             }
@@ -224,6 +248,10 @@ impl Pump {
                     self.engine.cancel(sequence);
                 }
             }
+            Event::PromptLogprobs { logprobs, .. } => {
+                // The channel has room: nothing came before. One that is gone is seen at the next token.
+                let _ = client.progress.try_send(Progress::Prompt(logprobs));
+            }
             Event::Finished { reason, timings, .. } => {
                 self.metrics.finished(&reason, &timings, client.since.elapsed(), client.gone);
                 let client = self.clients.remove(&sequence);
@@ -251,9 +279,24 @@ impl Pump {
     fn tell(&self, stepping_since: Option<Instant>, stopped: bool) {
         let (counters, sequences) = (self.engine.counters(), self.engine.sequences_info());
         let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
-        *load = Load { counters, sequences, stepping_since, stopped };
+        let longest_step = self.longest_step;
+        *load = Load { counters, sequences, stepping_since, longest_step, stopped };
     }
 }
 
-/// Longest time that a step may take before it is taken for hung, where nothing better is known.
-pub(crate) const STEP_MAX: Duration = Duration::from_secs(60);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_device_does_not_hang() {
+        let load = |seconds: u64, longest: u64| Load {
+            stepping_since: Instant::now().checked_sub(Duration::from_secs(seconds)),
+            longest_step: Duration::from_secs(longest),
+            ..Load::default()
+        };
+        assert_eq!(Load::default().hangs_for(), None);
+        assert_eq!((load(15, 0).hangs_for(), load(30, 10).hangs_for()), (None, None));
+        assert!(load(30, 1).hangs_for().is_some() && load(100, 10).hangs_for().is_some());
+    }
+}

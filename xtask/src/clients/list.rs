@@ -50,7 +50,13 @@ pub const CLIENTS: &[Client] = &[
     node("npm-openai", &["openai@6.49.0", "zod@4.6.7"], "openai_sdk.mjs"),
     node("npm-anthropic", &["@anthropic-ai/sdk@1.14.0"], "anthropic_sdk.mjs"),
     node("npm-ai", &["ai@6.0.326", "@ai-sdk/openai-compatible@2.0.92", "zod@4.6.7"], "ai_sdk.mjs"),
-    Client { name: "async-openai", source: Source::Rust, pins: &["async-openai 0.43.0"], script: "", small: false },
+    Client {
+        name: "async-openai",
+        source: Source::Rust,
+        pins: &["async-openai 0.43.0"],
+        script: "",
+        small: false,
+    },
 ];
 
 #[cfg(test)]

@@ -37,7 +37,12 @@ pub(crate) async fn listen(
             () = told_to_end(&mut ending) => break,
         };
         let Some((stream, permit)) = accepted else { continue };
-        let (router, options, ending, open) = (router.clone(), options.clone(), ending.clone(), open.clone());
+        // Whose requests these are.
+        let router = match stream.peer_addr() {
+            Ok(address) => router.clone().layer(axum::Extension(address)),
+            Err(_) => continue,
+        };
+        let (options, ending, open) = (options.clone(), ending.clone(), open.clone());
         tokio::spawn(async move {
             serve(stream, router, &options, ending).await;
             drop((permit, open));
