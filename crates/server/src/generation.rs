@@ -11,6 +11,11 @@ use crate::error::ApiError;
 use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
 
+/// Why an answer was cut short that its client still wants.
+const ENDING: &str = "the server is shutting down";
+/// Seconds until another one may be there.
+const RETRY_SECONDS: u64 = 5;
+
 /// A piece of an answer.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Part {
@@ -130,6 +135,9 @@ pub(crate) async fn collect(mut generation: Generation) -> Result<Answer, ApiErr
         tokens.extend(delta.tokens);
         prompt.extend(delta.prompt);
         match delta.end {
+            Some(End { finish: Finish::Failed(why), .. }) if why == ENDING => {
+                return Err(ApiError::unavailable(why, RETRY_SECONDS));
+            }
             Some(End { finish: Finish::Failed(why), .. }) => return Err(ApiError::internal(why)),
             Some(end) => return Ok(Answer { text, reasoning, calls, tokens, prompt, end }),
             None => {}
@@ -205,7 +213,8 @@ impl Generation {
         let finish = match reason {
             FinishReason::Stop => Finish::Stop,
             FinishReason::Length | FinishReason::Context => Finish::Length,
-            FinishReason::Cancelled => Finish::Failed("the request was cancelled".into()),
+            // Nobody reads the end of an answer that its client or a stop string has cancelled.
+            FinishReason::Cancelled => Finish::Failed(ENDING.into()),
             FinishReason::OutOfKvPages => {
                 Finish::Failed("the KV cache is too small for this request alone".into())
             }

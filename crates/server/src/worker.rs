@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -75,6 +76,7 @@ impl Load {
 pub(crate) struct Worker {
     jobs: mpsc::Sender<Submission>,
     load: Arc<Mutex<Load>>,
+    ending: Arc<AtomicBool>,
     ended: watch::Receiver<()>,
 }
 
@@ -96,7 +98,7 @@ impl Worker {
         let (jobs, submissions) = mpsc::channel(JOBS_MAX);
         let load = Arc::new(Mutex::new(Load::default()));
         let (cancel, cancels) = mpsc::unbounded_channel();
-        let clients = HashMap::new();
+        let (clients, ending) = (HashMap::new(), Arc::new(AtomicBool::new(false)));
         let pump = Pump {
             engine,
             submissions,
@@ -104,6 +106,7 @@ impl Worker {
             cancel,
             cancels,
             load: load.clone(),
+            ending: ending.clone(),
             metrics,
             longest_step: Duration::ZERO,
         };
@@ -112,7 +115,7 @@ impl Worker {
             pump.run();
             drop(alive);
         })?;
-        Ok(Worker { jobs, load, ended })
+        Ok(Worker { jobs, load, ending, ended })
     }
 
     /// Hands a job to the engine. `None` where the engine has stopped.
@@ -120,6 +123,11 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Submission { job, reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Ends all jobs, those that still come too.
+    pub fn cancel_all(&self) {
+        self.ending.store(true, Ordering::Release);
     }
 
     /// What tells when the thread has ended.
@@ -175,6 +183,8 @@ struct Pump {
     cancel: mpsc::UnboundedSender<SequenceId>,
     cancels: mpsc::UnboundedReceiver<SequenceId>,
     load: Arc<Mutex<Load>>,
+    /// Every job is to end.
+    ending: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
     longest_step: Duration,
 }
@@ -194,6 +204,11 @@ impl Pump {
             }
             while let Ok(sequence) = self.cancels.try_recv() {
                 self.engine.cancel(sequence);
+            }
+            if self.ending.load(Ordering::Acquire) {
+                for sequence in self.clients.keys() {
+                    self.engine.cancel(*sequence);
+                }
             }
             let began = Instant::now();
             self.tell(Some(began), false);

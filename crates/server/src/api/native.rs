@@ -151,7 +151,8 @@ pub(crate) async fn tokenize(
     .to_owned();
     let options = EncodeOptions {
         parse_special: fields.bool("parse_special")?.unwrap_or(true),
-        add_special: fields.bool("add_special")?.unwrap_or(false),
+        // llama.cpp's name, then vLLM's.
+        add_special: fields.bool("add_special")?.or(fields.bool("add_special_tokens")?).unwrap_or(false),
     };
     let pieces = fields.bool("with_pieces")?.unwrap_or(false);
     job::blocking(move || {
@@ -171,7 +172,7 @@ pub(crate) async fn tokenize(
     .await
 }
 
-/// Token ids to text: `{"tokens"}` to `{"content"}`.
+/// Token ids to text: `{"tokens"}` to `{"content"}` and `{"prompt"}`.
 pub(crate) async fn detokenize(
     State(app): State<Arc<App>>,
     JsonBody(body): JsonBody,
@@ -184,7 +185,20 @@ pub(crate) async fn detokenize(
     };
     let ids: Option<Vec<u32>> = list.iter().map(id).collect();
     let ids = ids.ok_or_else(|| fields.wrong("tokens", "must be token ids of this model"))?;
-    Ok(Json(json!({"content": model.text.tokenizer.decode(&ids, false)})))
+    let text = model.text.tokenizer.decode(&ids, false);
+    // llama.cpp's name, then vLLM's.
+    Ok(Json(json!({"content": text, "prompt": text})))
+}
+
+/// What vLLM's clients ask about the tokenizer of the default model.
+pub(crate) async fn tokenizer_info(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let model = model(&app, &Fields::of(&json!({}))?).await?;
+    let tokenizer = &model.text.tokenizer;
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
+    Ok(Json(json!({
+        "bos_token": text(tokenizer.bos()), "eos_token": text(tokenizer.eos()), "model_max_length": model.context,
+        "tokenizer_class": null, "chat_template": null,
+    })))
 }
 
 /// A conversation as the model sees it: `{"messages"}` to `{"prompt"}`.

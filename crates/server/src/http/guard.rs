@@ -76,9 +76,17 @@ fn host_name(authority: &str) -> &str {
 
 /// A page can make a browser send a foreign name to this address (DNS rebinding), but no number.
 fn host_is_known(headers: &HeaderMap, options: &ServerOptions) -> bool {
-    let Some(host) = headers.get(header::HOST) else { return true };
-    let Ok(host) = host.to_str() else { return false };
-    let name = host_name(host).trim_end_matches('.').to_ascii_lowercase();
+    // A request has one name, or is not to be trusted with any of them.
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let Some(host) = hosts.next() else { return true };
+    match host.to_str() {
+        Ok(host) => hosts.next().is_none() && name_is_known(host, options),
+        Err(_) => false,
+    }
+}
+
+fn name_is_known(authority: &str, options: &ServerOptions) -> bool {
+    let name = host_name(authority).trim_end_matches('.').to_ascii_lowercase();
     name == "localhost"
         || name.ends_with(".localhost")
         || name == "host.docker.internal"
@@ -128,7 +136,9 @@ fn preflight(headers: &HeaderMap) -> Response {
 }
 
 fn refusal(request: &Request, app: &App) -> Option<ApiError> {
-    if !host_is_known(request.headers(), &app.options) {
+    // The first line of a request may name a host too, as it does for proxies.
+    let named = request.uri().authority().is_none_or(|named| name_is_known(named.as_str(), &app.options));
+    if !named || !host_is_known(request.headers(), &app.options) {
         let message = "this Host is not known here; --allow-host NAME makes it so";
         return Some(ApiError::new(StatusCode::FORBIDDEN, message));
     }

@@ -17,12 +17,17 @@ use crate::error::{ApiError, Dialect};
 use crate::http::patience::Patient;
 use crate::options::ServerOptions;
 
-/// Serves connections until `ending` turns true, then lets those that have answers under way finish for a while.
+/// Time in which answers that were given up can still say so.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Serves connections until `ending` turns true, then lets those that have answers under way finish for a while. `give_up` ends what is not
+/// finished by then.
 pub(crate) async fn listen(
     listener: TcpListener,
     router: Router,
     options: &ServerOptions,
     mut ending: watch::Receiver<bool>,
+    give_up: impl FnOnce(),
 ) {
     let room = Arc::new(Semaphore::new(options.connections_max));
     let (open, mut closed) = tokio::sync::mpsc::channel::<()>(1);
@@ -45,7 +50,10 @@ pub(crate) async fn listen(
     }
     drop((listener, open));
     // `recv` ends when the last connection has.
-    let _ = tokio::time::timeout(options.drain, closed.recv()).await;
+    if tokio::time::timeout(options.drain, closed.recv()).await.is_err() {
+        give_up();
+        let _ = tokio::time::timeout(LAST_WORDS, closed.recv()).await;
+    }
 }
 
 async fn told_to_end(ending: &mut watch::Receiver<bool>) {

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tokio_stream::StreamMap;
 
-use super::usage::{finish_reason, logprobs, timings, usage};
+use super::usage::{FINGERPRINT, finish_reason, logprobs, timings, usage};
 use crate::app::App;
 use crate::chat::{self, Conversation};
 use crate::error::{ApiError, Dialect};
@@ -110,7 +110,8 @@ fn ask(fields: &Fields<'_>, model: &InUse) -> Result<Ask, ApiError> {
 
 fn whole(form: &Form, answers: &[Answer]) -> Value {
     let choice = |(index, answer): (usize, &Answer)| {
-        let mut message = json!({"role": "assistant", "content": answer.text, "refusal": null});
+        let mut message =
+            json!({"role": "assistant", "content": answer.text, "refusal": null, "annotations": []});
         if !answer.reasoning.is_empty() {
             message["reasoning_content"] = answer.reasoning.as_str().into();
         }
@@ -133,7 +134,7 @@ fn whole(form: &Form, answers: &[Answer]) -> Value {
     let ends: Vec<End> = answers.iter().map(|answer| answer.end.clone()).collect();
     json!({
         "id": form.id, "object": "chat.completion", "created": form.created, "model": form.model,
-        "system_fingerprint": null, "service_tier": null,
+        "system_fingerprint": FINGERPRINT, "service_tier": "default",
         "choices": answers.iter().enumerate().map(choice).collect::<Vec<_>>(),
         "usage": usage(&ends),
         "timings": timings(&ends[0].timings),
@@ -144,7 +145,7 @@ impl Form {
     fn chunk(&self, choices: Value) -> Value {
         let mut chunk = json!({
             "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
-            "system_fingerprint": null, "choices": choices,
+            "system_fingerprint": FINGERPRINT, "service_tier": "default", "choices": choices,
         });
         if self.include_usage {
             chunk["usage"] = Value::Null;

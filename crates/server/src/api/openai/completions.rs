@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tokio_stream::StreamMap;
 use unicorn_text::EncodeOptions;
 
-use super::usage::{finish_reason, finite, timings, usage};
+use super::usage::{FINGERPRINT, finish_reason, finite, timings, usage};
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
@@ -212,7 +212,7 @@ fn whole(form: &Form, answers: &[Answer], choices: usize) -> Value {
     let ends: Vec<End> = answers.iter().map(|answer| answer.end.clone()).collect();
     json!({
         "id": form.id, "object": "text_completion", "created": form.created, "model": form.model,
-        "system_fingerprint": null,
+        "system_fingerprint": FINGERPRINT,
         "choices": answers.iter().enumerate().map(choice).collect::<Vec<_>>(),
         "usage": usage_of(&ends, choices),
         "timings": timings(&ends[0].timings),
@@ -236,7 +236,7 @@ impl Form {
     fn chunk(&self, choices: Value) -> Value {
         let mut chunk = json!({
             "id": self.id, "object": "text_completion", "created": self.created, "model": self.model,
-            "system_fingerprint": null, "choices": choices,
+            "system_fingerprint": FINGERPRINT, "choices": choices,
         });
         if self.include_usage {
             chunk["usage"] = Value::Null;
