@@ -26,9 +26,16 @@ impl Shared {
 
 /// A page in use. Dropping the last owner returns it to the pool, whatever path ended the request.
 #[derive(Debug)]
-struct Page {
+pub(crate) struct Page {
     id: PageId,
     pool: Arc<Shared>,
+}
+
+impl Page {
+    /// Its number in the pool.
+    pub fn id(&self) -> PageId {
+        self.id
+    }
 }
 
 impl Drop for Page {
@@ -150,21 +157,6 @@ impl PageList {
         self.dropped += gone;
     }
 
-    /// A second list of the pages that the first `tokens` positions fill completely. The caller guarantees that these positions are
-    /// computed and will not be written again.
-    pub fn share_full(&self, tokens: usize) -> PageList {
-        let full = (tokens / self.pool.page_tokens()).saturating_sub(self.dropped).min(self.pages.len());
-        PageList { pool: self.pool.clone(), dropped: self.dropped, pages: self.pages[..full].to_vec() }
-    }
-
-    /// Moves the pages beyond the first `tokens` positions' full pages to the end of `other`, whose own pages must be those full
-    /// ones.
-    fn move_rest(&mut self, tokens: usize, other: &mut PageList) {
-        let full = (tokens / self.pool.page_tokens()).saturating_sub(self.dropped).min(self.pages.len());
-        debug_assert_eq!(other.len(), full);
-        other.pages.extend(self.pages.drain(full..));
-    }
-
     /// True when writing positions from `start` on touches only pages that no other list holds.
     pub fn writable_from(&self, start: usize) -> bool {
         let first = (start / self.pool.page_tokens()).saturating_sub(self.dropped);
@@ -218,27 +210,62 @@ impl StatePools {
         window_pages(spec, self.page_tokens, self.ahead).unwrap_or(usize::MAX)
     }
 
-    /// True when `next` more tokens of a new sequence fit beside all that `running` sequences hold and will need to compute the tokens
-    /// they have.
+    /// True when a new sequence of `next` tokens, which holds the pages `shared` of each group from the start, fits beside all that `running`
+    /// sequences hold and will need to compute the tokens they have.
     pub fn fits<'a>(
         &self,
         next: usize,
+        shared: &[Vec<PageId>],
         running: impl Iterator<Item = (&'a StatePages, usize)> + Clone,
     ) -> bool {
         (0..self.groups.len()).all(|g| {
             let (spec, pool) = &self.groups[g];
             let needed = |tokens: usize| pool.pages_for(tokens).min(self.held_max(*spec));
+            let shared = shared.get(g).map_or(&[][..], |shared| shared);
             let held: std::collections::HashSet<PageId> =
-                running.clone().flat_map(|(s, _)| s.lists[g].ids()).collect();
+                running.clone().flat_map(|(s, _)| s.lists[g].ids()).chain(shared.iter().copied()).collect();
             let promised = running.clone().map(|(s, tokens)| needed(tokens).saturating_sub(s.lists[g].len()));
-            needed(next) + promised.sum::<usize>() + held.len() <= pool.pages()
+            let more = needed(next).saturating_sub(shared.len());
+            more + promised.sum::<usize>() + held.len() <= pool.pages()
         })
+    }
+
+    /// What each group keeps.
+    pub fn specs(&self) -> impl Iterator<Item = StateSpec> + '_ {
+        self.groups.iter().map(|g| g.0)
+    }
+
+    /// State with which a sequence can go on at `position`: in each group the pages that [`needed`] tells, which `piece` gives by group and
+    /// number. `held` as in [`StatePages`]. `None` where a page is missing.
+    pub fn assemble(
+        &self,
+        position: usize,
+        held: [usize; 2],
+        piece: impl Fn(usize, usize) -> Option<Arc<Page>>,
+    ) -> Option<StatePages> {
+        let list = |(g, (spec, pool)): (usize, &(StateSpec, PagePool))| {
+            let range = needed(*spec, position, self.page_tokens);
+            let dropped = range.start;
+            let pages = range.map(|i| piece(g, i)).collect::<Option<Vec<_>>>()?;
+            Some(GroupPages { spec: *spec, list: PageList { pool: pool.clone(), dropped, pages } })
+        };
+        let lists = self.groups.iter().enumerate().map(list).collect::<Option<Vec<_>>>()?;
+        Some(StatePages { lists, held })
     }
 
     /// State without pages.
     pub fn empty(&self) -> StatePages {
         let lists = self.groups.iter().map(|(spec, pool)| (*spec, pool.list()));
         StatePages { lists: lists.map(GroupPages::from).collect(), held: [0; 2] }
+    }
+}
+
+/// The pages of a group, by number, without which a sequence cannot go on at `position`: the one answer to where it can.
+pub(crate) fn needed(spec: StateSpec, position: usize, page_tokens: usize) -> std::ops::Range<usize> {
+    let end = position.div_ceil(page_tokens);
+    match spec {
+        StateSpec::Paged => 0..end,
+        StateSpec::Window(_) => (spec.first_seen(position) / page_tokens).min(end)..end,
     }
 }
 
@@ -310,6 +337,22 @@ impl StatePages {
         self.lists.iter_mut().try_for_each(|l| l.list.grow(tokens))
     }
 
+    /// The first group that has too few free pages for `tokens` positions.
+    pub fn lacking(&self, tokens: usize) -> Option<usize> {
+        self.lists.iter().position(|l| l.missing(tokens) > l.list.pool.free())
+    }
+
+    /// The page of a group with this number, if it is held.
+    pub fn piece(&self, group: usize, number: usize) -> Option<Arc<Page>> {
+        let list = &self.lists.get(group)?.list;
+        list.pages.get(number.checked_sub(list.dropped)?).cloned()
+    }
+
+    /// Positions from the first on whose state lies on the devices of a phase.
+    pub fn reach(&self, phase: Phase) -> usize {
+        self.held[phase as usize]
+    }
+
     /// Gives up what no token from `position` on sees, but for one page more, so that a sequence can step back a little.
     pub fn slide(&mut self, position: usize) {
         for l in &mut self.lists {
@@ -356,28 +399,9 @@ impl StatePages {
         self.held = self.held.map(|held| held.min(end));
     }
 
-    /// See [`PageList::share_full`].
-    pub fn share_full(&self, tokens: usize) -> StatePages {
-        let shared = self.lists.iter().map(|l| GroupPages { spec: l.spec, list: l.list.share_full(tokens) });
-        StatePages { lists: shared.collect(), held: self.held.map(|held| held.min(tokens)) }
-    }
-
-    /// Moves the pages beyond the first `tokens` positions' full pages to the end of `other`, which shares those.
-    pub(crate) fn move_rest(&mut self, tokens: usize, other: &mut StatePages) {
-        for (from, to) in self.lists.iter_mut().zip(&mut other.lists) {
-            from.list.move_rest(tokens, &mut to.list);
-        }
-    }
-
     /// Positions up to which every group has pages.
     pub fn capacity(&self) -> usize {
         self.lists.iter().map(|l| l.capacity()).min().unwrap_or(0)
-    }
-
-    /// Pages that no other list holds.
-    pub fn sole(&self) -> usize {
-        let sole = |l: &GroupPages| l.list.pages.iter().filter(|p| Arc::strong_count(p) == 1).count();
-        self.lists.iter().map(sole).sum()
     }
 
     /// True when writing positions from `start` on touches only pages that no other sequence holds.
@@ -440,9 +464,9 @@ mod tests {
                     }
                     Op::Truncate(l, n) => lists[l].truncate(n),
                     Op::Share(l, n) => {
-                        let shared = lists[l].share_full(n);
-                        prop_assert!(shared.capacity() <= n);
-                        lists[(l + 1) % 6] = shared;
+                        let full = (n / 32).min(lists[l].len());
+                        let pages = lists[l].pages[..full].to_vec();
+                        lists[(l + 1) % 6] = PageList { pool: pool.clone(), dropped: 0, pages };
                     }
                     Op::Drop(l) => lists[l] = pool.list(),
                 }

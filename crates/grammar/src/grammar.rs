@@ -87,7 +87,10 @@ impl Grammar {
         compile(vocabulary, |rules, _, _| {
             let regex = RegexAst::Regex(regex.to_owned());
             let read = rules.expression(&regex);
-            read.map_err(|error| GrammarError::Syntax { what: "regular expression", reason: error.to_string() })?;
+            read.map_err(|error| GrammarError::Syntax {
+                what: "regular expression",
+                reason: error.to_string(),
+            })?;
             rules.lexeme(regex)
         })
     }
@@ -189,7 +192,8 @@ fn bounded(
     };
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
-        let thread = builder.spawn_scoped(scope, work).map_err(|error| GrammarError::System(error.to_string()))?;
+        let thread =
+            builder.spawn_scoped(scope, work).map_err(|error| GrammarError::System(error.to_string()))?;
         thread.join().unwrap_or_else(|_| Err(GrammarError::TooComplex("the compiler gave up".to_owned())))
     })
 }

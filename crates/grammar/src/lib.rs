@@ -1,6 +1,5 @@
 //! Structured output: what a schema, a grammar or a set of tools lets a model write, and how that is read back.
 
-mod constraint;
 mod error;
 mod gbnf;
 mod grammar;
@@ -9,7 +8,6 @@ mod rules;
 mod schema;
 mod vocabulary;
 
-pub use constraint::Constraint;
 pub use error::GrammarError;
 pub use grammar::{Grammar, Strictness};
 pub use matcher::Matcher;

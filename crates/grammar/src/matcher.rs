@@ -5,8 +5,8 @@ use std::sync::Arc;
 use llguidance::TokenParser;
 use unicorn_core::TokenMask;
 
-use crate::constraint::Constraint;
 use crate::grammar::Grammar;
+use unicorn_engine::Constraint;
 
 /// Follows one answer through a grammar.
 pub struct Matcher {

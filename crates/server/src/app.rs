@@ -43,27 +43,31 @@ impl Server {
         Server { app: Arc::new(app) }
     }
 
-    /// Begins to load a model, so that it is there when it is asked for.
+    /// Loads the model that the server begins with. Requests for it are told to come back until it is there.
     ///
     /// # Errors
     /// A sentence, where it cannot be loaded.
     pub async fn warm(&self, id: &str) -> Result<(), String> {
-        self.app.registry.get(id, true).await.map(|_| ()).map_err(|error| error.message)
+        self.app.registry.warm(id).await.map_err(|error| error.message)
     }
 
     /// Answers requests until `ending` turns true and answers under way have finished, or have had their time.
     pub async fn run(&self, listener: TcpListener, ending: watch::Receiver<bool>) {
-        listen(listener, router(&self.app), &self.app.options, ending).await;
+        let give_up = || self.app.registry.cancel_all();
+        listen(listener, router(&self.app), &self.app.options, ending, give_up).await;
     }
 }
 
 fn router(app: &Arc<App>) -> Router {
     Router::new()
+        .route("/", get(native::page))
+        .route("/page/{file}", get(native::page))
         .route("/health", get(native::health))
         .route("/metrics", get(native::metrics))
         .route("/props", get(native::props))
         .route("/slots", get(native::slots))
         .route("/tokenize", post(native::tokenize))
+        .route("/tokenizer_info", get(native::tokenizer_info))
         .route("/detokenize", post(native::detokenize))
         .route("/apply-template", post(native::apply_template))
         .route("/v1/models", get(openai::models::list))

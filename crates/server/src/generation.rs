@@ -11,6 +11,11 @@ use crate::error::ApiError;
 use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
 
+/// Why an answer was cut short that its client still wants.
+const ENDING: &str = "the server is shutting down";
+/// Seconds until another one may be there.
+const RETRY_SECONDS: u64 = 5;
+
 /// A piece of an answer.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Part {
@@ -55,6 +60,8 @@ pub(crate) struct Delta {
     pub parts: Vec<Part>,
     /// The tokens of these parts, where log probabilities were asked for.
     pub tokens: Vec<Scored>,
+    /// The tokens of the prompt but the first, where their log probabilities were asked for.
+    pub prompt: Vec<Scored>,
     /// Set in the last one.
     pub end: Option<End>,
 }
@@ -99,6 +106,8 @@ pub(crate) struct Answer {
     pub reasoning: String,
     pub calls: Vec<Call>,
     pub tokens: Vec<Scored>,
+    /// The tokens of the prompt but the first.
+    pub prompt: Vec<Scored>,
     pub end: End,
 }
 
@@ -109,6 +118,7 @@ pub(crate) struct Answer {
 pub(crate) async fn collect(mut generation: Generation) -> Result<Answer, ApiError> {
     let (mut text, mut reasoning) = (String::new(), String::new());
     let (mut calls, mut tokens): (Vec<Call>, Vec<Scored>) = (Vec::new(), Vec::new());
+    let mut prompt = Vec::new();
     while let Some(delta) = generation.next().await {
         for part in delta.parts {
             match part {
@@ -123,9 +133,13 @@ pub(crate) async fn collect(mut generation: Generation) -> Result<Answer, ApiErr
             }
         }
         tokens.extend(delta.tokens);
+        prompt.extend(delta.prompt);
         match delta.end {
+            Some(End { finish: Finish::Failed(why), .. }) if why == ENDING => {
+                return Err(ApiError::unavailable(why, RETRY_SECONDS));
+            }
             Some(End { finish: Finish::Failed(why), .. }) => return Err(ApiError::internal(why)),
-            Some(end) => return Ok(Answer { text, reasoning, calls, tokens, end }),
+            Some(end) => return Ok(Answer { text, reasoning, calls, tokens, prompt, end }),
             None => {}
         }
     }
@@ -134,6 +148,8 @@ pub(crate) async fn collect(mut generation: Generation) -> Result<Answer, ApiErr
 
 /// How an answer is to be read.
 pub(crate) struct Reading {
+    /// The prompt, where its tokens are to be scored.
+    pub scored_prompt: Vec<u32>,
     pub detokenizer: Detokenizer,
     pub stops: Vec<String>,
     pub tokenizer: Tokenizer,
@@ -145,15 +161,16 @@ pub(crate) struct Generation {
     detokenizer: Detokenizer,
     tokenizer: Tokenizer,
     stops: Stops,
+    scored_prompt: Vec<u32>,
     generated: usize,
     done: bool,
 }
 
 impl Generation {
     pub fn new(tokens: Tokens, reading: Reading) -> Generation {
-        let Reading { detokenizer, stops, tokenizer } = reading;
+        let Reading { scored_prompt, detokenizer, stops, tokenizer } = reading;
         let stops = Stops::new(stops);
-        Generation { tokens, detokenizer, tokenizer, stops, generated: 0, done: false }
+        Generation { tokens, detokenizer, tokenizer, stops, scored_prompt, generated: 0, done: false }
     }
 
     fn scored(&self, token: u32, logprobs: Option<TokenLogprobs>) -> Option<Scored> {
@@ -180,7 +197,14 @@ impl Generation {
         if self.stops.found().is_some() {
             self.tokens.cancel();
         }
-        Delta { parts, tokens, end: None }
+        Delta { parts, tokens, ..Delta::default() }
+    }
+
+    fn prompt(&mut self, logprobs: Vec<TokenLogprobs>) -> Delta {
+        let tokens = std::mem::take(&mut self.scored_prompt);
+        let scored = tokens.into_iter().skip(1).zip(logprobs);
+        let prompt = scored.filter_map(|(token, logprobs)| self.scored(token, Some(logprobs))).collect();
+        Delta { prompt, ..Delta::default() }
     }
 
     fn finish(&mut self, reason: FinishReason, timings: Timings) -> Delta {
@@ -189,7 +213,8 @@ impl Generation {
         let finish = match reason {
             FinishReason::Stop => Finish::Stop,
             FinishReason::Length | FinishReason::Context => Finish::Length,
-            FinishReason::Cancelled => Finish::Failed("the request was cancelled".into()),
+            // Nobody reads the end of an answer that its client or a stop string has cancelled.
+            FinishReason::Cancelled => Finish::Failed(ENDING.into()),
             FinishReason::OutOfKvPages => {
                 Finish::Failed("the KV cache is too small for this request alone".into())
             }
@@ -210,7 +235,7 @@ impl Generation {
         let timings = Timings { generated_tokens, ..timings };
         let end = End { finish, timings, reasoning_tokens: 0 };
         self.done = true;
-        Delta { parts, tokens: Vec::new(), end: Some(end) }
+        Delta { parts, end: Some(end), ..Delta::default() }
     }
 }
 
@@ -222,6 +247,7 @@ impl Stream for Generation {
         while !this.done {
             let delta = match std::task::ready!(this.tokens.poll_next(cx)) {
                 Some(Progress::Token { token, logprobs }) => this.token(token, logprobs),
+                Some(Progress::Prompt(logprobs)) => this.prompt(logprobs),
                 Some(Progress::Finished { reason, timings }) => this.finish(reason, timings),
                 None => {
                     this.done = true;

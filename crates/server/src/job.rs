@@ -1,12 +1,16 @@
 //! From what a request asks to a running answer.
 
-use unicorn_engine::{Guides, Request, SamplingOptions};
+use unicorn_engine::{Constraint, Guides, Request, SamplingOptions};
+
+use unicorn_grammar::Matcher;
 
 use crate::chat::{Conversation, Prompt, render};
 use crate::error::ApiError;
 use crate::generation::{Generation, Reading};
+use crate::http::client::Client;
 use crate::registry::InUse;
 use crate::shape::{Format, Shape, ToolChoice};
+use crate::structure;
 use crate::worker::Job;
 
 /// One answer that is wanted, in terms that all APIs share.
@@ -19,6 +23,9 @@ pub(crate) struct Ask {
     pub stops: Vec<String>,
     pub ignore_eos: bool,
     pub logprobs: Option<usize>,
+    /// As [`Request::prompt_logprobs`].
+    pub prompt_logprobs: Option<usize>,
+    pub client: Client,
     /// The field that the prompt came from, for errors.
     pub prompt_field: &'static str,
 }
@@ -72,9 +79,13 @@ pub(crate) async fn start(
     choices: usize,
 ) -> Result<Vec<Generation>, ApiError> {
     check_length(model, ask.prompt.len(), ask.prompt_field)?;
-    if shape.format != Format::Text || matches!(shape.choice, ToolChoice::Required | ToolChoice::Named(_)) {
-        return Err(ApiError::param(shape.format_field, "structured output is not built in yet"));
-    }
+    let grammar = match shape.format == Format::Text {
+        true => None,
+        false => {
+            let (model, shape) = (model.clone(), shape.clone());
+            blocking(move || structure::grammar(&model, &shape)).await?
+        }
+    };
     let room = model.context - ask.prompt.len();
     let mut running = Vec::with_capacity(choices);
     for choice in 0..choices {
@@ -88,16 +99,26 @@ pub(crate) async fn start(
             mask: None,
             stop_tokens: if ask.ignore_eos { Vec::new() } else { model.text.stop_tokens.clone() },
             logprobs: ask.logprobs,
+            prompt_logprobs: ask.prompt_logprobs,
             keep: true,
+            group: ask.client.group,
+            scope: ask.client.scope,
             ..Request::default()
         };
-        let submitted = model.worker.submit(Job { request, guides: Guides::default() }).await;
+        let constraint =
+            grammar.as_ref().map(|grammar| Box::new(Matcher::new(grammar)) as Box<dyn Constraint>);
+        let guides = Guides { constraint, ..Guides::default() };
+        let submitted = model.worker.submit(Job { request, guides }).await;
         let tokens = submitted
             .ok_or_else(|| ApiError::unavailable("the engine of this model has stopped", 5))?
             .map_err(|error| ApiError::admission(error, ask.prompt_field))?;
         let tokenizer = model.text.tokenizer.clone();
+        let scored_prompt = if ask.prompt_logprobs.is_some() { ask.prompt.clone() } else { Vec::new() };
         let detokenizer = tokenizer.detokenizer_after(last, true);
-        running.push(Generation::new(tokens, Reading { detokenizer, stops: ask.stops.clone(), tokenizer }));
+        running.push(Generation::new(
+            tokens,
+            Reading { scored_prompt, detokenizer, stops: ask.stops.clone(), tokenizer },
+        ));
     }
     Ok(running)
 }

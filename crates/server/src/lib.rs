@@ -16,12 +16,12 @@ mod metrics;
 mod model;
 mod options;
 // Routes take it into use; until then its own tests alone do.
-#[cfg(test)]
 mod page;
 mod registry;
 mod sampling;
 mod shape;
 mod stops;
+mod structure;
 mod worker;
 
 pub use app::Server;

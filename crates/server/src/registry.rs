@@ -12,6 +12,7 @@ use unicorn_model::TextSide;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::model::{LoadedModel, Loader, ModelEntry, ModelFacts};
+use crate::structure::Grammars;
 use crate::worker::Worker;
 
 /// A model that answers.
@@ -25,6 +26,7 @@ pub(crate) struct Model {
     /// Sequences that run at once.
     pub sequences_max: usize,
     pub vocab: usize,
+    pub grammars: Grammars,
     /// Ticks of the registry's clock when it was asked last.
     used: AtomicU64,
     /// Requests that have it.
@@ -69,8 +71,12 @@ impl std::ops::Deref for InUse {
 /// Where a model is.
 #[derive(Clone)]
 enum Slot {
-    /// On its way. What is watched is the share that is done, from 0 to 1; it closes when loading has ended.
-    Loading(watch::Receiver<f32>),
+    /// On its way. What is watched is the share that is done, from 0 to 1; it closes when loading has ended. At the server's start, which
+    /// is `first`, requests are told to come back; later they wait.
+    Loading {
+        share: watch::Receiver<f32>,
+        first: bool,
+    },
     Ready(Arc<Model>),
     /// It could not be loaded, which is told until someone asks again.
     Failed(String),
@@ -108,6 +114,10 @@ pub(crate) struct Registry {
 
 /// Longest that a request waits for its model to be loaded.
 const LOAD_WAIT: Duration = Duration::from_secs(600);
+/// Longest that the server waits for the first.
+const LOAD_WAIT_FIRST: Duration = Duration::from_secs(24 * 3600);
+/// Seconds after which a client may ask again for a model that is loading.
+const LOAD_RETRY_SECONDS: u64 = 2;
 
 impl Registry {
     /// `aliases` are patterns with at most one `*` each, and what they stand for; an empty name is the default model.
@@ -169,48 +179,76 @@ impl Registry {
             None => Standing::Unloaded,
             Some(Slot::Ready(_)) => Standing::Ready,
             Some(Slot::Failed(why)) => Standing::Failed(why.clone()),
-            Some(Slot::Loading(watch)) => Standing::Loading(*watch.borrow()),
+            Some(Slot::Loading { share, .. }) => Standing::Loading(*share.borrow()),
         }
     }
 
-    /// The model that a request names, loaded if it must be. Waits for that, unless `wait` is false.
+    /// The model that a request names, loaded if it must be. Waits for that, unless `wait` is false or it is the model that the server
+    /// begins with.
     pub async fn get(self: &Arc<Self>, name: &str, wait: bool) -> Result<InUse, ApiError> {
         let entry = self.find(name)?;
         let deadline = Instant::now() + LOAD_WAIT;
         loop {
-            let mut watch = match self.look(&entry.id)? {
+            let share = match self.look(&entry.id, false)? {
                 Slot::Ready(model) => {
                     model.used.store(self.clock.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
                     return Ok(InUse::new(&model));
                 }
-                Slot::Loading(watch) => watch,
-                Slot::Failed(why) => return Err(ApiError::internal(format!("{}: {why}", entry.id))),
+                Slot::Loading { share, first } if wait && !first => share,
+                Slot::Loading { .. } => return Err(loading(&entry.id)),
+                Slot::Failed(why) => return Err(failed(&entry.id, &why)),
             };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !wait || left.is_zero() {
-                return Err(ApiError::unavailable(format!("the model {} is loading", entry.id), 2));
-            }
-            let ended = async { while watch.changed().await.is_ok() {} };
-            // Whether it came in time is seen in the slot.
-            let _ = tokio::time::timeout(left, ended).await;
-            if let Some(Slot::Failed(why)) = self.slots().get(&entry.id) {
-                return Err(ApiError::internal(format!("{}: {why}", entry.id)));
-            }
+            self.loaded(&entry.id, share, deadline).await?;
         }
     }
 
+    /// Loads the model that the server begins with.
+    pub async fn warm(self: &Arc<Self>, name: &str) -> Result<(), ApiError> {
+        let entry = self.find(name)?;
+        match self.look(&entry.id, true)? {
+            Slot::Loading { share, .. } => {
+                self.loaded(&entry.id, share, Instant::now() + LOAD_WAIT_FIRST).await
+            }
+            Slot::Ready(_) => Ok(()),
+            Slot::Failed(why) => Err(failed(&entry.id, &why)),
+        }
+    }
+
+    /// Waits until loading has ended.
+    async fn loaded(
+        &self,
+        id: &str,
+        mut share: watch::Receiver<f32>,
+        deadline: Instant,
+    ) -> Result<(), ApiError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ended = async { while share.changed().await.is_ok() {} };
+        if tokio::time::timeout(left, ended).await.is_err() {
+            return Err(loading(id));
+        }
+        match self.slots().get(id) {
+            Some(Slot::Failed(why)) => Err(failed(id, why)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends all requests of all models.
+    pub fn cancel_all(&self) {
+        self.ready().iter().for_each(|model| model.worker.cancel_all());
+    }
+
     /// The slot of a model; loading begins where it is not there. What failed or stopped is tried anew.
-    fn look(self: &Arc<Self>, id: &str) -> Result<Slot, ApiError> {
+    fn look(self: &Arc<Self>, id: &str, first: bool) -> Result<Slot, ApiError> {
         let mut slots = self.slots();
         match slots.get(id) {
             Some(Slot::Ready(model)) if !model.worker.load().stopped => {
                 return Ok(Slot::Ready(model.clone()));
             }
-            Some(Slot::Loading(watch)) => return Ok(Slot::Loading(watch.clone())),
+            Some(slot @ Slot::Loading { .. }) => return Ok(slot.clone()),
             _ => {}
         }
-        let (tell, watch) = watch::channel(0.0);
-        let slot = Slot::Loading(watch);
+        let (tell, share) = watch::channel(0.0);
+        let slot = Slot::Loading { share, first };
         slots.insert(id.to_owned(), slot.clone());
         drop(slots);
         tokio::spawn(self.clone().load_in_turn(id.to_owned(), Arc::new(tell)));
@@ -244,7 +282,18 @@ impl Registry {
         let worker =
             Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
         let (used, users) = (AtomicU64::new(0), AtomicUsize::new(0));
-        Ok(Model { id: id.to_owned(), text, facts, worker, context, sequences_max, vocab, used, users })
+        Ok(Model {
+            id: id.to_owned(),
+            text,
+            facts,
+            worker,
+            context,
+            sequences_max,
+            vocab,
+            grammars: Grammars::default(),
+            used,
+            users,
+        })
     }
 
     /// Unloads the models that were asked least lately until this one may be loaded. One that is in use is never unloaded: it is waited for.
@@ -297,6 +346,14 @@ impl Registry {
         ended.wait().await;
         true
     }
+}
+
+fn loading(id: &str) -> ApiError {
+    ApiError::unavailable(format!("the model {id} is loading"), LOAD_RETRY_SECONDS)
+}
+
+fn failed(id: &str, why: &str) -> ApiError {
+    ApiError::internal(format!("{id}: {why}"))
 }
 
 /// Runs a prompt and two steps, so that what devices do only once is done before someone waits for it.

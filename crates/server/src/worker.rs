@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -27,15 +28,12 @@ pub(crate) struct Job {
 /// What happened to a job.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Progress {
-    Token {
-        token: u32,
-        logprobs: Option<TokenLogprobs>,
-    },
+    /// Entry `i` is of token `i + 1` of the prompt.
+    Prompt(Vec<TokenLogprobs>),
+    /// A token was chosen.
+    Token { token: u32, logprobs: Option<TokenLogprobs> },
     /// The last that comes.
-    Finished {
-        reason: FinishReason,
-        timings: Timings,
-    },
+    Finished { reason: FinishReason, timings: Timings },
 }
 
 /// Jobs on their way to the engine; more wait at the sender.
@@ -78,6 +76,7 @@ impl Load {
 pub(crate) struct Worker {
     jobs: mpsc::Sender<Submission>,
     load: Arc<Mutex<Load>>,
+    ending: Arc<AtomicBool>,
     ended: watch::Receiver<()>,
 }
 
@@ -99,7 +98,7 @@ impl Worker {
         let (jobs, submissions) = mpsc::channel(JOBS_MAX);
         let load = Arc::new(Mutex::new(Load::default()));
         let (cancel, cancels) = mpsc::unbounded_channel();
-        let clients = HashMap::new();
+        let (clients, ending) = (HashMap::new(), Arc::new(AtomicBool::new(false)));
         let pump = Pump {
             engine,
             submissions,
@@ -107,6 +106,7 @@ impl Worker {
             cancel,
             cancels,
             load: load.clone(),
+            ending: ending.clone(),
             metrics,
             longest_step: Duration::ZERO,
         };
@@ -115,7 +115,7 @@ impl Worker {
             pump.run();
             drop(alive);
         })?;
-        Ok(Worker { jobs, load, ended })
+        Ok(Worker { jobs, load, ending, ended })
     }
 
     /// Hands a job to the engine. `None` where the engine has stopped.
@@ -123,6 +123,11 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Submission { job, reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Ends all jobs, those that still come too.
+    pub fn cancel_all(&self) {
+        self.ending.store(true, Ordering::Release);
     }
 
     /// What tells when the thread has ended.
@@ -178,6 +183,8 @@ struct Pump {
     cancel: mpsc::UnboundedSender<SequenceId>,
     cancels: mpsc::UnboundedReceiver<SequenceId>,
     load: Arc<Mutex<Load>>,
+    /// Every job is to end.
+    ending: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
     longest_step: Duration,
 }
@@ -197,6 +204,11 @@ impl Pump {
             }
             while let Ok(sequence) = self.cancels.try_recv() {
                 self.engine.cancel(sequence);
+            }
+            if self.ending.load(Ordering::Acquire) {
+                for sequence in self.clients.keys() {
+                    self.engine.cancel(*sequence);
+                }
             }
             let began = Instant::now();
             self.tell(Some(began), false);
@@ -235,6 +247,10 @@ impl Pump {
                     client.gone = true;
                     self.engine.cancel(sequence);
                 }
+            }
+            Event::PromptLogprobs { logprobs, .. } => {
+                // The channel has room: nothing came before. One that is gone is seen at the next token.
+                let _ = client.progress.try_send(Progress::Prompt(logprobs));
             }
             Event::Finished { reason, timings, .. } => {
                 self.metrics.finished(&reason, &timings, client.since.elapsed(), client.gone);

@@ -151,13 +151,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn reserve(&mut self, end: usize) -> Result<(), EngineError> {
-        loop {
-            match self.pages.grow(end) {
-                Ok(()) => return Ok(()),
-                Err(full) if !self.engine.prefixes.evict() => return Err(full.into()),
-                Err(_) => {}
-            }
-        }
+        Ok(self.engine.prefixes.grow(&mut self.pages, end)?)
     }
 
     /// Appends the rows of all batches.

@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn numbers_compare_by_value() {
-        let ascending = ["-1e30", "-12.5", "-12.49", "-0.001", "0", "1e-9", "0.1", "0.11", "1", "9.99", "10", "1e20"];
+        let ascending =
+            ["-1e30", "-12.5", "-12.49", "-0.001", "0", "1e-9", "0.1", "0.11", "1", "9.99", "10", "1e20"];
         for (i, a) in ascending.iter().enumerate() {
             for (j, b) in ascending.iter().enumerate() {
                 assert_eq!(decimal(a).cmp(&decimal(b)), i.cmp(&j), "{a} {b}");

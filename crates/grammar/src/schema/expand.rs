@@ -52,7 +52,9 @@ impl<'a> Expander<'a> {
             return Err(GrammarError::TooComplex("the schema takes too long to compile".to_owned()));
         }
         if self.goals.len() > GOALS_MAX {
-            return Err(GrammarError::TooComplex(format!("the schema combines in more than {GOALS_MAX} ways")));
+            return Err(GrammarError::TooComplex(format!(
+                "the schema combines in more than {GOALS_MAX} ways"
+            )));
         }
         Ok(())
     }
@@ -91,7 +93,9 @@ impl<'a> Expander<'a> {
             return Ok(known.clone());
         }
         if !self.active.insert(key) {
-            return Err(self.document.invalid(value, "it refers to itself without an array or object between"));
+            return Err(self
+                .document
+                .invalid(value, "it refers to itself without an array or object between"));
         }
         let shapes = match term {
             Term::Schema(schema) => self.schema(schema, holds),
@@ -138,14 +142,24 @@ impl<'a> Expander<'a> {
     fn keywords(&self, schema: &'a Value, map: &'a Map<String, Value>) -> Result<Vec<&'static str>> {
         let there = |keyword: &str| map.contains_key(keyword) && self.document.knows(keyword);
         for keyword in ["unevaluatedProperties", "unevaluatedItems"] {
-            let says_nothing = map.get(keyword).is_none_or(|value| *value == Value::Bool(true) || *value == Value::Object(Map::new()));
+            let says_nothing = map
+                .get(keyword)
+                .is_none_or(|value| *value == Value::Bool(true) || *value == Value::Object(Map::new()));
             if there(keyword) && !says_nothing {
-                return Err(self.document.unsupported(schema, keyword, "what other keywords have looked at is not followed"));
+                return Err(self.document.unsupported(
+                    schema,
+                    keyword,
+                    "what other keywords have looked at is not followed",
+                ));
             }
         }
         for keyword in ["$dynamicRef", "$recursiveRef"] {
             if there(keyword) {
-                return Err(self.document.unsupported(schema, keyword, "what it means depends on the way that led to it"));
+                return Err(self.document.unsupported(
+                    schema,
+                    keyword,
+                    "what it means depends on the way that led to it",
+                ));
             }
         }
         let groups: [(&'static str, &[&str]); 26] = [
@@ -187,7 +201,13 @@ impl<'a> Expander<'a> {
         Ok(found)
     }
 
-    fn keyword(&mut self, schema: &'a Value, map: &'a Map<String, Value>, keyword: &str, holds: bool) -> Result<Shapes> {
+    fn keyword(
+        &mut self,
+        schema: &'a Value,
+        map: &'a Map<String, Value>,
+        keyword: &str,
+        holds: bool,
+    ) -> Result<Shapes> {
         match keyword {
             "type" => self.types(schema, &map["type"], holds),
             "const" => Ok(self.constants(std::slice::from_ref(&map["const"]), holds)),
@@ -220,13 +240,14 @@ impl<'a> Expander<'a> {
     pub(crate) fn both(&mut self, a: &Shapes, b: &Shapes) -> Result<Shapes> {
         let sizes = a.objects.len() * b.objects.len() + a.arrays.len() * b.arrays.len();
         if sizes + a.numbers.len() * b.numbers.len() + a.strings.len() * b.strings.len() > 40 * SHAPES_MAX {
-            return Err(GrammarError::TooComplex(format!("the schema combines in more than {SHAPES_MAX} ways")));
+            return Err(GrammarError::TooComplex(format!(
+                "the schema combines in more than {SHAPES_MAX} ways"
+            )));
         }
         self.check_time()?;
         let goals = std::cell::RefCell::new(&mut self.goals);
-        let arrays = products(&a.arrays, &b.arrays, |a, b| {
-            a.both(b, &mut |x, y| goals.borrow_mut().and(x, y))
-        });
+        let arrays =
+            products(&a.arrays, &b.arrays, |a, b| a.both(b, &mut |x, y| goals.borrow_mut().and(x, y)));
         let objects = products(&a.objects, &b.objects, Object::both);
         let mut kept = Vec::with_capacity(objects.len());
         for object in objects {
@@ -291,7 +312,8 @@ impl<'a> Expander<'a> {
             // A schema that is being looked at already, or that will be refused when it is used.
             Err(_) => return Ok(true),
         };
-        if shapes.null || shapes.yes || shapes.no || !shapes.numbers.is_empty() || !shapes.strings.is_empty() {
+        if shapes.null || shapes.yes || shapes.no || !shapes.numbers.is_empty() || !shapes.strings.is_empty()
+        {
             return Ok(true);
         }
         for array in &shapes.arrays {
@@ -401,7 +423,8 @@ impl<'a> Expander<'a> {
             (Value::Array(items), true) => {
                 let prefix: Vec<Goal> = items.iter().map(|item| self.goals.value(item, true)).collect();
                 let length = prefix.len();
-                let array = Array { prefix, rest: Goal::NEVER, min: length, max: Some(length), ..Array::default() };
+                let array =
+                    Array { prefix, rest: Goal::NEVER, min: length, max: Some(length), ..Array::default() };
                 Shapes::array(array)
             }
             (Value::Array(items), false) => {
@@ -444,7 +467,13 @@ impl<'a> Expander<'a> {
     }
 
     /// allOf, anyOf, oneOf, not, if.
-    fn combined(&mut self, schema: &'a Value, map: &'a Map<String, Value>, keyword: &str, holds: bool) -> Result<Shapes> {
+    fn combined(
+        &mut self,
+        schema: &'a Value,
+        map: &'a Map<String, Value>,
+        keyword: &str,
+        holds: bool,
+    ) -> Result<Shapes> {
         if keyword == "not" {
             let inner = self.document.reach(schema, &["not"], &map["not"]);
             let goal = self.goals.schema(inner, !holds);

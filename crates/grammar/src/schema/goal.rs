@@ -114,7 +114,7 @@ impl<'a> Goals<'a> {
         terms.dedup_by_key(|term| key(term));
         let keys: Vec<TermKey> = terms.iter().map(key).collect();
         let contradiction =
-            keys.windows(2).any(|pair| pair[0] == TermKey { holds: pair[0].holds, ..pair[1] } );
+            keys.windows(2).any(|pair| pair[0] == TermKey { holds: pair[0].holds, ..pair[1] });
         if contradiction {
             return Goal::NEVER;
         }

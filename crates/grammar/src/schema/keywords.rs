@@ -57,7 +57,8 @@ impl<'a> Expander<'a> {
                 Number { max: bound, ..Number::default() }
             };
             let shapes = Shapes::number(number);
-            result = if holds { self.both(&result, &shapes.or_other_types())? } else { result.union(&shapes) };
+            result =
+                if holds { self.both(&result, &shapes.or_other_types())? } else { result.union(&shapes) };
         }
         Ok(result)
     }
@@ -81,7 +82,8 @@ impl<'a> Expander<'a> {
             let float = value.as_f64().filter(|float| *float >= 0.0 && float.fract() == 0.0);
             float.map(|float| float as u64)
         });
-        let whole = whole.ok_or_else(|| self.document.invalid(schema, format!("{keyword} is not a count")))?;
+        let whole =
+            whole.ok_or_else(|| self.document.invalid(schema, format!("{keyword} is not a count")))?;
         Ok(usize::try_from(whole).unwrap_or(usize::MAX).min(usize::MAX / 4))
     }
 
@@ -190,7 +192,12 @@ impl<'a> Expander<'a> {
                 let inner = self.document.reach(schema, &[keyword], &map[keyword]);
                 let name = self.goals.schema(inner, true);
                 if !holds {
-                    let some = Some_ { not_named: Vec::new(), patterns: Vec::new(), name: self.goals.not(name), goal: Goal::ANY };
+                    let some = Some_ {
+                        not_named: Vec::new(),
+                        patterns: Vec::new(),
+                        name: self.goals.not(name),
+                        goal: Goal::ANY,
+                    };
                     return Ok(Shapes::object(Object { some: vec![Rc::new(some)], ..Object::default() }));
                 }
                 Object { names: vec![name], ..Object::default() }
@@ -260,7 +267,12 @@ impl<'a> Expander<'a> {
     }
 
     /// A property that asks for others, or for a schema: either it is absent, or what it asks for holds.
-    fn dependencies(&mut self, schema: &'a Value, map: &'a Map<String, Value>, holds: bool) -> Result<Shapes> {
+    fn dependencies(
+        &mut self,
+        schema: &'a Value,
+        map: &'a Map<String, Value>,
+        holds: bool,
+    ) -> Result<Shapes> {
         let mut result = if holds { Shapes::all() } else { Shapes::none() };
         for keyword in ["dependencies", "dependentRequired", "dependentSchemas"] {
             if !self.document.knows(keyword) {
@@ -354,9 +366,8 @@ impl<'a> Expander<'a> {
             self.count(schema, map, keyword).map(Some)
         };
         let (min, max) = (bound("minContains")?.unwrap_or(1), bound("maxContains")?);
-        let array = |min, max| {
-            Array { contains: vec![Contains { from: 0, goal, min, max }], ..Array::default() }
-        };
+        let array =
+            |min, max| Array { contains: vec![Contains { from: 0, goal, min, max }], ..Array::default() };
         if holds {
             return Ok(Shapes::array(array(min, max)).or_other_types());
         }

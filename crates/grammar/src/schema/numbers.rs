@@ -52,11 +52,8 @@ pub(crate) fn language(number: &Number) -> Option<RegexAst> {
 /// The numbers of one sign; zero has none.
 fn half(number: &Number, whole: bool, negative: bool) -> Option<RegexAst> {
     let mirror = |bound: (Decimal, bool)| (bound.0.negate(), bound.1);
-    let (low, high) = if negative {
-        (number.max.map(mirror), number.min.map(mirror))
-    } else {
-        (number.min, number.max)
-    };
+    let (low, high) =
+        if negative { (number.max.map(mirror), number.min.map(mirror)) } else { (number.min, number.max) };
     let zero = Decimal::integer(0);
     // A magnitude is at least 0; with a minus it is more than that.
     let mut low = low.filter(|(bound, _)| !bound.is_negative()).unwrap_or((zero, negative));

@@ -120,7 +120,8 @@ fn closes_quantifier(before: &[char]) -> bool {
     let mut text = before[open..].to_vec();
     text.push('}');
     // Braces of \u{...}, \x{...} and \p{...} are part of an escape.
-    let of_escape = open >= 2 && before[open - 2] == '\\' && matches!(before[open - 1], 'u' | 'x' | 'p' | 'P');
+    let of_escape =
+        open >= 2 && before[open - 2] == '\\' && matches!(before[open - 1], 'u' | 'x' | 'p' | 'P');
     of_escape || (!escaped && is_quantifier(&text))
 }
 

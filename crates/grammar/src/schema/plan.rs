@@ -180,7 +180,9 @@ fn scalars(shapes: &Shapes) -> Result<Vec<RegexAst>> {
 
 fn of_array(expander: &mut Expander<'_>, array: &Array) -> Result<PlannedArray> {
     if array.contains.len() > 3 {
-        return Err(GrammarError::TooComplex("an array must contain more than three kinds of items".to_owned()));
+        return Err(GrammarError::TooComplex(
+            "an array must contain more than three kinds of items".to_owned(),
+        ));
     }
     let mut roles = Vec::new();
     let most = array.max.unwrap_or(usize::MAX);
@@ -206,7 +208,9 @@ fn of_array(expander: &mut Expander<'_>, array: &Array) -> Result<PlannedArray> 
             return Err(refused("it is followed only where all items are of one kind"));
         }
         let values = finite(expander, array.rest)?.filter(|values| values.len() <= UNIQUE_MAX);
-        unique = Some(values.ok_or_else(|| refused("items are told apart only where there are few different ones"))?);
+        unique = Some(
+            values.ok_or_else(|| refused("items are told apart only where there are few different ones"))?,
+        );
     }
     Ok(PlannedArray { array: array.clone(), roles, unique })
 }
@@ -240,8 +244,11 @@ fn finite(expander: &mut Expander<'_>, goal: Goal) -> Result<Option<Vec<RegexAst
         return Ok(None);
     }
     let constants = [(shapes.null, "null"), (shapes.yes, "true"), (shapes.no, "false")];
-    let mut texts: Vec<String> = constants.iter().filter(|(there, _)| *there).map(|(_, t)| t.to_string()).collect();
-    texts.extend(shapes.numbers.iter().flat_map(|number| number.points.iter().flatten()).filter_map(|p| p.text()));
+    let mut texts: Vec<String> =
+        constants.iter().filter(|(there, _)| *there).map(|(_, t)| t.to_string()).collect();
+    texts.extend(
+        shapes.numbers.iter().flat_map(|number| number.points.iter().flatten()).filter_map(|p| p.text()),
+    );
     let mut values: Vec<RegexAst> = Vec::new();
     for text in &shapes.strings {
         if let Some(RegexAst::Literal(one)) = language(text)? {
@@ -283,13 +290,8 @@ fn of_object(expander: &mut Expander<'_>, object: &Object, out: &mut Vec<Planned
     }
     let taken: Vec<String> = names.into_iter().cloned().collect();
     let extras = extras(expander, object, &taken, languages)?;
-    let plan = |named, last| PlannedObject {
-        named,
-        extras: extras.clone(),
-        last,
-        min: object.min,
-        max: object.max,
-    };
+    let plan =
+        |named, last| PlannedObject { named, extras: extras.clone(), last, min: object.min, max: object.max };
     match &object.some[..] {
         [] => out.push(plan(named, Vec::new())),
         [some] => {
@@ -373,7 +375,8 @@ fn extras(
     }
     let mut extras = Vec::new();
     for (mut parts, matched) in classes {
-        let found = |pattern: &Rc<str>| patterns.iter().zip(&matched).any(|(p, found)| *found && p == pattern);
+        let found =
+            |pattern: &Rc<str>| patterns.iter().zip(&matched).any(|(p, found)| *found && p == pattern);
         let mut goal = Goal::ANY;
         for row in &object.rows {
             let goals: Vec<Goal> =

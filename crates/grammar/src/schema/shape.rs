@@ -347,7 +347,14 @@ impl Array {
         }
         prefix.truncate(max.unwrap_or(usize::MAX));
         let contains = joined(&self.contains, &other.contains);
-        Some(Array { prefix, rest, min, max, contains, unique: self.unique.clone().or_else(|| other.unique.clone()) })
+        Some(Array {
+            prefix,
+            rest,
+            min,
+            max,
+            contains,
+            unique: self.unique.clone().or_else(|| other.unique.clone()),
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who may ask: `Host`, `Origin` and API keys, before anything else of a request is looked at.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -13,6 +13,7 @@ use subtle::ConstantTimeEq;
 
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
+use crate::http::client::Client;
 use crate::options::ServerOptions;
 
 /// Hashes of the keys: comparing these takes as long whatever a guess has in common with a key.
@@ -29,6 +30,15 @@ impl Keys {
         // All are compared, so that the time does not tell which one came near.
         let found = self.0.iter().fold(0u8, |found, key| found | key.ct_eq(&given).unwrap_u8());
         self.0.is_empty() || found == 1
+    }
+
+    /// Whose request this is: the key's, where there are keys, else the address's.
+    fn client(&self, given: Option<&[u8]>, address: Option<SocketAddr>) -> Client {
+        match (self.0.is_empty(), address) {
+            (false, _) => Client::of_key(&hash(given.unwrap_or_default())),
+            (true, Some(address)) => Client::at(address),
+            (true, None) => Client::default(),
+        }
     }
 }
 
@@ -66,9 +76,17 @@ fn host_name(authority: &str) -> &str {
 
 /// A page can make a browser send a foreign name to this address (DNS rebinding), but no number.
 fn host_is_known(headers: &HeaderMap, options: &ServerOptions) -> bool {
-    let Some(host) = headers.get(header::HOST) else { return true };
-    let Ok(host) = host.to_str() else { return false };
-    let name = host_name(host).trim_end_matches('.').to_ascii_lowercase();
+    // A request has one name, or is not to be trusted with any of them.
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let Some(host) = hosts.next() else { return true };
+    match host.to_str() {
+        Ok(host) => hosts.next().is_none() && name_is_known(host, options),
+        Err(_) => false,
+    }
+}
+
+fn name_is_known(authority: &str, options: &ServerOptions) -> bool {
+    let name = host_name(authority).trim_end_matches('.').to_ascii_lowercase();
     name == "localhost"
         || name.ends_with(".localhost")
         || name == "host.docker.internal"
@@ -118,7 +136,9 @@ fn preflight(headers: &HeaderMap) -> Response {
 }
 
 fn refusal(request: &Request, app: &App) -> Option<ApiError> {
-    if !host_is_known(request.headers(), &app.options) {
+    // The first line of a request may name a host too, as it does for proxies.
+    let named = request.uri().authority().is_none_or(|named| name_is_known(named.as_str(), &app.options));
+    if !named || !host_is_known(request.headers(), &app.options) {
         let message = "this Host is not known here; --allow-host NAME makes it so";
         return Some(ApiError::new(StatusCode::FORBIDDEN, message));
     }
@@ -135,13 +155,16 @@ fn refusal(request: &Request, app: &App) -> Option<ApiError> {
 }
 
 /// Lets a request through or refuses it, and puts errors into the form that its route speaks.
-pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let route = request.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
     let allowed = match origin(request.headers(), &app.options) {
         Origin::Allowed(origin) => Some(origin),
         _ => None,
     };
+    let address = request.extensions().get::<SocketAddr>().copied();
+    let client = app.keys.client(key(request.headers()).as_deref(), address);
+    request.extensions_mut().insert(client);
     let asks = request.method() == Method::OPTIONS && allowed.is_some();
     let mut response = match refusal(&request, &app) {
         Some(refused) if !asks || refused.status == StatusCode::FORBIDDEN => refused.into_response(),

@@ -54,6 +54,12 @@ pub struct ServeArgs {
     /// Name under which clients may reach this server, beside localhost and numbers
     #[arg(long, value_name = "NAME", help_heading = "Network")]
     pub allow_host: Vec<String>,
+    /// Seconds in which a client must send the head of a request
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = parse::positive, allow_negative_numbers = true, help_heading = "Network")]
+    pub head_timeout: usize,
+    /// Seconds in which a client must send the body of a request
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse::positive, allow_negative_numbers = true, help_heading = "Network")]
+    pub body_timeout: usize,
     /// Requests that run at once; more wait
     #[arg(long, aliases = ["parallel", "max-num-seqs", "sequences"], value_name = "N", default_value = "16", value_parser = parse::positive, allow_negative_numbers = true, help_heading = "Load")]
     pub slots: usize,
