@@ -26,6 +26,8 @@ pub(crate) struct Model {
     /// Sequences that run at once.
     pub sequences_max: usize,
     pub vocab: usize,
+    /// Bytes of the longest token.
+    token_bytes_max: usize,
     pub grammars: Grammars,
     /// Ticks of the registry's clock when it was asked last.
     used: AtomicU64,
@@ -34,6 +36,16 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// Errors where a text is too long for the context however it is cut into tokens, which takes seconds for some megabytes.
+    pub fn check_text(&self, text: &str, field: &str) -> Result<(), ApiError> {
+        if text.len() / self.token_bytes_max.max(1) < self.context {
+            return Ok(());
+        }
+        let message =
+            format!("{} bytes of text are too long: the context holds {} tokens", text.len(), self.context);
+        Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::param(field, message) })
+    }
+
     fn is_idle(&self) -> bool {
         self.users.load(Ordering::Acquire) == 0
     }
@@ -282,6 +294,10 @@ impl Registry {
         let worker =
             Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
         let (used, users) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let tokenizer = &text.tokenizer;
+        let lengths =
+            (0..tokenizer.vocab_size() as u32).filter_map(|id| Some(tokenizer.token_bytes(id)?.len()));
+        let token_bytes_max = lengths.max().unwrap_or(0);
         Ok(Model {
             id: id.to_owned(),
             text,
@@ -290,6 +306,7 @@ impl Registry {
             context,
             sequences_max,
             vocab,
+            token_bytes_max,
             grammars: Grammars::default(),
             used,
             users,
