@@ -59,6 +59,21 @@ export const TESTS = [
     assert.equal((await s.messages())[1][1], kept);
   }),
 
+  test('a_stopped_answer_goes_on', async (s) => {
+    await s.limit(120);
+    await s.send('Write an endless story about a number. endless');
+    await s.page.until(() => document.querySelector('.answer > .prose')?.innerText.length > 40);
+    await s.page.press('Escape');
+    await s.idle();
+    const before = (await s.messages())[1][1];
+    await s.page.click('.answer .ended .link-button');
+    await s.page.until((n) => document.querySelector('.answer > .prose').innerText.length > n + 10, before.length);
+    await s.idle();
+    const [[, question], [, after]] = await s.messages();
+    assert.ok(question.startsWith('Write') && after.startsWith(before.slice(0, 40)), `${before} became ${after}`);
+    assert.equal(await s.text('.version-count'), null);
+  }),
+
   test('edits_make_versions', async (s) => {
     await s.ask('first question');
     await s.ask('second question');
