@@ -163,8 +163,12 @@ fn one(client: crate::http::Client, asks: &Asks, counted: &Counted, random: u64)
     };
     match outcome {
         Ok(ask::Outcome::Fine) => {}
-        Ok(ask::Outcome::Same) => drop(counted.compared.fetch_add(1, Ordering::Relaxed)),
-        Ok(ask::Outcome::Refused) => drop(counted.refused.fetch_add(1, Ordering::Relaxed)),
+        Ok(ask::Outcome::Same) => {
+            counted.compared.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(ask::Outcome::Refused) => {
+            counted.refused.fetch_add(1, Ordering::Relaxed);
+        }
         Err(error) => counted.fault(format!("{kind:?} {random:016x}: {error:#}")),
     }
 }
