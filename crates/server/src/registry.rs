@@ -406,6 +406,53 @@ fn fits(pattern: &str, name: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// Loads when told to, and never succeeds.
+    struct Slow(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Loader for Slow {
+        fn models(&self) -> Vec<ModelEntry> {
+            vec![ModelEntry { id: "a".into(), bytes: 1, created: 0 }]
+        }
+
+        fn load(&self, _: &str, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, String> {
+            progress(0.5);
+            self.0.lock().unwrap().recv().unwrap();
+            Err("it is broken".into())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_first_model_is_not_waited_for_but_later_ones_are() {
+        let (go, told) = std::sync::mpsc::channel();
+        let budget = Budget { models: 1, bytes: None };
+        let loader = Arc::new(Slow(Mutex::new(told)));
+        let registry = Arc::new(Registry::new(loader, Vec::new(), budget, Arc::new(Metrics::new())));
+        let warm = tokio::spawn({
+            let registry = registry.clone();
+            async move { registry.warm("a").await }
+        });
+        while registry.standing("a") != Standing::Loading(0.5) {
+            tokio::task::yield_now().await;
+        }
+        let refused = registry.get("a", true).await.err().unwrap();
+        assert_eq!((refused.status.as_u16(), refused.retry_after_seconds), (503, Some(LOAD_RETRY_SECONDS)));
+        go.send(()).unwrap();
+        assert!(warm.await.unwrap().is_err());
+        // What failed is tried anew, and now it is waited for.
+        let asked = tokio::spawn({
+            let registry = registry.clone();
+            async move { registry.get("a", true).await.err().unwrap() }
+        });
+        while registry.standing("a") != Standing::Loading(0.5) {
+            tokio::task::yield_now().await;
+        }
+        assert!(!asked.is_finished());
+        go.send(()).unwrap();
+        let failed = asked.await.unwrap();
+        assert_eq!(failed.status.as_u16(), 500, "{}", failed.message);
+        assert!(failed.message.contains("it is broken"), "{}", failed.message);
+    }
+
     #[test]
     fn patterns_have_one_star() {
         for (pattern, name, expected) in [
