@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::api::{native, openai};
 use crate::error::ApiError;
@@ -25,6 +25,8 @@ pub(crate) struct App {
     pub metrics: Arc<Metrics>,
     pub options: ServerOptions,
     pub keys: Keys,
+    /// A permit for each byte of the bodies that are being read.
+    pub bodies: Arc<Semaphore>,
     pub started: Instant,
 }
 
@@ -39,7 +41,9 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         let registry = Registry::new(loader, options.aliases.clone(), options.budget, metrics.clone());
         let keys = Keys::new(&options.keys);
-        let app = App { registry: Arc::new(registry), metrics, options, keys, started: Instant::now() };
+        let bodies = Arc::new(Semaphore::new(options.bodies_bytes_max.min(Semaphore::MAX_PERMITS)));
+        let app =
+            App { registry: Arc::new(registry), metrics, options, keys, bodies, started: Instant::now() };
         Server { app: Arc::new(app) }
     }
 

@@ -193,6 +193,10 @@ pub(crate) fn render(model: &Model, conversation: &Conversation, tools: &[Tool])
     if let Some(lost) = lost(&rendered.adjustments) {
         return Err(ApiError::param("messages", lost));
     }
+    model.check_text(rendered.prompt.plain_text(), "messages")?;
+    if let Some(begun) = &begun {
+        model.check_text(begun, "messages")?;
+    }
     let tokenizer = &model.text.tokenizer;
     let mut tokens =
         tokenizer.encode_prompt(&rendered.prompt).map_err(|error| ApiError::internal(error.to_string()))?;

@@ -19,6 +19,8 @@ pub struct ServerOptions {
     pub budget: Budget,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
+    /// Bytes of all bodies that are being read.
+    pub bodies_bytes_max: usize,
     /// Bytes of a request's head.
     pub head_bytes_max: usize,
     /// How long a client may take to send a head.
@@ -46,6 +48,7 @@ impl Default for ServerOptions {
             aliases: ["gpt-*", "claude-*"].map(|pattern| (pattern.to_owned(), String::new())).to_vec(),
             budget: Budget { models: 1, bytes: None },
             body_bytes_max: 32 << 20,
+            bodies_bytes_max: 256 << 20,
             head_bytes_max: 32 << 10,
             head_time: Duration::from_secs(15),
             body_time: Duration::from_secs(60),
