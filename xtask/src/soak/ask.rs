@@ -35,7 +35,7 @@ pub struct Asks {
 fn body(model: &str, index: usize) -> Value {
     let beginning = "Many requests begin with the same words, which the server need not read twice. ";
     let prompt = format!("{}{} times {}", beginning.repeat([0, 0, 1, 1, 2][index % 5]), index % 7, index);
-    json!({"model": model, "prompt": prompt, "max_tokens": [1, 8, 24, 60][index % 4], "temperature": 0})
+    json!({"model": model, "prompt": prompt, "max_tokens": ([1, 8, 24, 60][index % 4]), "temperature": 0})
 }
 
 impl Asks {
