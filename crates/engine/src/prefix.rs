@@ -40,8 +40,8 @@ impl PrefixCache {
             let common = common_prefix(&kept.tokens, head);
             let whole = common == kept.tokens.len();
             let reused = if whole { common } else { common - common % self.pools.page_tokens() };
-            // A window may have given up what the prompt departs from.
-            if kept.pages.sees(reused) { reused } else { 0 }
+            // A window may have given up what the prompt departs from, and recurrent state is there at some positions only.
+            kept.pages.restart(reused)
         };
         let best = (0..self.entries.len()).max_by_key(|i| reusable(&self.entries[*i]));
         let Some((index, reused)) = best.map(|i| (i, reusable(&self.entries[i]))).filter(|(_, n)| *n > 0)
@@ -64,6 +64,7 @@ impl PrefixCache {
 
     /// Keeps a sequence whose `tokens` are computed in `pages`. Kept sequences that it begins with are dropped.
     pub fn keep(&mut self, tokens: &[u32], mut pages: StatePages) {
+        let tokens = &tokens[..pages.truncate(tokens.len())];
         if tokens.is_empty() || self.entries_max == 0 {
             return;
         }
@@ -76,7 +77,6 @@ impl PrefixCache {
         while self.entries.len() >= self.entries_max {
             self.evict();
         }
-        pages.truncate(tokens.len());
         self.entries.push(Kept { tokens: tokens.to_vec(), pages, used: self.clock });
     }
 
@@ -110,7 +110,7 @@ mod tests {
 
     fn filled(pools: &StatePools, tokens: usize) -> StatePages {
         let mut list = pools.empty();
-        list.grow(tokens).unwrap();
+        list.grow(0, tokens, 0).unwrap();
         list
     }
 
@@ -181,11 +181,11 @@ mod tests {
             for (prompt, keep) in texts {
                 let (mut pages, reused) = cache.take(&prompt);
                 prop_assert!(reused < prompt.len());
-                if pages.grow(prompt.len()).is_err() {
+                if pages.grow(reused, prompt.len(), 0).is_err() {
                     continue;
                 }
                 prop_assert!(pages.writable_from(reused));
-                let ids = &pages.tables(prompt.len())[0];
+                let ids = &pages.tables(0, prompt.len())[0];
                 for (position, token) in prompt.iter().enumerate() {
                     let slot = &mut memory[ids[position / 32] as usize][position % 32];
                     if position < reused {
@@ -200,7 +200,7 @@ mod tests {
                     running.push((prompt, pages));
                 }
                 for (prompt, pages) in &running {
-                    let ids = &pages.tables(prompt.len())[0];
+                    let ids = &pages.tables(0, prompt.len())[0];
                     for (position, token) in prompt.iter().enumerate() {
                         prop_assert_eq!(memory[ids[position / 32] as usize][position % 32], *token);
                     }

@@ -162,10 +162,11 @@ impl Sequence {
         drafting.map_or(Vec::new(), |d| d.draft(&self.tokens, max.min(left), vocab))
     }
 
-    /// Gives up what a failed batch left behind, to try again alone.
+    /// Gives up what a failed batch left behind, to try again alone, from an earlier position where recurrent state is there no longer.
     pub fn retry(&mut self) {
         self.failure = None;
         self.alone = true;
+        self.computed = self.pages.truncate(self.computed);
         self.launched = self.computed;
     }
 

@@ -179,7 +179,7 @@ impl Engine {
         if !one || !self.running.iter().all(|s| s.goes_ahead(context).is_some()) {
             return Vec::new();
         }
-        let fits = self.running.iter_mut().all(|s| s.pages.grow(s.launched + 1).is_ok());
+        let fits = self.running.iter_mut().all(|s| s.pages.grow(s.launched, s.launched + 1, 0).is_ok());
         let plan = |s: &Sequence| Planned { id: s.id, count: 1, drafts: Vec::new(), slot: s.kept };
         if fits { self.running.iter().map(plan).collect() } else { Vec::new() }
     }
@@ -217,9 +217,9 @@ impl Engine {
         for Planned { id, count, mut drafts, slot } in wanted {
             // Preempted meanwhile.
             let Some(at) = self.running.iter().position(|s| s.id == id) else { continue };
-            let end = self.running[at].launched + count;
+            let start = self.running[at].launched;
             loop {
-                if self.running[at].pages.grow(end + drafts.len()).is_ok() {
+                if self.running[at].pages.grow(start, start + count, drafts.len()).is_ok() {
                     planned.push(Planned { id, count, drafts, slot });
                     break;
                 }
@@ -259,11 +259,13 @@ impl Engine {
             Some(_) => &[0],
             None => &sequence.tokens[sequence.launched..end],
         };
+        let (start, all) = (sequence.launched, end + planned.drafts.len());
         Slice {
             sequence: sequence.id,
             tokens: [known, &planned.drafts].concat(),
-            start: sequence.launched as u32,
-            tables: sequence.pages.tables(end + planned.drafts.len()),
+            start: start as u32,
+            tables: sequence.pages.tables(start, all),
+            snapshots: sequence.pages.snapshots(start, all),
             slot: planned.slot,
         }
     }
