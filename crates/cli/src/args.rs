@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::bench_spec::{ShapeChoice, WeightType};
+pub use crate::commands::serve::ServeArgs;
 use crate::context::ContextChoice;
 use crate::devices::{DeviceChoice, Tier};
 use crate::memory_max::MemoryMax;
@@ -16,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   unicorn run \"What is the capital of France?\"      one answer, streamed
   unicorn run                                       a chat with history; /help lists its commands
+  unicorn serve                                     an OpenAI-compatible server and a chat page on port 8080
   git diff | unicorn run -m qwen3-4b \"Review:\"     stdin is appended to the prompt
   unicorn bench -p 512 -n 128                       how fast, and how near to the machine's limits
   unicorn bench --shape llama-8b:q4_k               how fast a model would be, before downloading it
@@ -25,11 +27,12 @@ Exit codes:
 
 Environment:
   UNICORN_MODEL    default of --model
+  UNICORN_API_KEY  what clients of `serve` have to bring; several are separated by commas
   HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE    as for every Hugging Face tool
   NO_COLOR         no colours";
 
 /// What other programs call `--ctx`.
-const CONTEXT_ALIASES: [&str; 5] = ["ctx-size", "num-ctx", "context", "max-context", "max-model-len"];
+pub const CONTEXT_ALIASES: [&str; 5] = ["ctx-size", "num-ctx", "context", "max-context", "max-model-len"];
 
 /// Runs large language models on every compute unit of this machine.
 #[derive(Parser, Debug)]
@@ -55,6 +58,8 @@ pub struct GlobalArgs {
 pub enum Command {
     #[command(visible_alias = "chat")]
     Run(RunArgs),
+    #[command(visible_alias = "server")]
+    Serve(ServeArgs),
     #[command(visible_alias = "download")]
     Pull(PullArgs),
     #[command(visible_aliases = ["list", "ls"])]
@@ -82,7 +87,7 @@ pub struct ModelArgs {
     pub model: Option<String>,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct DeviceArgs {
     /// `cpu`, `cpu:LEVEL`, `vulkan`, `vulkan:1`, `vulkan:NAME`, `reference` [default: the fastest GPU, else the CPU]
     ///
@@ -95,7 +100,7 @@ pub struct DeviceArgs {
     pub threads: Option<OrAuto<usize>>,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct PlaceArgs {
     /// Which device runs which part of the model, for example mixer=cpu,ffn=vulkan or 0-15=vulkan:0,16-31=vulkan:1 [default: auto]
     ///
@@ -118,14 +123,14 @@ impl PlaceArgs {
     }
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct MemoryArgs {
     /// Memory that may be taken, of every device as in 6GiB, or of some as in cpu=8GiB,vulkan:0=6GiB [default: what there is]
     #[arg(long, value_name = "SIZE", value_parser = MemoryMax::of_this_machine, help_heading = "Device")]
     pub memory_max: Option<MemoryMax>,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct KvArgs {
     /// Element type of the KV cache
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse::KvTypeParser, help_heading = "Device")]

@@ -23,6 +23,8 @@ pub struct Config {
     pub hub: HubConfig,
     /// Model named by the environment.
     model: Option<String>,
+    /// API keys that clients of a server have to bring.
+    pub api_keys: Vec<String>,
     /// Folder for state that outlives a run (history), if the system has one.
     pub state_dir: Option<PathBuf>,
     /// Folder for what can be found out again (measurements, selftests), if the system has one.
@@ -66,15 +68,21 @@ impl Config {
             messages,
             style: Style::stderr(environment.text("NO_COLOR").is_some()),
             model,
+            api_keys: keys(environment.text("UNICORN_API_KEY").as_deref().unwrap_or_default()),
             state_dir: folder("XDG_STATE_HOME", ".local/state"),
             cache_dir: folder("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("unicorn")),
             hub: environment.hub(),
         }
     }
 
+    /// The model where no flag names one: the environment's, else the default.
+    pub fn default_model(&self) -> &str {
+        self.model.as_deref().unwrap_or(DEFAULT_MODEL)
+    }
+
     /// The model meant: the flag, else the environment, else the default.
     pub fn model<'a>(&'a self, args: &'a ModelArgs) -> &'a str {
-        args.model.as_deref().or(self.model.as_deref()).unwrap_or(DEFAULT_MODEL)
+        args.model.as_deref().unwrap_or(self.default_model())
     }
 
     /// True unless `--quiet`.
@@ -86,6 +94,11 @@ impl Config {
     pub fn explains(&self) -> bool {
         self.messages >= Messages::Decisions
     }
+}
+
+/// Keys separated by commas or lines; blanks around them do not count.
+pub fn keys(text: &str) -> Vec<String> {
+    text.split([',', '\n']).map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::{Context, anyhow};
-use unicorn_engine::{Drafter, Engine, EngineError, Event, FinishReason, Request, Timings};
+use unicorn_engine::{Drafter, Engine, EngineError, Event, FinishReason, Guides, Request, Timings};
 use unicorn_text::Detokenizer;
 
 use crate::interrupt::Catch;
@@ -30,10 +30,7 @@ pub fn generate(
     catch: &Catch,
     mut sink: impl FnMut(&str) -> io::Result<()>,
 ) -> anyhow::Result<Answer> {
-    let sequence = match drafter {
-        Some(drafter) => engine.add_drafted(request, drafter)?,
-        None => engine.add(request)?,
-    };
+    let sequence = engine.add_guided(request, Guides { drafter, ..Guides::default() })?;
     let mut text = String::new();
     let mut failed: Option<io::Error> = None;
     let mut cancelled = false;
@@ -51,7 +48,7 @@ pub fn generate(
         for event in engine.step()? {
             match event {
                 Event::Token { token, .. } if !cancelled => emit(detokenizer.push(token)),
-                Event::Token { .. } => {}
+                Event::Token { .. } | Event::PromptLogprobs { .. } => {}
                 Event::Finished { reason, timings, .. } => {
                     emit(detokenizer.finish());
                     if let Some(error) = failed {
@@ -79,6 +76,7 @@ fn finished(answer: Answer) -> anyhow::Result<Answer> {
         FinishReason::NoCandidate => {
             Err(anyhow!("no token could be chosen: the model's output is not finite"))
         }
+        FinishReason::Constraint(message) => Err(anyhow!("the constraint of the answer: {message}")),
         _ => Ok(answer),
     }
 }
@@ -112,7 +110,7 @@ fn ending(reason: &FinishReason) -> Option<&'static str> {
         FinishReason::Context => Some("cut: the context is full, see --ctx"),
         FinishReason::Cancelled => Some("interrupted"),
         FinishReason::OutOfKvPages => Some("cut: the KV cache is full"),
-        FinishReason::NoCandidate | FinishReason::Device(_) => Some("failed"),
+        FinishReason::NoCandidate | FinishReason::Constraint(_) | FinishReason::Device(_) => Some("failed"),
     }
 }
 

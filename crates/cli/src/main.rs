@@ -79,6 +79,7 @@ fn parse_line(line: &[OsString]) -> Result<Cli, clap::Error> {
 fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {
     match command {
         Command::Run(args) => commands::run::run(args, config),
+        Command::Serve(args) => commands::serve::run(args, config),
         Command::Pull(args) => commands::pull::run(args, config),
         Command::Models(args) => commands::models::run(args, config),
         Command::Rm(args) => commands::rm::run(args, config),

@@ -1,12 +1,17 @@
 //! The wiring shared by all commands: a model's files, its text side, a device, and the engine over them.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{DRAFT_MAX, Engine, EngineOptions, longest_context, perplexity};
+use unicorn_engine::{
+    DRAFT_MAX, Engine, EngineError, EngineOptions, LoadProgress, MemoryPlan, Placements, longest_context,
+    perplexity,
+};
 use unicorn_model::{ModelError, Notice, OpenModel, TextSide};
 use unicorn_text::Tokenizer;
 
@@ -80,10 +85,34 @@ pub struct EngineChoice<'a> {
     pub scores: bool,
     /// Whether next tokens are guessed, several of which are read at once.
     pub drafts: bool,
+    /// Positions that the KV cache holds for all sequences together, fewer where they do not fit; `None` for as many as they can have.
+    pub kv_tokens: Option<usize>,
+    /// Requests that wait at most beyond those that run.
+    pub queue: usize,
+    /// Beginnings of texts that are kept for the next that begins like them; `None` for the engine's own number.
+    pub kept: Option<usize>,
+    /// Rows of logits that are read at once beyond one for each sequence; 0 for none.
+    pub rows: usize,
 }
 
 /// A context that nobody asked for may become shorter where it does not fit, but not shorter than this.
 const CONTEXT_MIN: usize = 2048;
+
+/// Largest chat template file that is read, in bytes; the ones in use have less than 20 kB.
+const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
+
+/// Reads the file that `--chat-template` names.
+pub fn read_template(file: &Path) -> anyhow::Result<String> {
+    if file.as_os_str() == "-" {
+        return Err(usage("--chat-template wants a file: stdin is for the prompt"));
+    }
+    let named = || format!("--chat-template {}", file.display());
+    let mut text = String::new();
+    let opened = File::open(file).with_context(named)?;
+    opened.take(TEMPLATE_BYTES_MAX + 1).read_to_string(&mut text).with_context(named)?;
+    anyhow::ensure!(text.len() as u64 <= TEMPLATE_BYTES_MAX, "{}: too large for a template", named());
+    Ok(text)
+}
 
 /// Uses the template in `source`, which was read from `file`, in place of the model's own.
 pub fn set_template(text: &mut TextSide, file: &Path, source: &str) -> anyhow::Result<()> {
@@ -110,13 +139,23 @@ impl Session {
 
     /// Opens model and device. The tokenizer is built on a thread of its own while the weights load.
     pub fn of(fetched: &Fetched, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
+        Session::loading(fetched, choice, config, &mut |_| {})
+    }
+
+    /// As [`Session::of`], and tells how far it is.
+    pub fn loading(
+        fetched: &Fetched,
+        choice: &EngineChoice<'_>,
+        config: &Config,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> anyhow::Result<Session> {
         let start = Instant::now();
         let path = &fetched.path;
         let model = open_model(fetched, config)?;
         let (text, engine) = std::thread::scope(|scope| {
             let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model, fetched, config));
             let source: Arc<dyn WeightSource> = model.source.clone();
-            let engine = open_engine(&model.spec, &source, choice, config);
+            let engine = open_engine(&model.spec, &source, choice, config, progress);
             let text = match text {
                 Ok(text) => text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked"))),
                 // The system has no thread left: one after the other does it too.
@@ -159,10 +198,11 @@ pub fn open_engine(
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
     config: &Config,
+    progress: &mut dyn FnMut(LoadProgress),
 ) -> anyhow::Result<(Engine, Option<Grader>)> {
     let placed = open_devices(spec, choice, config)?;
     let grader = if config.explains() { Grader::new(&placed, spec, config)? } else { None };
-    Ok((engine_on(placed, spec, source, choice, config)?, grader))
+    Ok((engine_on(placed, spec, source, choice, config, progress)?, grader))
 }
 
 /// Opens the devices for a model and places it on them.
@@ -177,12 +217,37 @@ pub fn open_devices(spec: &ModelSpec, choice: &EngineChoice<'_>, config: &Config
 /// The engine's options for a model.
 pub fn engine_options(spec: &ModelSpec, choice: &EngineChoice<'_>) -> anyhow::Result<EngineOptions> {
     let context = choice.context.resolve(spec.context_max).map_err(usage)?;
-    let (kv_type, sequences_max) = (choice.kv, choice.load.sequences);
-    let mut options = EngineOptions { context, kv_type, sequences_max, ..EngineOptions::default() };
+    let (kv_type, sequences_max, queue_max) = (choice.kv, choice.load.sequences, choice.queue);
+    let mut options =
+        EngineOptions { context, kv_type, sequences_max, queue_max, ..EngineOptions::default() };
     let outputs = perplexity::outputs_max(spec.vocab, options.prefill_chunk.min(context));
+    options.kept_max = choice.kept.unwrap_or(options.kept_max);
     let drafts = choice.drafts.then_some(sequences_max.saturating_mul(DRAFT_MAX + 1));
-    options.outputs_max = choice.scores.then_some(outputs).max(drafts);
+    if let Some(tokens) = choice.kv_tokens {
+        let most = options.pages();
+        options.kv_pages = Some(tokens.max(context).div_ceil(options.page_tokens).min(most));
+    }
+    let rows = (choice.rows > 0).then_some(sequences_max.saturating_add(choice.rows));
+    options.outputs_max = choice.scores.then_some(outputs).max(drafts).max(rows);
     Ok(options)
+}
+
+/// Makes a pool of KV pages smaller until it fits, but not smaller than one sequence needs.
+fn fit_pool(
+    spec: &ModelSpec,
+    devices: &[Arc<dyn Device>],
+    placements: &Placements,
+    options: &mut EngineOptions,
+) -> Result<(), EngineError> {
+    let least = options.context.div_ceil(options.page_tokens);
+    while let Some(pages) = options.kv_pages.filter(|pages| *pages > least) {
+        let plan = MemoryPlan::new(spec, devices, placements, options)?;
+        if plan.check(&options.memory_limits).is_ok() {
+            break;
+        }
+        options.kv_pages = Some((pages / 2).max(least));
+    }
+    Ok(())
 }
 
 /// Loads the weights on open devices. Errors before the first is read where all of them cannot fit.
@@ -192,6 +257,7 @@ pub fn engine_on(
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
     config: &Config,
+    progress: &mut dyn FnMut(LoadProgress),
 ) -> anyhow::Result<Engine> {
     let mut options = engine_options(spec, choice)?;
     let Placed { opened, placements } = placed;
@@ -199,6 +265,7 @@ pub fn engine_on(
     options.memory_limits = memory::limits(&opened, choice.memory);
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     let devices: Vec<Arc<dyn Device>> = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
+    fit_pool(spec, &devices, &placements, &mut options).with_context(cannot)?;
     if let ContextChoice::AtMost(_) = choice.context {
         let fits =
             longest_context(spec, &devices, &placements, &options, CONTEXT_MIN).with_context(cannot)?;
@@ -210,7 +277,7 @@ pub fn engine_on(
             );
         }
     }
-    let made = Engine::new(spec, source, devices.clone(), placements.clone(), options.clone(), &mut |_| {});
+    let made = Engine::new(spec, source, devices.clone(), placements.clone(), options.clone(), progress);
     made.map_err(|error| Refused::or_other(error, spec, &devices, &placements, &options)).with_context(cannot)
 }
 

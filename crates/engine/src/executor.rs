@@ -37,6 +37,7 @@ pub(crate) type BatchResult = Result<Option<HeadOutput>, Arc<DeviceError>>;
 pub(crate) struct Landed {
     pub flight: u64,
     pub batch: Arc<Batch>,
+    pub launched: Instant,
     pub result: BatchResult,
 }
 
@@ -387,7 +388,7 @@ impl Executor {
         self.free.push(flight.stream);
         self.note(&flight);
         let result = result.and_then(|output| self.checked(output, &flight));
-        Some(Landed { flight: tag, batch: flight.batch, result })
+        Some(Landed { flight: tag, batch: flight.batch, launched: flight.launched, result })
     }
 
     /// Keeps when each step of a landed flight ran, and what came before it.

@@ -163,21 +163,6 @@ impl PageList {
         self.dropped += gone;
     }
 
-    /// A second list of the pages that the first `tokens` positions fill completely. The caller guarantees that these positions are
-    /// computed and will not be written again.
-    pub fn share_full(&self, tokens: usize) -> PageList {
-        let full = (tokens / self.pool.page_tokens()).saturating_sub(self.dropped).min(self.pages.len());
-        PageList { pool: self.pool.clone(), dropped: self.dropped, pages: self.pages[..full].to_vec() }
-    }
-
-    /// Moves the pages beyond the first `tokens` positions' full pages to the end of `other`, whose own pages must be those full
-    /// ones.
-    fn move_rest(&mut self, tokens: usize, other: &mut PageList) {
-        let full = (tokens / self.pool.page_tokens()).saturating_sub(self.dropped).min(self.pages.len());
-        debug_assert_eq!(other.len(), full);
-        other.pages.extend(self.pages.drain(full..));
-    }
-
     /// True when writing positions from `start` on touches only pages that no other list holds.
     pub fn writable_from(&self, start: usize) -> bool {
         let first = (start / self.pool.page_tokens()).saturating_sub(self.dropped);
@@ -233,24 +218,28 @@ impl StatePools {
         window_pages(spec, self.page_tokens, self.ahead).unwrap_or(usize::MAX)
     }
 
-    /// True when `next` more tokens of a new sequence fit beside all that `running` sequences hold and will need to compute the tokens
-    /// they have.
+    /// True when a new sequence of `next` tokens, which holds the pages `shared` of each group from the start, fits beside all that `running`
+    /// sequences hold and will need to compute the tokens they have.
     pub fn fits<'a>(
         &self,
         next: usize,
+        shared: &[Vec<PageId>],
         running: impl Iterator<Item = (&'a StatePages, usize)> + Clone,
     ) -> bool {
         (0..self.groups.len()).all(|g| {
             let (spec, pool) = &self.groups[g];
+            // A recurrent state that others know of is never written over: a sequence begins with one and ends in another.
             let needed = |tokens: usize| match spec.is_recurrent() {
-                true => 1,
+                true => 2,
                 false => pool.pages_for(tokens).min(self.held_max(*spec)),
             };
+            let shared = shared.get(g).map_or(&[][..], |shared| shared);
             let held: std::collections::HashSet<PageId> =
-                running.clone().flat_map(|(s, _)| s.groups[g].ids()).collect();
+                running.clone().flat_map(|(s, _)| s.groups[g].ids()).chain(shared.iter().copied()).collect();
             let promised =
                 running.clone().map(|(s, tokens)| needed(tokens).saturating_sub(s.groups[g].ids().len()));
-            needed(next) + promised.sum::<usize>() + held.len() <= pool.pages()
+            let more = needed(next).saturating_sub(shared.len());
+            more + promised.sum::<usize>() + held.len() <= pool.pages()
         })
     }
 
@@ -259,6 +248,36 @@ impl StatePools {
     pub fn shrink_states(&mut self, pages: usize) {
         let states = self.groups.iter_mut().filter(|(spec, _)| spec.is_recurrent());
         states.for_each(|(_, pool)| *pool = PagePool::new(pages.min(pool.pages()), self.page_tokens));
+    }
+
+    /// What each group keeps.
+    pub fn specs(&self) -> impl Iterator<Item = StateSpec> + '_ {
+        self.groups.iter().map(|g| g.0)
+    }
+
+    /// State with which a sequence can go on at `position`: in each group the pages that [`needed`] tells, which `piece` gives by group and
+    /// number. `held` as in [`StatePages`]; `on` are the phases whose devices have recurrent states. `None` where a page is missing.
+    pub fn assemble(
+        &self,
+        position: usize,
+        held: [usize; 2],
+        on: [bool; 2],
+        piece: impl Fn(usize, usize) -> Option<Arc<Page>>,
+    ) -> Option<StatePages> {
+        let group = |(g, (spec, pool)): (usize, &(StateSpec, PagePool))| {
+            let range = needed(*spec, position, self.page_tokens);
+            let dropped = range.start;
+            let mut pages = range.map(|i| piece(g, i)).collect::<Option<Vec<_>>>()?;
+            Some(match spec.is_recurrent() {
+                true => GroupPages::States(StateList::of(pool.clone(), position, pages.pop(), on)),
+                false => {
+                    let list = PageList { pool: pool.clone(), dropped, pages };
+                    GroupPages::Positions { spec: *spec, list }
+                }
+            })
+        };
+        let groups = self.groups.iter().enumerate().map(group).collect::<Option<Vec<_>>>()?;
+        Some(StatePages { groups, page_tokens: self.page_tokens, held })
     }
 
     /// State without pages.
@@ -272,6 +291,17 @@ impl StatePools {
             page_tokens: self.page_tokens,
             held: [0; 2],
         }
+    }
+}
+
+/// The pages of a group, by number, without which a sequence cannot go on at `position`: the one answer to where it can.
+pub(crate) fn needed(spec: StateSpec, position: usize, page_tokens: usize) -> std::ops::Range<usize> {
+    let end = position.div_ceil(page_tokens);
+    match spec {
+        StateSpec::Paged => 0..end,
+        StateSpec::Window(_) => (spec.first_seen(position) / page_tokens).min(end)..end,
+        // The state after all of them, which counts as the last page's.
+        StateSpec::Recurrent { .. } => end.saturating_sub(1)..end,
     }
 }
 
@@ -383,6 +413,50 @@ impl StatePages {
         })
     }
 
+    /// The first group that has too few free pages for a slice, as [`StatePages::grow`] takes it.
+    pub fn lacking(&mut self, start: usize, end: usize, drafts: usize) -> Option<usize> {
+        self.groups.iter_mut().position(|group| match group {
+            GroupPages::Positions { list, .. } => list.missing(end + drafts) > list.pool.free(),
+            GroupPages::States(states) => {
+                // What is planned from there on begins with the latest state.
+                let missing = states.missing(start, 1 + drafts);
+                if missing > states.pool().free() {
+                    // What it would go back to only when something fails.
+                    states.drop_snapshots();
+                }
+                missing > states.pool().free()
+            }
+        })
+    }
+
+    /// The first group of recurrent state with too few free pages for snapshots in a slice.
+    pub fn lacking_snapshots(&self, start: usize, end: usize, drafts: usize) -> Option<usize> {
+        let wanted = boundaries(start, end, self.page_tokens).len();
+        let lacks = |group: &GroupPages| match group {
+            GroupPages::Positions { .. } => false,
+            GroupPages::States(states) => wanted > 0 && !states.has_spare(wanted + 1 + drafts),
+        };
+        self.groups.iter().position(lacks)
+    }
+
+    /// The page of a group with this number, whose content reaches to position `end`, if it is held.
+    pub fn piece(&self, group: usize, number: usize, end: usize) -> Option<Arc<Page>> {
+        match self.groups.get(group)? {
+            GroupPages::Positions { list, .. } => list.pages.get(number.checked_sub(list.dropped)?).cloned(),
+            GroupPages::States(states) => states.page(end),
+        }
+    }
+
+    /// Positions from the first on whose pages lie on the devices of a phase.
+    pub fn reach(&self, phase: Phase) -> usize {
+        self.held[phase as usize]
+    }
+
+    /// Whether the recurrent states after `end` positions lie on the devices of each phase.
+    pub fn states_on(&self, end: usize) -> [bool; 2] {
+        [Phase::Prefill, Phase::Decode].map(|phase| self.states().all(|states| states.is_on(phase, end)))
+    }
+
     /// Gives up what no token from `position` on sees, but for one page more and some recurrent states, so that a sequence can step back.
     pub fn slide(&mut self, position: usize) {
         for group in &mut self.groups {
@@ -462,32 +536,6 @@ impl StatePages {
         }
     }
 
-    /// See [`PageList::share_full`]; with the states up to there.
-    pub fn share_full(&self, tokens: usize) -> StatePages {
-        let share = |g: &GroupPages| match g {
-            GroupPages::Positions { spec, list } => {
-                GroupPages::Positions { spec: *spec, list: list.share_full(tokens) }
-            }
-            GroupPages::States(states) => GroupPages::States(states.share(tokens)),
-        };
-        let groups = self.groups.iter().map(share).collect();
-        StatePages { groups, page_tokens: self.page_tokens, held: self.held.map(|held| held.min(tokens)) }
-    }
-
-    /// Moves the pages beyond the first `tokens` positions' full pages to the end of `other`, which shares those. States beyond them are
-    /// given up: `other` has the one that it goes on from.
-    pub(crate) fn move_rest(&mut self, tokens: usize, other: &mut StatePages) {
-        for (from, to) in self.groups.iter_mut().zip(&mut other.groups) {
-            match (from, to) {
-                (GroupPages::Positions { list, .. }, GroupPages::Positions { list: to, .. }) => {
-                    list.move_rest(tokens, to)
-                }
-                (GroupPages::States(states), _) => states.truncate(tokens - tokens % self.page_tokens),
-                _ => {}
-            }
-        }
-    }
-
     /// Positions up to which every group has pages.
     pub fn capacity(&self) -> usize {
         let capacity = |g: &GroupPages| match g {
@@ -560,9 +608,9 @@ mod tests {
                     }
                     Op::Truncate(l, n) => lists[l].truncate(n),
                     Op::Share(l, n) => {
-                        let shared = lists[l].share_full(n);
-                        prop_assert!(shared.capacity() <= n);
-                        lists[(l + 1) % 6] = shared;
+                        let full = (n / 32).min(lists[l].len());
+                        let pages = lists[l].pages[..full].to_vec();
+                        lists[(l + 1) % 6] = PageList { pool: pool.clone(), dropped: 0, pages };
                     }
                     Op::Drop(l) => lists[l] = pool.list(),
                 }
@@ -602,8 +650,9 @@ mod tests {
         state.slide(101);
         assert_eq!((state.restart(101), state.restart(100)), (101, 96));
         // Another begins alike.
-        let second = state.share_full(64);
-        assert_eq!((second.held(), second.restart(64)), (vec![2, 2], 64));
+        let piece = |g, i| state.piece(g, i, 32 * (i + 1));
+        let second = pools.assemble(64, [64; 2], [true; 2], piece).unwrap();
+        assert_eq!((second.held(), second.restart(64)), (vec![2, 1], 64));
         assert_eq!(state.truncate(80), 64);
         drop((state, second));
         assert_eq!(pools.pages(), (26, 26));

@@ -8,6 +8,7 @@
 pub mod agree;
 pub mod bench;
 mod budget;
+mod constraint;
 mod drafts;
 mod engine;
 mod error;
@@ -30,8 +31,11 @@ mod testing;
 mod timeline;
 
 pub use budget::longest_context;
+pub use constraint::{Constraint, Guides};
 pub use drafts::{Drafter, LENGTH_MAX as DRAFT_MAX};
-pub use engine::{DeviceReport, Engine, EngineOptions, LoadProgress, Report};
+pub use engine::{
+    Counters, DeviceReport, Engine, EngineOptions, LoadProgress, Report, SequenceInfo, SequenceState,
+};
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;
 pub use memory::{DeviceMemory, Excess, MemoryLimit, MemoryPlan, MemoryScope, MemoryShort};

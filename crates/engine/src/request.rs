@@ -22,14 +22,24 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// Report the log probability of each token and of this many most likely ones (0: of the token alone).
     pub logprobs: Option<usize>,
+    /// Report the log probability of each token of the prompt but the first, and of this many most likely ones
+    /// ([`Event::PromptLogprobs`]). What is scored is computed anew even where its beginning is known. As many rows are read in a batch as
+    /// [`crate::EngineOptions::outputs_max`] tells.
+    pub prompt_logprobs: Option<usize>,
     /// Keep the KV pages afterwards, so that a later prompt with the same beginning starts from them.
     pub keep: bool,
+    /// Higher ones leave the queue first, and are the last to be sent back to it where pages are short.
+    pub priority: i32,
+    /// Whose request this is: among equal priority, waiting requests of different groups are taken in turn.
+    pub group: u64,
+    /// Computed prefixes are shared only among requests of one scope.
+    pub scope: u64,
 }
 
 /// Why a sequence ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FinishReason {
-    /// A stop token was chosen.
+    /// A stop token was chosen, or the constraint says that the text is complete.
     Stop,
     /// `max_tokens` were generated.
     Length,
@@ -41,6 +51,8 @@ pub enum FinishReason {
     OutOfKvPages,
     /// Every token was banned, or the model produced no finite logit.
     NoCandidate,
+    /// The request's constraint failed, for this reason: nothing that it did not allow was reported.
+    Constraint(String),
     /// A device failed.
     Device(Failure),
 }
@@ -108,6 +120,13 @@ pub enum Event {
         /// Log probabilities, if the request asked for them.
         logprobs: Option<TokenLogprobs>,
     },
+    /// The prompt has been scored ([`Request::prompt_logprobs`]); comes before the first token.
+    PromptLogprobs {
+        /// Whose.
+        sequence: SequenceId,
+        /// Entry `i` is of token `i + 1` of the prompt: what the model expects after those before it.
+        logprobs: Vec<TokenLogprobs>,
+    },
     /// The last event of a sequence.
     Finished {
         /// Whose.
@@ -123,7 +142,9 @@ impl Event {
     /// The sequence that this is about.
     pub fn sequence(&self) -> SequenceId {
         match self {
-            Event::Token { sequence, .. } | Event::Finished { sequence, .. } => *sequence,
+            Event::Token { sequence, .. }
+            | Event::PromptLogprobs { sequence, .. }
+            | Event::Finished { sequence, .. } => *sequence,
         }
     }
 }

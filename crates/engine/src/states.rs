@@ -30,6 +30,8 @@ pub(crate) struct StateList {
     pool: PagePool,
     /// Ascending. Two neighbours with one page: the second is written over the first.
     states: Vec<State>,
+    /// Positions that are computed: what is in flight begins there or behind.
+    landed: usize,
 }
 
 /// Ends of pages within `start .. end`, so many at most, evenly spread and the last among them.
@@ -42,7 +44,13 @@ pub(crate) fn boundaries(start: usize, end: usize, page_tokens: usize) -> Vec<us
 
 impl StateList {
     pub fn new(pool: PagePool) -> StateList {
-        StateList { pool, states: Vec::new() }
+        StateList { pool, states: Vec::new(), landed: 0 }
+    }
+
+    /// With the state after `position` positions, if there are any; it is on the devices of these phases.
+    pub fn of(pool: PagePool, position: usize, page: Option<Arc<Page>>, on: [bool; 2]) -> StateList {
+        let states = page.map(|page| State { position, page, on }).into_iter().collect();
+        StateList { pool, states, landed: position }
     }
 
     pub fn pool(&self) -> &PagePool {
@@ -71,6 +79,7 @@ impl StateList {
     /// Forgets the states behind `position`.
     pub fn truncate(&mut self, position: usize) {
         self.states.retain(|s| s.position <= position);
+        self.landed = self.landed.min(position);
     }
 
     /// True when no other list holds this page.
@@ -125,6 +134,7 @@ impl StateList {
 
     /// Gives up what a sequence with `position` positions computed has no use for.
     pub fn slide(&mut self, position: usize) {
+        self.landed = position;
         let (latest, page_tokens) = (self.restart(position), self.pool.page_tokens());
         let mut at = 0..;
         let void: Vec<bool> = (0..self.states.len()).map(|i| self.is_void(i)).collect();
@@ -151,15 +161,22 @@ impl StateList {
         }
     }
 
-    /// A second list of the states up to `position` that others can begin from.
-    pub fn share(&self, position: usize) -> StateList {
-        let page_tokens = self.pool.page_tokens();
-        let serves = |i: &usize| {
-            let at = self.states[*i].position;
-            at <= position && !self.is_void(*i) && (at == position || at.is_multiple_of(page_tokens))
-        };
-        let states = (0..self.states.len()).filter(serves).map(|i| self.states[i].clone());
-        StateList { pool: self.pool.clone(), states: states.collect() }
+    /// The page of the state after `position` positions, for others that begin alike.
+    pub fn page(&self, position: usize) -> Option<Arc<Page>> {
+        let found =
+            (0..self.states.len()).find(|i| self.states[*i].position == position && !self.is_void(*i));
+        found.map(|i| self.states[i].page.clone())
+    }
+
+    /// Whether the devices of a phase have the state after `position` positions.
+    pub fn is_on(&self, phase: Phase, position: usize) -> bool {
+        self.states.iter().any(|s| s.position == position && s.on[phase as usize])
+    }
+
+    /// Gives up the snapshots before the latest state.
+    pub fn drop_snapshots(&mut self) {
+        let latest = self.restart(self.landed);
+        self.states.retain(|s| s.position >= latest);
     }
 
     /// The page of the state at `start`, if the devices of this phase do not have it.
@@ -234,7 +251,7 @@ mod tests {
         list.missing(41, 1);
         assert_eq!(list.restart(41), 41);
         // One that another list holds too is not written over.
-        let second = list.share(41);
+        let second = list.page(41);
         assert_eq!(list.missing(41, 1), 1);
         assert!(list.push(&[42]).is_err());
         drop((second, other));

@@ -191,6 +191,8 @@ struct State {
     shared: HashMap<StreamId, Arc<SharedBuffer>>,
     faults: Faults,
     rows_max: usize,
+    outputs_max: usize,
+    rows_read: usize,
     memory: MemoryUse,
 }
 
@@ -261,6 +263,16 @@ impl FakeDevice {
     /// The most rows of any work so far.
     pub fn rows_max(&self) -> usize {
         self.inner.state().rows_max
+    }
+
+    /// Rows that went through the model.
+    pub fn rows_read(&self) -> usize {
+        self.inner.state().rows_read
+    }
+
+    /// The most rows that were read of any work so far.
+    pub fn outputs_max(&self) -> usize {
+        self.inner.state().outputs_max
     }
 }
 
@@ -347,6 +359,7 @@ impl Inner {
         let batch = &work.batch;
         let faults = state.faults;
         state.rows_max = state.rows_max.max(batch.rows());
+        state.outputs_max = state.outputs_max.max(batch.outputs().len());
         if faults.lost {
             return Err(DeviceError::Lost { device: self.profile.name.clone(), what: "work".into() });
         }
@@ -369,6 +382,7 @@ impl Inner {
             let salt = block.weights()[0].span.offset + 1;
             match block {
                 Block::Embedding { .. } => {
+                    state.rows_read += batch.rows();
                     let tokens = batch.row_tokens(&state.slots).into_iter();
                     let rows = tokens.map(|t| mix(salt, t as u64)).collect();
                     state.streams.insert(work.stream, rows);

@@ -218,6 +218,11 @@ impl Tokenizer {
         self.0.vocabulary.is_special(id)
     }
 
+    /// Whether `id` fills a place in the vocabulary and is never written.
+    pub fn is_unused(&self, id: u32) -> bool {
+        self.0.vocabulary.kind(id) == Some(TokenKind::Unused)
+    }
+
     /// The texts of all tokens that are parsed only where asked for: control and unknown tokens.
     pub(crate) fn special_texts(&self) -> impl Iterator<Item = &str> {
         (0..self.vocab_size() as u32).filter(|&id| self.is_special(id)).filter_map(|id| self.token_text(id))

@@ -11,4 +11,5 @@ pub mod pull;
 pub mod rm;
 pub mod run;
 pub mod selftest;
+pub mod serve;
 pub mod tokenize;

@@ -30,6 +30,10 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
     let place = &args.place.of(&args.device);
     let memory = args.memory.memory_max.as_ref();
     let choice = EngineChoice {
+        kv_tokens: None,
+        queue: 0,
+        kept: None,
+        rows: 0,
         device: &args.device,
         place,
         kv: args.kv.kv,

@@ -1,11 +1,8 @@
 //! `unicorn run`.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::Path;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use unicorn_engine::{FinishReason, Request};
 
 use crate::args::RunArgs;
@@ -19,7 +16,7 @@ use crate::model_name::{is_missing_file, is_model};
 use crate::output::{Out, say, say_styled};
 use crate::planner::Load;
 use crate::prompt::{self, Tokens};
-use crate::session::{self, ContextChoice, EngineChoice, Session, no_template};
+use crate::session::{self, ContextChoice, EngineChoice, Session, no_template, read_template};
 use crate::settings::{DraftChoice, fresh_seed, resolve};
 use crate::stdin::{self, Piped};
 use crate::term;
@@ -29,8 +26,6 @@ use crate::trace::Trace;
 const CONTEXT_MAX: usize = 8192;
 /// Least time that a silent pipe is given when there is a prompt already.
 const STDIN_WAIT: Duration = Duration::from_secs(3);
-/// Largest chat template file that is read, in bytes; the ones in use have less than 20 kB.
-const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
 
 /// What was typed after `run`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +64,10 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
         return Err(usage("--trace writes the trace of one answer: give PROMPT"));
     }
     let choice = EngineChoice {
+        kv_tokens: None,
+        queue: 0,
+        kept: None,
+        rows: 0,
         device: &args.device,
         place: &args.place.of(&args.device),
         kv: args.kv.kv,
@@ -184,19 +183,6 @@ fn answer_after_waiting(
         );
     }
     Ok(exit)
-}
-
-/// Reads the file that `--chat-template` names.
-fn read_template(file: &Path) -> anyhow::Result<String> {
-    if file.as_os_str() == "-" {
-        return Err(usage("--chat-template wants a file: stdin is for the prompt"));
-    }
-    let named = || format!("--chat-template {}", file.display());
-    let mut text = String::new();
-    let opened = File::open(file).with_context(named)?;
-    opened.take(TEMPLATE_BYTES_MAX + 1).read_to_string(&mut text).with_context(named)?;
-    anyhow::ensure!(text.len() as u64 <= TEMPLATE_BYTES_MAX, "{}: too large for a template", named());
-    Ok(text)
 }
 
 fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> anyhow::Result<Exit> {

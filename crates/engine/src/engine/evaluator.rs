@@ -153,13 +153,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn reserve(&mut self, start: usize, end: usize) -> Result<(), EngineError> {
-        loop {
-            match self.pages.grow(start, end, 0) {
-                Ok(()) => return Ok(()),
-                Err(full) if !self.engine.prefixes.evict() => return Err(full.into()),
-                Err(_) => {}
-            }
-        }
+        Ok(self.engine.prefixes.grow(&mut self.pages, start, end, 0)?)
     }
 
     /// Appends the rows of all batches.

@@ -1,19 +1,24 @@
 //! The engine: a state machine that turns requests into tokens. It is a pump: batches are launched as soon as something is ready,
 //! and each that lands makes room for the next.
 
+mod admission;
 pub(crate) mod batching;
+mod counters;
 mod evaluator;
 mod options;
+mod queue;
 mod report;
+mod scores;
 mod sequence;
+mod speed;
 mod step;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use unicorn_core::{Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, WeightSource};
 
 use crate::RunStats;
+use crate::constraint::Constrained;
 use crate::drafts::Drafting;
 use crate::executor::{Executor, StateMove};
 use crate::kv::{StatePages, StatePools};
@@ -23,13 +28,16 @@ use crate::placement::{Phase, Placements};
 use crate::prefix::PrefixCache;
 use crate::request::{Event, Failure, FinishReason, Request};
 use crate::sampling::Sampler;
-use crate::{AdmissionError, Drafter, EngineError, Placement, PlacementError, Timeline};
+use crate::{AdmissionError, EngineError, Guides, Placement, PlacementError, Timeline};
 
 use batching::Room;
+pub use counters::{Counters, SequenceInfo, SequenceState};
 pub(crate) use evaluator::Evaluator;
 pub use options::EngineOptions;
+use queue::Queue;
 pub use report::{DeviceReport, Report};
 use sequence::Sequence;
+use speed::Speed;
 
 /// How far loading has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,16 +58,21 @@ pub struct Engine {
     limits: Arc<BatchLimits>,
     pools: StatePools,
     prefixes: PrefixCache,
-    waiting: VecDeque<Sequence>,
-    /// Oldest first.
+    waiting: Queue,
+    /// Those of higher priority first, among equals the oldest first.
     running: Vec<Sequence>,
     /// Ended with a batch in flight, which nobody waits for but their pages.
     ending: Vec<Sequence>,
     /// Events that the next step reports.
     events: Vec<Event>,
     next_id: u64,
+    /// What has been done so far; what there is now is found out when asked for.
+    counted: Counters,
     /// How many batches of either phase may be on their way.
     rooms: [Room; 2],
+    /// Prompts are read on devices where answers are generated too.
+    mixes: bool,
+    speed: Speed,
     /// Set when a device was lost.
     stopped: Option<Failure>,
 }
@@ -92,22 +105,28 @@ impl Engine {
         plan.check(&options.memory_limits).map_err(|short| EngineError::Memory(Box::new(short)))?;
         let Reservation { streams, rows, ahead, layout } = Reservation::of(spec, &placements, &options);
         let rooms = [&placements.prefill, &placements.decode].map(|placement| room(placement, &options));
+        let devices_of = |placement: &Placement| placement.assignment().to_vec();
+        let (reading, writing) = (devices_of(&placements.prefill), devices_of(&placements.decode));
+        let mixes = reading.iter().any(|device| writing.contains(device));
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
         executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
         Ok(Engine {
             spec: executor.spec().clone(),
-            prefixes: PrefixCache::new(&pools, options.kept_max),
+            prefixes: PrefixCache::new(&pools, options.kept_max, executor.has_two_ways()),
             limits: Arc::new(BatchLimits { vocab: spec.vocab, state: Some(layout) }),
             options,
             executor,
             pools,
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             running: Vec::new(),
             ending: Vec::new(),
             events: Vec::new(),
             next_id: 0,
+            counted: Counters::default(),
             rooms,
+            mixes,
+            speed: Speed::default(),
             stopped: None,
         })
     }
@@ -131,24 +150,14 @@ impl Engine {
     ///
     /// Errors name what is wrong with it, or that the queue is full; nothing of it is kept then.
     pub fn add(&mut self, request: Request) -> Result<SequenceId, AdmissionError> {
-        self.enqueue(request, None)
+        self.add_guided(request, Guides::default())
     }
 
-    /// As [`Engine::add`], with guesses of the next tokens by `drafter`. Several are verified in one step, so that a step may bring more than
-    /// one token. The tokens are the same as far as a device's results do not depend on the batch.
-    pub fn add_drafted(
-        &mut self,
-        request: Request,
-        drafter: Box<dyn Drafter>,
-    ) -> Result<SequenceId, AdmissionError> {
-        self.enqueue(request, Some(Drafting::new(drafter)))
-    }
-
-    fn enqueue(
-        &mut self,
-        request: Request,
-        drafting: Option<Drafting>,
-    ) -> Result<SequenceId, AdmissionError> {
+    /// As [`Engine::add`], with guesses of the next tokens and what the text has to obey.
+    ///
+    /// Guesses change no token as far as a device's results do not depend on the batch. A text with a constraint is not guessed: the constraint
+    /// would have to be asked along each guess and taken back, which costs as much as the guess may save.
+    pub fn add_guided(&mut self, request: Request, guides: Guides) -> Result<SequenceId, AdmissionError> {
         if let Some(reason) = &self.stopped {
             return Err(AdmissionError::Stopped { reason: reason.clone() });
         }
@@ -162,7 +171,10 @@ impl Engine {
         let sampler = Sampler::new(request.sampling.clone(), request.logprobs, request.mask.clone())?;
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        self.waiting.push_back(Sequence::new(id, request, sampler, drafting, self.pools.empty()));
+        let Guides { drafter, constraint } = guides;
+        let drafting = drafter.filter(|_| constraint.is_none()).map(Drafting::new);
+        let constraint = constraint.map(|c| Constrained::new(c, request.mask.clone()));
+        self.waiting.push(Sequence::new(id, request, sampler, drafting, constraint, self.pools.empty()));
         Ok(id)
     }
 
@@ -195,9 +207,7 @@ impl Engine {
                 let sequence = self.running.remove(at);
                 self.finish(sequence, FinishReason::Cancelled);
             }
-        } else if let Some(sequence) =
-            self.waiting.iter().position(|s| s.id == id).and_then(|at| self.waiting.remove(at))
-        {
+        } else if let Some(sequence) = self.waiting.remove(id) {
             self.finish(sequence, FinishReason::Cancelled);
         } else {
             return false;
@@ -254,11 +264,14 @@ impl Engine {
         }
     }
 
-    /// Keeps or gives up the pages of an ended sequence, with nothing of it in flight.
+    /// Keeps or gives up the pages of an ended sequence, with nothing of it in flight. Of one that was preempted others may have pages still.
     fn release(&mut self, mut sequence: Sequence) {
+        let pages = std::mem::replace(&mut sequence.pages, self.pools.empty());
         if sequence.keep && sequence.computed > 0 {
-            let pages = std::mem::replace(&mut sequence.pages, self.pools.empty());
-            self.prefixes.keep(&sequence.tokens[..sequence.computed], pages);
+            self.prefixes.keep(sequence.scope, &sequence.tokens[..sequence.computed], pages);
+        } else {
+            drop(pages);
+            self.prefixes.forget(sequence.scope, &sequence.tokens);
         }
     }
 

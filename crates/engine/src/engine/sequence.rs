@@ -4,10 +4,13 @@ use std::time::Instant;
 
 use unicorn_core::SequenceId;
 
+use crate::constraint::Constrained;
 use crate::drafts::Drafting;
 use crate::kv::StatePages;
 use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
+
+use super::scores::Scores;
 
 /// A failed batch.
 #[derive(Debug)]
@@ -34,10 +37,14 @@ pub(super) struct Sequence {
     pub slot: u32,
     /// Where guesses come from.
     pub drafting: Option<Drafting>,
+    /// What its text has to obey.
+    pub constraint: Option<Constrained>,
     /// Batches in flight that have tokens of this sequence.
     pub flights: usize,
     /// Empty while waiting.
     pub pages: StatePages,
+    /// Full pages that others know of.
+    pub published: usize,
     /// What went wrong with a batch, until all of its batches have landed.
     pub failure: Option<Fault>,
     /// The next batch is this sequence's own: one that it shared failed.
@@ -45,13 +52,20 @@ pub(super) struct Sequence {
     /// It was cancelled, and ends when all of its batches have landed.
     pub cancelled: bool,
     pub sampler: Sampler,
+    /// What is known of its prompt's log probabilities, until they were reported.
+    pub scores: Option<Scores>,
     pub prompt_tokens: usize,
     pub reused_tokens: usize,
     pub max_tokens: Option<usize>,
     pub stop_tokens: Vec<u32>,
     pub keep: bool,
+    pub priority: i32,
+    pub group: u64,
+    pub scope: u64,
     /// When its latest batch was launched.
     pub sent: Instant,
+    /// Nothing but single tokens and drafts was in the batch that landed last.
+    pub timed: bool,
     added: Instant,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -64,8 +78,10 @@ impl Sequence {
         request: Request,
         sampler: Sampler,
         drafting: Option<Drafting>,
+        constraint: Option<Constrained>,
         pages: StatePages,
     ) -> Sequence {
+        let scores = request.prompt_logprobs.map(|top| Scores::new(request.prompt.len(), top));
         Sequence {
             id,
             prompt_tokens: request.prompt.len(),
@@ -75,22 +91,35 @@ impl Sequence {
             kept: None,
             slot: 0,
             drafting,
+            constraint,
             flights: 0,
             pages,
+            published: 0,
             failure: None,
             alone: false,
             cancelled: false,
             sampler,
+            scores,
             reused_tokens: 0,
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
             keep: request.keep,
+            priority: request.priority,
+            group: request.group,
+            scope: request.scope,
             sent: Instant::now(),
+            timed: false,
             added: Instant::now(),
             started: None,
             first_token: None,
             last_token: None,
         }
+    }
+
+    /// Tokens whose state may come from elsewhere, and one that has to be computed.
+    pub fn reusable(&self) -> &[u32] {
+        let most = self.scores.as_ref().map_or(usize::MAX, |scores| scores.first() + 1);
+        &self.tokens[..self.tokens.len().min(most)]
     }
 
     /// Tokens not launched yet.
@@ -124,14 +153,18 @@ impl Sequence {
 
     /// Leaves the queue with the pages and positions of a reused prefix. A preempted sequence comes here again: its times and
     /// its count of reused tokens are those of the first start.
-    pub fn start(&mut self, pages: StatePages, reused: usize) {
+    /// True when this is the first start.
+    pub fn start(&mut self, pages: StatePages, reused: usize) -> bool {
         self.pages = pages;
         self.computed = reused;
         self.launched = reused;
-        if self.started.is_none() {
+        self.published = 0;
+        let first = self.started.is_none();
+        if first {
             self.started = Some(Instant::now());
             self.reused_tokens = reused;
         }
+        first
     }
 
     /// Goes back to the queue; everything is computed again later. Nothing of it is in flight.
@@ -146,7 +179,6 @@ impl Sequence {
     pub fn advance(&mut self, tokens: usize, accepted: usize) {
         self.computed += tokens + accepted;
         self.launched += accepted;
-        self.pages.slide(self.computed);
     }
 
     /// Forgets that anything was computed for drafts that were wrong.
@@ -160,6 +192,19 @@ impl Sequence {
         let left = self.max_tokens.map_or(max, |most| most.saturating_sub(self.generated() + 1));
         let drafting = self.drafting.as_mut().filter(|_| !self.alone);
         drafting.map_or(Vec::new(), |d| d.draft(&self.tokens, max.min(left), vocab))
+    }
+
+    /// Asks the constraint, if there is one, what may come next.
+    pub fn constrain(&mut self, vocab: usize) -> Result<(), String> {
+        if let Some(constraint) = &mut self.constraint {
+            self.sampler.allow(constraint.mask(vocab)?);
+        }
+        Ok(())
+    }
+
+    /// Tells the constraint, if there is one, which token was chosen; true when nothing may follow it.
+    pub fn accept(&mut self, token: u32) -> Result<bool, String> {
+        self.constraint.as_mut().map_or(Ok(false), |constraint| constraint.accept(token))
     }
 
     /// Gives up what a failed batch left behind, to try again alone, from an earlier position where recurrent state is there no longer.

@@ -172,6 +172,10 @@ struct Benched {
 
 fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result<Benched> {
     let choice = EngineChoice {
+        kv_tokens: None,
+        queue: 0,
+        kept: None,
+        rows: 0,
         device: &args.device,
         place: &args.place.of(&args.device),
         kv: args.kv.kv,
@@ -198,7 +202,7 @@ fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result
     let devices = placed.opened.iter().map(|o| o.device.clone()).collect();
     let grader = Grader::new(&placed, &spec, config)?;
     let start = Instant::now();
-    let engine = engine_on(placed, &spec, &source, &choice, config)?;
+    let engine = engine_on(placed, &spec, &source, &choice, config, &mut |_| {})?;
     Ok(Benched { engine, grader, devices, roofs, load_seconds: start.elapsed().as_secs_f64() })
 }
 

@@ -56,6 +56,10 @@ const PROMPTS: [&str; 20] = [
 fn choice_of(device: &DeviceArgs, context: ContextChoice) -> EngineChoice<'_> {
     let kv = unicorn_core::KvType::F16;
     EngineChoice {
+        kv_tokens: None,
+        queue: 0,
+        kept: None,
+        rows: 0,
         device,
         place: &Place::One,
         kv,
@@ -85,7 +89,8 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
     let device = open_limited(&args.device, args.tier, config)?;
     let choice = choice_of(&args.device, context);
     let source: Arc<dyn WeightSource> = opened.source.clone();
-    let mut engine = engine_on(Placed::one(device, &opened.spec)?, &opened.spec, &source, &choice, config)?;
+    let mut engine =
+        engine_on(Placed::one(device, &opened.spec)?, &opened.spec, &source, &choice, config, &mut |_| {})?;
     let name = engine.devices().first().map_or(String::new(), |d| d.profile().name.clone());
 
     let mut out = Out::stdout();

@@ -10,12 +10,13 @@ fn drafted(
     drafter: Knowing,
 ) -> (Vec<u32>, FinishReason, Timings, u64) {
     let before = engine.stats().submits;
-    engine.add_drafted(request.clone(), Box::new(drafter)).unwrap();
+    engine.add_guided(request.clone(), drafts_of(drafter)).unwrap();
     let mut text = Vec::new();
     loop {
         for event in engine.step().unwrap() {
             match event {
                 Event::Token { token, .. } => text.push(token),
+                Event::PromptLogprobs { .. } => {}
                 Event::Finished { reason, timings, .. } => {
                     return (text, reason, timings, engine.stats().submits - before);
                 }
@@ -147,7 +148,7 @@ fn drafts_belong_to_the_batch_that_they_are_in() {
         let requests: Vec<Request> = (0..6).map(|i| request(seed + i, 20 + 5 * i as usize, 60)).collect();
         let answers: Vec<_> = requests.iter().map(alone).collect();
         let add = |(r, a): (&Request, &(Vec<u32>, Option<FinishReason>))| {
-            engine.add_drafted(r.clone(), Box::new(Knowing::of(r, &a.0, u32::MAX))).unwrap()
+            engine.add_guided(r.clone(), drafts_of(Knowing::of(r, &a.0, u32::MAX))).unwrap()
         };
         let ids: Vec<SequenceId> = requests.iter().zip(&answers).map(add).collect();
         let texts = drain(&mut engine);

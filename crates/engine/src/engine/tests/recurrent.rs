@@ -70,7 +70,7 @@ proptest! {
     fn failed_batches_and_rejected_drafts_change_no_text(
         layers in 2usize..4, seed in any::<u64>(), prefill_chunk in 1usize..90, sequences_max in 1usize..5, pages in 6usize..40,
         apart in any::<bool>(), lens in prop::collection::vec((1usize..150, 1usize..40), 1..6), right in 0u32..20,
-        drafts in any::<bool>(), left in prop::option::of(1usize..9), failing in prop::collection::vec(0usize..60, 0..4), kept_max in 0usize..3,
+        drafts in any::<bool>(), left in prop::option::of(2usize..9), failing in prop::collection::vec(0usize..60, 0..4), kept_max in 0usize..3,
     ) {
         let spec = recurrent_spec(layers);
         let on = |device| Placement::new(&spec, 2, vec![device; spec.blocks.len()]).unwrap();
@@ -83,7 +83,7 @@ proptest! {
         };
         let mut engine = Engine::new(&spec, &zero_weights(), all, placements, options, &mut |_| {}).unwrap();
         engine.pools.shrink_states(left.unwrap_or(usize::MAX));
-        engine.prefixes = PrefixCache::new(&engine.pools, kept_max);
+        engine.prefixes = PrefixCache::new(&engine.pools, kept_max, apart);
         let requests: Vec<Request> = lens.iter().enumerate().map(|(i, (prompt, tokens))| {
             let tokens = (*tokens).min(192 - prompt);
             let request = Request { keep: true, ..request(i as u64 % 2, *prompt, tokens) };

@@ -1,0 +1,213 @@
+//! How the server's models are found and opened.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use unicorn_core::ModelSpec;
+use unicorn_engine::Engine;
+use unicorn_server::{LoadedModel, Loader, ModelEntry, ModelFacts};
+
+use super::args::ServeArgs;
+use crate::clean::one_line;
+use crate::config::Config;
+use crate::planner::Load;
+use crate::progress::Fetched;
+use crate::session::{self, ContextChoice, EngineChoice, Session, find_model};
+
+/// Context where nobody asks for another: the first prompts of coding agents have up to 19,000 tokens.
+const CONTEXT_MAX: usize = 32_768;
+/// Tokens in the KV cache where nobody asks for more.
+const KV_TOKENS: usize = 65_536;
+
+/// Beginnings of texts that are kept; what they take is bounded by the KV cache.
+const KEPT: usize = 256;
+/// Rows of logits that are read at once to score prompts.
+const ROWS: usize = 32;
+
+/// A model on this machine.
+#[derive(Clone, Debug)]
+struct Known {
+    id: String,
+    path: PathBuf,
+    lacking: Vec<String>,
+}
+
+/// Opens the models named on the command line and those in a folder.
+pub struct ModelLoader {
+    args: ServeArgs,
+    config: Config,
+    named: Vec<Known>,
+    template: Option<String>,
+}
+
+impl ModelLoader {
+    /// Finds the models, fetching those that are not here.
+    pub fn new(args: &ServeArgs, template: Option<String>, config: &Config) -> anyhow::Result<ModelLoader> {
+        let mut named = Vec::new();
+        let default = [config.default_model().to_owned()];
+        let names = match (args.model.is_empty(), &args.models_dir) {
+            (true, None) => &default[..],
+            _ => &args.model[..],
+        };
+        for name in names {
+            let Fetched { path, lacking } = find_model(name, config)?;
+            named.push(Known { id: id_of(name), path, lacking });
+        }
+        let loader = ModelLoader { args: args.clone(), config: config.clone(), named, template };
+        anyhow::ensure!(
+            !loader.known().is_empty(),
+            "{}: there is no model in it",
+            args.models_dir.as_deref().unwrap_or(Path::new("--models-dir")).display()
+        );
+        Ok(loader)
+    }
+
+    /// All models: the named ones, then those in the folder by name. Of two with one id the first counts.
+    fn known(&self) -> Vec<Known> {
+        let mut known = self.named.clone();
+        for (id, path) in self.args.models_dir.as_deref().map(in_folder).unwrap_or_default() {
+            if known.iter().all(|other| other.id != id) {
+                known.push(Known { id, path, lacking: Vec::new() });
+            }
+        }
+        known
+    }
+}
+
+/// What requests call a model: a file's name without its ending, any other name as it is.
+fn id_of(name: &str) -> String {
+    let path = Path::new(name);
+    match path.exists() {
+        true => path.file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into_owned()),
+        false => name.to_owned(),
+    }
+}
+
+/// The models in a folder: GGUF files, of split ones the first, and folders with a `config.json`. Links that lead out of it are not followed.
+fn in_folder(folder: &Path) -> BTreeMap<String, PathBuf> {
+    let Ok(root) = folder.canonicalize() else { return BTreeMap::new() };
+    let entries = std::fs::read_dir(&root).into_iter().flatten().flatten();
+    let model = |entry: std::fs::DirEntry| {
+        let path = entry.path().canonicalize().ok().filter(|path| path.starts_with(&root))?;
+        let name = entry.file_name().into_string().ok()?;
+        if path.is_dir() {
+            return path.join("config.json").is_file().then_some((name, path));
+        }
+        let stem = name.strip_suffix(".gguf")?;
+        let shard = stem.rsplit_once("-of-").and_then(|(before, _)| before.rsplit_once('-'));
+        match shard.filter(|(_, number)| number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit())) {
+            Some((base, "00001")) => Some((base.to_owned(), path)),
+            Some(_) => None,
+            None => Some((stem.to_owned(), path)),
+        }
+    };
+    entries.filter_map(model).collect()
+}
+
+/// Bytes of a file, or of the files in a folder, and when the newest was written.
+fn size_and_time(path: &Path) -> (u64, u64) {
+    let files: Vec<PathBuf> = match path.is_dir() {
+        true => std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect(),
+        false => vec![path.to_owned()],
+    };
+    let metadata = files.iter().filter_map(|file| std::fs::metadata(file).ok()).filter(|m| m.is_file());
+    metadata.fold((0, 0), |(bytes, newest), file| {
+        let time = file.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        (bytes + file.len(), newest.max(time.map_or(0, |time| time.as_secs())))
+    })
+}
+
+impl Loader for ModelLoader {
+    fn models(&self) -> Vec<ModelEntry> {
+        let entry = |known: Known| {
+            let (bytes, created) = size_and_time(&known.path);
+            ModelEntry { id: known.id, bytes, created }
+        };
+        self.known().into_iter().map(entry).collect()
+    }
+
+    fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, String> {
+        let known = self.known().into_iter().find(|known| known.id == id);
+        let known = known.ok_or_else(|| format!("{id} is not there any more"))?;
+        open(self, &known, progress).map_err(|error| one_line(&format!("{error:#}")))
+    }
+}
+
+fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> anyhow::Result<LoadedModel> {
+    let ModelLoader { args, config, template, .. } = loader;
+    let place = args.place.of(&args.device);
+    let context = args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX));
+    let choice = EngineChoice {
+        kv_tokens: Some(args.kv_tokens.unwrap_or(KV_TOKENS)),
+        device: &args.device,
+        place: &place,
+        kv: args.kv.kv,
+        context,
+        memory: args.memory.memory_max.as_ref(),
+        scores: false,
+        drafts: false,
+        load: Load { sequences: args.slots, ..Load::default() },
+        queue: args.queue,
+        kept: Some(KEPT),
+        rows: ROWS,
+    };
+    let fetched = Fetched { path: known.path.clone(), lacking: known.lacking.clone() };
+    let mut session = Session::loading(&fetched, &choice, config, &mut |done| {
+        progress(done.loaded_bytes as f32 / done.total_bytes.max(1) as f32);
+    })?;
+    if let (Some(file), Some(source)) = (&args.chat_template, template) {
+        session::set_template(&mut session.text, file, source)?;
+    }
+    let facts = facts(&session.engine, size_and_time(&known.path).1);
+    Ok(LoadedModel { engine: session.engine, text: session.text, facts })
+}
+
+fn facts(engine: &Engine, created: u64) -> ModelFacts {
+    let spec = engine.spec();
+    ModelFacts {
+        name: spec.name.clone(),
+        architecture: spec.architecture.clone(),
+        parameters: spec.parameters(),
+        weight_bytes: spec.weight_bytes(),
+        quantization: main_type(spec),
+        width: spec.width,
+        context_trained: spec.context_max,
+        devices: engine.devices().iter().map(|device| device.profile().name.clone()).collect(),
+        placement: engine.report().placement.join("; "),
+        created,
+    }
+}
+
+/// The type of most of the weights.
+fn main_type(spec: &ModelSpec) -> String {
+    let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
+    for weight in spec.blocks.iter().flat_map(|block| block.weights()) {
+        *bytes.entry(weight.ty.name()).or_default() += weight.span.bytes;
+    }
+    bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or_else(String::new, |(name, _)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_offers_what_can_be_opened_and_nothing_outside() {
+        let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let touch = |path: &Path| std::fs::write(path, b"x").unwrap();
+        for name in ["a.gguf", "big-00001-of-00002.gguf", "big-00002-of-00002.gguf", "notes.txt"] {
+            touch(&folder.path().join(name));
+        }
+        for name in ["hf", "empty"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        touch(&folder.path().join("hf/config.json"));
+        touch(&outside.path().join("out.gguf"));
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(outside.path().join("out.gguf"), folder.path().join("link.gguf")).unwrap();
+        let found: Vec<String> = in_folder(folder.path()).into_keys().collect();
+        assert_eq!(found, ["a", "big", "hf"]);
+        assert!(in_folder(&outside.path().join("missing")).is_empty());
+    }
+}

@@ -1,0 +1,90 @@
+//! Figures of a running engine, for metrics and for people.
+
+use unicorn_core::SequenceId;
+
+use super::Engine;
+use super::sequence::Sequence;
+
+/// What an engine holds now, and what it has done since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Sequences that wait.
+    pub waiting: usize,
+    /// Sequences that run.
+    pub running: usize,
+    /// Pages of state in all groups together.
+    pub pages: usize,
+    /// Pages that nobody holds.
+    pub pages_free: usize,
+    /// Pages that only the prefix cache holds: they give way to running sequences.
+    pub pages_kept: usize,
+    /// Times that a running sequence was sent back to the queue.
+    pub preemptions: u64,
+    /// Tokens of the prompts that have left the queue.
+    pub prompt_tokens: u64,
+    /// How many of them the prefix cache had.
+    pub reused_tokens: u64,
+    /// Tokens chosen, stop tokens included.
+    pub generated_tokens: u64,
+    /// Tokens that drafters guessed and the model verified.
+    pub drafted_tokens: u64,
+    /// How many of them were what the model chose.
+    pub accepted_tokens: u64,
+}
+
+/// What a sequence is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SequenceState {
+    /// It waits for a place or for pages; one that has run before will be computed again.
+    Waiting,
+    /// Its prompt is being read.
+    Prefill,
+    /// It generates.
+    Decode,
+}
+
+/// A sequence as it is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SequenceInfo {
+    /// Whose.
+    pub id: SequenceId,
+    /// What it does.
+    pub state: SequenceState,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of prompt and answer that are computed, reused ones included.
+    pub computed_tokens: usize,
+    /// Tokens chosen.
+    pub generated_tokens: usize,
+}
+
+impl Engine {
+    /// What there is and what has been done.
+    pub fn counters(&self) -> Counters {
+        let (pages_free, pages) = self.pools.pages();
+        Counters {
+            waiting: self.waiting.len(),
+            running: self.running.len(),
+            pages,
+            pages_free,
+            pages_kept: self.prefixes.pages(),
+            ..self.counted
+        }
+    }
+
+    /// The sequences that run, then those that wait, each in its order.
+    pub fn sequences_info(&self) -> Vec<SequenceInfo> {
+        let info = |sequence: &Sequence, state| SequenceInfo {
+            id: sequence.id,
+            state,
+            prompt_tokens: sequence.prompt_tokens,
+            computed_tokens: sequence.computed,
+            generated_tokens: sequence.generated(),
+        };
+        let running = self.running.iter().map(|s| {
+            let state = if s.decodes() { SequenceState::Decode } else { SequenceState::Prefill };
+            info(s, state)
+        });
+        running.chain(self.waiting.iter().map(|s| info(s, SequenceState::Waiting))).collect()
+    }
+}

@@ -1,0 +1,4 @@
+//! The APIs: each turns its requests into jobs and the pieces of answers into its own form.
+
+pub(crate) mod native;
+pub(crate) mod openai;

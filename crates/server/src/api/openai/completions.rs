@@ -1,0 +1,301 @@
+//! `/v1/completions`
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+use tokio_stream::StreamMap;
+use unicorn_text::EncodeOptions;
+
+use super::usage::{FINGERPRINT, finish_reason, finite, timings, usage};
+use crate::app::App;
+use crate::error::{ApiError, Dialect};
+use crate::fields::Fields;
+use crate::generation::{Answer, Delta, End, Finish, Generation, Part, Scored, Spelled, collect};
+use crate::http::body::JsonBody;
+use crate::http::client::Client;
+use crate::http::sse::{self, Events};
+use crate::job::{self, Ask, fresh_id, now_seconds};
+use crate::registry::InUse;
+use crate::sampling;
+use crate::shape::{Shape, ToolChoice};
+
+/// Most likely tokens that may be asked for; OpenAI has 5, others more.
+const LOGPROBS_MAX: usize = 20;
+/// Prompts of one request.
+const PROMPTS_MAX: usize = 128;
+
+struct Form {
+    id: String,
+    created: u64,
+    model: String,
+    include_usage: bool,
+    /// What each answer begins with: its prompt, where that is wanted.
+    echoes: Vec<Echo>,
+}
+
+/// The prompt of an answer that begins with it.
+#[derive(Clone, Default)]
+struct Echo {
+    text: String,
+    /// Its first token, which nothing stands before, where its tokens are scored.
+    first: Option<Spelled>,
+}
+
+impl Echo {
+    /// The scores of the prompt, those of the answer behind them.
+    fn logprobs(&self, prompt: &[Scored], tokens: &[Scored]) -> Value {
+        match &self.first {
+            None => logprobs(tokens, self.text.chars().count()),
+            Some(first) => {
+                let mut all = logprobs(&[prompt, tokens].concat(), first.text.chars().count());
+                let front: [(&str, Value); 4] = [
+                    ("tokens", first.text.as_str().into()),
+                    ("token_logprobs", Value::Null),
+                    ("top_logprobs", Value::Null),
+                    ("text_offset", 0.into()),
+                ];
+                for (name, value) in front {
+                    if let Some(Value::Array(list)) = all.get_mut(name) {
+                        list.insert(0, value);
+                    }
+                }
+                all
+            }
+        }
+    }
+}
+
+/// Continues texts.
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    client: Client,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let fields = Fields::of(&body)?;
+    let model = app.registry.get(fields.required("model", fields.str("model")?)?, true).await?;
+    let choices = fields.count("n", 1, app.options.choices_max)?.unwrap_or(1);
+    if let Some(best) = fields.count("best_of", 1, app.options.choices_max)?
+        && best != choices
+    {
+        return Err(fields.wrong("best_of", "must be as large as n"));
+    }
+    if fields.str("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
+        return Err(fields.wrong("suffix", "is not supported: this model only continues"));
+    }
+    let stream = fields.bool("stream")?.unwrap_or(false);
+    let include_usage = match fields.object("stream_options")? {
+        Some(options) => options.bool("include_usage")?.unwrap_or(false),
+        None => false,
+    };
+    let echo = fields.bool("echo")?.unwrap_or(false);
+    let mut ask = Ask { client, ..ask(&fields, &model)? };
+    if echo {
+        ask.prompt_logprobs = ask.logprobs;
+    }
+    let shape = Shape { tools: Vec::new(), choice: ToolChoice::Auto, ..Shape::of_chat(&fields)? };
+    let prompts = prompts(&fields, &model)?;
+    let mut form = Form {
+        id: fresh_id("cmpl-"),
+        created: now_seconds(),
+        model: model.id.clone(),
+        include_usage,
+        echoes: Vec::new(),
+    };
+    let mut generations = Vec::with_capacity(prompts.len() * choices);
+    for prompt in prompts {
+        let tokenizer = &model.text.tokenizer;
+        let first = prompt.first().filter(|_| ask.prompt_logprobs.is_some());
+        let echoed = match echo {
+            true => Echo {
+                text: tokenizer.decode(&prompt, true),
+                first: first.map(|id| Spelled::new(*id, tokenizer)),
+            },
+            false => Echo::default(),
+        };
+        generations.extend(job::start(&model, &shape, Ask { prompt, ..ask.clone() }, choices).await?);
+        form.echoes.resize(generations.len(), echoed);
+    }
+    if stream {
+        return Ok(sse::respond(app.options.ping, |events| send(events, generations, form, model)));
+    }
+    let mut answers = Vec::with_capacity(generations.len());
+    for generation in generations {
+        answers.push(collect(generation).await?);
+    }
+    Ok(Json(whole(&form, &answers, choices)).into_response())
+}
+
+fn ask(fields: &Fields<'_>, model: &InUse) -> Result<Ask, ApiError> {
+    let tokenizer = &model.text.tokenizer;
+    let sampling = sampling::options(fields, &model.text.recommended, tokenizer, sampling::fresh_seed())?;
+    Ok(Ask {
+        prompt: Vec::new(),
+        sampling,
+        // As OpenAI has it where nothing is said.
+        max_tokens: Some(fields.count("max_tokens", 0, usize::MAX >> 12)?.unwrap_or(16)),
+        stops: sampling::stops(fields, "stop")?,
+        ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
+        logprobs: fields.count("logprobs", 0, LOGPROBS_MAX)?,
+        prompt_logprobs: None,
+        client: Client::default(),
+        prompt_field: "prompt",
+    })
+}
+
+/// The prompts: a text, a list of texts, a list of token ids, or a list of such lists.
+fn prompts(fields: &Fields<'_>, model: &InUse) -> Result<Vec<Vec<u32>>, ApiError> {
+    let value = fields.required("prompt", fields.get("prompt"))?;
+    let text = |text: &str, at: &str| {
+        let options = EncodeOptions { parse_special: true, add_special: true };
+        model.text.tokenizer.encode(text, options).map_err(|error| fields.wrong(at, error))
+    };
+    let ids = |list: &[Value], at: &str| {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids: Option<Vec<u32>> = list.iter().map(id).collect();
+        ids.ok_or_else(|| fields.wrong(at, "must be texts or token ids"))
+    };
+    let prompts = match value {
+        Value::String(prompt) => vec![text(prompt, "prompt")?],
+        Value::Array(list) if list.len() > PROMPTS_MAX && !list[0].is_number() => {
+            return Err(fields.wrong("prompt", format!("has {} prompts, at most {PROMPTS_MAX}", list.len())));
+        }
+        Value::Array(list) if list.first().is_some_and(Value::is_number) => vec![ids(list, "prompt")?],
+        Value::Array(list) => {
+            let one = |(i, value): (usize, &Value)| match value {
+                Value::String(prompt) => text(prompt, &format!("prompt[{i}]")),
+                Value::Array(list) => ids(list, &format!("prompt[{i}]")),
+                _ => Err(fields.wrong(&format!("prompt[{i}]"), "must be a text or a list of token ids")),
+            };
+            list.iter().enumerate().map(one).collect::<Result<_, _>>()?
+        }
+        _ => return Err(fields.wrong("prompt", "must be a text, token ids, or a list of these")),
+    };
+    match prompts.iter().position(Vec::is_empty) {
+        None if !prompts.is_empty() => Ok(prompts),
+        _ => Err(fields.wrong("prompt", "is empty")),
+    }
+}
+
+/// The legacy `logprobs`: four lists. `offset` is where the first token stands in the text, in characters.
+fn logprobs(tokens: &[Scored], mut offset: usize) -> Value {
+    let mut offsets = Vec::with_capacity(tokens.len());
+    for scored in tokens {
+        offsets.push(offset);
+        offset += scored.token.text.chars().count();
+    }
+    let top = |scored: &Scored| -> Map<String, Value> {
+        scored.top.iter().map(|(token, logprob)| (token.text.clone(), finite(*logprob).into())).collect()
+    };
+    json!({
+        "tokens": tokens.iter().map(|scored| &scored.token.text).collect::<Vec<_>>(),
+        "token_logprobs": tokens.iter().map(|scored| finite(scored.logprob)).collect::<Vec<_>>(),
+        "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
+        "text_offset": offsets,
+    })
+}
+
+fn whole(form: &Form, answers: &[Answer], choices: usize) -> Value {
+    let choice = |(index, answer): (usize, &Answer)| {
+        let echo = &form.echoes[index];
+        let scores = match answer.tokens.is_empty() && answer.prompt.is_empty() {
+            true => Value::Null,
+            false => echo.logprobs(&answer.prompt, &answer.tokens),
+        };
+        json!({
+            "index": index, "text": format!("{}{}", echo.text, answer.text), "logprobs": scores,
+            "finish_reason": finish_reason(&answer.end.finish),
+        })
+    };
+    let ends: Vec<End> = answers.iter().map(|answer| answer.end.clone()).collect();
+    json!({
+        "id": form.id, "object": "text_completion", "created": form.created, "model": form.model,
+        "system_fingerprint": FINGERPRINT,
+        "choices": answers.iter().enumerate().map(choice).collect::<Vec<_>>(),
+        "usage": usage_of(&ends, choices),
+        "timings": timings(&ends[0].timings),
+    })
+}
+
+/// The usage of several prompts with several answers each.
+fn usage_of(ends: &[End], choices: usize) -> Value {
+    let mut all = usage(ends);
+    let prompts = ends.iter().step_by(choices);
+    let prompt: usize = prompts.clone().map(|end| end.timings.prompt_tokens).sum();
+    let cached: usize = prompts.map(|end| end.timings.reused_tokens).sum();
+    let completion: usize = ends.iter().map(|end| end.timings.generated_tokens).sum();
+    all["prompt_tokens"] = prompt.into();
+    all["total_tokens"] = (prompt + completion).into();
+    all["prompt_tokens_details"]["cached_tokens"] = cached.into();
+    all
+}
+
+impl Form {
+    fn chunk(&self, choices: Value) -> Value {
+        let mut chunk = json!({
+            "id": self.id, "object": "text_completion", "created": self.created, "model": self.model,
+            "system_fingerprint": FINGERPRINT, "choices": choices,
+        });
+        if self.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    fn text(&self, index: usize, text: &str, scores: Value, finish: Option<&'static str>) -> Value {
+        self.chunk(json!([{"index": index, "text": text, "logprobs": scores, "finish_reason": finish}]))
+    }
+}
+
+async fn send(events: Events, generations: Vec<Generation>, form: Form, model: InUse) -> Option<()> {
+    let mut streams: StreamMap<usize, Generation> = generations.into_iter().enumerate().collect();
+    let choices = streams.len();
+    let mut offsets: Vec<usize> = form.echoes.iter().map(|echo| echo.text.chars().count()).collect();
+    // With scores the text of a prompt comes when they do.
+    for (index, echo) in
+        form.echoes.iter().enumerate().filter(|(_, e)| !e.text.is_empty() && e.first.is_none())
+    {
+        events.data(&form.text(index, &echo.text, Value::Null, None)).await?;
+    }
+    let mut ends: Vec<(usize, End)> = Vec::new();
+    while let Some((index, Delta { parts, tokens, prompt, end })) = events.next(&mut streams).await {
+        let said: String = parts
+            .into_iter()
+            .filter_map(|part| match part {
+                Part::Text(text) => Some(text),
+                _ => None,
+            })
+            .collect();
+        if !prompt.is_empty() {
+            let echo = &form.echoes[index];
+            events.data(&form.text(index, &echo.text, echo.logprobs(&prompt, &[]), None)).await?;
+        }
+        if !said.is_empty() || !tokens.is_empty() {
+            let scores = if tokens.is_empty() { Value::Null } else { logprobs(&tokens, offsets[index]) };
+            offsets[index] += tokens.iter().map(|scored| scored.token.text.chars().count()).sum::<usize>();
+            events.data(&form.text(index, &said, scores, None)).await?;
+        }
+        match end {
+            Some(End { finish: Finish::Failed(why), .. }) => {
+                events.data(&ApiError::internal(why).body(Dialect::OpenAi)).await?;
+                return events.done().await;
+            }
+            Some(end) => {
+                events.data(&form.text(index, "", Value::Null, finish_reason(&end.finish))).await?;
+                ends.push((index, end));
+            }
+            None => {}
+        }
+    }
+    if form.include_usage {
+        ends.sort_by_key(|(index, _)| *index);
+        let ends: Vec<End> = ends.into_iter().map(|(_, end)| end).collect();
+        let mut last = form.chunk(json!([]));
+        last["usage"] = usage_of(&ends, choices.max(1));
+        events.data(&last).await?;
+    }
+    drop(model);
+    events.done().await
+}

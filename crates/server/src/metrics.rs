@@ -1,0 +1,239 @@
+//! Counters in Prometheus' text format, under vLLM's names where it has them.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use unicorn_engine::{Counters, FinishReason, Timings};
+
+/// Why a request ended.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Finished {
+    finished_reason: &'static str,
+}
+
+/// What was asked and how it was answered.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Answered {
+    route: String,
+    status: u16,
+}
+
+/// Bounds of histograms in seconds, as vLLM has them.
+const FIRST_TOKEN: [f64; 16] =
+    [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 60.0];
+const NEXT_TOKEN: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5];
+const WHOLE: [f64; 12] = [0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 600.0];
+
+/// All counters of a server.
+pub(crate) struct Metrics {
+    registry: Registry,
+    running: Gauge<i64, AtomicI64>,
+    waiting: Gauge<i64, AtomicI64>,
+    cache_use: Gauge<f64, AtomicU64>,
+    cache_kept: Gauge<f64, AtomicU64>,
+    preemptions: Gauge<i64, AtomicI64>,
+    prompt_tokens: Counter,
+    generated_tokens: Counter,
+    prefix_queries: Counter,
+    prefix_hits: Counter,
+    drafted_tokens: Counter,
+    accepted_tokens: Counter,
+    finished: Family<Finished, Counter>,
+    first_token: Histogram,
+    next_token: Histogram,
+    queue: Histogram,
+    whole: Histogram,
+    answered: Family<Answered, Counter>,
+    slow_clients: Counter,
+    engines_stopped: Counter,
+    loads: Counter,
+    unloads: Counter,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Metrics {
+        let histogram = |bounds: &[f64]| Histogram::new(bounds.iter().copied());
+        let mut metrics = Metrics {
+            registry: Registry::default(),
+            running: Gauge::default(),
+            waiting: Gauge::default(),
+            cache_use: Gauge::default(),
+            cache_kept: Gauge::default(),
+            preemptions: Gauge::default(),
+            prompt_tokens: Counter::default(),
+            generated_tokens: Counter::default(),
+            prefix_queries: Counter::default(),
+            prefix_hits: Counter::default(),
+            drafted_tokens: Counter::default(),
+            accepted_tokens: Counter::default(),
+            finished: Family::default(),
+            first_token: histogram(&FIRST_TOKEN),
+            next_token: histogram(&NEXT_TOKEN),
+            queue: histogram(&WHOLE),
+            whole: histogram(&WHOLE),
+            answered: Family::default(),
+            slow_clients: Counter::default(),
+            engines_stopped: Counter::default(),
+            loads: Counter::default(),
+            unloads: Counter::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let mut registry = Registry::default();
+        let vllm = &mut registry;
+        vllm.register("vllm:num_requests_running", "Requests that run", self.running.clone());
+        vllm.register("vllm:num_requests_waiting", "Requests that wait", self.waiting.clone());
+        vllm.register("vllm:kv_cache_usage_perc", "Share of the KV cache in use", self.cache_use.clone());
+        // A counter that is kept elsewhere: its name has to carry what the library would add.
+        vllm.register(
+            "vllm:num_preemptions_total",
+            "Requests sent back to the queue",
+            self.preemptions.clone(),
+        );
+        vllm.register("vllm:prompt_tokens", "Tokens of prompts", self.prompt_tokens.clone());
+        vllm.register("vllm:generation_tokens", "Tokens generated", self.generated_tokens.clone());
+        vllm.register("vllm:prefix_cache_queries", "Prompt tokens looked up", self.prefix_queries.clone());
+        vllm.register(
+            "vllm:prefix_cache_hits",
+            "Prompt tokens found in the prefix cache",
+            self.prefix_hits.clone(),
+        );
+        vllm.register("vllm:spec_decode_num_draft_tokens", "Tokens guessed", self.drafted_tokens.clone());
+        vllm.register(
+            "vllm:spec_decode_num_accepted_tokens",
+            "Guessed tokens that were right",
+            self.accepted_tokens.clone(),
+        );
+        vllm.register("vllm:request_success", "Requests that ended, by reason", self.finished.clone());
+        vllm.register("vllm:time_to_first_token_seconds", "Until the first token", self.first_token.clone());
+        vllm.register("vllm:time_per_output_token_seconds", "Between two tokens", self.next_token.clone());
+        vllm.register("vllm:request_queue_time_seconds", "In the queue", self.queue.clone());
+        vllm.register("vllm:e2e_request_latency_seconds", "From asking to the end", self.whole.clone());
+        let own = &mut registry;
+        own.register("unicorn_http_requests", "Requests by route and status", self.answered.clone());
+        own.register(
+            "unicorn_slow_clients",
+            "Streams given up because nobody took them",
+            self.slow_clients.clone(),
+        );
+        own.register("unicorn_engines_stopped", "Engines that lost a device", self.engines_stopped.clone());
+        own.register("unicorn_model_loads", "Models loaded", self.loads.clone());
+        own.register("unicorn_model_unloads", "Models unloaded", self.unloads.clone());
+        self.registry = registry;
+    }
+
+    /// A first token came, this long after the request.
+    pub fn first_token(&self, after: Duration) {
+        self.first_token.observe(after.as_secs_f64());
+    }
+
+    /// Another token came, this long after the one before.
+    pub fn next_token(&self, after: Duration) {
+        self.next_token.observe(after.as_secs_f64());
+    }
+
+    /// A request ended in the engine.
+    pub fn finished(&self, reason: &FinishReason, timings: &Timings, whole: Duration, slow_client: bool) {
+        let finished_reason = match reason {
+            FinishReason::Stop => "stop",
+            FinishReason::Length | FinishReason::Context => "length",
+            FinishReason::Cancelled => "abort",
+            _ => "error",
+        };
+        self.finished.get_or_create(&Finished { finished_reason }).inc();
+        self.prompt_tokens.inc_by(timings.prompt_tokens as u64);
+        self.generated_tokens.inc_by(timings.generated_tokens as u64);
+        self.prefix_queries.inc_by(timings.prompt_tokens as u64);
+        self.prefix_hits.inc_by(timings.reused_tokens as u64);
+        self.drafted_tokens.inc_by(timings.drafted_tokens as u64);
+        self.accepted_tokens.inc_by(timings.accepted_tokens as u64);
+        self.queue.observe(timings.queue_seconds);
+        self.whole.observe(whole.as_secs_f64());
+        if slow_client {
+            self.slow_clients.inc();
+        }
+    }
+
+    /// A request was answered. `route` is the pattern, not what was asked, so that there are few.
+    pub fn answered(&self, route: &str, status: u16) {
+        self.answered.get_or_create(&Answered { route: route.to_owned(), status }).inc();
+    }
+
+    /// An engine lost a device.
+    pub fn engine_stopped(&self) {
+        self.engines_stopped.inc();
+    }
+
+    /// A model was loaded.
+    pub fn loaded(&self) {
+        self.loads.inc();
+    }
+
+    /// A model was unloaded.
+    pub fn unloaded(&self) {
+        self.unloads.inc();
+    }
+
+    /// Everything as text. What the engines count at this moment is handed in.
+    pub fn text(&self, engines: &[Counters]) -> String {
+        let sum = |of: fn(&Counters) -> usize| engines.iter().map(of).sum::<usize>();
+        self.running.set(sum(|c| c.running) as i64);
+        self.waiting.set(sum(|c| c.waiting) as i64);
+        self.preemptions.set(engines.iter().map(|c| c.preemptions as i64).sum());
+        let (pages, unused) = (sum(|c| c.pages), sum(|c| c.pages_free + c.pages_kept));
+        self.cache_use.set(pages.saturating_sub(unused) as f64 / pages.max(1) as f64);
+        self.cache_kept.set(sum(|c| c.pages_kept) as f64 / pages.max(1) as f64);
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_is_told_under_known_names() {
+        let metrics = Metrics::new();
+        metrics.first_token(Duration::from_millis(30));
+        metrics.answered("/v1/models", 200);
+        let timings =
+            Timings { prompt_tokens: 7, reused_tokens: 3, generated_tokens: 2, ..Timings::default() };
+        metrics.finished(&FinishReason::Stop, &timings, Duration::from_secs(1), true);
+        let text = metrics.text(&[Counters {
+            running: 1,
+            waiting: 2,
+            pages: 8,
+            pages_free: 3,
+            pages_kept: 1,
+            ..Counters::default()
+        }]);
+        for line in [
+            "vllm:num_requests_running 1",
+            "vllm:num_requests_waiting 2",
+            "vllm:kv_cache_usage_perc 0.5",
+            "vllm:prompt_tokens_total 7",
+            "vllm:prefix_cache_hits_total 3",
+            "vllm:request_success_total{finished_reason=\"stop\"} 1",
+            "vllm:time_to_first_token_seconds_count 1",
+            "unicorn_slow_clients_total 1",
+            "unicorn_http_requests_total{route=\"/v1/models\",status=\"200\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! A model as the server sees it.
+
+use unicorn_engine::Engine;
+use unicorn_model::TextSide;
+
+/// A model that was opened and is ready to answer.
+pub struct LoadedModel {
+    /// The model on its devices.
+    pub engine: Engine,
+    /// Tokenizer, template, recommendations.
+    pub text: TextSide,
+    /// What is told about it.
+    pub facts: ModelFacts,
+}
+
+/// What is told about a model.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ModelFacts {
+    /// As its files name it.
+    pub name: String,
+    /// As GGUF files name it: `llama`, `qwen3`, ...
+    pub architecture: String,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Bytes of weights.
+    pub weight_bytes: u64,
+    /// Element type of most weights, for example `Q4_K`.
+    pub quantization: String,
+    /// Length of the residual stream.
+    pub width: usize,
+    /// Longest context that it was trained for, in tokens.
+    pub context_trained: usize,
+    /// The devices that run it.
+    pub devices: Vec<String>,
+    /// Which part runs where, in a line.
+    pub placement: String,
+    /// Seconds since 1970 when its file was written.
+    pub created: u64,
+}
+
+/// A model that can be asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ModelEntry {
+    /// The name that requests use.
+    pub id: String,
+    /// Bytes of memory that it takes, as far as is known before it is loaded.
+    pub bytes: u64,
+    /// Seconds since 1970 when its file was written.
+    pub created: u64,
+}
+
+/// Opens models. The server knows neither files nor devices.
+pub trait Loader: Send + Sync + 'static {
+    /// The models that may be asked for, the default one first. Never empty.
+    fn models(&self) -> Vec<ModelEntry>;
+
+    /// Opens the model with this id; `progress` is told the share that is done, from 0 to 1. Takes as long as it takes.
+    ///
+    /// # Errors
+    /// A sentence for the person who asked, on one line.
+    fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, String>;
+}

@@ -1,0 +1,406 @@
+//! The models that a server has: which may be asked for, which are loaded, which must go.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use unicorn_engine::{Engine, Event, FinishReason, Request};
+use unicorn_model::TextSide;
+
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+use crate::model::{LoadedModel, Loader, ModelEntry, ModelFacts};
+use crate::structure::Grammars;
+use crate::worker::Worker;
+
+/// A model that answers.
+pub(crate) struct Model {
+    pub id: String,
+    pub text: TextSide,
+    pub facts: ModelFacts,
+    pub worker: Worker,
+    /// Tokens of a sequence, prompt and answer together.
+    pub context: usize,
+    /// Sequences that run at once.
+    pub sequences_max: usize,
+    pub vocab: usize,
+    pub grammars: Grammars,
+    /// Ticks of the registry's clock when it was asked last.
+    used: AtomicU64,
+    /// Requests that have it.
+    users: AtomicUsize,
+}
+
+impl Model {
+    fn is_idle(&self) -> bool {
+        self.users.load(Ordering::Acquire) == 0
+    }
+}
+
+/// A model in use: it is not unloaded before this is dropped.
+pub(crate) struct InUse(Arc<Model>);
+
+impl InUse {
+    fn new(model: &Arc<Model>) -> InUse {
+        model.users.fetch_add(1, Ordering::AcqRel);
+        InUse(model.clone())
+    }
+}
+
+impl Clone for InUse {
+    fn clone(&self) -> InUse {
+        InUse::new(&self.0)
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.users.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl std::ops::Deref for InUse {
+    type Target = Model;
+    fn deref(&self) -> &Model {
+        &self.0
+    }
+}
+
+/// Where a model is.
+#[derive(Clone)]
+enum Slot {
+    /// On its way. What is watched is the share that is done, from 0 to 1; it closes when loading has ended. At the server's start, which
+    /// is `first`, requests are told to come back; later they wait.
+    Loading {
+        share: watch::Receiver<f32>,
+        first: bool,
+    },
+    Ready(Arc<Model>),
+    /// It could not be loaded, which is told until someone asks again.
+    Failed(String),
+}
+
+/// How a model stands, for `/health`.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Standing {
+    Unloaded,
+    Loading(f32),
+    Ready,
+    Failed(String),
+}
+
+/// What loaded models may take, all together. One model is loaded whatever it takes, as far as its devices have room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// Models at once.
+    pub models: usize,
+    /// Bytes of their weights; `None` for any number.
+    pub bytes: Option<u64>,
+}
+
+/// All models of a server.
+pub(crate) struct Registry {
+    loader: Arc<dyn Loader>,
+    aliases: Vec<(String, String)>,
+    slots: Mutex<HashMap<String, Slot>>,
+    /// One model is loaded at a time.
+    loading: tokio::sync::Mutex<()>,
+    budget: Budget,
+    clock: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+/// Longest that a request waits for its model to be loaded.
+const LOAD_WAIT: Duration = Duration::from_secs(600);
+/// Longest that the server waits for the first.
+const LOAD_WAIT_FIRST: Duration = Duration::from_secs(24 * 3600);
+/// Seconds after which a client may ask again for a model that is loading.
+const LOAD_RETRY_SECONDS: u64 = 2;
+
+impl Registry {
+    /// `aliases` are patterns with at most one `*` each, and what they stand for; an empty name is the default model.
+    pub fn new(
+        loader: Arc<dyn Loader>,
+        aliases: Vec<(String, String)>,
+        budget: Budget,
+        metrics: Arc<Metrics>,
+    ) -> Registry {
+        let (slots, clock) = (Mutex::new(HashMap::new()), AtomicU64::new(0));
+        let loading = tokio::sync::Mutex::new(());
+        Registry { loader, aliases, slots, loading, budget, clock, metrics }
+    }
+
+    /// The models that may be asked for, the default one first.
+    pub fn entries(&self) -> Vec<ModelEntry> {
+        self.loader.models()
+    }
+
+    /// The entry that a name in a request means.
+    pub fn find(&self, name: &str) -> Result<ModelEntry, ApiError> {
+        let entries = self.entries();
+        // Ollama's clients write `:latest` behind names.
+        let bare = name.strip_suffix(":latest").unwrap_or(name);
+        let by_id = |id: &str| entries.iter().find(|e| e.id == id).cloned();
+        if let Some(entry) = by_id(name).or_else(|| by_id(bare)) {
+            return Ok(entry);
+        }
+        let alias = self.aliases.iter().find(|(pattern, _)| fits(pattern, name));
+        let aliased = alias.and_then(|(_, id)| match id.as_str() {
+            "" => entries.first().cloned(),
+            id => by_id(id),
+        });
+        let ids: Vec<String> = entries.iter().map(|e| e.id.clone()).collect();
+        aliased.ok_or_else(|| ApiError::no_model(name, &ids))
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Models that are loaded.
+    pub fn ready(&self) -> Vec<Arc<Model>> {
+        let mut ready: Vec<_> = self
+            .slots()
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Ready(model) => Some(model.clone()),
+                _ => None,
+            })
+            .collect();
+        ready.sort_by(|a, b| a.id.cmp(&b.id));
+        ready
+    }
+
+    /// How a model stands.
+    pub fn standing(&self, id: &str) -> Standing {
+        match self.slots().get(id) {
+            None => Standing::Unloaded,
+            Some(Slot::Ready(_)) => Standing::Ready,
+            Some(Slot::Failed(why)) => Standing::Failed(why.clone()),
+            Some(Slot::Loading { share, .. }) => Standing::Loading(*share.borrow()),
+        }
+    }
+
+    /// The model that a request names, loaded if it must be. Waits for that, unless `wait` is false or it is the model that the server
+    /// begins with.
+    pub async fn get(self: &Arc<Self>, name: &str, wait: bool) -> Result<InUse, ApiError> {
+        let entry = self.find(name)?;
+        let deadline = Instant::now() + LOAD_WAIT;
+        loop {
+            let share = match self.look(&entry.id, false)? {
+                Slot::Ready(model) => {
+                    model.used.store(self.clock.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                    return Ok(InUse::new(&model));
+                }
+                Slot::Loading { share, first } if wait && !first => share,
+                Slot::Loading { .. } => return Err(loading(&entry.id)),
+                Slot::Failed(why) => return Err(failed(&entry.id, &why)),
+            };
+            self.loaded(&entry.id, share, deadline).await?;
+        }
+    }
+
+    /// Loads the model that the server begins with.
+    pub async fn warm(self: &Arc<Self>, name: &str) -> Result<(), ApiError> {
+        let entry = self.find(name)?;
+        match self.look(&entry.id, true)? {
+            Slot::Loading { share, .. } => {
+                self.loaded(&entry.id, share, Instant::now() + LOAD_WAIT_FIRST).await
+            }
+            Slot::Ready(_) => Ok(()),
+            Slot::Failed(why) => Err(failed(&entry.id, &why)),
+        }
+    }
+
+    /// Waits until loading has ended.
+    async fn loaded(
+        &self,
+        id: &str,
+        mut share: watch::Receiver<f32>,
+        deadline: Instant,
+    ) -> Result<(), ApiError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ended = async { while share.changed().await.is_ok() {} };
+        if tokio::time::timeout(left, ended).await.is_err() {
+            return Err(loading(id));
+        }
+        match self.slots().get(id) {
+            Some(Slot::Failed(why)) => Err(failed(id, why)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends all requests of all models.
+    pub fn cancel_all(&self) {
+        self.ready().iter().for_each(|model| model.worker.cancel_all());
+    }
+
+    /// The slot of a model; loading begins where it is not there. What failed or stopped is tried anew.
+    fn look(self: &Arc<Self>, id: &str, first: bool) -> Result<Slot, ApiError> {
+        let mut slots = self.slots();
+        match slots.get(id) {
+            Some(Slot::Ready(model)) if !model.worker.load().stopped => {
+                return Ok(Slot::Ready(model.clone()));
+            }
+            Some(slot @ Slot::Loading { .. }) => return Ok(slot.clone()),
+            _ => {}
+        }
+        let (tell, share) = watch::channel(0.0);
+        let slot = Slot::Loading { share, first };
+        slots.insert(id.to_owned(), slot.clone());
+        drop(slots);
+        tokio::spawn(self.clone().load_in_turn(id.to_owned(), Arc::new(tell)));
+        Ok(slot)
+    }
+
+    /// Loads a model once those before it are loaded and there is room. `tell` closes when the slot is set.
+    async fn load_in_turn(self: Arc<Self>, id: String, tell: Arc<watch::Sender<f32>>) {
+        let _one = self.loading.lock().await;
+        self.make_room(&id).await;
+        let (registry, name, told) = (self.clone(), id.clone(), tell.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            registry.load(&name, &mut |share| {
+                told.send_replace(share);
+            })
+        });
+        let slot = match task.await.unwrap_or_else(|_| Err("loading it panicked".into())) {
+            Ok(model) => Slot::Ready(Arc::new(model)),
+            Err(why) => Slot::Failed(why),
+        };
+        self.metrics.loaded();
+        self.slots().insert(id, slot);
+        drop(tell);
+    }
+
+    fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<Model, String> {
+        let LoadedModel { mut engine, text, facts } = self.loader.load(id, progress)?;
+        warm_up(&mut engine)?;
+        let (context, sequences_max) = (engine.options().context, engine.options().sequences_max);
+        let vocab = engine.spec().vocab;
+        let worker =
+            Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
+        let (used, users) = (AtomicU64::new(0), AtomicUsize::new(0));
+        Ok(Model {
+            id: id.to_owned(),
+            text,
+            facts,
+            worker,
+            context,
+            sequences_max,
+            vocab,
+            grammars: Grammars::default(),
+            used,
+            users,
+        })
+    }
+
+    /// Unloads the models that were asked least lately until this one may be loaded. One that is in use is never unloaded: it is waited for.
+    async fn make_room(&self, id: &str) {
+        let bytes: HashMap<String, u64> = self.entries().into_iter().map(|e| (e.id, e.bytes)).collect();
+        let bytes_of = |id: &str| bytes.get(id).copied().unwrap_or(0);
+        loop {
+            let oldest = {
+                let slots = self.slots();
+                let others: Vec<(&String, &Arc<Model>)> = slots
+                    .iter()
+                    .filter_map(|(other, slot)| match slot {
+                        Slot::Ready(model) if other != id => Some((other, model)),
+                        _ => None,
+                    })
+                    .collect();
+                let taken = others.iter().map(|(other, _)| bytes_of(other)).sum::<u64>();
+                let fits = taken.saturating_add(bytes_of(id)) <= self.budget.bytes.unwrap_or(u64::MAX);
+                if others.is_empty() || (others.len() < self.budget.models && fits) {
+                    return;
+                }
+                let idle = others.iter().filter(|(_, model)| model.is_idle());
+                idle.min_by_key(|(_, model)| model.used.load(Ordering::Relaxed))
+                    .map(|(other, _)| (*other).clone())
+            };
+            match oldest {
+                Some(oldest) => self.unload(&oldest).await,
+                None => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+        }
+    }
+
+    /// Unloads a model that nobody uses and waits until its memory is free. False where it is not loaded or in use.
+    pub async fn unload(&self, id: &str) -> bool {
+        let ended = {
+            let mut slots = self.slots();
+            match slots.get(id) {
+                Some(Slot::Ready(model)) if model.is_idle() => {
+                    let ended = model.worker.ended();
+                    slots.remove(id);
+                    ended
+                }
+                _ => return false,
+            }
+        };
+        self.metrics.unloaded();
+        ended.wait().await;
+        true
+    }
+}
+
+fn loading(id: &str) -> ApiError {
+    ApiError::unavailable(format!("the model {id} is loading"), LOAD_RETRY_SECONDS)
+}
+
+fn failed(id: &str, why: &str) -> ApiError {
+    ApiError::internal(format!("{id}: {why}"))
+}
+
+/// Runs a prompt and two steps, so that what devices do only once is done before someone waits for it.
+fn warm_up(engine: &mut Engine) -> Result<(), String> {
+    let tokens = engine.options().context.saturating_sub(2).min(32).min(engine.spec().vocab);
+    let prompt: Vec<u32> = (0..tokens as u32).collect();
+    if prompt.is_empty() {
+        return Ok(());
+    }
+    let request = Request { prompt, max_tokens: Some(2), ..Request::default() };
+    engine.add(request).map_err(|error| format!("the first request was refused: {error}"))?;
+    while !engine.is_idle() {
+        for event in engine.step().map_err(|error| error.to_string())? {
+            if let Event::Finished { reason: FinishReason::Device(failure), .. } = event {
+                return Err(format!("the first request failed: {failure}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name fits a pattern with at most one `*`.
+fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((before, after)) => {
+            name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
+        }
+        None => pattern == name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_have_one_star() {
+        for (pattern, name, expected) in [
+            ("claude-*", "claude-sonnet-5", true),
+            ("claude-*", "claude", false),
+            ("*", "", true),
+            ("gpt-*-mini", "gpt-mini", false),
+            ("gpt-*-mini", "gpt-6-mini", true),
+            ("exact", "exact", true),
+            ("exact", "exactly", false),
+        ] {
+            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The thread that owns an engine and pumps it.
+//!
+//! Requests come over a bounded channel, tokens go out over one bounded channel for each request. The thread never waits for a client: one
+//! that takes nothing from a full channel is cancelled, and so is one that is gone.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use unicorn_core::SequenceId;
+use unicorn_engine::{
+    AdmissionError, Counters, Engine, EngineError, Event, FinishReason, Guides, Request, SequenceInfo,
+    Timings, TokenLogprobs,
+};
+
+use crate::metrics::Metrics;
+
+/// A request in the engine's terms.
+pub(crate) struct Job {
+    pub request: Request,
+    pub guides: Guides,
+}
+
+/// What happened to a job.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Progress {
+    /// Entry `i` is of token `i + 1` of the prompt.
+    Prompt(Vec<TokenLogprobs>),
+    /// A token was chosen.
+    Token { token: u32, logprobs: Option<TokenLogprobs> },
+    /// The last that comes.
+    Finished { reason: FinishReason, timings: Timings },
+}
+
+/// Jobs on their way to the engine; more wait at the sender.
+const JOBS_MAX: usize = 64;
+/// Tokens that a client may be behind.
+const BEHIND_MAX: usize = 1024;
+
+struct Submission {
+    job: Job,
+    reply: oneshot::Sender<Result<Tokens, AdmissionError>>,
+}
+
+/// What an engine has to do, as last seen.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Load {
+    pub counters: Counters,
+    pub sequences: Vec<SequenceInfo>,
+    /// When it began the step that it is in.
+    pub stepping_since: Option<Instant>,
+    /// The longest step so far.
+    pub longest_step: Duration,
+    /// The engine has stopped for good.
+    pub stopped: bool,
+}
+
+/// A step that takes longer than this may be a device that hangs.
+const STEP_MAX: Duration = Duration::from_secs(20);
+/// A slow device has shown before how slow it is: only this many times its longest step is a hang.
+const STEP_FACTOR: u32 = 8;
+
+impl Load {
+    /// How long a device that hangs has not answered; `None` for one that is only slow.
+    pub fn hangs_for(&self) -> Option<Duration> {
+        let step = self.stepping_since?.elapsed();
+        (step > STEP_MAX.max(self.longest_step * STEP_FACTOR)).then_some(step)
+    }
+}
+
+/// A handle on the thread. Dropping it ends the thread once all jobs have ended.
+pub(crate) struct Worker {
+    jobs: mpsc::Sender<Submission>,
+    load: Arc<Mutex<Load>>,
+    ending: Arc<AtomicBool>,
+    ended: watch::Receiver<()>,
+}
+
+/// Tells when a worker's thread has ended and its model is unloaded.
+pub(crate) struct Ended(watch::Receiver<()>);
+
+impl Ended {
+    pub async fn wait(mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
+}
+
+impl Worker {
+    /// Starts the thread for an engine.
+    ///
+    /// # Errors
+    /// Where the system has no thread left.
+    pub fn start(engine: Engine, metrics: Arc<Metrics>) -> std::io::Result<Worker> {
+        let (jobs, submissions) = mpsc::channel(JOBS_MAX);
+        let load = Arc::new(Mutex::new(Load::default()));
+        let (cancel, cancels) = mpsc::unbounded_channel();
+        let (clients, ending) = (HashMap::new(), Arc::new(AtomicBool::new(false)));
+        let pump = Pump {
+            engine,
+            submissions,
+            clients,
+            cancel,
+            cancels,
+            load: load.clone(),
+            ending: ending.clone(),
+            metrics,
+            longest_step: Duration::ZERO,
+        };
+        let (alive, ended) = watch::channel(());
+        std::thread::Builder::new().name("engine".into()).spawn(move || {
+            pump.run();
+            drop(alive);
+        })?;
+        Ok(Worker { jobs, load, ending, ended })
+    }
+
+    /// Hands a job to the engine. `None` where the engine has stopped.
+    pub async fn submit(&self, job: Job) -> Option<Result<Tokens, AdmissionError>> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Submission { job, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Ends all jobs, those that still come too.
+    pub fn cancel_all(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    /// What tells when the thread has ended.
+    pub fn ended(&self) -> Ended {
+        Ended(self.ended.clone())
+    }
+
+    /// What it has to do.
+    pub fn load(&self) -> Load {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What comes of a job, as it comes. Dropping it cancels the job.
+pub(crate) struct Tokens {
+    progress: mpsc::Receiver<Progress>,
+    sequence: SequenceId,
+    cancel: mpsc::UnboundedSender<SequenceId>,
+}
+
+impl Tokens {
+    /// The next thing that happened; `None` after the last, and where the job was given up because nobody took what came of it.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
+        Pin::new(&mut self.progress).poll_recv(cx)
+    }
+
+    /// Ends the job. What has come of it can still be taken.
+    pub fn cancel(&self) {
+        // The thread is gone only when there is nothing left to cancel.
+        let _ = self.cancel.send(self.sequence);
+    }
+}
+
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+struct Client {
+    progress: mpsc::Sender<Progress>,
+    /// Tokens are for nobody any more.
+    gone: bool,
+    since: Instant,
+    last_token: Option<Instant>,
+}
+
+/// What the thread has.
+struct Pump {
+    engine: Engine,
+    submissions: mpsc::Receiver<Submission>,
+    clients: HashMap<SequenceId, Client>,
+    cancel: mpsc::UnboundedSender<SequenceId>,
+    cancels: mpsc::UnboundedReceiver<SequenceId>,
+    load: Arc<Mutex<Load>>,
+    /// Every job is to end.
+    ending: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+    longest_step: Duration,
+}
+
+impl Pump {
+    fn run(mut self) {
+        loop {
+            if self.engine.is_idle() {
+                self.tell(None, false);
+                match self.submissions.blocking_recv() {
+                    Some(submission) => self.admit(submission),
+                    None => return,
+                }
+            }
+            while let Ok(submission) = self.submissions.try_recv() {
+                self.admit(submission);
+            }
+            while let Ok(sequence) = self.cancels.try_recv() {
+                self.engine.cancel(sequence);
+            }
+            if self.ending.load(Ordering::Acquire) {
+                for sequence in self.clients.keys() {
+                    self.engine.cancel(*sequence);
+                }
+            }
+            let began = Instant::now();
+            self.tell(Some(began), false);
+            let stepped = self.engine.step();
+            self.longest_step = self.longest_step.max(began.elapsed());
+            match stepped {
+                Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
+                Err(error) => return self.stop(&error),
+            }
+        }
+    }
+
+    fn admit(&mut self, Submission { job, reply }: Submission) {
+        let added = self.engine.add_guided(job.request, job.guides);
+        let answer = added.map(|sequence| {
+            let (progress, received) = mpsc::channel(BEHIND_MAX);
+            let client = Client { progress, gone: false, since: Instant::now(), last_token: None };
+            self.clients.insert(sequence, client);
+            Tokens { progress: received, sequence, cancel: self.cancel.clone() }
+        });
+        // A client that is gone by now drops its `Tokens`, which cancels the job.
+        let _ = reply.send(answer);
+    }
+
+    fn hand_out(&mut self, event: Event) {
+        let sequence = event.sequence();
+        let Some(client) = self.clients.get_mut(&sequence) else { return };
+        match event {
+            Event::Token { token, logprobs, .. } => {
+                let now = Instant::now();
+                match client.last_token.replace(now) {
+                    None => self.metrics.first_token(now.duration_since(client.since)),
+                    Some(last) => self.metrics.next_token(now.duration_since(last)),
+                }
+                if !client.gone && client.progress.try_send(Progress::Token { token, logprobs }).is_err() {
+                    client.gone = true;
+                    self.engine.cancel(sequence);
+                }
+            }
+            Event::PromptLogprobs { logprobs, .. } => {
+                // The channel has room: nothing came before. One that is gone is seen at the next token.
+                let _ = client.progress.try_send(Progress::Prompt(logprobs));
+            }
+            Event::Finished { reason, timings, .. } => {
+                self.metrics.finished(&reason, &timings, client.since.elapsed(), client.gone);
+                let client = self.clients.remove(&sequence);
+                if let Some(client) = client.filter(|c| !c.gone) {
+                    let _ = client.progress.try_send(Progress::Finished { reason, timings });
+                }
+            }
+        }
+    }
+
+    /// A device was lost: every job ends, and those that still come are refused.
+    fn stop(mut self, error: &EngineError) {
+        self.metrics.engine_stopped();
+        self.tell(None, true);
+        self.clients.clear();
+        while let Some(Submission { reply, job }) = self.submissions.blocking_recv() {
+            let refused = self.engine.add(job.request).err();
+            // The engine refuses everything by now, with the reason.
+            let Some(refused) = refused else { continue };
+            debug_assert!(matches!(refused, AdmissionError::Stopped { .. }), "{error}");
+            let _ = reply.send(Err(refused));
+        }
+    }
+
+    fn tell(&self, stepping_since: Option<Instant>, stopped: bool) {
+        let (counters, sequences) = (self.engine.counters(), self.engine.sequences_info());
+        let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        let longest_step = self.longest_step;
+        *load = Load { counters, sequences, stepping_since, longest_step, stopped };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_device_does_not_hang() {
+        let load = |seconds: u64, longest: u64| Load {
+            stepping_since: Instant::now().checked_sub(Duration::from_secs(seconds)),
+            longest_step: Duration::from_secs(longest),
+            ..Load::default()
+        };
+        assert_eq!(Load::default().hangs_for(), None);
+        assert_eq!((load(15, 0).hangs_for(), load(30, 10).hangs_for()), (None, None));
+        assert!(load(30, 1).hangs_for().is_some() && load(100, 10).hangs_for().is_some());
+    }
+}
