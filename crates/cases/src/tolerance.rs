@@ -66,6 +66,13 @@ impl Tolerance {
         Tolerance::normal(nrmse.fold(0.0, f64::max))
     }
 
+    /// A short convolution.
+    ///
+    /// Quantized weights: the gates carry the error of one product each, and what they gate is multiplied by both and goes through another.
+    pub fn short_conv(ty: TensorType) -> Tolerance {
+        Tolerance::ffn(&[ty])
+    }
+
     /// An attention block.
     ///
     /// Float weights: the angle of position 1000 in f32 is off by up to 3e-5; a half-float cache adds roundings that fall

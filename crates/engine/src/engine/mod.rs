@@ -310,7 +310,7 @@ impl Engine {
                     return Err(error);
                 }
             }
-            pages.written(phase, slice.end());
+            pages.written(phase, slice.start as usize, slice.end());
         }
         Ok(executor.launch(Arc::new(batch), phase, copies))
     }
