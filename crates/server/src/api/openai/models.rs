@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
@@ -37,8 +38,9 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
 /// One of them.
 pub(crate) async fn one(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let Path(id) = id.map_err(|error| ApiError::param("model", error.body_text()))?;
     let entry = app.registry.find(&id)?;
     Ok(Json(model(&app, &entry)))
 }
