@@ -504,3 +504,22 @@ fn wrong_messages_are_named() {
     let unknown = server.post("/v1/messages", json!({"model": "x", "max_tokens": 1, "messages": []}));
     assert_eq!((unknown.status, field(&unknown.json(), "/error/type")), (404, json!("not_found_error")));
 }
+
+#[test]
+fn models_are_listed_for_both() {
+    let server = Server::plain();
+    let list = server.get("/v1/models").ok();
+    assert_eq!((&list["object"], &list["has_more"]), (&json!("list"), &json!(false)));
+    assert_eq!((&list["first_id"], &list["last_id"]), (&json!("tiny"), &json!("tiny")));
+    let model = server.get("/v1/models/tiny").ok();
+    assert_eq!(field(&list, "/data/0"), model);
+    for (name, value) in [
+        ("object", json!("model")),
+        ("type", json!("model")),
+        ("display_name", json!("tiny")),
+        ("max_input_tokens", json!(2048)),
+    ] {
+        assert_eq!(model[name], value, "{name}");
+    }
+    assert!(model["created_at"].as_str().is_some_and(|date| date.len() == 20 && date.ends_with('Z')));
+}
