@@ -31,6 +31,10 @@ pub struct ServerOptions {
     pub write_time: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections_max: usize,
+    /// Responses that are kept for `previous_response_id` and its like; the oldest go.
+    pub responses_max: usize,
+    /// Bytes of these.
+    pub responses_bytes_max: usize,
     /// Answers to one request.
     pub choices_max: usize,
     /// A sign of life is sent on a stream after this much silence.
@@ -54,6 +58,8 @@ impl Default for ServerOptions {
             body_time: Duration::from_secs(60),
             write_time: Duration::from_secs(60),
             connections_max: 1024,
+            responses_max: 4096,
+            responses_bytes_max: 64 << 20,
             choices_max: 16,
             ping: Duration::from_secs(10),
             drain: Duration::from_secs(30),

@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(read(json!({"stop": null})).unwrap(), [] as [&str; 0]);
         assert_eq!(read(json!({"stop": ["a", ""]})).unwrap_err().param.as_deref(), Some("stop[1]"));
         assert!(
-            read(json!({"stop": ["x"; 65]})).is_err() && read(json!({"stop": "x".repeat(2000)})).is_err()
+            read(json!({"stop": vec!["x"; 65]})).is_err() && read(json!({"stop": "x".repeat(2000)})).is_err()
         );
     }
 }
