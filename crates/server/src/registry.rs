@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use unicorn_engine::{Engine, Event, FinishReason, Request};
+use unicorn_grammar::Dialect;
 use unicorn_model::TextSide;
+use unicorn_text::ChatTemplate;
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
@@ -29,6 +31,8 @@ pub(crate) struct Model {
     /// Bytes of the longest token.
     token_bytes_max: usize,
     pub grammars: Grammars,
+    /// How it writes calls and thoughts.
+    pub dialect: Dialect,
     /// Ticks of the registry's clock when it was asked last.
     used: AtomicU64,
     /// Requests that have it.
@@ -291,6 +295,8 @@ impl Registry {
         warm_up(&mut engine)?;
         let (context, sequences_max) = (engine.options().context, engine.options().sequences_max);
         let vocab = engine.spec().vocab;
+        let template = text.template().ok().flatten().map(ChatTemplate::source).unwrap_or_default();
+        let dialect = Dialect::detect(template);
         let worker =
             Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
         let (used, users) = (AtomicU64::new(0), AtomicUsize::new(0));
@@ -308,6 +314,7 @@ impl Registry {
             vocab,
             token_bytes_max,
             grammars: Grammars::default(),
+            dialect,
             used,
             users,
         })
