@@ -75,7 +75,8 @@ fn rules(shape: &Shape, thinking: Thinking) -> AnswerRules<'_> {
         body,
         tools: &shape.tools,
         choice: shape.choice.clone(),
-        parallel: shape.parallel,
+        // Who names a tool wants one call of it.
+        parallel: shape.parallel && !matches!(shape.choice, ToolChoice::Named(_)),
         thinking,
     }
 }
