@@ -98,7 +98,8 @@ fn blocks(ty: TensorType) -> Result<(Vec<Block>, usize, usize), NeedsError> {
     if let Some(Block::Attention { spec, .. }) = spec.blocks.get_mut(1) {
         spec.window = Some(WINDOW);
     }
-    spec.blocks.insert(3, table::short_conv::block(ty, spec.width, 3));
+    let whole = if ty.row_bytes(spec.width).is_some() { ty } else { TensorType::Q8_0 };
+    spec.blocks.insert(3, table::short_conv::block(whole, spec.width, 3));
     Ok((spec.blocks, spec.vocab, spec.width))
 }
 
