@@ -38,7 +38,7 @@ pub enum NeedsError {
 }
 
 impl Held {
-    /// Asks a device what it needs for two layers of a small model, one of them with a sliding window, and a short convolution, loads them, and runs the largest
+    /// Asks a device what it needs for two layers of a small model, one with a sliding window, the other with a short convolution in the place of its ffn, loads them, and runs the largest
     /// batches: prompts at the end of the context, many sequences, all logits and selected ones, on every stream.
     ///
     /// Errors where the device does.
@@ -99,7 +99,8 @@ fn blocks(ty: TensorType) -> Result<(Vec<Block>, usize, usize), NeedsError> {
         spec.window = Some(WINDOW);
     }
     let whole = if ty.row_bytes(spec.width).is_some() { ty } else { TensorType::Q8_0 };
-    spec.blocks.insert(3, table::short_conv::block(whole, spec.width, 3));
+    let mixer = table::short_conv::block(whole, spec.width, 3);
+    spec.blocks.iter_mut().nth(2 * LAYERS).into_iter().for_each(|last| *last = mixer.clone());
     Ok((spec.blocks, spec.vocab, spec.width))
 }
 
