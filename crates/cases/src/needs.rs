@@ -100,7 +100,9 @@ fn blocks(ty: TensorType) -> Result<(Vec<Block>, usize, usize), NeedsError> {
     }
     let whole = if ty.row_bytes(spec.width).is_some() { ty } else { TensorType::Q8_0 };
     let mixer = table::short_conv::block(whole, spec.width, 3);
-    spec.blocks.iter_mut().nth(2 * LAYERS).into_iter().for_each(|last| *last = mixer.clone());
+    if let Some(last) = spec.blocks.get_mut(2 * LAYERS) {
+        *last = mixer;
+    }
     Ok((spec.blocks, spec.vocab, spec.width))
 }
 
