@@ -175,7 +175,9 @@ fn disturbed(served: &Served, model: &str, args: &Args, figures: &mut Figures) -
     let all = at_once(args.clients, |index| {
         if index < others {
             // Long enough to be there all the time.
-            let first = || drop(running.fetch_add(1, Ordering::Relaxed));
+            let first = || {
+                running.fetch_add(1, Ordering::Relaxed);
+            };
             return timed(served.client(), model, &format!("{index} towns by the sea"), 400, first);
         }
         while running.load(Ordering::Relaxed) < others {

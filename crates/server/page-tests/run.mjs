@@ -3,6 +3,7 @@
 //   node run.mjs [--chromium PATH] [--url http://127.0.0.1:8080] [--key KEY] [--screenshots FOLDER] [--only TEXT]
 //
 // Without --url the page is served by a mock server with known answers. With it, tests that need those are skipped by name.
+// `--only pictures` runs no test and takes the pictures.
 
 import { mkdir } from 'node:fs/promises';
 import { parseArgs } from 'node:util';

@@ -8,11 +8,11 @@ const test = (name, run) => ({ name, run, canned: true });
 export const TESTS = [
   test('a_reload_in_mid_answer', async (s) => {
     await s.send('endless');
-    await s.page.until(() => document.querySelector('.answer > .prose')?.innerText.length > 200);
+    await s.page.until(() => document.querySelector('.answer > .prose')?.innerText.length > 1000);
     await s.reload();
     await s.waitText('.answer .card', 'This answer was cut off');
     const [, [, kept]] = await s.messages();
-    assert.ok(kept.startsWith('word0 word1') && kept.length > 100, kept);
+    assert.ok(kept.startsWith('word0 word1') && kept.length > 400, kept);
     await s.page.click('.answer .card button', 0);
     await s.page.until(() => document.querySelector('.answer > .prose').innerText.endsWith('and this is the rest.'));
     await s.idle();

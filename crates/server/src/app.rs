@@ -8,9 +8,10 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use crate::api::{native, openai};
+use crate::api::responses::store::Store;
+use crate::api::{anthropic, native, openai, responses};
 use crate::error::ApiError;
 use crate::http::guard::{Keys, guard};
 use crate::http::listen::listen;
@@ -25,6 +26,9 @@ pub(crate) struct App {
     pub metrics: Arc<Metrics>,
     pub options: ServerOptions,
     pub keys: Keys,
+    /// A permit for each byte of the bodies that are being read.
+    pub bodies: Arc<Semaphore>,
+    pub responses: Store,
     pub started: Instant,
 }
 
@@ -39,7 +43,10 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         let registry = Registry::new(loader, options.aliases.clone(), options.budget, metrics.clone());
         let keys = Keys::new(&options.keys);
-        let app = App { registry: Arc::new(registry), metrics, options, keys, started: Instant::now() };
+        let bodies = Arc::new(Semaphore::new(options.bodies_bytes_max.min(Semaphore::MAX_PERMITS)));
+        let responses = Store::new(options.responses_max, options.responses_bytes_max);
+        let (registry, started) = (Arc::new(registry), Instant::now());
+        let app = App { registry, metrics, options, keys, bodies, responses, started };
         Server { app: Arc::new(app) }
     }
 
@@ -74,6 +81,12 @@ fn router(app: &Arc<App>) -> Router {
         .route("/v1/models/{*id}", get(openai::models::one))
         .route("/v1/chat/completions", post(openai::chat::create))
         .route("/v1/completions", post(openai::completions::create))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/input_tokens", post(responses::input_tokens))
+        .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/messages", post(anthropic::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "the route is there, but not for this method")

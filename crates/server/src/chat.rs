@@ -11,7 +11,7 @@ use crate::registry::Model;
 use crate::shape::Tool;
 
 /// Messages of a conversation, at most.
-const MESSAGES_MAX: usize = 16 * 1024;
+pub(crate) const MESSAGES_MAX: usize = 16 * 1024;
 
 /// A conversation as templates take it.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -55,7 +55,7 @@ fn message(fields: &Fields<'_>) -> Result<Value, ApiError> {
         "function" => "tool",
         role => role,
     };
-    let mut message = json!({"role": role, "content": content(fields, role)?});
+    let mut message = json!({"role": role, "content": content(fields, "content", role)?});
     if role == "assistant" {
         if let Some(calls) = fields.list("tool_calls")?.filter(|calls| !calls.is_empty()) {
             let call = |(i, call)| tool_call(&Fields::at(call, fields.path(&format!("tool_calls[{i}]")))?);
@@ -74,21 +74,21 @@ fn message(fields: &Fields<'_>) -> Result<Value, ApiError> {
     Ok(message)
 }
 
-/// Contents as one string. Absent, null and "" are the same.
-fn content(fields: &Fields<'_>, role: &str) -> Result<String, ApiError> {
-    match fields.get("content") {
+/// The contents in a field as one string. Absent, null and "" are the same.
+pub(crate) fn content(fields: &Fields<'_>, name: &str, role: &str) -> Result<String, ApiError> {
+    match fields.get(name) {
         None if role == "user" || role == "system" => {
-            Err(fields.wrong("content", "is missing: a text or a list of parts"))
+            Err(fields.wrong(name, "is missing: a text or a list of parts"))
         }
         None => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
         Some(Value::Array(parts)) => {
-            let part = |(i, value)| part(&Fields::at(value, fields.path(&format!("content[{i}]")))?, role);
+            let part = |(i, value)| part(&Fields::at(value, fields.path(&format!("{name}[{i}]")))?, role);
             let texts: Vec<String> = parts.iter().enumerate().map(part).collect::<Result<_, _>>()?;
             Ok(texts.concat())
         }
         Some(other) => {
-            Err(fields.wrong("content", format!("must be a string or a list of parts, not {}", kind(other))))
+            Err(fields.wrong(name, format!("must be a string or a list of parts, not {}", kind(other))))
         }
     }
 }
@@ -101,16 +101,26 @@ fn part(fields: &Fields<'_>, role: &str) -> Result<String, ApiError> {
         "refusal" => Ok(fields.required("refusal", fields.str("refusal")?)?.to_owned()),
         // Reasoning of other models, which is theirs.
         "thinking" | "redacted_thinking" | "reasoning" => Ok(String::new()),
-        other if role == "tool" => Ok(format!("[{other} left out: this model reads text only]")),
+        other if role == "tool" => Ok(left_out(other)),
         other => Err(fields.wrong("type", format!("`{other}` cannot be read: this model reads text only"))),
     }
+}
+
+/// What stands in place of something that a tool brought and that is no text.
+pub(crate) fn left_out(sort: &str) -> String {
+    format!("[{sort} left out: this model reads text only]")
 }
 
 /// A call as templates want it: arguments as an object, where they are one.
 fn tool_call(fields: &Fields<'_>) -> Result<Value, ApiError> {
     let function = fields.required("function", fields.object("function")?)?;
     let name = function.required("name", function.str("name")?)?;
-    let arguments = match function.get("arguments") {
+    Ok(call(fields.str("id")?.unwrap_or_default(), name, function.get("arguments")))
+}
+
+/// A call as templates want it, from arguments as JSON or as a text of JSON.
+pub(crate) fn call(id: &str, name: &str, arguments: Option<&Value>) -> Value {
+    let arguments = match arguments {
         None => json!({}),
         Some(Value::String(text)) if text.trim().is_empty() => json!({}),
         Some(Value::String(text)) => {
@@ -118,12 +128,25 @@ fn tool_call(fields: &Fields<'_>) -> Result<Value, ApiError> {
         }
         Some(other) => other.clone(),
     };
-    let id = fields.str("id")?.unwrap_or_default();
-    Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
+    json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
+}
+
+/// `chat_template_kwargs`, with what an effort means for templates of models that think.
+pub(crate) fn kwargs(fields: &Fields<'_>, effort: Option<&str>) -> Result<Map<String, Value>, ApiError> {
+    let mut kwargs = match fields.get("chat_template_kwargs") {
+        None => Map::new(),
+        Some(Value::Object(map)) => map.clone(),
+        Some(_) => return Err(fields.wrong("chat_template_kwargs", "must be an object")),
+    };
+    if let Some(effort) = effort {
+        kwargs.entry("reasoning_effort").or_insert(effort.into());
+        kwargs.entry("enable_thinking").or_insert((effort != "none").into());
+    }
+    Ok(kwargs)
 }
 
 /// Many clients send several system messages in front; templates want one.
-fn join_leading_systems(messages: Vec<Value>) -> Vec<Value> {
+pub(crate) fn join_leading_systems(messages: Vec<Value>) -> Vec<Value> {
     let leading = messages.iter().take_while(|message| message["role"] == "system").count();
     if leading < 2 {
         return messages;
@@ -192,6 +215,10 @@ pub(crate) fn render(model: &Model, conversation: &Conversation, tools: &[Tool])
     let rendered = rendered.map_err(refused)?;
     if let Some(lost) = lost(&rendered.adjustments) {
         return Err(ApiError::param("messages", lost));
+    }
+    model.check_text(rendered.prompt.plain_text(), "messages")?;
+    if let Some(begun) = &begun {
+        model.check_text(begun, "messages")?;
     }
     let tokenizer = &model.text.tokenizer;
     let mut tokens =

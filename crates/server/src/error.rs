@@ -42,6 +42,9 @@ fn beginning(text: &str, max: usize) -> String {
     }
 }
 
+/// The code by which Anthropic's clients learn that they have to send the whole conversation each time.
+pub(crate) const THREAD_UNSUPPORTED: &str = "thread_unsupported_request";
+
 /// A request that is refused or has failed.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct ApiError {
@@ -153,6 +156,9 @@ impl ApiError {
                 let mut error = json!({"type": self.anthropic_type(), "message": message});
                 if let Some(code) = self.code {
                     error["details"] = json!({"error_code": code});
+                    if code == THREAD_UNSUPPORTED {
+                        error["details"]["unsupported"] = json!(["thread"]);
+                    }
                 }
                 json!({"type": "error", "error": error, "request_id": null})
             }
@@ -160,9 +166,13 @@ impl ApiError {
         }
     }
 
-    /// The whole answer.
-    pub fn response(&self, dialect: Dialect) -> Response {
-        let mut response = (self.status, axum::Json(self.body(dialect))).into_response();
+    /// The whole answer. `request_id` is how the client may speak of its request.
+    pub fn response(&self, dialect: Dialect, request_id: &str) -> Response {
+        let mut body = self.body(dialect);
+        if dialect == Dialect::Anthropic {
+            body["request_id"] = request_id.into();
+        }
+        let mut response = (self.status, axum::Json(body)).into_response();
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -153,6 +153,8 @@ pub(crate) struct Reading {
     pub detokenizer: Detokenizer,
     pub stops: Vec<String>,
     pub tokenizer: Tokenizer,
+    /// Tokens of the prompt that is answered.
+    pub prompt_tokens: usize,
 }
 
 /// One answer as it comes. Dropping it cancels the job.
@@ -162,15 +164,22 @@ pub(crate) struct Generation {
     tokenizer: Tokenizer,
     stops: Stops,
     scored_prompt: Vec<u32>,
+    prompt_tokens: usize,
     generated: usize,
     done: bool,
 }
 
 impl Generation {
     pub fn new(tokens: Tokens, reading: Reading) -> Generation {
-        let Reading { scored_prompt, detokenizer, stops, tokenizer } = reading;
+        let Reading { scored_prompt, detokenizer, stops, tokenizer, prompt_tokens } = reading;
         let stops = Stops::new(stops);
-        Generation { tokens, detokenizer, tokenizer, stops, scored_prompt, generated: 0, done: false }
+        let (generated, done) = (0, false);
+        Generation { tokens, detokenizer, tokenizer, stops, scored_prompt, prompt_tokens, generated, done }
+    }
+
+    /// Tokens of the prompt that is answered.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
     }
 
     fn scored(&self, token: u32, logprobs: Option<TokenLogprobs>) -> Option<Scored> {

@@ -115,10 +115,9 @@ pub(crate) async fn start(
         let tokenizer = model.text.tokenizer.clone();
         let scored_prompt = if ask.prompt_logprobs.is_some() { ask.prompt.clone() } else { Vec::new() };
         let detokenizer = tokenizer.detokenizer_after(last, true);
-        running.push(Generation::new(
-            tokens,
-            Reading { scored_prompt, detokenizer, stops: ask.stops.clone(), tokenizer },
-        ));
+        let (stops, prompt_tokens) = (ask.stops.clone(), ask.prompt.len());
+        let reading = Reading { scored_prompt, detokenizer, stops, tokenizer, prompt_tokens };
+        running.push(Generation::new(tokens, reading));
     }
     Ok(running)
 }

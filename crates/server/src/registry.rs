@@ -26,6 +26,8 @@ pub(crate) struct Model {
     /// Sequences that run at once.
     pub sequences_max: usize,
     pub vocab: usize,
+    /// Bytes of the longest token.
+    token_bytes_max: usize,
     pub grammars: Grammars,
     /// Ticks of the registry's clock when it was asked last.
     used: AtomicU64,
@@ -34,6 +36,16 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// Errors where a text is too long for the context however it is cut into tokens, which takes seconds for some megabytes.
+    pub fn check_text(&self, text: &str, field: &str) -> Result<(), ApiError> {
+        if text.len() / self.token_bytes_max.max(1) < self.context {
+            return Ok(());
+        }
+        let message =
+            format!("{} bytes of text are too long: the context holds {} tokens", text.len(), self.context);
+        Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::param(field, message) })
+    }
+
     fn is_idle(&self) -> bool {
         self.users.load(Ordering::Acquire) == 0
     }
@@ -282,6 +294,10 @@ impl Registry {
         let worker =
             Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
         let (used, users) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let tokenizer = &text.tokenizer;
+        let lengths =
+            (0..tokenizer.vocab_size() as u32).filter_map(|id| Some(tokenizer.token_bytes(id)?.len()));
+        let token_bytes_max = lengths.max().unwrap_or(0);
         Ok(Model {
             id: id.to_owned(),
             text,
@@ -290,6 +306,7 @@ impl Registry {
             context,
             sequences_max,
             vocab,
+            token_bytes_max,
             grammars: Grammars::default(),
             used,
             users,
@@ -388,6 +405,53 @@ fn fits(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Loads when told to, and never succeeds.
+    struct Slow(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Loader for Slow {
+        fn models(&self) -> Vec<ModelEntry> {
+            vec![ModelEntry { id: "a".into(), bytes: 1, created: 0 }]
+        }
+
+        fn load(&self, _: &str, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, String> {
+            progress(0.5);
+            self.0.lock().unwrap().recv().unwrap();
+            Err("it is broken".into())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_first_model_is_not_waited_for_but_later_ones_are() {
+        let (go, told) = std::sync::mpsc::channel();
+        let budget = Budget { models: 1, bytes: None };
+        let loader = Arc::new(Slow(Mutex::new(told)));
+        let registry = Arc::new(Registry::new(loader, Vec::new(), budget, Arc::new(Metrics::new())));
+        let warm = tokio::spawn({
+            let registry = registry.clone();
+            async move { registry.warm("a").await }
+        });
+        while registry.standing("a") != Standing::Loading(0.5) {
+            tokio::task::yield_now().await;
+        }
+        let refused = registry.get("a", true).await.err().unwrap();
+        assert_eq!((refused.status.as_u16(), refused.retry_after_seconds), (503, Some(LOAD_RETRY_SECONDS)));
+        go.send(()).unwrap();
+        assert!(warm.await.unwrap().is_err());
+        // What failed is tried anew, and now it is waited for.
+        let asked = tokio::spawn({
+            let registry = registry.clone();
+            async move { registry.get("a", true).await.err().unwrap() }
+        });
+        while registry.standing("a") != Standing::Loading(0.5) {
+            tokio::task::yield_now().await;
+        }
+        assert!(!asked.is_finished());
+        go.send(()).unwrap();
+        let failed = asked.await.unwrap();
+        assert_eq!(failed.status.as_u16(), 500, "{}", failed.message);
+        assert!(failed.message.contains("it is broken"), "{}", failed.message);
+    }
 
     #[test]
     fn patterns_have_one_star() {

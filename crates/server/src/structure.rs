@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use unicorn_grammar::{Grammar, GrammarError, Strictness, Vocabulary};
+use unicorn_grammar::{Grammar, GrammarError, Matcher, Strictness, Vocabulary};
 
 use crate::error::ApiError;
 use crate::registry::Model;
@@ -45,6 +45,8 @@ impl Grammars {
             Format::Lark(grammar) => Grammar::lark(vocabulary, grammar),
             Format::Gbnf(grammar) => Grammar::gbnf(vocabulary, grammar),
         }?;
+        // One that nothing begins is found out only by asking: better here than in the answer.
+        Matcher::new(&grammar).mask().map_err(|_| GrammarError::Unsatisfiable { what: "grammar" })?;
         let mut kept = kept();
         kept.truncate(KEPT_MAX - 1);
         kept.push_front((format.clone(), grammar.clone()));

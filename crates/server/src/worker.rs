@@ -171,6 +171,8 @@ struct Client {
     progress: mpsc::Sender<Progress>,
     /// Tokens are for nobody any more.
     gone: bool,
+    /// That is because it took too few of them.
+    slow: bool,
     since: Instant,
     last_token: Option<Instant>,
 }
@@ -225,7 +227,8 @@ impl Pump {
         let added = self.engine.add_guided(job.request, job.guides);
         let answer = added.map(|sequence| {
             let (progress, received) = mpsc::channel(BEHIND_MAX);
-            let client = Client { progress, gone: false, since: Instant::now(), last_token: None };
+            let client =
+                Client { progress, gone: false, slow: false, since: Instant::now(), last_token: None };
             self.clients.insert(sequence, client);
             Tokens { progress: received, sequence, cancel: self.cancel.clone() }
         });
@@ -243,8 +246,12 @@ impl Pump {
                     None => self.metrics.first_token(now.duration_since(client.since)),
                     Some(last) => self.metrics.next_token(now.duration_since(last)),
                 }
-                if !client.gone && client.progress.try_send(Progress::Token { token, logprobs }).is_err() {
+                if client.gone {
+                    return;
+                }
+                if let Err(error) = client.progress.try_send(Progress::Token { token, logprobs }) {
                     client.gone = true;
+                    client.slow = matches!(error, mpsc::error::TrySendError::Full(_));
                     self.engine.cancel(sequence);
                 }
             }
@@ -253,7 +260,7 @@ impl Pump {
                 let _ = client.progress.try_send(Progress::Prompt(logprobs));
             }
             Event::Finished { reason, timings, .. } => {
-                self.metrics.finished(&reason, &timings, client.since.elapsed(), client.gone);
+                self.metrics.finished(&reason, &timings, client.since.elapsed(), client.slow);
                 let client = self.clients.remove(&sequence);
                 if let Some(client) = client.filter(|c| !c.gone) {
                     let _ = client.progress.try_send(Progress::Finished { reason, timings });

@@ -34,8 +34,8 @@ pub struct Asks {
 /// Prompts of a few lengths; some begin alike, so that they share pages.
 fn body(model: &str, index: usize) -> Value {
     let beginning = "Many requests begin with the same words, which the server need not read twice. ";
-    let prompt = format!("{}{} times {}", beginning.repeat([0, 0, 1, 3, 6][index % 5]), index % 7, index);
-    json!({"model": model, "prompt": prompt, "max_tokens": [1, 8, 24, 60][index % 4], "temperature": 0})
+    let prompt = format!("{}{} times {}", beginning.repeat([0, 0, 1, 1, 2][index % 5]), index % 7, index);
+    json!({"model": model, "prompt": prompt, "max_tokens": ([1, 8, 24, 60][index % 4]), "temperature": 0})
 }
 
 impl Asks {
@@ -111,7 +111,8 @@ impl Asks {
     pub fn leave(&self, client: Client, random: u64) -> Result<()> {
         let (ask, rest) = (self.choose(random), random / self.asks.len() as u64);
         let mut body = ask.body.clone();
-        body["max_tokens"] = 1500.into();
+        // As many as the context holds.
+        body["max_tokens"] = 100_000.into();
         body["n"] = (1 + rest % 2).into();
         let path = "/v1/completions";
         match rest / 2 % 4 {

@@ -88,7 +88,7 @@ fn soak(binary: &Path, model: &Path, args: &Args) -> Result<()> {
     let model = model.display().to_string();
     // Fewer pages than all clients want, so that requests are sent back to the queue; a queue that is full at times.
     let room =
-        ["--slots", "12", "--queue", "8", "--kv-tokens", "6144", "--ctx", "2048", "--body-timeout", "2"];
+        ["--slots", "12", "--queue", "8", "--kv-tokens", "1024", "--ctx", "256", "--body-timeout", "2"];
     let mut served =
         Served::unicorn(binary, "soak", &[&["-m", &model, "--device", "cpu"][..], &room].concat())?;
     let asks = Asks::answered_alone(served.client(), &served.model()?)?;
@@ -163,8 +163,12 @@ fn one(client: crate::http::Client, asks: &Asks, counted: &Counted, random: u64)
     };
     match outcome {
         Ok(ask::Outcome::Fine) => {}
-        Ok(ask::Outcome::Same) => drop(counted.compared.fetch_add(1, Ordering::Relaxed)),
-        Ok(ask::Outcome::Refused) => drop(counted.refused.fetch_add(1, Ordering::Relaxed)),
+        Ok(ask::Outcome::Same) => {
+            counted.compared.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(ask::Outcome::Refused) => {
+            counted.refused.fetch_add(1, Ordering::Relaxed);
+        }
         Err(error) => counted.fault(format!("{kind:?} {random:016x}: {error:#}")),
     }
 }

@@ -70,6 +70,66 @@ fn json_that_is_too_deep_or_no_text_is_refused() {
     server.survived();
 }
 
+/// Three bytes of JSON can take hundreds of memory: a body within the limit must not take gigabytes, nor seconds from others.
+#[test]
+fn many_small_values_are_refused() {
+    let mut server = Server::tiny(&[]);
+    for (piece, count) in
+        [("[],", 9_000_000), ("{},", 9_000_000), ("{\"\":0},", 4_000_000), ("0,", 14_000_000)]
+    {
+        let body = format!(
+            "{{\"model\":\"tiny\",\"prompt\":\"1\",\"max_tokens\":1,\"x\":[{}0]}}",
+            piece.repeat(count)
+        );
+        let bytes = request("POST", "/v1/completions", &[], Some(body.as_bytes()));
+        let begin = Instant::now();
+        let asked: Vec<Connection> = (0..3)
+            .map(|_| {
+                let mut connection = server.connect();
+                assert!(connection.send(&bytes));
+                connection
+            })
+            .collect();
+        assert_eq!(server.get("/health").status, 200);
+        for mut connection in asked {
+            connection.reply().refuses(413, None);
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "{piece}: {:?}", begin.elapsed());
+    }
+    // A long text with as many commas is one value.
+    let text = ",".repeat(3_000_000);
+    server.complete(json!({"prompt": text})).refuses(400, Some("prompt"));
+    server.survived();
+}
+
+/// Bodies that are sent and not ended are kept in memory: not more of them than there is room for.
+#[test]
+fn bodies_at_once_are_bounded() {
+    let mut server = Server::tiny(&[]);
+    let part = vec![b' '; 30 << 20];
+    let head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 31457290\r\n\r\n";
+    let before = server.resident_bytes();
+    let mut waiting: Vec<Connection> = Vec::new();
+    let mut refused = 0;
+    for _ in 0..16 {
+        let mut connection = server.connect();
+        connection.send(head);
+        match connection.send(&part) {
+            true => waiting.push(connection),
+            false => {
+                connection.reply().refuses(503, None);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 4, "{refused} of 16 refused");
+    let taken = server.resident_bytes().saturating_sub(before);
+    assert!(taken < 700 << 20, "{} MB", taken >> 20);
+    // Small requests find room as soon as the others are gone, and there is room for them in time.
+    drop(waiting);
+    server.survived();
+}
+
 #[test]
 fn heads_are_bounded() {
     let mut server = Server::tiny(&[]);

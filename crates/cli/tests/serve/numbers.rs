@@ -135,6 +135,26 @@ fn a_prompt_over_the_context_is_refused_before_anything_is_sent() {
     server.survived();
 }
 
+/// Megabytes take seconds to be cut into tokens: what cannot fit is not cut, and nothing else waits for it.
+#[test]
+fn a_prompt_of_megabytes_holds_nobody_up() {
+    let mut server = Server::tiny(&["--ctx", "4096"]);
+    let long = "a".repeat(20 << 20);
+    let begin = std::time::Instant::now();
+    let message = json!([{"role": "user", "content": long}]);
+    for (path, body, param) in [
+        ("/v1/completions", server.completion(json!({"prompt": long})), "prompt"),
+        ("/v1/completions", server.completion(json!({"prompt": ["x", long]})), "prompt[1]"),
+        ("/v1/chat/completions", server.chat(json!({"messages": message})), "messages"),
+    ] {
+        let reply = server.post(path, &body);
+        reply.refuses(400, Some(param));
+        assert_eq!(reply.json()["error"]["code"], "context_length_exceeded");
+    }
+    assert!(begin.elapsed() < std::time::Duration::from_secs(4), "{:?}", begin.elapsed());
+    server.survived();
+}
+
 #[test]
 fn token_ids_are_checked() {
     let mut server = Server::tiny(&[]);

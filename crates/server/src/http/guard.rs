@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq;
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
 use crate::http::client::Client;
+use crate::job::fresh_id;
 use crate::options::ServerOptions;
 
 /// Hashes of the keys: comparing these takes as long whatever a guess has in common with a key.
@@ -171,14 +172,21 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
         _ if asks => preflight(request.headers()),
         _ => next.run(request).await,
     };
+    let dialect = Dialect::of_path(&path);
+    let request_id = fresh_id("req_");
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        response = error.response(Dialect::of_path(&path));
+        response = error.response(dialect, &request_id);
         if error.status == StatusCode::UNAUTHORIZED && !path.starts_with("/v1/") && !path.starts_with("/api/")
         {
             // A browser asks the person for the key then.
             let basic = HeaderValue::from_static("Basic realm=\"unicorn\", charset=\"UTF-8\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
         }
+    }
+    // Clients show it, or write it down.
+    let header = if dialect == Dialect::Anthropic { "request-id" } else { "x-request-id" };
+    if let Ok(id) = HeaderValue::try_from(request_id) {
+        response.headers_mut().insert(header, id);
     }
     if let Some(origin) = allowed {
         allow(&mut response, origin);

@@ -135,27 +135,28 @@ export async function* stream(body, signal) {
   return false;
 }
 
-/** The data of server-sent events. */
+/** The data of server-sent events. Whoever stops reading closes the connection. */
 async function* events(body, signal) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   let data = [];
-  for (;;) {
-    let part;
-    try {
-      part = await reader.read();
-    } catch (error) {
-      if (signal.aborted) throw error;
-      throw new Failure('network', 'The connection was lost', 'What had arrived is kept.');
+  try {
+    for (;;) {
+      const part = await reader.read();
+      const lines = (rest + (part.value ?? '')).split(/\r\n|\n|\r(?!$)/);
+      rest = part.done ? '' : lines.pop();
+      for (const line of lines) {
+        if (line === '' && data.length) {
+          yield data.join('\n');
+          data = [];
+        } else if (line.startsWith('data:')) data.push(line.slice(line[5] === ' ' ? 6 : 5));
+      }
+      if (part.done) return;
     }
-    const lines = (rest + (part.value ?? '')).split(/\r\n|\n|\r(?!$)/);
-    rest = part.done ? '' : lines.pop();
-    for (const line of lines) {
-      if (line === '' && data.length) {
-        yield data.join('\n');
-        data = [];
-      } else if (line.startsWith('data:')) data.push(line.slice(line[5] === ' ' ? 6 : 5));
-    }
-    if (part.done) return;
+  } catch (error) {
+    if (signal.aborted || error instanceof Failure) throw error;
+    throw new Failure('network', 'The connection was lost', 'What had arrived is kept.');
+  } finally {
+    reader.cancel().catch(() => {});
   }
 }

@@ -2,7 +2,8 @@
 
 import { stream, health, Failure } from './api.js';
 
-const SAVE_EVERY_MS = 400;
+// What a crash may cost of an answer.
+const SAVE_EVERY_MS = 250;
 const BUSY_TRIES_MAX = 8;
 const LOOK_EVERY_MS = 1500;
 

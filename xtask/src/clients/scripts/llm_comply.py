@@ -12,7 +12,8 @@ PICTURES = ("image",)
 
 
 def comply(form, base):
-    command = [sys.executable, "-m", "llm_comply", "-u", base, "-k", KEY, "-m", MODEL]
+    start = "import sys; from llm_comply.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "-u", base, "-k", KEY, "-m", MODEL]
     done = subprocess.run(
         [*command, "--json", "--timeout", "120", "--format", form], capture_output=True, text=True, timeout=900
     )

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio_stream::StreamMap;
 
 use super::usage::{FINGERPRINT, finish_reason, logprobs, timings, usage};
@@ -65,15 +65,7 @@ pub(crate) async fn create(
 /// The conversation in a request.
 pub(crate) fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
     let messages = chat::messages(fields)?;
-    let mut kwargs = match fields.get("chat_template_kwargs") {
-        None => Map::new(),
-        Some(Value::Object(map)) => map.clone(),
-        Some(_) => return Err(fields.wrong("chat_template_kwargs", "must be an object")),
-    };
-    if let Some(effort) = fields.str("reasoning_effort")? {
-        kwargs.entry("reasoning_effort").or_insert(effort.into());
-        kwargs.entry("enable_thinking").or_insert((effort != "none").into());
-    }
+    let kwargs = chat::kwargs(fields, fields.str("reasoning_effort")?)?;
     let continues = fields.bool("continue_final_message")?.unwrap_or(false);
     if continues && messages.last().is_none_or(|message| message["role"] != "assistant") {
         return Err(fields.wrong("continue_final_message", "the last message must be the assistant's"));

@@ -74,6 +74,7 @@ pub(crate) async fn create(
     client: Client,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
+    let body = Arc::new(body);
     let fields = Fields::of(&body)?;
     let model = app.registry.get(fields.required("model", fields.str("model")?)?, true).await?;
     let choices = fields.count("n", 1, app.options.choices_max)?.unwrap_or(1);
@@ -96,7 +97,8 @@ pub(crate) async fn create(
         ask.prompt_logprobs = ask.logprobs;
     }
     let shape = Shape { tools: Vec::new(), choice: ToolChoice::Auto, ..Shape::of_chat(&fields)? };
-    let prompts = prompts(&fields, &model)?;
+    let (asked, of) = (body.clone(), model.clone());
+    let prompts = job::blocking(move || prompts(&Fields::of(&asked)?, &of)).await?;
     let mut form = Form {
         id: fresh_id("cmpl-"),
         created: now_seconds(),
@@ -145,10 +147,11 @@ fn ask(fields: &Fields<'_>, model: &InUse) -> Result<Ask, ApiError> {
     })
 }
 
-/// The prompts: a text, a list of texts, a list of token ids, or a list of such lists.
+/// The prompts: a text, a list of texts, a list of token ids, or a list of such lists. Takes its time: call it where that may be.
 fn prompts(fields: &Fields<'_>, model: &InUse) -> Result<Vec<Vec<u32>>, ApiError> {
     let value = fields.required("prompt", fields.get("prompt"))?;
     let text = |text: &str, at: &str| {
+        model.check_text(text, at)?;
         let options = EncodeOptions { parse_special: true, add_special: true };
         model.text.tokenizer.encode(text, options).map_err(|error| fields.wrong(at, error))
     };
