@@ -344,6 +344,7 @@ fn wrong_requests_for_responses_are_named() {
         .post("/v1/responses", json!({"model": "tiny", "input": [{"type": "item_reference", "id": "x"}]}));
     assert_eq!((lost.status, field(&lost.json(), "/error/code")), (404, json!("item_not_found")));
     assert_eq!(server.get("/v1/responses/resp_none").status, 404);
+    assert_eq!(server.post("/v1/responses/compact", json!({"model": "tiny", "input": "x"})).status, 404);
 }
 
 fn message(more: Value) -> Value {
