@@ -155,6 +155,15 @@ fn refusal(request: &Request, app: &App) -> Option<ApiError> {
     None
 }
 
+/// A refusal that another library made, in words of its own.
+fn untold(response: &Response) -> Option<ApiError> {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let refused = (status.is_client_error() || status.is_server_error()) && !is_json;
+    refused.then(|| ApiError::new(status, status.canonical_reason().unwrap_or("the request is refused")))
+}
+
 /// Lets a request through or refuses it, and puts errors into the form that its route speaks.
 pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
@@ -174,7 +183,8 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     };
     let dialect = Dialect::of_path(&path);
     let request_id = fresh_id("req_");
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+    let told = response.extensions_mut().remove::<ApiError>();
+    if let Some(error) = told.or_else(|| untold(&response)) {
         response = error.response(dialect, &request_id);
         if error.status == StatusCode::UNAUTHORIZED && !path.starts_with("/v1/") && !path.starts_with("/api/")
         {
