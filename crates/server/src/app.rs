@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::api::responses::store::Store;
 use crate::api::{anthropic, native, openai, responses};
 use crate::error::ApiError;
+use crate::http::body::drain;
 use crate::http::guard::{Keys, guard};
 use crate::http::listen::listen;
 use crate::metrics::Metrics;
@@ -84,14 +86,22 @@ fn router(app: &Arc<App>) -> Router {
         .route("/v1/responses", post(responses::create))
         .route("/v1/responses/input_tokens", post(responses::input_tokens))
         .route("/v1/responses/compact", post(responses::compact))
+        // Not built in: without this line it would be taken for the name of an answer.
+        .route("/v1/responses/compact", any(no_route))
         .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
         .route("/v1/messages", post(anthropic::create))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such route") })
-        .method_not_allowed_fallback(|| async {
+        .fallback(no_route)
+        .method_not_allowed_fallback(|request: Request| async {
+            drain(request.into_body()).await;
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "the route is there, but not for this method")
         })
         .layer(from_fn_with_state(app.clone(), guard))
         .with_state(app.clone())
+}
+
+async fn no_route(request: Request) -> ApiError {
+    drain(request.into_body()).await;
+    ApiError::new(StatusCode::NOT_FOUND, "there is no such route")
 }
