@@ -1,6 +1,6 @@
 //! From what a request asks to a running answer.
 
-use unicorn_engine::{Constraint, Guides, Request, SamplingOptions};
+use unicorn_engine::{Constraint, Drafter, Guides, NgramDrafter, Request, SamplingOptions};
 use unicorn_grammar::Matcher;
 
 use crate::chat::{Conversation, Prompt, render};
@@ -105,7 +105,8 @@ pub(crate) async fn start(
         };
         let constraint =
             structure.grammar.as_ref().map(|grammar| Box::new(Matcher::new(grammar)) as Box<dyn Constraint>);
-        let guides = Guides { constraint, ..Guides::default() };
+        let drafter = model.drafts.then(|| Box::new(NgramDrafter) as Box<dyn Drafter>);
+        let guides = Guides { constraint, drafter };
         let submitted = model.worker.submit(Job { request, guides }).await;
         let tokens = submitted
             .ok_or_else(|| ApiError::unavailable("the engine of this model has stopped", 5))?

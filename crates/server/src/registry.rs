@@ -31,6 +31,8 @@ pub(crate) struct Model {
     /// Bytes of the longest token.
     token_bytes_max: usize,
     pub grammars: Grammars,
+    /// As in [`LoadedModel`].
+    pub drafts: bool,
     /// How it writes calls and thoughts.
     pub dialect: Dialect,
     /// Ticks of the registry's clock when it was asked last.
@@ -291,7 +293,7 @@ impl Registry {
     }
 
     fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<Model, String> {
-        let LoadedModel { mut engine, text, facts } = self.loader.load(id, progress)?;
+        let LoadedModel { mut engine, text, facts, drafts } = self.loader.load(id, progress)?;
         warm_up(&mut engine)?;
         let (context, sequences_max) = (engine.options().context, engine.options().sequences_max);
         let vocab = engine.spec().vocab;
@@ -315,6 +317,7 @@ impl Registry {
             token_bytes_max,
             grammars: Grammars::default(),
             dialect,
+            drafts,
             used,
             users,
         })

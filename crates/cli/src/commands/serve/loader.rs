@@ -146,7 +146,7 @@ fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> a
         context,
         memory: args.memory.memory_max.as_ref(),
         scores: false,
-        drafts: false,
+        drafts: args.draft.is_some(),
         load: Load { sequences: args.slots, ..Load::default() },
         queue: args.queue,
         kept: Some(KEPT),
@@ -160,7 +160,7 @@ fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> a
         session::set_template(&mut session.text, file, source)?;
     }
     let facts = facts(&session.engine, size_and_time(&known.path).1);
-    Ok(LoadedModel { engine: session.engine, text: session.text, facts })
+    Ok(LoadedModel { engine: session.engine, text: session.text, facts, drafts: args.draft.is_some() })
 }
 
 fn facts(engine: &Engine, created: u64) -> ModelFacts {
