@@ -12,9 +12,9 @@ use unicorn_model::TextSide;
 use unicorn_text::ChatTemplate;
 
 use crate::error::ApiError;
+use crate::grammars::Grammars;
 use crate::metrics::Metrics;
 use crate::model::{LoadedModel, Loader, ModelEntry, ModelFacts};
-use crate::structure::Grammars;
 use crate::worker::Worker;
 
 /// A model that answers.
@@ -299,6 +299,8 @@ impl Registry {
         let vocab = engine.spec().vocab;
         let template = text.template().ok().flatten().map(ChatTemplate::source).unwrap_or_default();
         let dialect = Dialect::detect(template);
+        let ends = text.stop_tokens.clone();
+        let grammars = Grammars::new(text.tokenizer.clone(), vocab, ends, dialect.clone());
         let worker =
             Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
         let (used, users) = (AtomicU64::new(0), AtomicUsize::new(0));
@@ -315,7 +317,7 @@ impl Registry {
             sequences_max,
             vocab,
             token_bytes_max,
-            grammars: Grammars::default(),
+            grammars,
             dialect,
             drafts,
             used,

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use crate::args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, MemoryArgs, PlaceArgs};
 use crate::context::ContextChoice;
 use crate::parse;
 use crate::settings::DraftChoice;
+use crate::shared_args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, MemoryArgs, PlaceArgs};
 
 /// Serve models over HTTP: OpenAI's API and a chat page
 ///
