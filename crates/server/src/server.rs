@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use crate::api::{anthropic, native, openai, responses};
 use crate::app::App;
 use crate::error::ApiError;
+use crate::http::body::drain;
 use crate::http::guard::guard;
 use crate::http::listen::listen;
 use crate::model::Loader;
@@ -66,10 +68,16 @@ fn router(app: &Arc<App>) -> Router {
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
         .route("/v1/messages", post(anthropic::create))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such route") })
-        .method_not_allowed_fallback(|| async {
+        .fallback(no_route)
+        .method_not_allowed_fallback(|request: Request| async {
+            drain(request.into_body()).await;
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "the route is there, but not for this method")
         })
         .layer(from_fn_with_state(app.clone(), guard))
         .with_state(app.clone())
+}
+
+async fn no_route(request: Request) -> ApiError {
+    drain(request.into_body()).await;
+    ApiError::new(StatusCode::NOT_FOUND, "there is no such route")
 }
