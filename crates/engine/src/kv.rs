@@ -400,6 +400,7 @@ impl StatePages {
     }
 
     /// Positions up to which every group has pages.
+    #[cfg(test)]
     pub fn capacity(&self) -> usize {
         self.lists.iter().map(|l| l.capacity()).min().unwrap_or(0)
     }

@@ -279,14 +279,15 @@ impl PrefixCache {
         let (mut same, mut taken) = (true, false);
         for (g, own) in own.into_iter().enumerate() {
             match (&node.pages[g], own) {
-                (Some(page), Some(own)) => same &= Arc::ptr_eq(page, &own),
+                // Pages that a window has given up were not brought to the other phase's devices either.
+                (Some(page), own) => same &= own.is_some_and(|own| Arc::ptr_eq(page, &own)),
                 (None, Some(own)) => {
                     node.pages[g] = Some(own);
                     node.worth[g] = (false, self.clock);
                     self.loose[g].insert((node.worth[g], id));
                     taken = true;
                 }
-                (_, None) => {}
+                (None, None) => {}
             }
         }
         for (phase, on) in on.into_iter().enumerate() {

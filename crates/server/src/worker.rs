@@ -236,6 +236,8 @@ impl Pump {
                     self.engine.cancel(sequence);
                 }
             }
+            // Asked for by no job so far.
+            Event::PromptLogprobs { .. } => {}
             Event::Finished { reason, timings, .. } => {
                 self.metrics.finished(&reason, &timings, client.since.elapsed(), client.gone);
                 let client = self.clients.remove(&sequence);
