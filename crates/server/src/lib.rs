@@ -7,6 +7,7 @@
 mod api;
 mod app;
 mod chat;
+mod embedding;
 mod error;
 mod fields;
 mod generation;
@@ -18,6 +19,7 @@ mod options;
 // Routes take it into use; until then its own tests alone do.
 mod page;
 mod registry;
+mod routes;
 mod sampling;
 mod shape;
 mod stops;
@@ -25,6 +27,6 @@ mod structure;
 mod worker;
 
 pub use app::Server;
-pub use model::{LoadedModel, Loader, ModelEntry, ModelFacts};
+pub use model::{Description, LoadedModel, Loader, ModelEntry, ModelFacts};
 pub use options::ServerOptions;
 pub use registry::Budget;
