@@ -6,11 +6,10 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::api::{anthropic, native, openai, responses};
+use crate::api::{anthropic, models, native, ollama, openai, openapi, responses};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::http::body::drain;
@@ -18,6 +17,7 @@ use crate::http::guard::guard;
 use crate::http::listen::listen;
 use crate::model::Loader;
 use crate::options::ServerOptions;
+use crate::routes::Routes;
 
 /// A server before it listens.
 pub struct Server {
@@ -45,29 +45,58 @@ impl Server {
     }
 }
 
+/// All that the server answers to.
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        .get("/", native::page)
+        .get("/page/{file}", native::page)
+        .get("/health", native::health)
+        .get("/metrics", native::metrics)
+        .get("/openapi.json", openapi::document)
+        .get("/props", native::props)
+        .get("/slots", native::slots)
+        .post("/tokenize", native::tokenize)
+        .get("/tokenizer_info", native::tokenizer_info)
+        .post("/detokenize", native::detokenize)
+        .post("/apply-template", native::apply_template)
+        .get("/v1/models", openai::models::list)
+        .get("/v1/models/{*id}", openai::models::one)
+        .post("/v1/models/load", models::load)
+        .post("/v1/models/unload", models::unload)
+        .get("/models", openai::models::list)
+        .post("/models/load", models::load)
+        .post("/models/unload", models::unload)
+        .post("/v1/chat/completions", openai::chat::create)
+        .post("/v1/completions", openai::completions::create)
+        .post("/v1/embeddings", openai::embeddings::create)
+        .post("/v1/responses", responses::create)
+        .post("/v1/responses/input_tokens", responses::input_tokens)
+        .post("/v1/responses/compact", responses::compact)
+        .get("/v1/responses/{id}", responses::get)
+        .delete("/v1/responses/{id}", responses::delete)
+        .get("/v1/responses/{id}/input_items", responses::input_items)
+        .post("/v1/messages", anthropic::create)
+        .post("/v1/messages/count_tokens", anthropic::count_tokens)
+        .post("/api/chat", ollama::chat::create)
+        .post("/api/generate", ollama::generate::create)
+        .post("/api/embed", ollama::embed::embed)
+        .post("/api/embeddings", ollama::embed::embedding)
+        .get("/api/tags", ollama::models::tags)
+        .get("/api/ps", ollama::models::ps)
+        .get("/api/version", ollama::models::version)
+        .post("/api/show", ollama::show::show)
+        .post("/api/pull", ollama::models::pull)
+        .post("/api/push", ollama::models::not_here)
+        .post("/api/create", ollama::models::not_here)
+        .post("/api/copy", ollama::models::not_here)
+        .delete("/api/delete", ollama::models::not_here)
+        .get("/api/blobs/{digest}", ollama::models::not_here)
+        .post("/api/blobs/{digest}", ollama::models::not_here)
+}
+
 fn router(app: &Arc<App>) -> Router {
-    Router::new()
-        .route("/", get(native::page))
-        .route("/page/{file}", get(native::page))
-        .route("/health", get(native::health))
-        .route("/metrics", get(native::metrics))
-        .route("/props", get(native::props))
-        .route("/slots", get(native::slots))
-        .route("/tokenize", post(native::tokenize))
-        .route("/tokenizer_info", get(native::tokenizer_info))
-        .route("/detokenize", post(native::detokenize))
-        .route("/apply-template", post(native::apply_template))
-        .route("/v1/models", get(openai::models::list))
-        .route("/v1/models/{*id}", get(openai::models::one))
-        .route("/v1/chat/completions", post(openai::chat::create))
-        .route("/v1/completions", post(openai::completions::create))
-        .route("/v1/responses", post(responses::create))
-        .route("/v1/responses/input_tokens", post(responses::input_tokens))
-        .route("/v1/responses/compact", post(responses::compact))
-        .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
-        .route("/v1/responses/{id}/input_items", get(responses::input_items))
-        .route("/v1/messages", post(anthropic::create))
-        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+    routes()
+        .into_router()
         .fallback(no_route)
         .method_not_allowed_fallback(|request: Request| async {
             drain(request.into_body()).await;
@@ -80,4 +109,32 @@ fn router(app: &Arc<App>) -> Router {
 async fn no_route(request: Request) -> ApiError {
     drain(request.into_body()).await;
     ApiError::new(StatusCode::NOT_FOUND, "there is no such route")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_document_has_every_route_and_no_other() {
+        // OpenAPI does not tell a parameter that takes slashes from others.
+        let written = |path: &str| path.replace("{*", "{");
+        let routes = routes();
+        let routes: BTreeSet<(String, String)> =
+            routes.list().iter().map(|(method, path)| ((*method).to_owned(), written(path))).collect();
+        let document: Value = serde_json::from_str(openapi::DOCUMENT).unwrap();
+        let mut told = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for method in ["get", "post", "put", "delete", "patch", "head"] {
+                if item.get(method).is_some() {
+                    told.insert((method.to_owned(), path.clone()));
+                }
+            }
+        }
+        assert_eq!(routes, told);
+    }
 }
