@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::keep::{Kept, keep_alive};
-use super::show::{can_think, source};
+use super::template::{can_think, source};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, kind};
