@@ -205,7 +205,7 @@ impl StatePools {
     pub fn empty(&self) -> StatePages {
         let empty = |(spec, pool): &(StateSpec, PagePool)| match spec.is_recurrent() {
             true => GroupPages::States(StateList::new(pool.clone())),
-            false => GroupPages::Positions { spec: *spec, list: PageList::new(&pool) },
+            false => GroupPages::Positions { spec: *spec, list: PageList::new(pool) },
         };
         StatePages {
             groups: self.groups.iter().map(empty).collect(),
