@@ -6,7 +6,7 @@
 //! will be written has two owners.
 //!
 //! Kept pages give way one by one, the least recently used first and the end of a text before its beginning. Where a group can do
-//! without older pages (a sliding window), these go by themselves: a text can then be resumed only where all groups have what they need.
+//! without older pages (a sliding window, recurrent states, of which there are some at ends of pages), these go by themselves: a text can then be resumed only where all groups have what they need.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -55,12 +55,33 @@ struct Node {
     pages: Vec<Option<Arc<Page>>>,
     /// In each group: whether a text was resumed or ended within sight of the page, and when last.
     worth: Vec<(bool, u64)>,
-    /// Whether the devices of each phase have the content.
+    /// Whether the devices of each phase have the content, recurrent states aside.
     on: [bool; 2],
+    /// Whether they have the recurrent states after the page.
+    states_on: [bool; 2],
     branch: Branch,
     /// An ended sequence wants it kept; else it lives with those that run.
     kept: bool,
     used: u64,
+}
+
+/// What a sequence has of a page.
+struct Own {
+    /// In each group.
+    pages: Vec<Option<Arc<Page>>>,
+    on: [bool; 2],
+    states_on: [bool; 2],
+}
+
+impl Own {
+    /// Of the page with this number, which reaches to position `end`.
+    fn of(pages: &StatePages, groups: usize, number: usize, end: usize) -> Own {
+        Own {
+            pages: (0..groups).map(|g| pages.piece(g, number, end)).collect(),
+            on: PHASES.map(|phase| pages.reach(phase) >= end),
+            states_on: pages.states_on(end),
+        }
+    }
 }
 
 impl Node {
@@ -214,7 +235,8 @@ impl PrefixCache {
             on.map(|n| n.tokens.len()).sum()
         });
         let piece = |g: usize, i: usize| self.nodes.get(all.get(i)?)?.pages[g].clone();
-        let pages = self.pools.assemble(found.tokens, held, piece);
+        let on = all.last().and_then(|id| self.nodes.get(id)).map_or([false; 2], |n| n.states_on);
+        let pages = self.pools.assemble(found.tokens, held, on, piece);
         found.path.iter().for_each(|id| self.touch(*id));
         self.value(&all, found.tokens);
         if let Some(tail) = found.tail {
@@ -253,16 +275,15 @@ impl PrefixCache {
         let size = self.pools.page_tokens();
         let (mut path, mut place) = (Vec::new(), Place::Root(scope));
         for (i, part) in tokens.chunks_exact(size).enumerate() {
-            let own = (0..self.specs.len()).map(|g| pages.piece(g, i)).collect();
-            let on = PHASES.map(|phase| pages.reach(phase) >= (i + 1) * size);
+            let own = Own::of(pages, self.specs.len(), i, (i + 1) * size);
             let known = self.branch(place).and_then(|b| b.children.get(part)).copied();
             let id = match known {
                 Some(id) => {
                     self.touch(id);
-                    self.add(id, own, on);
+                    self.add(id, own);
                     id
                 }
-                None => match self.insert(place, part, own, on) {
+                None => match self.insert(place, part, own) {
                     Some(id) => id,
                     None => break,
                 },
@@ -274,20 +295,32 @@ impl PrefixCache {
     }
 
     /// Adds to a known page what a sequence has of it.
-    fn add(&mut self, id: NodeId, own: Vec<Option<Arc<Page>>>, on: [bool; 2]) {
+    fn add(&mut self, id: NodeId, own: Own) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Own { pages: own, on, states_on } = own;
         let (mut same, mut taken) = (true, false);
         for (g, own) in own.into_iter().enumerate() {
+            let recurrent = self.specs[g].is_recurrent();
             match (&node.pages[g], own) {
-                // Pages that a window has given up were not brought to the other phase's devices either.
-                (Some(page), own) => same &= own.is_some_and(|own| Arc::ptr_eq(page, &own)),
+                // A state is brought to the other phase's devices by who goes on from it.
+                (Some(page), Some(own)) if recurrent => {
+                    if Arc::ptr_eq(page, &own) {
+                        node.states_on = states_on;
+                    }
+                }
+                (Some(page), Some(own)) => same &= Arc::ptr_eq(page, &own),
                 (None, Some(own)) => {
+                    if recurrent {
+                        node.states_on = states_on;
+                    }
                     node.pages[g] = Some(own);
                     node.worth[g] = (false, self.clock);
                     self.loose[g].insert((node.worth[g], id));
-                    taken = true;
+                    taken |= !recurrent;
                 }
-                (None, None) => {}
+                // Devices to which the sequence came later never had what it no longer sees.
+                (Some(_), None) if !recurrent => same = false,
+                (_, None) => {}
             }
         }
         for (phase, on) in on.into_iter().enumerate() {
@@ -302,13 +335,8 @@ impl PrefixCache {
     }
 
     /// Hangs a page somewhere; `None` where a group that never does without has no page. Tails that it contains are given up.
-    fn insert(
-        &mut self,
-        place: Place,
-        tokens: &[u32],
-        pages: Vec<Option<Arc<Page>>>,
-        on: [bool; 2],
-    ) -> Option<NodeId> {
+    fn insert(&mut self, place: Place, tokens: &[u32], own: Own) -> Option<NodeId> {
+        let Own { pages, on, states_on } = own;
         let lacks = |(spec, page): (&StateSpec, &Option<Arc<Page>>)| !is_loose(*spec) && page.is_none();
         if self.specs.iter().zip(&pages).any(lacks) || pages.iter().all(Option::is_none) {
             return None;
@@ -338,7 +366,7 @@ impl PrefixCache {
             }
         }
         let (branch, tokens) = (Branch::default(), tokens.into());
-        let node = Node { place, tokens, pages, worth, on, branch, kept: false, used };
+        let node = Node { place, tokens, pages, worth, on, states_on, branch, kept: false, used };
         self.nodes.insert(id, node);
         // Those that the new one begins with.
         for tail in tails {
@@ -392,9 +420,8 @@ impl PrefixCache {
             return None;
         }
         let number = path.len();
-        let own = (0..self.specs.len()).map(|g| pages.piece(g, number)).collect();
         let end = number * self.pools.page_tokens() + tokens.len();
-        self.insert(place, tokens, own, PHASES.map(|phase| pages.reach(phase) >= end))
+        self.insert(place, tokens, Own::of(pages, self.specs.len(), number, end))
     }
 
     /// Gives up what is there only for a sequence that has ended and given up its pages. `tokens` are all that it may have made known.
@@ -457,12 +484,19 @@ impl PrefixCache {
         }
     }
 
-    /// Takes pages for `tokens` positions, at the cost of what is kept.
+    /// Takes pages for a slice and its drafts, as [`StatePages::grow`], at the cost of what is kept; for its snapshots those that are worth least.
     ///
     /// Errors where giving up all that is kept would not do; some of it may be gone then.
-    pub fn grow(&mut self, pages: &mut StatePages, tokens: usize) -> Result<(), KvFull> {
-        while pages.lacking(tokens).is_some_and(|group| self.evict(group)) {}
-        pages.grow(tokens)
+    pub fn grow(
+        &mut self,
+        pages: &mut StatePages,
+        start: usize,
+        end: usize,
+        drafts: usize,
+    ) -> Result<(), KvFull> {
+        while pages.lacking(start, end, drafts).is_some_and(|group| self.evict(group)) {}
+        while pages.lacking_snapshots(start, end, drafts).is_some_and(|group| self.evict(group)) {}
+        pages.grow(start, end, drafts)
     }
 
     /// Gives up the page that is missed least in a group; false when there is none that nobody else holds.

@@ -5,6 +5,7 @@ mod admission;
 pub(crate) mod batching;
 mod counters;
 mod evaluator;
+mod info;
 mod options;
 mod queue;
 mod report;
@@ -310,7 +311,7 @@ impl Engine {
                     return Err(error);
                 }
             }
-            pages.written(phase, slice.end());
+            pages.written(phase, slice.start as usize, slice.end());
         }
         Ok(executor.launch(Arc::new(batch), phase, copies))
     }

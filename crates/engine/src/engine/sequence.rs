@@ -207,10 +207,11 @@ impl Sequence {
         self.constraint.as_mut().map_or(Ok(false), |constraint| constraint.accept(token))
     }
 
-    /// Gives up what a failed batch left behind, to try again alone.
+    /// Gives up what a failed batch left behind, to try again alone, from an earlier position where recurrent state is there no longer.
     pub fn retry(&mut self) {
         self.failure = None;
         self.alone = true;
+        self.computed = self.pages.truncate(self.computed);
         self.launched = self.computed;
     }
 

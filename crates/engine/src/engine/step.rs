@@ -234,7 +234,8 @@ impl Engine {
             return Vec::new();
         }
         let (running, prefixes) = (&mut self.running, &mut self.prefixes);
-        let fits = running.iter_mut().all(|s| prefixes.grow(&mut s.pages, s.launched + 1).is_ok());
+        let fits =
+            running.iter_mut().all(|s| prefixes.grow(&mut s.pages, s.launched, s.launched + 1, 0).is_ok());
         let plan = |s: &Sequence| Planned { id: s.id, count: 1, drafts: Vec::new(), slot: s.kept };
         if fits { self.running.iter().map(plan).collect() } else { Vec::new() }
     }
@@ -269,10 +270,10 @@ impl Engine {
         for Planned { id, count, mut drafts, slot } in wanted {
             // Preempted meanwhile.
             let Some(at) = self.running.iter().position(|s| s.id == id) else { continue };
-            let end = self.running[at].launched + count;
+            let start = self.running[at].launched;
             loop {
                 let pages = &mut self.running[at].pages;
-                if self.prefixes.grow(pages, end + drafts.len()).is_ok() {
+                if self.prefixes.grow(pages, start, start + count, drafts.len()).is_ok() {
                     planned.push(Planned { id, count, drafts, slot });
                     break;
                 }
@@ -315,11 +316,13 @@ impl Engine {
             Some(_) => &[0],
             None => &sequence.tokens[sequence.launched..end],
         };
+        let (start, all) = (sequence.launched, end + planned.drafts.len());
         Slice {
             sequence: sequence.id,
             tokens: [known, &planned.drafts].concat(),
-            start: sequence.launched as u32,
-            tables: sequence.pages.tables(end + planned.drafts.len()),
+            start: start as u32,
+            tables: sequence.pages.tables(start, all),
+            snapshots: sequence.pages.snapshots(start, all),
             slot: planned.slot,
         }
     }

@@ -1,6 +1,7 @@
 //! The engine over the fake device.
 
 mod drafts;
+mod recurrent;
 
 use std::collections::HashMap;
 
@@ -12,8 +13,8 @@ use super::*;
 use crate::placement::Placements;
 use crate::sampling::uniform;
 use crate::testing::{
-    FakeDevice, Faults, Log, Pace, Ran, VOCAB, engine_of, engine_on, engine_with, sliding_spec, tiny_spec,
-    zero_weights,
+    FakeDevice, Faults, Log, Pace, Ran, VOCAB, engine_of, engine_on, engine_with, recurrent_spec,
+    sliding_spec, tiny_spec, zero_weights,
 };
 use crate::{Drafter, DryOptions, OptionError, SamplingOptions};
 
@@ -73,7 +74,13 @@ fn drain(engine: &mut Engine) -> Texts {
 
 /// The text of a request alone on a fresh engine with room for everything.
 fn alone(request: &Request) -> (Vec<u32>, Option<FinishReason>) {
-    let mut engine = engine_of(EngineOptions { sequences_max: 1, prefill_chunk: 512, ..options() });
+    alone_with(&tiny_spec(2), request)
+}
+
+/// The same with another model.
+fn alone_with(spec: &ModelSpec, request: &Request) -> (Vec<u32>, Option<FinishReason>) {
+    let options = EngineOptions { sequences_max: 1, prefill_chunk: 512, ..options() };
+    let mut engine = engine_with(spec, FakeDevice::plain(), options);
     let id = engine.add(Request { keep: false, ..request.clone() }).unwrap();
     drain(&mut engine).remove(&id).unwrap()
 }
@@ -248,12 +255,16 @@ proptest! {
     /// alone on one device, and all pages come back.
     #[test]
     fn any_placement_schedule_and_budget_gives_the_same_text(
-        layers in 1usize..4, window in prop::option::of(8usize..60), seed in any::<u64>(), paces in prop::array::uniform2(any::<bool>()),
+        layers in 1usize..4, window in prop::option::of(0usize..60), seed in any::<u64>(), paces in prop::array::uniform2(any::<bool>()),
         prefill_chunk in 1usize..90, pipeline_parts in 1usize..4, sequences_max in 1usize..5, pages in 6usize..40, keep in any::<bool>(),
         apart in any::<bool>(), lens in prop::collection::vec((1usize..150, 1usize..40), 1..7),
         (cancel, drafts) in (prop::option::of((0usize..7, 0usize..30)), prop::option::of(0u32..20)),
     ) {
-        let spec = window.map_or_else(|| tiny_spec(layers), |w| sliding_spec(layers, w));
+        let spec = match window {
+            None => tiny_spec(layers),
+            Some(0..20) => recurrent_spec(layers),
+            Some(window) => sliding_spec(layers, window),
+        };
         // One device for the whole model may feed itself.
         let single = seed & 7 < 3;
         let bit = |i: usize| (seed.rotate_left(i as u32 * 5) & !single as u64 & 1) as usize;
@@ -674,11 +685,11 @@ proptest! {
     #[test]
     fn any_interleaving_keeps_the_invariants(
         ops in prop::collection::vec(op(), 1..30), pages in 6usize..24, prefill_chunk in 1usize..100, kept_max in 0usize..4,
-        sequences_max in 1usize..6,
+        sequences_max in 1usize..6, recurrent in any::<bool>(),
     ) {
-        let mut engine = engine_of(EngineOptions {
-            kv_pages: Some(pages), prefill_chunk, kept_max, sequences_max, queue_max: 8, ..options()
-        });
+        let spec = if recurrent { recurrent_spec(2) } else { tiny_spec(2) };
+        let few = EngineOptions { kv_pages: Some(pages), prefill_chunk, kept_max, sequences_max, queue_max: 8, ..options() };
+        let mut engine = engine_with(&spec, FakeDevice::plain(), few);
         let mut requests: Vec<(SequenceId, Request, bool)> = Vec::new();
         let mut texts = Texts::new();
         for op in ops {
@@ -717,7 +728,7 @@ proptest! {
         }
         for (id, request, cancelled) in &requests {
             let (tokens, end) = &texts[id];
-            let (expected, reason) = alone(request);
+            let (expected, reason) = alone_with(&spec, request);
             prop_assert!(expected.starts_with(tokens));
             match end {
                 Some(FinishReason::Cancelled) => prop_assert!(*cancelled),

@@ -18,7 +18,7 @@ fn pools(pages: usize) -> StatePools {
 
 fn filled(pools: &StatePools, tokens: usize) -> StatePages {
     let mut list = pools.empty();
-    list.grow(tokens).unwrap();
+    list.grow(0, tokens, 0).unwrap();
     list
 }
 
@@ -106,7 +106,7 @@ fn pages_give_way_from_the_ends_of_what_was_used_least_recently() {
     let with = |tail: u32| [common.clone(), text(tail..tail + 68)].concat();
     for tail in [1000, 2000] {
         let (mut pages, _) = take(&mut cache, &with(tail));
-        pages.grow(100).unwrap();
+        pages.grow(0, 100, 0).unwrap();
         cache.keep(0, &with(tail), pages);
     }
     // The common page, and of each text two more and a partial one.
@@ -153,7 +153,7 @@ fn a_window_serves_where_its_pages_are() {
     let prompt = text(0..300);
     let mut pages = pool.empty();
     for end in (32..=288).step_by(32) {
-        cache.grow(&mut pages, end).unwrap();
+        cache.grow(&mut pages, 0, end, 0).unwrap();
         cache.publish(0, &prompt[..end], &pages);
         pages.slide(end);
     }
@@ -169,7 +169,7 @@ fn a_window_serves_where_its_pages_are() {
     assert_eq!(other.held(), [6, 2]);
     drop(other);
     let mut new = pool.empty();
-    cache.grow(&mut new, 32).unwrap();
+    cache.grow(&mut new, 0, 32, 0).unwrap();
     assert_eq!([161, 193, 225, 257].map(|end| reached(&cache, end)), [0, 192, 224, 256]);
     drop((pages, new));
     cache.forget(0, &prompt);
@@ -188,8 +188,8 @@ fn a_page_of_nobody_before_pages_of_somebody_can_be_had() {
     cache.forget(0, &text(0..40));
     assert_eq!((pool.pages().0, cache.pages()), (1, 1));
     let mut third = pool.empty();
-    assert!(cache.grow(&mut third, 64).is_ok());
-    assert_eq!(cache.grow(&mut third, 96), Err(KvFull { asked: 1, free: 0, pages: 4 }));
+    assert!(cache.grow(&mut third, 0, 64, 0).is_ok());
+    assert_eq!(cache.grow(&mut third, 0, 96, 0), Err(KvFull { asked: 1, free: 0, pages: 4 }));
 }
 
 #[test]
@@ -197,17 +197,17 @@ fn state_that_lies_apart_is_resumed_only_where_one_phase_has_all() {
     let pool = pools(8);
     let mut cache = PrefixCache::new(&pool, 4, true);
     let mut prefilled = filled(&pool, 32);
-    prefilled.written(Phase::Prefill, 32);
+    prefilled.written(Phase::Prefill, 0, 32);
     cache.publish(0, &text(0..32), &prefilled);
     // The same computed where answers are, and more.
     let mut decoded = filled(&pool, 64);
-    decoded.written(Phase::Decode, 64);
+    decoded.written(Phase::Decode, 0, 64);
     cache.publish(0, &text(0..64), &decoded);
     assert_eq!(cache.find(0, &text(0..70)).tokens, 32);
     let (pages, _) = take(&mut cache, &text(0..70));
     assert_eq!(PHASES.map(|phase| pages.reach(phase)), [32, 0]);
     // The first goes on and its state is brought to the other phase.
-    prefilled.written(Phase::Decode, 32);
+    prefilled.written(Phase::Decode, 0, 32);
     cache.publish(0, &text(0..32), &prefilled);
     let (pages, reused) = take(&mut cache, &text(0..70));
     assert_eq!((PHASES.map(|phase| pages.reach(phase)), reused), ([32, 64], 64));
@@ -218,11 +218,11 @@ fn what_a_window_gave_up_is_where_it_was_computed() {
     let pool = pools_of(&[(StateSpec::Paged, 9), (WINDOW, 9)]);
     let mut cache = PrefixCache::new(&pool, 4, true);
     let mut pages = filled(&pool, 160);
-    pages.written(Phase::Prefill, 128);
+    pages.written(Phase::Prefill, 0, 128);
     cache.publish(0, &text(0..128), &pages);
     // The last token is computed where answers are; only what the window holds was brought there.
     pages.slide(128);
-    pages.written(Phase::Decode, 160);
+    pages.written(Phase::Decode, 128, 160);
     cache.publish(0, &text(0..160), &pages);
     let reach = |cache: &mut PrefixCache, end| {
         let (pages, reused) = take(cache, &text(0..end));
@@ -293,11 +293,11 @@ impl Model {
     fn compute(&mut self, i: usize, count: usize) {
         let Some(run) = self.running.get_mut(i) else { return };
         let end = run.text.len().min(run.computed + count);
-        if self.cache.grow(&mut run.pages, end).is_err() {
+        if self.cache.grow(&mut run.pages, 0, end, 0).is_err() {
             return;
         }
         assert!(run.pages.writable_from(run.computed));
-        for (g, table) in run.pages.tables(end).iter().enumerate() {
+        for (g, table) in run.pages.tables(0, end).iter().enumerate() {
             for p in run.computed..end {
                 let page = self.memory.entry((g, table[p / 32])).or_insert_with(|| vec![0; 32]);
                 page[p % 32] = content(&run.text, p);
@@ -344,7 +344,7 @@ impl Model {
     fn check(&self) {
         for run in &self.running {
             assert!(run.pages.writable_from(run.computed));
-            let tables = run.pages.tables(run.computed);
+            let tables = run.pages.tables(0, run.computed);
             for ((g, table), spec) in tables.iter().enumerate().zip(&self.cache.specs) {
                 for p in spec.first_seen(run.computed)..run.computed {
                     assert_eq!(self.memory[&(g, table[p / 32])][p % 32], content(&run.text, p));
@@ -375,7 +375,9 @@ impl Model {
         assert!((0..cache.loose.len()).all(|g| cache.loose[g].len() == loose(g)));
         assert!(cache.len() <= cache.kept_max);
         for run in &self.running {
-            let pieces = |g: usize| (0..8).filter_map(move |i| run.pages.piece(g, i).map(|p| (g, p.id())));
+            let pieces = |g: usize| {
+                (0..8).filter_map(move |i| run.pages.piece(g, i, 32 * (i + 1)).map(|p| (g, p.id())))
+            };
             held.extend((0..cache.specs.len()).flat_map(pieces));
         }
         let (free, all) = self.pools.pages();
