@@ -1,6 +1,6 @@
 //! What a case is.
 
-use unicorn_core::{BatchShape, Block, KvType, Span, TensorType};
+use unicorn_core::{BatchShape, Block, KvType, Span, TensorType, Weight};
 
 use crate::Tolerance;
 
@@ -26,7 +26,7 @@ impl Case {
         let products = match &self.block {
             Block::Embedding { .. } => return None,
             Block::Head { .. } => 1,
-            Block::Ffn { .. } | Block::Attention { .. } => 2,
+            Block::Ffn { .. } | Block::Attention { .. } | Block::ShortConv { .. } => 2,
         };
         let quantized = self.types().iter().any(|ty| ty.is_quantized());
         self.tolerance = Tolerance::rounded(products);
@@ -61,10 +61,15 @@ impl Case {
         self.block.cost(&self.shape(), self.kv).bytes()
     }
 
+    /// True for the taps of a convolution, which are no matrix of a product.
+    fn is_kernel(&self, weight: &Weight) -> bool {
+        matches!(&self.block, Block::ShortConv { weights, .. } if *weight == weights.conv)
+    }
+
     /// Types of the block's matrices, without repetition.
     pub fn types(&self) -> Vec<TensorType> {
         let mut types: Vec<TensorType> =
-            self.block.weights().iter().filter(|w| w.rows > 1).map(|w| w.ty).collect();
+            self.block.weights().iter().filter(|w| w.rows > 1 && !self.is_kernel(w)).map(|w| w.ty).collect();
         types.sort();
         types.dedup();
         types

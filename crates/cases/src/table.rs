@@ -2,6 +2,7 @@
 
 mod attention;
 mod names;
+pub(crate) mod short_conv;
 
 use unicorn_core::{
     Activation, Block, EmbeddingSpec, FfnSpec, FfnWeights, HeadSpec, KvType, NormSpec, Span, TensorType,
@@ -18,6 +19,7 @@ pub fn table() -> Vec<Case> {
     cases.extend(linear());
     cases.extend(ffn());
     cases.extend(attention::attention());
+    cases.extend(short_conv::short_conv());
     cases
 }
 
@@ -225,7 +227,7 @@ mod tests {
         let names: HashSet<&str> = cases.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names.len(), cases.len());
         for ty in TensorType::ALL {
-            for op in ["embedding", "linear", "ffn", "attention"] {
+            for op in ["embedding", "linear", "ffn", "attention", "short_conv"] {
                 let found = select(&format!("{op}/{}/", lower(ty)));
                 assert!(found.iter().any(|c| c.types() == [ty]), "no {op} case for {ty}");
             }

@@ -3,7 +3,8 @@
 //! A block maps the residual stream in place, `x[rows, width] += f(norm(x))`: the pre-norm and the residual add belong
 //! to the block, so the residual stream is the only tensor that ever crosses devices.
 
-use crate::{NormSpec, RopeSpec, StateSpec, Weight};
+use crate::short_conv::{ShortConvSpec, ShortConvWeights};
+use crate::{NormSpec, RopeSpec, StateLayout, StateSpec, Weight};
 
 /// Activation of a gated linear unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,6 +150,13 @@ pub enum Block {
         /// Its tensors.
         weights: Box<AttentionWeights>,
     },
+    /// A mixer with recurrent state.
+    ShortConv {
+        /// What it computes.
+        spec: ShortConvSpec,
+        /// Its tensors.
+        weights: Box<ShortConvWeights>,
+    },
     /// A feed-forward network.
     Ffn {
         /// What it computes.
@@ -172,7 +180,7 @@ pub enum Block {
 pub enum BlockKind {
     /// Token embedding.
     Embedding,
-    /// A block with state per sequence: attention.
+    /// A block with state per sequence: attention, or a short convolution.
     Mixer,
     /// Feed-forward network.
     Ffn,
@@ -185,7 +193,7 @@ impl Block {
     pub fn kind(&self) -> BlockKind {
         match self {
             Block::Embedding { .. } => BlockKind::Embedding,
-            Block::Attention { .. } => BlockKind::Mixer,
+            Block::Attention { .. } | Block::ShortConv { .. } => BlockKind::Mixer,
             Block::Ffn { .. } => BlockKind::Ffn,
             Block::Head { .. } => BlockKind::Head,
         }
@@ -202,6 +210,7 @@ impl Block {
                 all.extend(optional.into_iter().flatten());
                 all
             }
+            Block::ShortConv { weights: w, .. } => vec![&w.norm, &w.input, &w.conv, &w.output],
             Block::Ffn { weights: w, .. } => {
                 let mut all = vec![&w.norm, &w.gate, &w.up, &w.down];
                 all.extend(w.post_norm.iter());
@@ -257,6 +266,17 @@ impl Block {
     pub fn state(&self) -> Option<StateSpec> {
         match self {
             Block::Attention { spec, .. } => Some(spec.state()),
+            Block::ShortConv { spec, .. } => Some(spec.state()),
+            Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
+        }
+    }
+
+    /// Words of 4 bytes of a page of the block's state, as it lies on the host ([`crate::StateCopy`]). `None` for blocks without state, and
+    /// where that is no whole number or too large to be counted.
+    pub fn page_words(&self, layout: &StateLayout) -> Option<usize> {
+        match self {
+            Block::Attention { spec, .. } => layout.page_words(spec.kv_heads, spec.head_dim),
+            Block::ShortConv { spec, .. } => Some(spec.state_floats()),
             Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
         }
     }
@@ -268,7 +288,7 @@ impl ModelSpec {
         let spans = self.blocks.iter().map(|block| match block {
             Block::Embedding { table, .. } => (Some(table.span), None),
             Block::Head { weight, .. } => (None, Some(weight.span)),
-            Block::Attention { .. } | Block::Ffn { .. } => (None, None),
+            Block::Attention { .. } | Block::ShortConv { .. } | Block::Ffn { .. } => (None, None),
         });
         let (table, matrix) = spans.fold((None, None), |all, one| (one.0.or(all.0), one.1.or(all.1)));
         table.is_some() && table == matrix

@@ -5,6 +5,7 @@
 
 mod batch;
 mod block;
+mod block_error;
 mod check;
 mod cost;
 mod device;
@@ -16,6 +17,7 @@ mod output;
 pub mod quant;
 pub mod rope;
 mod shared_buffer;
+mod short_conv;
 mod state;
 mod tensor_type;
 mod weight;
@@ -25,7 +27,7 @@ pub use block::{
     Activation, AttentionSpec, AttentionWeights, Block, BlockKind, EmbeddingSpec, FfnSpec, FfnWeights,
     HeadSpec, ModelSpec, state_groups,
 };
-pub use check::BlockError;
+pub use block_error::BlockError;
 pub use cost::{BatchShape, Cost, Span};
 pub use device::{
     BlockId, Crossing, Device, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime, MemoryUse,
@@ -38,6 +40,7 @@ pub use norm::{NormKind, NormSpec};
 pub use output::{Adjustment, Edits, OutputRow, SLOTS, Select, TokenMask, TopEntry};
 pub use rope::{RopeSpec, RopeStyle};
 pub use shared_buffer::SharedBuffer;
+pub use short_conv::{ShortConvSpec, ShortConvWeights};
 pub use state::{KvType, StateGroup, StateLayout, StateSpec};
 pub use tensor_type::TensorType;
 pub use weight::{Weight, WeightSource, WeightSpan};

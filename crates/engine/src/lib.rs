@@ -17,6 +17,7 @@ mod kv;
 mod memory;
 mod need;
 mod ngram;
+mod pages;
 pub mod perplexity;
 mod place;
 mod placement;
@@ -25,6 +26,7 @@ mod prefix;
 mod request;
 mod sampling;
 mod schedule;
+mod states;
 #[cfg(test)]
 mod testing;
 mod timeline;

@@ -3,17 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
-use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::Semaphore;
 
-use crate::api::{native, openai};
-use crate::error::ApiError;
-use crate::http::guard::{Keys, guard};
-use crate::http::listen::listen;
+use crate::api::responses::store::Store;
+use crate::http::keys::Keys;
 use crate::metrics::Metrics;
 use crate::model::Loader;
 use crate::options::ServerOptions;
@@ -25,55 +18,21 @@ pub(crate) struct App {
     pub metrics: Arc<Metrics>,
     pub options: ServerOptions,
     pub keys: Keys,
+    /// A permit for each byte of the bodies that are being read.
+    pub bodies: Arc<Semaphore>,
+    pub responses: Store,
     pub started: Instant,
 }
 
-/// A server before it listens.
-pub struct Server {
-    app: Arc<App>,
-}
-
-impl Server {
-    /// A server of the models that `loader` opens.
-    pub fn new(loader: Arc<dyn Loader>, options: ServerOptions) -> Server {
+impl App {
+    /// The state of a server of the models that `loader` opens.
+    pub fn new(loader: Arc<dyn Loader>, options: ServerOptions) -> App {
         let metrics = Arc::new(Metrics::new());
         let registry = Registry::new(loader, options.aliases.clone(), options.budget, metrics.clone());
         let keys = Keys::new(&options.keys);
-        let app = App { registry: Arc::new(registry), metrics, options, keys, started: Instant::now() };
-        Server { app: Arc::new(app) }
+        let bodies = Arc::new(Semaphore::new(options.bodies_bytes_max.min(Semaphore::MAX_PERMITS)));
+        let responses = Store::new(options.responses_max, options.responses_bytes_max);
+        let (registry, started) = (Arc::new(registry), Instant::now());
+        App { registry, metrics, options, keys, bodies, responses, started }
     }
-
-    /// Begins to load a model, so that it is there when it is asked for.
-    ///
-    /// # Errors
-    /// A sentence, where it cannot be loaded.
-    pub async fn warm(&self, id: &str) -> Result<(), String> {
-        self.app.registry.get(id, true).await.map(|_| ()).map_err(|error| error.message)
-    }
-
-    /// Answers requests until `ending` turns true and answers under way have finished, or have had their time.
-    pub async fn run(&self, listener: TcpListener, ending: watch::Receiver<bool>) {
-        listen(listener, router(&self.app), &self.app.options, ending).await;
-    }
-}
-
-fn router(app: &Arc<App>) -> Router {
-    Router::new()
-        .route("/health", get(native::health))
-        .route("/metrics", get(native::metrics))
-        .route("/props", get(native::props))
-        .route("/slots", get(native::slots))
-        .route("/tokenize", post(native::tokenize))
-        .route("/detokenize", post(native::detokenize))
-        .route("/apply-template", post(native::apply_template))
-        .route("/v1/models", get(openai::models::list))
-        .route("/v1/models/{*id}", get(openai::models::one))
-        .route("/v1/chat/completions", post(openai::chat::create))
-        .route("/v1/completions", post(openai::completions::create))
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such route") })
-        .method_not_allowed_fallback(|| async {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "the route is there, but not for this method")
-        })
-        .layer(from_fn_with_state(app.clone(), guard))
-        .with_state(app.clone())
 }

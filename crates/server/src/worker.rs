@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -27,21 +28,19 @@ pub(crate) struct Job {
 /// What happened to a job.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Progress {
-    Token {
-        token: u32,
-        logprobs: Option<TokenLogprobs>,
-    },
+    /// Entry `i` is of token `i + 1` of the prompt.
+    Prompt(Vec<TokenLogprobs>),
+    /// A token was chosen.
+    Token { token: u32, logprobs: Option<TokenLogprobs> },
     /// The last that comes.
-    Finished {
-        reason: FinishReason,
-        timings: Timings,
-    },
+    Finished { reason: FinishReason, timings: Timings },
 }
 
 /// Jobs on their way to the engine; more wait at the sender.
 const JOBS_MAX: usize = 64;
-/// Tokens that a client may be behind.
-const BEHIND_MAX: usize = 1024;
+/// Tokens that a client may be behind. A tiny model makes thousands in the moment that a busy machine keeps a client's task waiting; one that
+/// takes nothing for long is given up by its connection before.
+const BEHIND_MAX: usize = 16 * 1024;
 
 struct Submission {
     job: Job,
@@ -55,14 +54,30 @@ pub(crate) struct Load {
     pub sequences: Vec<SequenceInfo>,
     /// When it began the step that it is in.
     pub stepping_since: Option<Instant>,
+    /// The longest step so far.
+    pub longest_step: Duration,
     /// The engine has stopped for good.
     pub stopped: bool,
+}
+
+/// A step that takes longer than this may be a device that hangs.
+const STEP_MAX: Duration = Duration::from_secs(20);
+/// A slow device has shown before how slow it is: only this many times its longest step is a hang.
+const STEP_FACTOR: u32 = 8;
+
+impl Load {
+    /// How long a device that hangs has not answered; `None` for one that is only slow.
+    pub fn hangs_for(&self) -> Option<Duration> {
+        let step = self.stepping_since?.elapsed();
+        (step > STEP_MAX.max(self.longest_step * STEP_FACTOR)).then_some(step)
+    }
 }
 
 /// A handle on the thread. Dropping it ends the thread once all jobs have ended.
 pub(crate) struct Worker {
     jobs: mpsc::Sender<Submission>,
     load: Arc<Mutex<Load>>,
+    ending: Arc<AtomicBool>,
     ended: watch::Receiver<()>,
 }
 
@@ -84,14 +99,24 @@ impl Worker {
         let (jobs, submissions) = mpsc::channel(JOBS_MAX);
         let load = Arc::new(Mutex::new(Load::default()));
         let (cancel, cancels) = mpsc::unbounded_channel();
-        let clients = HashMap::new();
-        let pump = Pump { engine, submissions, clients, cancel, cancels, load: load.clone(), metrics };
+        let (clients, ending) = (HashMap::new(), Arc::new(AtomicBool::new(false)));
+        let pump = Pump {
+            engine,
+            submissions,
+            clients,
+            cancel,
+            cancels,
+            load: load.clone(),
+            ending: ending.clone(),
+            metrics,
+            longest_step: Duration::ZERO,
+        };
         let (alive, ended) = watch::channel(());
         std::thread::Builder::new().name("engine".into()).spawn(move || {
             pump.run();
             drop(alive);
         })?;
-        Ok(Worker { jobs, load, ended })
+        Ok(Worker { jobs, load, ending, ended })
     }
 
     /// Hands a job to the engine. `None` where the engine has stopped.
@@ -99,6 +124,11 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Submission { job, reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Ends all jobs, those that still come too.
+    pub fn cancel_all(&self) {
+        self.ending.store(true, Ordering::Release);
     }
 
     /// What tells when the thread has ended.
@@ -142,6 +172,8 @@ struct Client {
     progress: mpsc::Sender<Progress>,
     /// Tokens are for nobody any more.
     gone: bool,
+    /// That is because it took too few of them.
+    slow: bool,
     since: Instant,
     last_token: Option<Instant>,
 }
@@ -154,7 +186,10 @@ struct Pump {
     cancel: mpsc::UnboundedSender<SequenceId>,
     cancels: mpsc::UnboundedReceiver<SequenceId>,
     load: Arc<Mutex<Load>>,
+    /// Every job is to end.
+    ending: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
+    longest_step: Duration,
 }
 
 impl Pump {
@@ -173,8 +208,16 @@ impl Pump {
             while let Ok(sequence) = self.cancels.try_recv() {
                 self.engine.cancel(sequence);
             }
-            self.tell(Some(Instant::now()), false);
-            match self.engine.step() {
+            if self.ending.load(Ordering::Acquire) {
+                for sequence in self.clients.keys() {
+                    self.engine.cancel(*sequence);
+                }
+            }
+            let began = Instant::now();
+            self.tell(Some(began), false);
+            let stepped = self.engine.step();
+            self.longest_step = self.longest_step.max(began.elapsed());
+            match stepped {
                 Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
                 Err(error) => return self.stop(&error),
             }
@@ -185,7 +228,8 @@ impl Pump {
         let added = self.engine.add_guided(job.request, job.guides);
         let answer = added.map(|sequence| {
             let (progress, received) = mpsc::channel(BEHIND_MAX);
-            let client = Client { progress, gone: false, since: Instant::now(), last_token: None };
+            let client =
+                Client { progress, gone: false, slow: false, since: Instant::now(), last_token: None };
             self.clients.insert(sequence, client);
             Tokens { progress: received, sequence, cancel: self.cancel.clone() }
         });
@@ -203,13 +247,21 @@ impl Pump {
                     None => self.metrics.first_token(now.duration_since(client.since)),
                     Some(last) => self.metrics.next_token(now.duration_since(last)),
                 }
-                if !client.gone && client.progress.try_send(Progress::Token { token, logprobs }).is_err() {
+                if client.gone {
+                    return;
+                }
+                if let Err(error) = client.progress.try_send(Progress::Token { token, logprobs }) {
                     client.gone = true;
+                    client.slow = matches!(error, mpsc::error::TrySendError::Full(_));
                     self.engine.cancel(sequence);
                 }
             }
+            Event::PromptLogprobs { logprobs, .. } => {
+                // The channel has room: nothing came before. One that is gone is seen at the next token.
+                let _ = client.progress.try_send(Progress::Prompt(logprobs));
+            }
             Event::Finished { reason, timings, .. } => {
-                self.metrics.finished(&reason, &timings, client.since.elapsed(), client.gone);
+                self.metrics.finished(&reason, &timings, client.since.elapsed(), client.slow);
                 let client = self.clients.remove(&sequence);
                 if let Some(client) = client.filter(|c| !c.gone) {
                     let _ = client.progress.try_send(Progress::Finished { reason, timings });
@@ -235,9 +287,24 @@ impl Pump {
     fn tell(&self, stepping_since: Option<Instant>, stopped: bool) {
         let (counters, sequences) = (self.engine.counters(), self.engine.sequences_info());
         let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
-        *load = Load { counters, sequences, stepping_since, stopped };
+        let longest_step = self.longest_step;
+        *load = Load { counters, sequences, stepping_since, longest_step, stopped };
     }
 }
 
-/// Longest time that a step may take before it is taken for hung, where nothing better is known.
-pub(crate) const STEP_MAX: Duration = Duration::from_secs(60);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_device_does_not_hang() {
+        let load = |seconds: u64, longest: u64| Load {
+            stepping_since: Instant::now().checked_sub(Duration::from_secs(seconds)),
+            longest_step: Duration::from_secs(longest),
+            ..Load::default()
+        };
+        assert_eq!(Load::default().hangs_for(), None);
+        assert_eq!((load(15, 0).hangs_for(), load(30, 10).hangs_for()), (None, None));
+        assert!(load(30, 1).hangs_for().is_some() && load(100, 10).hangs_for().is_some());
+    }
+}

@@ -156,6 +156,7 @@
     ("matmul_plain_glu_bf16", include_bytes!("../spirv/matmul_plain_glu_bf16.spv")),
     ("quantize", include_bytes!("../spirv/quantize.spv")),
     ("add_bias", include_bytes!("../spirv/add_bias.spv")),
+    ("short_conv", include_bytes!("../spirv/short_conv.spv")),
     ("flash_cooperative_f16", include_bytes!("../spirv/flash_cooperative_f16.spv")),
     ("flash_cooperative_f32", include_bytes!("../spirv/flash_cooperative_f32.spv")),
     ("flash_cooperative_q8_0", include_bytes!("../spirv/flash_cooperative_q8_0.spv")),

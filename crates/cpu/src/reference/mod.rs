@@ -14,6 +14,7 @@ mod linear;
 mod rms_norm;
 mod rope;
 mod rounding;
+mod short_conv;
 mod weights;
 
 pub use device::ReferenceDevice;
@@ -28,6 +29,8 @@ pub(crate) use kv::KvLayout;
 use linear::dot;
 use rms_norm::rms_norm_rows;
 use rope::rope;
+pub(crate) use short_conv::StatesLayout;
+use short_conv::{ShortConv, States};
 use weights::{Matrix, Weights};
 
 /// `x` as f64.

@@ -43,8 +43,12 @@ pub(super) fn check_work(
             Loaded::Attention(block) if block.kv.is_none() || batch.limits().state.as_ref() != layout => {
                 return Err(invalid("the batch was made for other state than is reserved"));
             }
+            Loaded::ShortConv(block) if block.states.is_none() || batch.limits().state.as_ref() != layout => {
+                return Err(invalid("the batch was made for other state than is reserved"));
+            }
             Loaded::Head(_) if index + 1 < blocks.len() => return Err(invalid("a head before other blocks")),
-            Loaded::Embedding(_) | Loaded::Attention(_) | Loaded::Ffn(_) | Loaded::Head(_) => {}
+            Loaded::Embedding(_) | Loaded::Attention(_) | Loaded::ShortConv(_) => {}
+            Loaded::Ffn(_) | Loaded::Head(_) => {}
         }
     }
     if !embeds && !import && (stream.rows, stream.width) != (batch.rows(), width) {

@@ -125,7 +125,7 @@ impl WeightStore {
         all.ok_or_else(|| failed("loading", "a weight is missing"))
     }
 
-    /// A vector as floats, `offset` added to each.
+    /// A vector as floats, `offset` added to each; a matrix of few columns, column by column.
     pub(crate) fn load_vector(
         &mut self,
         weight: &Weight,
@@ -142,6 +142,10 @@ impl WeightStore {
         let mut values = vec![0.0; weight.elements()];
         quant::dequantize(weight.ty, &bytes, &mut values);
         values.iter_mut().for_each(|v| *v += offset);
+        let (rows, cols) = (weight.rows, weight.cols);
+        if rows > 1 {
+            values = (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect();
+        }
         self.copied += bytes.len() as u64;
         let vector: Arc<[f32]> = values.into();
         self.vectors.insert(key, Arc::clone(&vector));

@@ -10,6 +10,8 @@ use crate::kv::StatePages;
 use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
 
+use super::scores::Scores;
+
 /// A failed batch.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -41,6 +43,8 @@ pub(super) struct Sequence {
     pub flights: usize,
     /// Empty while waiting.
     pub pages: StatePages,
+    /// Full pages that others know of.
+    pub published: usize,
     /// What went wrong with a batch, until all of its batches have landed.
     pub failure: Option<Fault>,
     /// The next batch is this sequence's own: one that it shared failed.
@@ -48,6 +52,8 @@ pub(super) struct Sequence {
     /// It was cancelled, and ends when all of its batches have landed.
     pub cancelled: bool,
     pub sampler: Sampler,
+    /// What is known of its prompt's log probabilities, until they were reported.
+    pub scores: Option<Scores>,
     pub prompt_tokens: usize,
     pub reused_tokens: usize,
     pub max_tokens: Option<usize>,
@@ -58,6 +64,8 @@ pub(super) struct Sequence {
     pub scope: u64,
     /// When its latest batch was launched.
     pub sent: Instant,
+    /// Nothing but single tokens and drafts was in the batch that landed last.
+    pub timed: bool,
     added: Instant,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -73,6 +81,7 @@ impl Sequence {
         constraint: Option<Constrained>,
         pages: StatePages,
     ) -> Sequence {
+        let scores = request.prompt_logprobs.map(|top| Scores::new(request.prompt.len(), top));
         Sequence {
             id,
             prompt_tokens: request.prompt.len(),
@@ -85,10 +94,12 @@ impl Sequence {
             constraint,
             flights: 0,
             pages,
+            published: 0,
             failure: None,
             alone: false,
             cancelled: false,
             sampler,
+            scores,
             reused_tokens: 0,
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
@@ -97,11 +108,18 @@ impl Sequence {
             group: request.group,
             scope: request.scope,
             sent: Instant::now(),
+            timed: false,
             added: Instant::now(),
             started: None,
             first_token: None,
             last_token: None,
         }
+    }
+
+    /// Tokens whose state may come from elsewhere, and one that has to be computed.
+    pub fn reusable(&self) -> &[u32] {
+        let most = self.scores.as_ref().map_or(usize::MAX, |scores| scores.first() + 1);
+        &self.tokens[..self.tokens.len().min(most)]
     }
 
     /// Tokens not launched yet.
@@ -140,6 +158,7 @@ impl Sequence {
         self.pages = pages;
         self.computed = reused;
         self.launched = reused;
+        self.published = 0;
         let first = self.started.is_none();
         if first {
             self.started = Some(Instant::now());
@@ -160,7 +179,6 @@ impl Sequence {
     pub fn advance(&mut self, tokens: usize, accepted: usize) {
         self.computed += tokens + accepted;
         self.launched += accepted;
-        self.pages.slide(self.computed);
     }
 
     /// Forgets that anything was computed for drafts that were wrong.
@@ -189,10 +207,11 @@ impl Sequence {
         self.constraint.as_mut().map_or(Ok(false), |constraint| constraint.accept(token))
     }
 
-    /// Gives up what a failed batch left behind, to try again alone.
+    /// Gives up what a failed batch left behind, to try again alone, from an earlier position where recurrent state is there no longer.
     pub fn retry(&mut self) {
         self.failure = None;
         self.alone = true;
+        self.computed = self.pages.truncate(self.computed);
         self.launched = self.computed;
     }
 

@@ -1,10 +1,13 @@
 //! A loaded block of any kind.
 
+use unicorn_core::StateSpec;
+
 use super::attention::AttentionBlock;
 use super::builder::{NextInput, Norm};
 use super::embedding::EmbeddingBlock;
 use super::ffn::FfnBlock;
 use super::head::HeadBlock;
+use super::short_conv::ShortConvBlock;
 use crate::select::BlockShape;
 use crate::weights::Matrix;
 
@@ -12,6 +15,7 @@ use crate::weights::Matrix;
 pub(crate) enum GpuBlock {
     Embedding(EmbeddingBlock),
     Attention(Box<AttentionBlock>),
+    ShortConv(Box<ShortConvBlock>),
     Ffn(FfnBlock),
     Head(HeadBlock),
 }
@@ -22,8 +26,18 @@ impl GpuBlock {
         match self {
             GpuBlock::Embedding(e) => BlockShape::Embedding(e.table.shape()),
             GpuBlock::Attention(a) => BlockShape::Attention(a.shape()),
+            GpuBlock::ShortConv(c) => BlockShape::ShortConv(c.shape()),
             GpuBlock::Ffn(f) => BlockShape::Ffn(f.shape()),
             GpuBlock::Head(h) => BlockShape::Head(h.shape()),
+        }
+    }
+
+    /// What the block keeps per sequence.
+    pub(crate) fn state(&self) -> Option<StateSpec> {
+        match self {
+            GpuBlock::Attention(a) => Some(a.spec.state()),
+            GpuBlock::ShortConv(c) => Some(c.spec.state()),
+            GpuBlock::Embedding(_) | GpuBlock::Ffn(_) | GpuBlock::Head(_) => None,
         }
     }
 
@@ -40,6 +54,7 @@ impl GpuBlock {
                 let matrices: Vec<&Matrix> = a.inputs.iter().map(|p| &*p.matrix).collect();
                 form(&a.norm, &matrices)
             }
+            GpuBlock::ShortConv(c) => form(&c.norm, &[&c.input]),
             GpuBlock::Ffn(f) => form(&f.norm, &[&f.gate, &f.up]),
             GpuBlock::Head(h) => form(&h.norm, &[&h.weight]),
         }

@@ -8,6 +8,7 @@ mod ffn;
 mod head;
 mod linear;
 mod residual;
+mod short_conv;
 mod tiled;
 
 pub(crate) use attention::{AttentionBlock, Cache, Projection};
@@ -18,3 +19,4 @@ pub(crate) use builder::{Builder, Norm};
 pub(crate) use embedding::EmbeddingBlock;
 pub(crate) use ffn::FfnBlock;
 pub(crate) use head::HeadBlock;
+pub(crate) use short_conv::ShortConvBlock;
