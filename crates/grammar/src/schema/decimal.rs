@@ -104,6 +104,12 @@ impl Decimal {
             .map(|digits| (coefficient, places, digits))
     }
 
+    /// The number without its fraction, where it is not too large.
+    pub(crate) fn whole(self) -> Option<i64> {
+        let whole: i64 = self.digits()?.0.parse().ok().filter(|whole| *whole < i64::MAX / 2)?;
+        Some(if self.is_negative() { -whole } else { whole })
+    }
+
     /// Whether `self` is a whole number of times `step`. `None` where the numbers are too far apart to tell.
     pub(crate) fn is_multiple_of(self, step: Decimal) -> Option<bool> {
         let low = self.exponent.min(step.exponent);
