@@ -38,7 +38,7 @@ pub enum NeedsError {
 }
 
 impl Held {
-    /// Asks a device what it needs for two layers of a small model, one of them with a sliding window, and a short convolution, loads them, and runs the largest
+    /// Asks a device what it needs for two layers of a small model, one with a sliding window, the other with a short convolution in the place of its ffn, loads them, and runs the largest
     /// batches: prompts at the end of the context, many sequences, all logits and selected ones, on every stream.
     ///
     /// Errors where the device does.
@@ -98,7 +98,11 @@ fn blocks(ty: TensorType) -> Result<(Vec<Block>, usize, usize), NeedsError> {
     if let Some(Block::Attention { spec, .. }) = spec.blocks.get_mut(1) {
         spec.window = Some(WINDOW);
     }
-    spec.blocks.insert(3, table::short_conv::block(ty, spec.width, 3));
+    let whole = if ty.row_bytes(spec.width).is_some() { ty } else { TensorType::Q8_0 };
+    let mixer = table::short_conv::block(whole, spec.width, 3);
+    if let Some(last) = spec.blocks.get_mut(2 * LAYERS) {
+        *last = mixer;
+    }
     Ok((spec.blocks, spec.vocab, spec.width))
 }
 

@@ -109,6 +109,7 @@ pub struct PageList {
 
 impl PageList {
     /// Number of pages held.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.pages.len()
     }
@@ -537,6 +538,7 @@ impl StatePages {
     }
 
     /// Positions up to which every group has pages.
+    #[cfg(test)]
     pub fn capacity(&self) -> usize {
         let capacity = |g: &GroupPages| match g {
             GroupPages::Positions { list, .. } => Some(list.capacity()),

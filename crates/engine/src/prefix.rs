@@ -318,6 +318,8 @@ impl PrefixCache {
                     self.loose[g].insert((node.worth[g], id));
                     taken |= !recurrent;
                 }
+                // Devices to which the sequence came later never had what it no longer sees.
+                (Some(_), None) if !recurrent => same = false,
                 (_, None) => {}
             }
         }

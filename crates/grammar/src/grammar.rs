@@ -9,6 +9,7 @@ use llguidance::toktrie::InferenceCapabilities;
 use llguidance::{Logger, TokenParser};
 use serde_json::Value;
 
+use crate::dialect::Spans;
 use crate::error::GrammarError;
 use crate::gbnf;
 use crate::rules::{Class, Rules};
@@ -43,6 +44,8 @@ struct Compiled {
     vocabulary: Vocabulary,
     parser: TokenParser,
     notices: Vec<String>,
+    /// Where the answer is free.
+    spans: Option<Spans>,
 }
 
 impl Grammar {
@@ -140,6 +143,21 @@ impl Grammar {
         &self.0.vocabulary
     }
 
+    /// The same with spans where no mask is needed.
+    pub(crate) fn with_spans(self, spans: Spans) -> Grammar {
+        let Compiled { vocabulary, parser, notices, .. } = &*self.0;
+        Grammar(Arc::new(Compiled {
+            vocabulary: vocabulary.clone(),
+            parser: parser.clone(),
+            notices: notices.clone(),
+            spans: Some(spans),
+        }))
+    }
+
+    pub(crate) fn spans(&self) -> Option<Spans> {
+        self.0.spans.clone()
+    }
+
     pub(crate) fn parser(&self) -> TokenParser {
         self.0.parser.deep_clone()
     }
@@ -188,7 +206,7 @@ fn bounded(
         );
         let mut parser = parser.map_err(|error| refused(error.to_string()))?;
         parser.start_without_prompt();
-        Ok(Grammar(Arc::new(Compiled { vocabulary: vocabulary.clone(), parser, notices })))
+        Ok(Grammar(Arc::new(Compiled { vocabulary: vocabulary.clone(), parser, notices, spans: None })))
     };
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
@@ -199,7 +217,7 @@ fn bounded(
 }
 
 /// Limits that hold before anything is read.
-fn check_text(text: &str) -> Result<(), GrammarError> {
+pub(crate) fn check_text(text: &str) -> Result<(), GrammarError> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(GrammarError::TooComplex(format!("more than {TEXT_BYTES_MAX} bytes")));
     }

@@ -8,7 +8,7 @@ use unicorn_text::{Adjustment, DateTime, RenderOptions, TemplateError};
 use crate::error::ApiError;
 use crate::fields::{Fields, kind};
 use crate::registry::Model;
-use crate::shape::Tool;
+use crate::shape::{Tool, definition};
 
 /// Messages of a conversation, at most.
 pub(crate) const MESSAGES_MAX: usize = 16 * 1024;
@@ -168,6 +168,46 @@ fn join_systems(messages: Vec<Value>, count: usize) -> Vec<Value> {
     rest
 }
 
+/// For templates that know no tools: what the model has to know of them stands in the system message, and calls and results are text in the form
+/// that it is told to use.
+fn with_tools_told(messages: Vec<Value>, told: &str) -> Vec<Value> {
+    let text = |message: &Value| message["content"].as_str().unwrap_or_default().to_owned();
+    let mut out: Vec<Value> = Vec::with_capacity(messages.len() + 1);
+    for message in messages {
+        match message["role"].as_str() {
+            Some("assistant") => {
+                let call = |call: &Value| {
+                    let function = &call["function"];
+                    let call = json!({"name": function["name"], "arguments": function["arguments"]});
+                    format!("<tool_call>\n{call}\n</tool_call>")
+                };
+                let calls = message["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let said = Some(text(&message)).filter(|said| !said.is_empty());
+                let parts: Vec<String> = said.into_iter().chain(calls.iter().map(call)).collect();
+                out.push(json!({"role": "assistant", "content": parts.join("\n")}));
+            }
+            Some("tool") => {
+                let result = format!("<tool_response>\n{}\n</tool_response>", text(&message));
+                match out.last_mut().filter(|last| last["tool_results"] == true) {
+                    Some(last) => last["content"] = format!("{}\n{result}", text(last)).into(),
+                    None => out.push(json!({"role": "user", "content": result, "tool_results": true})),
+                }
+            }
+            _ => out.push(message),
+        }
+    }
+    for message in &mut out {
+        if let Some(message) = message.as_object_mut() {
+            message.remove("tool_results");
+        }
+    }
+    match out.first_mut().filter(|first| first["role"] == "system") {
+        Some(system) => system["content"] = format!("{}\n\n{told}", text(system)).into(),
+        None => out.insert(0, json!({"role": "system", "content": told})),
+    }
+    out
+}
+
 /// The conversation in the model's own format. Takes its time: call it where that may be.
 ///
 /// # Errors
@@ -179,9 +219,10 @@ pub(crate) fn render(model: &Model, conversation: &Conversation, tools: &[Tool])
         return Err(ApiError { code: Some("no_chat_template"), ..ApiError::bad_request(message) });
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok());
+    let told = model.dialect.tools_text(tools);
     let options = RenderOptions {
         now: now.map(DateTime::from_unix),
-        tools: (!tools.is_empty()).then(|| tools.iter().map(Tool::definition).collect()),
+        tools: (!tools.is_empty() && told.is_none()).then(|| tools.iter().map(definition).collect()),
         kwargs: conversation.kwargs.clone(),
         ..RenderOptions::default()
     };
@@ -191,6 +232,9 @@ pub(crate) fn render(model: &Model, conversation: &Conversation, tools: &[Tool])
         model.text.recommended.system.filter(|_| messages.iter().all(|m| m["role"] != "system"))
     {
         messages.insert(0, json!({"role": "system", "content": system}));
+    }
+    if let Some(told) = told {
+        messages = with_tools_told(messages, &told);
     }
     // What is to be continued comes behind the header of the assistant's turn, which the template writes.
     let begun = match conversation.continues {
@@ -270,6 +314,26 @@ mod tests {
                 {"role": "assistant", "content": "", "tool_calls": [
                     {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]},
                 {"role": "tool", "content": "[image_url left out: this model reads text only]", "tool_call_id": "1"},
+            ])
+        );
+    }
+
+    #[test]
+    fn a_template_without_tools_has_them_as_text() {
+        let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}});
+        let messages = vec![
+            json!({"role": "user", "content": "a"}),
+            json!({"role": "assistant", "content": "", "tool_calls": [call]}),
+            json!({"role": "tool", "tool_call_id": "1", "content": "r"}),
+            json!({"role": "tool", "tool_call_id": "2", "content": "s"}),
+        ];
+        assert_eq!(
+            Value::Array(with_tools_told(messages, "TOOLS")),
+            json!([
+                {"role": "system", "content": "TOOLS"},
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "<tool_call>\n{\"name\":\"f\",\"arguments\":{\"x\":1}}\n</tool_call>"},
+                {"role": "user", "content": "<tool_response>\nr\n</tool_response>\n<tool_response>\ns\n</tool_response>"},
             ])
         );
     }

@@ -1,10 +1,12 @@
 //! From the tokens of a job to the pieces of an answer.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio_stream::{Stream, StreamExt};
 use unicorn_engine::{FinishReason, Timings, TokenLogprobs};
+use unicorn_grammar::{Piece, Reader};
 use unicorn_text::{Detokenizer, Tokenizer};
 
 use crate::error::ApiError;
@@ -155,6 +157,10 @@ pub(crate) struct Reading {
     pub tokenizer: Tokenizer,
     /// Tokens of the prompt that is answered.
     pub prompt_tokens: usize,
+    /// Tells thoughts and calls from text; without it all is text.
+    pub reader: Option<Reader>,
+    /// Control tokens that it must see, with their texts.
+    pub shown: HashMap<u32, &'static str>,
 }
 
 /// One answer as it comes. Dropping it cancels the job.
@@ -163,18 +169,31 @@ pub(crate) struct Generation {
     detokenizer: Detokenizer,
     tokenizer: Tokenizer,
     stops: Stops,
+    reader: Option<Reader>,
+    shown: HashMap<u32, &'static str>,
     scored_prompt: Vec<u32>,
     prompt_tokens: usize,
     generated: usize,
+    reasoning: usize,
     done: bool,
 }
 
 impl Generation {
     pub fn new(tokens: Tokens, reading: Reading) -> Generation {
-        let Reading { scored_prompt, detokenizer, stops, tokenizer, prompt_tokens } = reading;
-        let stops = Stops::new(stops);
-        let (generated, done) = (0, false);
-        Generation { tokens, detokenizer, tokenizer, stops, scored_prompt, prompt_tokens, generated, done }
+        let Reading { scored_prompt, detokenizer, stops, tokenizer, reader, shown, prompt_tokens } = reading;
+        Generation {
+            tokens,
+            detokenizer,
+            tokenizer,
+            stops: Stops::new(stops),
+            reader,
+            shown,
+            scored_prompt,
+            prompt_tokens,
+            generated: 0,
+            reasoning: 0,
+            done: false,
+        }
     }
 
     /// Tokens of the prompt that is answered.
@@ -189,9 +208,32 @@ impl Generation {
         Some(Scored { token: spelled(token), logprob, top })
     }
 
-    fn text(&mut self, piece: &str) -> Vec<Part> {
-        let text = self.stops.push(piece);
-        if text.is_empty() { Vec::new() } else { vec![Part::Text(text)] }
+    /// The parts in a piece of text. Stop strings are looked for in what is said alone.
+    fn parts(&mut self, text: String) -> Vec<Part> {
+        let pieces = match &mut self.reader {
+            None => vec![Piece::Text(text)],
+            Some(reader) => reader.push(&text),
+        };
+        self.of_pieces(pieces)
+    }
+
+    fn of_pieces(&mut self, pieces: Vec<Piece>) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for piece in pieces {
+            // Nothing comes behind a stop string.
+            if self.stops.found().is_some() {
+                break;
+            }
+            match piece {
+                Piece::Text(text) => parts.push(Part::Text(self.stops.push(&text))),
+                Piece::Reasoning(text) => parts.push(Part::Reasoning(text)),
+                Piece::CallStart { index, id, name } => parts.push(Part::CallStart { index, id, name }),
+                Piece::CallArguments { index, delta } => parts.push(Part::CallArguments { index, delta }),
+                Piece::CallEnd { .. } => {}
+            }
+        }
+        parts.retain(|part| !matches!(part, Part::Text(text) | Part::Reasoning(text) if text.is_empty()));
+        parts
     }
 
     fn token(&mut self, token: u32, logprobs: Option<TokenLogprobs>) -> Delta {
@@ -201,8 +243,14 @@ impl Generation {
         }
         self.generated += 1;
         let tokens = self.scored(token, logprobs).into_iter().collect();
-        let piece = self.detokenizer.push(token);
-        let parts = self.text(&piece);
+        let text = match self.shown.get(&token).filter(|_| self.reader.is_some()) {
+            Some(mark) => (*mark).to_owned(),
+            None => self.detokenizer.push(token),
+        };
+        let parts = self.parts(text);
+        if parts.iter().any(|part| matches!(part, Part::Reasoning(_))) {
+            self.reasoning += 1;
+        }
         if self.stops.found().is_some() {
             self.tokens.cancel();
         }
@@ -218,8 +266,13 @@ impl Generation {
 
     fn finish(&mut self, reason: FinishReason, timings: Timings) -> Delta {
         let rest = self.detokenizer.finish();
-        let mut parts = self.text(&rest);
+        let mut parts = self.parts(rest);
+        if let Some(pieces) = self.reader.as_mut().map(Reader::finish) {
+            parts.extend(self.of_pieces(pieces));
+        }
+        let calls = self.reader.as_ref().is_some_and(Reader::has_calls);
         let finish = match reason {
+            FinishReason::Stop if calls => Finish::ToolCalls,
             FinishReason::Stop => Finish::Stop,
             FinishReason::Length | FinishReason::Context => Finish::Length,
             // Nobody reads the end of an answer that its client or a stop string has cancelled.
@@ -242,7 +295,7 @@ impl Generation {
             parts.push(Part::Text(held));
         }
         let timings = Timings { generated_tokens, ..timings };
-        let end = End { finish, timings, reasoning_tokens: 0 };
+        let end = End { finish, timings, reasoning_tokens: self.reasoning };
         self.done = true;
         Delta { parts, end: Some(end), ..Delta::default() }
     }

@@ -1,7 +1,6 @@
 //! From what a request asks to a running answer.
 
-use unicorn_engine::{Constraint, Guides, Request, SamplingOptions};
-
+use unicorn_engine::{Constraint, Drafter, Guides, NgramDrafter, Request, SamplingOptions};
 use unicorn_grammar::Matcher;
 
 use crate::chat::{Conversation, Prompt, render};
@@ -9,8 +8,8 @@ use crate::error::ApiError;
 use crate::generation::{Generation, Reading};
 use crate::http::client::Client;
 use crate::registry::InUse;
-use crate::shape::{Format, Shape, ToolChoice};
-use crate::structure;
+use crate::shape::{Shape, ToolChoice};
+use crate::structure::Structure;
 use crate::worker::Job;
 
 /// One answer that is wanted, in terms that all APIs share.
@@ -49,8 +48,8 @@ pub(crate) async fn converse(
     ask: Ask,
     choices: usize,
 ) -> Result<Vec<Generation>, ApiError> {
-    let prompt = prompt(model, conversation, shape).await?.tokens;
-    start(model, shape, Ask { prompt, ..ask }, choices).await
+    let Prompt { text, tokens } = prompt(model, conversation, shape).await?;
+    start(model, shape, Ask { prompt: tokens, ..ask }, Some(text), choices).await
 }
 
 /// Runs what takes its time on a thread for such things.
@@ -71,20 +70,19 @@ pub(crate) fn check_length(model: &InUse, tokens: usize, field: &str) -> Result<
     Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::param(field, message) })
 }
 
-/// Starts `choices` answers to one prompt. Seeds count up, so that they differ.
+/// Starts `choices` answers to one prompt. Seeds count up, so that they differ. `conversation` is the text of a prompt that the model answers; without it the
+/// model continues, and neither thoughts nor calls are looked for.
 pub(crate) async fn start(
     model: &InUse,
     shape: &Shape,
     ask: Ask,
+    conversation: Option<String>,
     choices: usize,
 ) -> Result<Vec<Generation>, ApiError> {
     check_length(model, ask.prompt.len(), ask.prompt_field)?;
-    let grammar = match shape.format == Format::Text {
-        true => None,
-        false => {
-            let (model, shape) = (model.clone(), shape.clone());
-            blocking(move || structure::grammar(&model, &shape)).await?
-        }
+    let structure = {
+        let (model, shape) = (model.clone(), shape.clone());
+        blocking(move || Structure::new(&model, &shape, conversation.as_deref())).await?
     };
     let room = model.context - ask.prompt.len();
     let mut running = Vec::with_capacity(choices);
@@ -106,8 +104,9 @@ pub(crate) async fn start(
             ..Request::default()
         };
         let constraint =
-            grammar.as_ref().map(|grammar| Box::new(Matcher::new(grammar)) as Box<dyn Constraint>);
-        let guides = Guides { constraint, ..Guides::default() };
+            structure.grammar.as_ref().map(|grammar| Box::new(Matcher::new(grammar)) as Box<dyn Constraint>);
+        let drafter = model.drafts.then(|| Box::new(NgramDrafter) as Box<dyn Drafter>);
+        let guides = Guides { constraint, drafter };
         let submitted = model.worker.submit(Job { request, guides }).await;
         let tokens = submitted
             .ok_or_else(|| ApiError::unavailable("the engine of this model has stopped", 5))?
@@ -116,7 +115,8 @@ pub(crate) async fn start(
         let scored_prompt = if ask.prompt_logprobs.is_some() { ask.prompt.clone() } else { Vec::new() };
         let detokenizer = tokenizer.detokenizer_after(last, true);
         let (stops, prompt_tokens) = (ask.stops.clone(), ask.prompt.len());
-        let reading = Reading { scored_prompt, detokenizer, stops, tokenizer, prompt_tokens };
+        let (reader, shown) = (structure.reader(model), Structure::shown(model));
+        let reading = Reading { scored_prompt, detokenizer, stops, tokenizer, reader, shown, prompt_tokens };
         running.push(Generation::new(tokens, reading));
     }
     Ok(running)

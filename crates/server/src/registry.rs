@@ -7,12 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use unicorn_engine::{Engine, Event, FinishReason, Request};
+use unicorn_grammar::Dialect;
 use unicorn_model::TextSide;
+use unicorn_text::ChatTemplate;
 
 use crate::error::ApiError;
+use crate::grammars::Grammars;
 use crate::metrics::Metrics;
 use crate::model::{Description, LoadedModel, Loader, ModelEntry, ModelFacts};
-use crate::structure::Grammars;
 use crate::worker::Worker;
 
 /// A model that answers.
@@ -29,6 +31,10 @@ pub(crate) struct Model {
     /// Bytes of the longest token.
     token_bytes_max: usize,
     pub grammars: Grammars,
+    /// As in [`LoadedModel`].
+    pub drafts: bool,
+    /// How it writes calls and thoughts.
+    pub dialect: Dialect,
     /// Ticks of the registry's clock when it was asked last.
     used: AtomicU64,
     /// Requests that have it.
@@ -302,10 +308,14 @@ impl Registry {
     }
 
     fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<Model, String> {
-        let LoadedModel { mut engine, text, facts } = self.loader.load(id, progress)?;
+        let LoadedModel { mut engine, text, facts, drafts } = self.loader.load(id, progress)?;
         warm_up(&mut engine)?;
         let (context, sequences_max) = (engine.options().context, engine.options().sequences_max);
         let vocab = engine.spec().vocab;
+        let template = text.template().ok().flatten().map(ChatTemplate::source).unwrap_or_default();
+        let dialect = Dialect::detect(template);
+        let ends = text.stop_tokens.clone();
+        let grammars = Grammars::new(text.tokenizer.clone(), vocab, ends, dialect.clone());
         let worker =
             Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
         let (used, users, leaves) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::new(None));
@@ -322,7 +332,9 @@ impl Registry {
             sequences_max,
             vocab,
             token_bytes_max,
-            grammars: Grammars::default(),
+            grammars,
+            dialect,
+            drafts,
             used,
             users,
             leaves,

@@ -38,8 +38,9 @@ pub(crate) enum Progress {
 
 /// Jobs on their way to the engine; more wait at the sender.
 const JOBS_MAX: usize = 64;
-/// Tokens that a client may be behind.
-const BEHIND_MAX: usize = 1024;
+/// Tokens that a client may be behind. A tiny model makes thousands in the moment that a busy machine keeps a client's task waiting; one that
+/// takes nothing for long is given up by its connection before.
+const BEHIND_MAX: usize = 16 * 1024;
 
 struct Submission {
     job: Job,

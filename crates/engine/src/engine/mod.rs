@@ -5,6 +5,7 @@ mod admission;
 pub(crate) mod batching;
 mod counters;
 mod evaluator;
+mod info;
 mod options;
 mod queue;
 mod report;

@@ -197,17 +197,17 @@ fn state_that_lies_apart_is_resumed_only_where_one_phase_has_all() {
     let pool = pools(8);
     let mut cache = PrefixCache::new(&pool, 4, true);
     let mut prefilled = filled(&pool, 32);
-    prefilled.written(Phase::Prefill, 32);
+    prefilled.written(Phase::Prefill, 0, 32);
     cache.publish(0, &text(0..32), &prefilled);
     // The same computed where answers are, and more.
     let mut decoded = filled(&pool, 64);
-    decoded.written(Phase::Decode, 64);
+    decoded.written(Phase::Decode, 0, 64);
     cache.publish(0, &text(0..64), &decoded);
     assert_eq!(cache.find(0, &text(0..70)).tokens, 32);
     let (pages, _) = take(&mut cache, &text(0..70));
     assert_eq!(PHASES.map(|phase| pages.reach(phase)), [32, 0]);
     // The first goes on and its state is brought to the other phase.
-    prefilled.written(Phase::Decode, 32);
+    prefilled.written(Phase::Decode, 0, 32);
     cache.publish(0, &text(0..32), &prefilled);
     let (pages, reused) = take(&mut cache, &text(0..70));
     assert_eq!((PHASES.map(|phase| pages.reach(phase)), reused), ([32, 64], 64));

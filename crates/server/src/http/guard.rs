@@ -8,44 +8,12 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
-use crate::http::client::Client;
+
 use crate::job::fresh_id;
 use crate::options::ServerOptions;
-
-/// Hashes of the keys: comparing these takes as long whatever a guess has in common with a key.
-pub(crate) struct Keys(Vec<[u8; 32]>);
-
-impl Keys {
-    pub fn new(keys: &[String]) -> Keys {
-        Keys(keys.iter().map(|key| hash(key.as_bytes())).collect())
-    }
-
-    /// True for one of the keys, and for anything where there are none.
-    fn admit(&self, given: Option<&[u8]>) -> bool {
-        let given = hash(given.unwrap_or_default());
-        // All are compared, so that the time does not tell which one came near.
-        let found = self.0.iter().fold(0u8, |found, key| found | key.ct_eq(&given).unwrap_u8());
-        self.0.is_empty() || found == 1
-    }
-
-    /// Whose request this is: the key's, where there are keys, else the address's.
-    fn client(&self, given: Option<&[u8]>, address: Option<SocketAddr>) -> Client {
-        match (self.0.is_empty(), address) {
-            (false, _) => Client::of_key(&hash(given.unwrap_or_default())),
-            (true, Some(address)) => Client::at(address),
-            (true, None) => Client::default(),
-        }
-    }
-}
-
-fn hash(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
-}
 
 /// The key of a request: `Authorization: Bearer KEY`, the password of `Authorization: Basic` (which browsers can ask for), or Anthropic's
 /// `x-api-key`.
@@ -155,6 +123,15 @@ fn refusal(request: &Request, app: &App) -> Option<ApiError> {
     None
 }
 
+/// A refusal that another library made, in words of its own.
+fn untold(response: &Response) -> Option<ApiError> {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let refused = (status.is_client_error() || status.is_server_error()) && !is_json;
+    refused.then(|| ApiError::new(status, status.canonical_reason().unwrap_or("the request is refused")))
+}
+
 /// Lets a request through or refuses it, and puts errors into the form that its route speaks.
 pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
@@ -174,7 +151,8 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     };
     let dialect = Dialect::of_path(&path);
     let request_id = fresh_id("req_");
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+    let told = response.extensions_mut().remove::<ApiError>();
+    if let Some(error) = told.or_else(|| untold(&response)) {
         response = error.response(dialect, &request_id);
         if error.status == StatusCode::UNAUTHORIZED && !path.starts_with("/v1/") && !path.starts_with("/api/")
         {

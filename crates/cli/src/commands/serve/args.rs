@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use crate::args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, MemoryArgs, PlaceArgs};
 use crate::context::ContextChoice;
 use crate::parse;
+use crate::settings::DraftChoice;
+use crate::shared_args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, MemoryArgs, PlaceArgs};
 
 /// Serve models over HTTP: OpenAI's API and a chat page
 ///
@@ -80,6 +81,9 @@ pub struct ServeArgs {
     /// Tokens that the KV cache holds for all requests together [default: 65536, or one context where that is longer; less where it does not fit]
     #[arg(long, value_name = "TOKENS", value_parser = parse::positive, allow_negative_numbers = true, help_heading = "Load")]
     pub kv_tokens: Option<usize>,
+    /// Guess the next tokens and verify several at once, as in `run`; it stops by itself in requests where it loses time [default: no guesses]
+    #[arg(long, value_name = "HOW", help_heading = "Load")]
+    pub draft: Option<DraftChoice>,
     /// Seconds that running answers may take once the server is told to end
     #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Load")]
     pub drain: u32,

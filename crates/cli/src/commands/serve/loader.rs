@@ -153,7 +153,7 @@ fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> a
         context,
         memory: args.memory.memory_max.as_ref(),
         scores: false,
-        drafts: false,
+        drafts: args.draft.is_some(),
         load: Load { sequences: args.slots, ..Load::default() },
         queue: args.queue,
         kept: Some(KEPT),
@@ -167,7 +167,7 @@ fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> a
         session::set_template(&mut session.text, file, source)?;
     }
     let facts = running(&session.engine, facts(session.engine.spec(), size_and_time(&known.path).1));
-    Ok(LoadedModel { engine: session.engine, text: session.text, facts })
+    Ok(LoadedModel { engine: session.engine, text: session.text, facts, drafts: args.draft.is_some() })
 }
 
 fn describe(loader: &ModelLoader, known: &Known) -> anyhow::Result<Description> {

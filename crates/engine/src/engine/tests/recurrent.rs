@@ -93,7 +93,7 @@ proptest! {
         let mut ids = Vec::new();
         for (request, expected) in requests.iter().zip(&expected) {
             ids.push(match drafts {
-                true => engine.add_drafted(request.clone(), Box::new(Knowing::of(request, &expected.0, right))).unwrap(),
+                true => engine.add_guided(request.clone(), drafts_of(Knowing::of(request, &expected.0, right))).unwrap(),
                 false => engine.add(request.clone()).unwrap(),
             });
         }

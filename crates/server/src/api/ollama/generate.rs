@@ -11,7 +11,7 @@ use unicorn_text::EncodeOptions;
 use super::answer::{Form, Kind, respond};
 use super::request::{ask, no_images, open, shape, streams, thinking, unload};
 use crate::app::App;
-use crate::chat::Conversation;
+use crate::chat::{Conversation, Prompt};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::http::body::JsonBody;
@@ -42,9 +42,9 @@ pub(crate) async fn create(
     }
     // Calls have no place in this answer.
     let shape = Shape { tools: Vec::new(), ..shape(&fields)? };
-    let prompt = prompt(&fields, &opened.model, text, &shape).await?;
-    let ask = ask(&fields, &opened.model, client, prompt, "prompt")?;
-    let mut generations = job::start(&opened.model, &shape, ask, 1).await?;
+    let (tokens, conversation) = prompt(&fields, &opened.model, text, &shape).await?;
+    let ask = ask(&fields, &opened.model, client, tokens, "prompt")?;
+    let mut generations = job::start(&opened.model, &shape, ask, conversation, 1).await?;
     let generation = generations.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
     respond(generation, form, opened.kept, stream).await
 }
@@ -66,8 +66,13 @@ fn check(fields: &Fields<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The prompt in the model's format; as it is where that is asked for and where the model has none.
-async fn prompt(fields: &Fields<'_>, model: &InUse, text: &str, shape: &Shape) -> Result<Vec<u32>, ApiError> {
+/// The prompt in the model's format, and its text; as it is, to be continued, where that is asked for and where the model has none.
+async fn prompt(
+    fields: &Fields<'_>,
+    model: &InUse,
+    text: &str,
+    shape: &Shape,
+) -> Result<(Vec<u32>, Option<String>), ApiError> {
     let system = fields.str("system")?.filter(|system| !system.is_empty());
     let plain = matches!(model.text.template(), Ok(None));
     if fields.bool("raw")?.unwrap_or(false) || plain {
@@ -79,7 +84,7 @@ async fn prompt(fields: &Fields<'_>, model: &InUse, text: &str, shape: &Shape) -
             model.check_text(&text, "prompt")?;
             let options = EncodeOptions { parse_special: true, add_special: true };
             let encoded = model.text.tokenizer.encode(&text, options);
-            encoded.map_err(|error| ApiError::param("prompt", error))
+            Ok((encoded.map_err(|error| ApiError::param("prompt", error))?, None))
         })
         .await;
     }
@@ -87,7 +92,8 @@ async fn prompt(fields: &Fields<'_>, model: &InUse, text: &str, shape: &Shape) -
     messages.extend(system.map(|system| json!({"role": "system", "content": system})));
     messages.push(json!({"role": "user", "content": text}));
     let conversation = Conversation { messages, kwargs: thinking(fields, model)?, continues: false };
-    Ok(job::prompt(model, conversation, shape).await?.tokens)
+    let Prompt { text, tokens } = job::prompt(model, conversation, shape).await?;
+    Ok((tokens, Some(text)))
 }
 
 #[cfg(test)]

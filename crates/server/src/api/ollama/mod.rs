@@ -10,4 +10,5 @@ mod keep;
 pub(crate) mod models;
 mod request;
 pub(crate) mod show;
+mod template;
 mod time;

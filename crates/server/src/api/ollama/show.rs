@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use unicorn_model::TextSide;
 
 use super::request::{find, name};
+use super::template::{can_think, source};
 use super::time::of_seconds;
 use crate::app::App;
 use crate::error::ApiError;
@@ -16,18 +17,6 @@ use crate::fields::Fields;
 use crate::http::body::JsonBody;
 use crate::job::blocking;
 use crate::model::ModelFacts;
-
-/// The chat template of a model, if it has one that can be used.
-pub(super) fn source(text: &TextSide) -> Option<&str> {
-    text.template().ok().flatten().map(|template| template.source())
-}
-
-/// Whether a chat template has a place for what is thought.
-pub(super) fn can_think(template: &str) -> bool {
-    ["enable_thinking", "<think>", "reasoning_effort", "reasoning_content"]
-        .iter()
-        .any(|word| template.contains(word))
-}
 
 /// What a model can do. Calls of tools are enforced whatever the template, so that every model that chats can call.
 fn capabilities(template: Option<&str>) -> Vec<&'static str> {
@@ -151,8 +140,8 @@ mod tests {
     fn capabilities_follow_the_template() {
         assert_eq!(capabilities(None), ["completion"]);
         assert_eq!(capabilities(Some("{{ messages }}")), ["completion", "tools"]);
-        let qwen = "{%- if enable_thinking is defined and enable_thinking is false %}";
-        assert_eq!(capabilities(Some(qwen)), ["completion", "tools", "thinking"]);
+        let thinks = "{% if add_generation_prompt %}<think>{% endif %}";
+        assert_eq!(capabilities(Some(thinks)), ["completion", "tools", "thinking"]);
     }
 
     #[test]

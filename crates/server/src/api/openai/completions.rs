@@ -117,7 +117,7 @@ pub(crate) async fn create(
             },
             false => Echo::default(),
         };
-        generations.extend(job::start(&model, &shape, Ask { prompt, ..ask.clone() }, choices).await?);
+        generations.extend(job::start(&model, &shape, Ask { prompt, ..ask.clone() }, None, choices).await?);
         form.echoes.resize(generations.len(), echoed);
     }
     if stream {

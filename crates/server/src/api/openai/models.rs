@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 use unicorn_text::DateTime;
@@ -53,9 +52,8 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
 /// One of them.
 pub(crate) async fn one(
     State(app): State<Arc<App>>,
-    id: Result<Path<String>, PathRejection>,
+    Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let Path(id) = id.map_err(|error| ApiError::param("model", error.body_text()))?;
     let entry = app.registry.find(&id)?;
     Ok(Json(model(&app, &entry)))
 }

@@ -106,7 +106,8 @@ impl Writer {
         let cached = timings.map_or(0, |timings| timings.reused_tokens);
         let reasoning = self.end.as_ref().map_or(0, |end| end.reasoning_tokens);
         json!({
-            "input_tokens": self.prompt_tokens, "input_tokens_details": {"cached_tokens": cached},
+            "input_tokens": self.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
             "output_tokens": output, "output_tokens_details": {"reasoning_tokens": reasoning},
             "total_tokens": self.prompt_tokens + output,
         })
@@ -469,7 +470,7 @@ mod tests {
         assert_eq!(response["output"][0]["status"], "incomplete");
         assert_eq!(
             response["usage"],
-            json!({"input_tokens": 7, "input_tokens_details": {"cached_tokens": 2}, "output_tokens": 5,
+            json!({"input_tokens": 7, "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0}, "output_tokens": 5,
                 "output_tokens_details": {"reasoning_tokens": 3}, "total_tokens": 12})
         );
 

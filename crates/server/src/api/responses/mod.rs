@@ -124,6 +124,11 @@ pub(crate) async fn input_tokens(
     Ok(Json(json!({"object": "response.input_tokens", "input_tokens": prompt.tokens.len()})))
 }
 
+/// Conversations are not made shorter here: clients do that themselves where they are told so.
+pub(crate) async fn compact() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "conversations are not compacted here; send the whole one")
+}
+
 fn lost(id: &str) -> ApiError {
     let error = ApiError::new(StatusCode::NOT_FOUND, format!("the response {id} is not kept here"));
     ApiError { code: Some("response_not_found"), ..error }
