@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use tokio::net::TcpListener;
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use crate::api::{anthropic, models, native, ollama, openai, openapi, responses};
 use crate::app::App;
 use crate::error::ApiError;
+use crate::http::body::drain;
 use crate::http::guard::guard;
 use crate::http::listen::listen;
 use crate::model::Loader;
@@ -95,12 +97,18 @@ fn routes() -> Routes {
 fn router(app: &Arc<App>) -> Router {
     routes()
         .into_router()
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such route") })
-        .method_not_allowed_fallback(|| async {
+        .fallback(no_route)
+        .method_not_allowed_fallback(|request: Request| async {
+            drain(request.into_body()).await;
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "the route is there, but not for this method")
         })
         .layer(from_fn_with_state(app.clone(), guard))
         .with_state(app.clone())
+}
+
+async fn no_route(request: Request) -> ApiError {
+    drain(request.into_body()).await;
+    ApiError::new(StatusCode::NOT_FOUND, "there is no such route")
 }
 
 #[cfg(test)]

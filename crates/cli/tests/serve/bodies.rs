@@ -227,6 +227,24 @@ fn a_refusal_arrives_though_the_body_is_unread() {
     server.survived();
 }
 
+/// A connection on which a request was refused goes on.
+#[test]
+fn a_refusal_does_not_end_the_connection() {
+    let mut server = Server::tiny(&[]);
+    let mut connection = server.connect();
+    for (path, status) in [("/no/such/route", 404), ("/health", 405), ("/v1/models", 405)] {
+        for headers in [&[][..], &[("Origin", "http://evil.example")]] {
+            let body = vec![b' '; 200_000];
+            assert!(connection.send(&request("POST", path, headers, Some(&body))), "{path}");
+            let status = if headers.is_empty() { status } else { 403 };
+            assert_eq!(connection.reply().status, status, "{path}");
+        }
+    }
+    assert!(connection.send(&request("GET", "/health", &[], None)));
+    assert_eq!(connection.reply().status, 200);
+    server.survived();
+}
+
 /// Several requests sent in one go are answered in order, on one connection.
 #[test]
 fn requests_in_one_go_are_answered_in_order() {

@@ -11,7 +11,7 @@ use base64::Engine as _;
 
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
-
+use crate::http::body::drain;
 use crate::job::fresh_id;
 use crate::options::ServerOptions;
 
@@ -145,7 +145,10 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     request.extensions_mut().insert(client);
     let asks = request.method() == Method::OPTIONS && allowed.is_some();
     let mut response = match refusal(&request, &app) {
-        Some(refused) if !asks || refused.status == StatusCode::FORBIDDEN => refused.into_response(),
+        Some(refused) if !asks || refused.status == StatusCode::FORBIDDEN => {
+            drain(request.into_body()).await;
+            refused.into_response()
+        }
         _ if asks => preflight(request.headers()),
         _ => next.run(request).await,
     };
