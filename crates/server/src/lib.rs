@@ -17,7 +17,6 @@ mod job;
 mod metrics;
 mod model;
 mod options;
-// Routes take it into use; until then its own tests alone do.
 mod page;
 mod registry;
 mod routes;

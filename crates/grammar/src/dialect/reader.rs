@@ -4,7 +4,7 @@ use super::json_calls::JsonReader;
 use super::python_calls::PythonReader;
 use super::scan::{Found, find};
 use super::xml_calls::XmlReader;
-use super::{AnswerRules, Calls, Dialect, Thinking, ToolChoice};
+use super::{AnswerRules, Calls, Dialect, Reasoning, Thinking, ToolChoice};
 
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub enum Piece {
 #[derive(Debug)]
 pub struct Reader {
     dialect: Dialect,
+    /// Absent where the model does not think.
+    reasoning: Option<Reasoning>,
     state: State,
     held: String,
     /// Whether calls are looked for.
@@ -66,12 +68,14 @@ impl Reader {
     /// A reader of an answer that follows these rules. Ids of calls are made from `seed`, which should differ from answer to
     /// answer.
     pub fn new(dialect: &Dialect, rules: &AnswerRules<'_>, seed: u64) -> Reader {
+        let reasoning = dialect.reasoning.filter(|_| rules.thinking != Thinking::Over);
         let state = match rules.thinking {
-            Thinking::Begun if dialect.reasoning.is_some() => State::Thinking,
+            Thinking::Begun if reasoning.is_some() => State::Thinking,
             _ => State::Start,
         };
         Reader {
             dialect: dialect.clone(),
+            reasoning,
             state,
             held: String::new(),
             calls: !rules.tools.is_empty() && rules.choice != ToolChoice::None,
@@ -107,7 +111,7 @@ impl Reader {
         match self.state {
             State::Start => self.start(last),
             State::Thinking => {
-                let close = self.dialect.reasoning.map_or("", |reasoning| reasoning.close);
+                let close = self.reasoning.map_or("", |reasoning| reasoning.close);
                 match find(&self.held, &[close]).0 {
                     Found::At(at, end) => {
                         emit(out, Piece::Reasoning, &self.held[..at]);
@@ -166,7 +170,7 @@ impl Reader {
         if trimmed.is_empty() && !last {
             return false;
         }
-        if let Some(reasoning) = self.dialect.reasoning {
+        if let Some(reasoning) = self.reasoning {
             if trimmed.starts_with(reasoning.open) {
                 let end = self.held.len() - trimmed.len() + reasoning.open.len();
                 self.held.drain(..end);

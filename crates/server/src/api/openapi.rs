@@ -3,7 +3,7 @@
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-/// The document. Tests compare it with the routes, and answers with it.
+/// Written by hand; a test compares it with the routes, others compare answers with it.
 pub(crate) const DOCUMENT: &str = include_str!("openapi.json");
 
 /// The document.

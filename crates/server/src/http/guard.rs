@@ -179,6 +179,7 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::keys::Keys;
 
     fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
         list.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()

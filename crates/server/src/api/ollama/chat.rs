@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::answer::{Form, Kind, respond};
 use super::request::{ask, no_images, open, shape, streams, thinking, unload};
 use crate::app::App;
-use crate::chat::{Conversation, Prompt, messages};
+use crate::chat::{Conversation, messages};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::http::body::JsonBody;
@@ -43,9 +43,9 @@ pub(crate) async fn create(
         messages.last().is_some_and(|m| m["role"] == "assistant" && m.get("tool_calls").is_none());
     let shape = shape(&fields)?;
     let conversation = Conversation { messages, kwargs: thinking(&fields, model)?, continues };
-    let Prompt { text, tokens } = job::prompt(model, conversation, &shape).await?;
-    let ask = ask(&fields, model, client, tokens, "messages")?;
-    let mut generations = job::start(model, &shape, ask, Some(text), 1).await?;
+    let prompt = job::prompt(model, conversation, &shape).await?;
+    let ask = ask(&fields, model, client, prompt.tokens, "messages")?;
+    let mut generations = job::start(model, &shape, ask, Some(prompt.text), 1).await?;
     let generation = generations.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
     respond(generation, form, opened.kept, stream).await
 }

@@ -11,7 +11,7 @@ use unicorn_text::EncodeOptions;
 use super::answer::{Form, Kind, respond};
 use super::request::{ask, no_images, open, shape, streams, thinking, unload};
 use crate::app::App;
-use crate::chat::{Conversation, Prompt};
+use crate::chat::Conversation;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::http::body::JsonBody;
@@ -66,7 +66,7 @@ fn check(fields: &Fields<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The prompt in the model's format, and its text; as it is, to be continued, where that is asked for and where the model has none.
+/// The prompt in the model's format; as it is where that is asked for and where the model has none.
 async fn prompt(
     fields: &Fields<'_>,
     model: &InUse,
@@ -84,7 +84,7 @@ async fn prompt(
             model.check_text(&text, "prompt")?;
             let options = EncodeOptions { parse_special: true, add_special: true };
             let encoded = model.text.tokenizer.encode(&text, options);
-            Ok((encoded.map_err(|error| ApiError::param("prompt", error))?, None))
+            encoded.map(|tokens| (tokens, None)).map_err(|error| ApiError::param("prompt", error))
         })
         .await;
     }
@@ -92,8 +92,8 @@ async fn prompt(
     messages.extend(system.map(|system| json!({"role": "system", "content": system})));
     messages.push(json!({"role": "user", "content": text}));
     let conversation = Conversation { messages, kwargs: thinking(fields, model)?, continues: false };
-    let Prompt { text, tokens } = job::prompt(model, conversation, shape).await?;
-    Ok((tokens, Some(text)))
+    let prompt = job::prompt(model, conversation, shape).await?;
+    Ok((prompt.tokens, Some(prompt.text)))
 }
 
 #[cfg(test)]
