@@ -17,6 +17,7 @@ mod kv;
 mod memory;
 mod need;
 mod ngram;
+mod pages;
 pub mod perplexity;
 mod place;
 mod placement;

@@ -93,7 +93,7 @@ impl Decimal {
     /// of a whole number, or all behind the point. `None` where no few digits do.
     pub(crate) fn telling_digits(self) -> Option<(u32, u32, u32)> {
         let (coefficient, places) = self.places()?;
-        let divides = |digits: u32| 10u32.pow(digits) % coefficient == 0;
+        let divides = |digits: u32| 10u32.pow(digits).is_multiple_of(coefficient);
         let digits = if places > 0 {
             Some(places).filter(|p| *p <= 4 && divides(*p))
         } else {

@@ -293,8 +293,8 @@ impl Emitter<'_, '_> {
             let symbol = symbols[&state];
             let (at, counts) = &state;
             let enough = array.contains.iter().zip(counts);
-            let enough = enough.map(|(c, n)| *n >= c.min && c.max.is_none_or(|max| *n <= max));
-            if *at >= array.min && enough.fold(true, |all, one| all && one) {
+            let mut enough = enough.map(|(c, n)| *n >= c.min && c.max.is_none_or(|max| *n <= max));
+            if *at >= array.min && enough.all(|one| one) {
                 self.rules.rule(symbol, &[])?;
                 finished = true;
             }

@@ -140,7 +140,7 @@ fn multiples(step: Decimal) -> Option<RegexAst> {
 fn magnitudes(whole: bool, low: Decimal, high: Option<Decimal>) -> RegexAst {
     let digits = |bound: Decimal| bound.digits().map_or(DIGITS, |(integer, _)| integer.len());
     // A bound may have more digits than are told apart: numbers as long as it are told by its own digits.
-    let longest = digits(low).max(high.map_or(0, digits)).max(DIGITS).min(19);
+    let longest = digits(low).max(high.map_or(0, digits)).clamp(DIGITS, 19);
     let integers = format!("(?:0|[1-9][0-9]{{0,{}}})", longest - 1);
     if whole {
         return regex(integers);

@@ -109,7 +109,7 @@ mod tests {
             (json!({"role": "assistant", "thinking": 1}), "messages[0].thinking"),
             (json!(5), "messages[0]"),
         ] {
-            let error = conversation(&[message.clone()]).unwrap_err();
+            let error = conversation(std::slice::from_ref(&message)).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(param), "{message}");
         }
     }
