@@ -257,6 +257,23 @@ fn options_reach_the_sampler_and_bound_the_answer() {
 }
 
 #[test]
+fn formats_hold_the_answer() {
+    let (_folder, server) = chatting();
+    let options = json!({"temperature": 1, "seed": 3, "num_predict": 64});
+    let format = json!({"enum": ["done"]});
+    let more = json!({"format": format, "options": options, "stream": false});
+    let told = server.post("/api/chat", &chat(more.clone())).ok();
+    assert_eq!(
+        (&told["message"]["content"], &told["done_reason"]),
+        (&json!("\"done\""), &json!("stop")),
+        "{told}"
+    );
+    assert_eq!(server.post("/api/generate", &generate(more)).ok()["response"], "\"done\"");
+    let lost = json!({"format": {"$ref": "#/nowhere"}});
+    assert!(server.post("/api/chat", &chat(lost)).refused(400).starts_with("format"));
+}
+
+#[test]
 fn without_content_the_model_is_loaded_and_keep_alive_unloads_it() {
     let (_folder, server) = chatting();
     for (path, empty) in [("/api/chat", json!({"messages": []})), ("/api/generate", json!({"prompt": ""}))] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use super::time::{of_seconds, rfc3339};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::http::body::JsonBody;
+use crate::http::body::{JsonBody, drain};
 use crate::http::sse::respond_lines;
 use crate::model::ModelEntry;
 
@@ -93,7 +93,8 @@ pub(crate) async fn pull(
 }
 
 /// What would change the models on the disk.
-pub(crate) async fn not_here() -> ApiError {
+pub(crate) async fn not_here(request: Request) -> ApiError {
+    drain(request.into_body()).await;
     let message =
         "this server does not change models: they are files on its disk, named with `-m` or `--models-dir`";
     ApiError { code: Some("not_supported"), ..ApiError::new(StatusCode::NOT_IMPLEMENTED, message) }

@@ -7,7 +7,6 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::keep::{Kept, keep_alive};
-use super::template::{can_think, source};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, kind};
@@ -123,7 +122,7 @@ fn tools(fields: &Fields<'_>) -> Result<Vec<Tool>, ApiError> {
 pub(super) fn thinking(fields: &Fields<'_>, model: &InUse) -> Result<Map<String, Value>, ApiError> {
     let kwargs = think(fields)?;
     let wanted = kwargs.get("enable_thinking").is_some_and(|wanted| *wanted == json!(true));
-    if wanted && !can_think(source(&model.text).unwrap_or_default()) {
+    if wanted && !model.dialect.reasons() {
         // Ollama's words.
         let message = format!("\"{}\" does not support thinking", model.id);
         return Err(ApiError { param: Some("think".into()), ..ApiError::bad_request(message) });

@@ -140,8 +140,8 @@ mod tests {
     fn capabilities_follow_the_template() {
         assert_eq!(capabilities(None), ["completion"]);
         assert_eq!(capabilities(Some("{{ messages }}")), ["completion", "tools"]);
-        let qwen = "{%- if enable_thinking is defined and enable_thinking is false %}";
-        assert_eq!(capabilities(Some(qwen)), ["completion", "tools", "thinking"]);
+        let thinks = "{% if add_generation_prompt %}<think>{% endif %}";
+        assert_eq!(capabilities(Some(thinks)), ["completion", "tools", "thinking"]);
     }
 
     #[test]
