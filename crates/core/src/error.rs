@@ -127,6 +127,11 @@ impl DeviceError {
         }
     }
 
+    /// True where something smaller may fit.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self.root(), DeviceError::OutOfMemory { .. })
+    }
+
     /// True where the device's memory is gone and nothing can run on it any more.
     pub fn is_lost(&self) -> bool {
         matches!(self.root(), DeviceError::Lost { .. })

@@ -3,6 +3,7 @@
 
 mod admission;
 pub(crate) mod batching;
+mod caution;
 mod counters;
 mod evaluator;
 mod info;
@@ -13,6 +14,7 @@ mod scores;
 mod sequence;
 mod speed;
 mod step;
+mod survivors;
 
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ use crate::sampling::Sampler;
 use crate::{AdmissionError, EngineError, Guides, Placement, PlacementError, Timeline};
 
 use batching::Room;
+use caution::Caution;
 pub use counters::{Counters, SequenceInfo, SequenceState};
 pub(crate) use evaluator::Evaluator;
 pub use options::EngineOptions;
@@ -39,6 +42,7 @@ use queue::Queue;
 pub use report::{DeviceReport, Report};
 use sequence::Sequence;
 use speed::Speed;
+pub use survivors::Survivors;
 
 /// How far loading has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +78,7 @@ pub struct Engine {
     /// Prompts are read on devices where answers are generated too.
     mixes: bool,
     speed: Speed,
+    caution: Caution,
     /// Set when a device was lost.
     stopped: Option<Failure>,
 }
@@ -128,6 +133,7 @@ impl Engine {
             rooms,
             mixes,
             speed: Speed::default(),
+            caution: Caution::default(),
             stopped: None,
         })
     }
