@@ -284,6 +284,9 @@ impl Generation {
                 Finish::Failed("no token could be chosen: the model's output is not finite".into())
             }
             FinishReason::Constraint(why) => Finish::Failed(why),
+            FinishReason::Device(failure) if failure.0.is_lost() => Finish::Failed(format!(
+                "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
+            )),
             FinishReason::Device(failure) => Finish::Failed(failure.to_string()),
         };
         let (finish, generated_tokens) = match self.stops.found() {

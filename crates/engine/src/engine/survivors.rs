@@ -7,9 +7,11 @@ use super::{Counters, Engine};
 use crate::request::{Event, Failure, FinishReason};
 
 /// The sequences of an engine that has stopped, on their way to another one of the same model. They have their tokens, random numbers,
-/// constraints and drafts, and no state: it is computed again. Those of an engine that goes on are never here.
-#[derive(Debug, Default)]
+/// constraints and drafts, and no state: it is computed again.
+#[derive(Debug)]
 pub struct Survivors {
+    /// Why the engine stopped.
+    reason: Failure,
     /// The oldest first, of each priority.
     sequences: Vec<Sequence>,
     next_id: u64,
@@ -34,12 +36,28 @@ impl Survivors {
         self.sequences.iter().map(|s| s.losses).max().unwrap_or(0)
     }
 
-    /// Ends those that have lived through more than `losses`, and those that were cancelled meanwhile. The events say why.
-    pub fn end_beyond(&mut self, losses: u32, reason: &Failure) -> Vec<Event> {
+    /// Why the engine stopped.
+    pub fn reason(&self) -> &Failure {
+        &self.reason
+    }
+
+    /// Ends those that have lived through more than `losses`. The events say why.
+    pub fn end_beyond(&mut self, losses: u32) -> Vec<Event> {
         let (end, go_on) = std::mem::take(&mut self.sequences).into_iter().partition(|s| s.losses > losses);
         self.sequences = go_on;
+        self.end(end)
+    }
+
+    /// Ends all of them. The events say why.
+    pub fn end_all(mut self) -> Vec<Event> {
+        let all = std::mem::take(&mut self.sequences);
+        self.end(all)
+    }
+
+    fn end(&mut self, sequences: Vec<Sequence>) -> Vec<Event> {
+        let reason = || FinishReason::Device(self.reason.clone());
         let mut events = std::mem::take(&mut self.events);
-        events.extend(end.iter().map(|s: &Sequence| ended(s, FinishReason::Device(reason.clone()))));
+        events.extend(sequences.iter().map(|s| ended(s, reason())));
         events
     }
 
@@ -55,9 +73,9 @@ fn ended(sequence: &Sequence, reason: FinishReason) -> Event {
 }
 
 impl Engine {
-    /// Takes all sequences out of an engine that has stopped. What waits is counted with what ran: whoever loses a device again and again
-    /// should know it of all.
-    pub fn survivors(&mut self) -> Survivors {
+    /// Takes all sequences out of an engine that has stopped; `None` of one that goes on.
+    pub fn survivors(&mut self) -> Option<Survivors> {
+        let reason = self.stopped.clone()?;
         self.drain();
         let waiting: Vec<Sequence> = self.waiting.drain().collect();
         let ran = std::mem::take(&mut self.running).into_iter().map(|mut sequence| {
@@ -68,7 +86,7 @@ impl Engine {
         sequences.iter_mut().for_each(Sequence::survive);
         let events = std::mem::take(&mut self.events);
         self.prefixes.clear();
-        Survivors { sequences, next_id: self.next_id, counted: self.counted, events }
+        Some(Survivors { reason, sequences, next_id: self.next_id, counted: self.counted, events })
     }
 
     /// Takes in what another engine of the same model left behind; it goes on as if nothing had happened, from its tokens. To be called before
@@ -76,7 +94,7 @@ impl Engine {
     ///
     /// What is too long for this engine ends, as for lack of context.
     pub fn adopt(&mut self, survivors: Survivors) {
-        let Survivors { sequences, next_id, counted, events } = survivors;
+        let Survivors { sequences, next_id, counted, events, .. } = survivors;
         self.next_id = self.next_id.max(next_id);
         self.counted = counted;
         self.events.extend(events);
