@@ -150,11 +150,7 @@ fn vectors(block: &Block) -> Vec<usize> {
 /// Bytes of the keys of a mixer, or of its values; 0 for other blocks.
 fn cache_bytes(block: &Block, workload: &Workload) -> u64 {
     let Block::Attention { spec, .. } = block else { return 0 };
-    let layout = &workload.layout;
-    let ty = layout.ty.tensor_type();
-    let element_bytes = (spec.head_dim / ty.block_len() * ty.block_bytes()) as u64;
-    let positions = (layout.pages(spec.state()) as u64).saturating_mul(layout.page_tokens as u64);
-    positions.saturating_mul(spec.kv_heads as u64).saturating_mul(element_bytes)
+    spec.cache_bytes(&workload.layout).unwrap_or(0) / 2
 }
 
 /// As [`load::sizes`], from the block's shapes.
