@@ -12,10 +12,10 @@ impl Engine {
         while self.running.len() < self.options.sequences_max {
             let Some((id, found)) = self.next() else { return };
             let Some(mut sequence) = self.waiting.take(id) else { return };
-            let pages = self.prefixes.claim(&found);
-            if sequence.start(pages, found.tokens) {
+            let (pages, reused) = self.prefixes.claim(&found);
+            if sequence.start(pages, reused) {
                 self.counted.prompt_tokens += sequence.prompt_tokens as u64;
-                self.counted.reused_tokens += found.tokens as u64;
+                self.counted.reused_tokens += reused as u64;
             }
             let taken = |slot: &u32| self.running.iter().chain(&self.ending).any(|s| s.slot == *slot);
             sequence.slot = (0..).find(|slot| !taken(slot)).unwrap_or(u32::MAX);
