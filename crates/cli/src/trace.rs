@@ -35,6 +35,11 @@ impl Crossed {
     /// What came since `before`.
     fn lines(&self, before: &Crossed, names: &[String]) -> Vec<String> {
         let (now, then) = (&self.stats, &before.stats);
+        let tokens = now.tokens - then.tokens;
+        let all_and_each = |bytes: u64| match bytes.checked_div(tokens) {
+            Some(each) if bytes > 0 => format!("{} ({} a token)", units::bytes(bytes), units::bytes(each)),
+            _ => units::bytes(bytes),
+        };
         let [hops, bytes, state] = [
             now.crossings - then.crossings,
             now.crossing_bytes - then.crossing_bytes,
@@ -43,11 +48,11 @@ impl Crossed {
         let each = units::bytes(bytes.checked_div(hops).unwrap_or(0));
         let mut lines = vec![format!(
             "crossings: {hops} of {each} each, {} in all; state that changed devices: {}",
-            units::bytes(bytes),
-            units::bytes(state)
+            all_and_each(bytes),
+            all_and_each(state)
         )];
         for (name, (now, then)) in names.iter().zip(self.devices.iter().zip(&before.devices)) {
-            let [copied, shared] = [now.copied - then.copied, now.shared - then.shared].map(units::bytes);
+            let [copied, shared] = [now.copied - then.copied, now.shared - then.shared].map(all_and_each);
             lines.push(format!("  {name}: copied {copied}, shared {shared}"));
         }
         lines
