@@ -186,3 +186,26 @@ fn write_events(
     }
     write!(out, "]")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_crosses_is_told_in_all_and_per_token() {
+        let at = |tokens, crossing_bytes, copied| Crossed {
+            stats: RunStats { tokens, crossings: 2 * tokens, crossing_bytes, ..RunStats::default() },
+            devices: vec![MemoryUse { copied, ..MemoryUse::default() }],
+        };
+        let lines = at(30, 60_000, 25_000).lines(&at(10, 20_000, 5_000), &["cpu".to_owned()]);
+        assert_eq!(
+            lines,
+            [
+                "crossings: 40 of 1.00 kB each, 40.0 kB (2.00 kB a token) in all; state that changed devices: 0 B",
+                "  cpu: copied 20.0 kB (1.00 kB a token), shared 0 B",
+            ]
+        );
+        let nothing = at(10, 0, 0).lines(&at(10, 0, 0), &[]);
+        assert_eq!(nothing, ["crossings: 0 of 0 B each, 0 B in all; state that changed devices: 0 B"]);
+    }
+}

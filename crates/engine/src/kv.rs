@@ -198,7 +198,7 @@ impl StatePools {
             })
         };
         let groups = self.groups.iter().enumerate().map(group).collect::<Option<Vec<_>>>()?;
-        Some(StatePages { groups, page_tokens: self.page_tokens, held, there: held })
+        Some(StatePages { groups, page_tokens: self.page_tokens, held, landed: held })
     }
 
     /// State without pages.
@@ -211,7 +211,7 @@ impl StatePools {
             groups: self.groups.iter().map(empty).collect(),
             page_tokens: self.page_tokens,
             held: [0; 2],
-            there: [0; 2],
+            landed: [0; 2],
         }
     }
 }
@@ -271,11 +271,11 @@ impl GroupPages {
 pub(crate) struct StatePages {
     groups: Vec<GroupPages>,
     page_tokens: usize,
-    /// Positions from the first on whose pages lie on the devices where prefill runs, and on those where decode runs, or will once what is
-    /// in flight has ended well.
+    /// Positions from the first on whose pages lie on the devices where prefill runs, and on those where decode runs, once what is in flight
+    /// has ended.
     held: [usize; 2],
-    /// Those whose pages do by now: all that others may know of.
-    there: [usize; 2],
+    /// The same of what has ended: what others may be told of.
+    landed: [usize; 2],
 }
 
 impl StatePages {
@@ -383,14 +383,15 @@ impl StatePages {
         }
     }
 
-    /// Positions from the first on whose pages lie on the devices of a phase by now.
+    /// Positions from the first on whose pages lie on the devices of a phase.
     pub fn reach(&self, phase: Phase) -> usize {
-        self.there[phase as usize]
+        self.landed[phase as usize]
     }
 
-    /// Whether the recurrent states after `end` positions lie on the devices of each phase by now.
+    /// Whether the recurrent states after `end` positions lie on the devices of each phase.
     pub fn states_on(&self, end: usize) -> [bool; 2] {
-        [Phase::Prefill, Phase::Decode].map(|phase| self.states().all(|states| states.is_on(phase, end)))
+        let on = |phase| self.reach(phase) >= end && self.states().all(|states| states.is_on(phase, end));
+        [Phase::Prefill, Phase::Decode].map(on)
     }
 
     /// Gives up what no token from `position` on sees, but for one page more and some recurrent states, so that a sequence can step back.
@@ -432,8 +433,8 @@ impl StatePages {
                 }
             }
         }
-        self.there = self.there.map(|there| there.min(tokens));
-        self.held = self.there;
+        self.forget(tokens);
+        self.held = self.landed;
         tokens
     }
 
@@ -484,14 +485,19 @@ impl StatePages {
                 GroupPages::States(states) => states.arrived(phase, start, end),
             }
         }
-        let before = std::mem::replace(&mut self.there[phase as usize], end);
+        let before = std::mem::replace(&mut self.landed[phase as usize], end);
         before / self.page_tokens < end / self.page_tokens
+    }
+
+    /// Nothing lies anywhere from `end` on.
+    fn forget(&mut self, end: usize) {
+        self.held = self.held.map(|held| held.min(end));
+        self.landed = self.landed.map(|landed| landed.min(end));
     }
 
     /// What was written at and behind `end` counts as never written; its pages stay.
     pub fn rewind(&mut self, end: usize) {
-        self.held = self.held.map(|held| held.min(end));
-        self.there = self.there.map(|there| there.min(end));
+        self.forget(end);
         for group in &mut self.groups {
             if let GroupPages::States(states) = group {
                 states.truncate(end);

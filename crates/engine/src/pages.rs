@@ -55,11 +55,12 @@ impl Page {
     pub fn on_devices_of(&self, phase: Phase) -> Whereabouts {
         let on = &mut self.on()[phase as usize];
         if let Whereabouts::Coming(copies) = &*on {
-            let outcomes: Vec<_> = copies.iter().map(|(copy, _)| copy.outcome()).collect();
-            if outcomes.iter().flatten().any(Result::is_err) {
-                *on = Whereabouts::Elsewhere;
-            } else if outcomes.iter().all(Option::is_some) {
-                *on = Whereabouts::Here;
+            // None of them may be under way when the page is brought again.
+            let ended: Option<Vec<_>> = copies.iter().map(|(copy, _)| copy.outcome()).collect();
+            match ended {
+                None => {}
+                Some(outcomes) if outcomes.iter().any(Result::is_err) => *on = Whereabouts::Elsewhere,
+                Some(_) => *on = Whereabouts::Here,
             }
         }
         on.clone()

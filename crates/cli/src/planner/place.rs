@@ -463,7 +463,7 @@ mod tests {
             })
         };
         assert_eq!(best(&room_for_one), Some(vec![1]));
-        assert_eq!(best(&format!("vulkan={}kB", pair.need(2048) / 1000)), Some(vec![0]));
+        assert_eq!(best(&format!("vulkan={}kB", pair.need(8192) / 50_000)), Some(vec![0]), "nor for a part");
         let first = |max: &str| pair.asked(max, leeway, 8, |wish| alone(&pair.opened, wish, &pair.spec));
         let one = pair.need(8192) / 1000 * 12 / 10;
         assert_eq!(first(&format!("cpu={one}kB,vulkan=1kB")).unwrap(), Some(0));

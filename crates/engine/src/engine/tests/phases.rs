@@ -139,32 +139,6 @@ fn a_cancelled_sequence_keeps_no_state_that_did_not_arrive() {
 }
 
 #[test]
-fn a_preempted_answer_is_read_again_in_chunks() {
-    // A split placement with pages for one of the two.
-    let spec = tiny_spec(2);
-    let few = EngineOptions { kv_pages: Some(12), context: 352, ..options() };
-    let placement = Placement::mixers_and_ffns(&spec).unwrap();
-    let (mut engine, _) = engine_of_two(&spec, placement, [LAZY; 2], few);
-    let requests = [1, 2].map(|seed| request(seed, 150, 150));
-    let ids = requests.clone().map(|r| engine.add(r).unwrap());
-    let mut texts = Texts::new();
-    let mut most = 0;
-    while !engine.is_idle() {
-        let again = engine.counters().preemptions > 0;
-        collect(&mut texts, engine.step().unwrap());
-        let rereads = |s: &Sequence| s.generated() > 0;
-        let of = |s: &Sequence| s.launched - s.computed;
-        most = most.max(engine.running.iter().filter(|s| again && rereads(s)).map(of).max().unwrap_or(0));
-    }
-    assert!(engine.counters().preemptions > 0);
-    // Two batches of a chunk in flight at least, not of 32 tokens.
-    assert!(most >= 128, "{most}");
-    for (id, request) in ids.iter().zip(&requests) {
-        assert_eq!(texts[id], alone(request));
-    }
-}
-
-#[test]
 fn prompts_on_several_devices_of_their_own_keep_them_busy() {
     let spec = tiny_spec(4);
     let prefill = Placement::mixers_and_ffns(&spec).unwrap();
@@ -223,4 +197,58 @@ fn a_step_back_in_a_window_finds_its_page_on_both_devices() {
     let mut one = engine_with(&spec, FakeDevice::plain(), options());
     let there = one.add(second).unwrap();
     assert_eq!(got, drain(&mut one).remove(&there).unwrap());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    /// Copies of state are slow, and some fail: who does not end with such a failure has the text that it has alone, and so has everybody who
+    /// begins alike afterwards.
+    #[test]
+    fn slow_and_failing_copies_change_no_text(
+        kind in 0usize..3, seed in any::<u64>(), fails in 0usize..4, slow in any::<bool>(), pages in 12usize..40,
+        lens in prop::collection::vec((0u64..3, 30usize..120, 1usize..20, any::<bool>()), 1..6), cancel in prop::option::of(0usize..6),
+    ) {
+        let spec = [tiny_spec(2), sliding_spec(2, 40), recurrent_spec(2)][kind].clone();
+        let placement = |shift: u32| {
+            let of = |block: usize| (seed.rotate_left(block as u32 * 5 + shift) & 1) as usize;
+            Placement::new(&spec, 2, (0..spec.blocks.len()).map(of).collect()).unwrap()
+        };
+        let placements = Placements { prefill: placement(0), decode: placement(7) };
+        let devices = [FakeDevice::plain(), FakeDevice::plain()];
+        let copy_time = if slow { std::time::Duration::from_micros(300) } else { std::time::Duration::ZERO };
+        for device in &devices {
+            device.set_faults(Faults { copies: fails, copy_time, ..Faults::default() });
+        }
+        let few = EngineOptions { context: 160, kv_pages: Some(pages), prefill_chunk: 40, ..options() };
+        let all = devices.iter().map(|d| d.clone() as Arc<dyn Device>).collect();
+        let mut engine = Engine::new(&spec, &zero_weights(), all, placements, few, &mut |_| {}).unwrap();
+        let requests: Vec<Request> = lens
+            .iter()
+            .map(|(seed, prompt, tokens, keep)| Request { keep: *keep, ..request(*seed, *prompt, *tokens) })
+            .collect();
+        for round in 0..3 {
+            let ids: Vec<SequenceId> = requests.iter().map(|r| engine.add(r.clone()).unwrap()).collect();
+            let mut texts = Texts::new();
+            for step in 0.. {
+                prop_assert!(step < 20_000, "the engine does not come to an end");
+                if cancel == Some(step) && round == 0 {
+                    engine.cancel(ids[step % ids.len()]);
+                }
+                if engine.is_idle() {
+                    break;
+                }
+                collect(&mut texts, engine.step().unwrap());
+            }
+            for (id, request) in ids.iter().zip(&requests) {
+                let ((got, reason), (text, expected)) = (&texts[id], alone_with(&spec, request));
+                match reason {
+                    Some(FinishReason::Cancelled) => prop_assert!(text.starts_with(got)),
+                    Some(FinishReason::Device(_)) => prop_assert!(fails > 0 && text.starts_with(got)),
+                    _ => prop_assert_eq!((got, reason), (&text, &expected)),
+                }
+            }
+        }
+        engine.clear_kept();
+        prop_assert!(all_free(&engine));
+    }
 }
