@@ -48,7 +48,7 @@ pub fn generate(
         for event in engine.step()? {
             match event {
                 Event::Token { token, .. } if !cancelled => emit(detokenizer.push(token)),
-                Event::Token { .. } => {}
+                Event::Token { .. } | Event::Embedding { .. } => {}
                 Event::Finished { reason, timings, .. } => {
                     emit(detokenizer.finish());
                     if let Some(error) = failed {
@@ -111,6 +111,7 @@ fn ending(reason: &FinishReason) -> Option<&'static str> {
         FinishReason::Cancelled => Some("interrupted"),
         FinishReason::OutOfKvPages => Some("cut: the KV cache is full"),
         FinishReason::NoCandidate | FinishReason::Constraint(_) | FinishReason::Device(_) => Some("failed"),
+        FinishReason::Embedded => None,
     }
 }
 

@@ -64,6 +64,10 @@ impl Block {
                 paired("post_norm", spec.post_norm.is_some(), &w.post_norm, spec.width)
             }
             Block::Attention { spec, weights } => attention(spec, weights),
+            Block::EncoderEmbedding { spec, weights } => spec.check(weights, shape),
+            Block::EncoderAttention { spec, weights } => spec.check(weights, shape),
+            Block::EncoderFfn { spec, weights } => spec.check(weights, shape),
+            Block::EncoderHead { .. } => Ok(()),
         }
     }
 }

@@ -8,11 +8,13 @@ mod block;
 mod check;
 mod cost;
 mod device;
+mod encoder;
 mod error;
 mod fence;
 mod memory;
 mod norm;
 mod output;
+mod pooling;
 pub mod quant;
 pub mod rope;
 mod shared_buffer;
@@ -31,11 +33,16 @@ pub use device::{
     BlockId, Crossing, Device, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime, MemoryUse,
     RateKind, Roofline, Sharing, StateCopy, StateWay, StreamId, Work, run_to_end,
 };
+pub use encoder::{
+    EncoderAttentionSpec, EncoderAttentionWeights, EncoderEmbeddingSpec, EncoderEmbeddingWeights,
+    EncoderFfnSpec, EncoderFfnWeights, EncoderHeadSpec, LayerNormWeights,
+};
 pub use error::{DeviceError, WeightError};
 pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
 pub use memory::{MemoryNeed, MemoryRoom, Workload};
 pub use norm::{NormKind, NormSpec};
 pub use output::{Adjustment, Edits, OutputRow, SLOTS, Select, TokenMask, TopEntry};
+pub use pooling::Pooling;
 pub use rope::{RopeSpec, RopeStyle};
 pub use shared_buffer::SharedBuffer;
 pub use state::{KvType, StateGroup, StateLayout, StateSpec};

@@ -195,6 +195,7 @@ fn together(engine: &mut Engine, test: Test, depth: usize, tokens: &mut Tokens) 
                     start = Instant::now();
                 }
                 Event::Token { .. } => written += 1,
+                Event::Embedding { .. } => {}
                 Event::Finished { reason: FinishReason::Device(failure), .. } => {
                     return Err(EngineError::Run(failure.0));
                 }

@@ -45,7 +45,9 @@ pub enum FinishReason {
     Cancelled,
     /// The KV pool is too small for this sequence alone.
     OutOfKvPages,
-    /// Every token was banned, or the model produced no finite logit.
+    /// The vector of a text was reported.
+    Embedded,
+    /// Every token was banned, or the model produced no finite logit, or a vector that is not finite.
     NoCandidate,
     /// The request's constraint failed, for this reason: nothing that it did not allow was reported.
     Constraint(String),
@@ -116,6 +118,13 @@ pub enum Event {
         /// Log probabilities, if the request asked for them.
         logprobs: Option<TokenLogprobs>,
     },
+    /// A text became a vector.
+    Embedding {
+        /// Whose.
+        sequence: SequenceId,
+        /// `[width]`.
+        vector: Vec<f32>,
+    },
     /// The last event of a sequence.
     Finished {
         /// Whose.
@@ -131,7 +140,9 @@ impl Event {
     /// The sequence that this is about.
     pub fn sequence(&self) -> SequenceId {
         match self {
-            Event::Token { sequence, .. } | Event::Finished { sequence, .. } => *sequence,
+            Event::Token { sequence, .. }
+            | Event::Embedding { sequence, .. }
+            | Event::Finished { sequence, .. } => *sequence,
         }
     }
 }

@@ -197,6 +197,7 @@ impl Generation {
                 Finish::Failed("no token could be chosen: the model's output is not finite".into())
             }
             FinishReason::Constraint(why) => Finish::Failed(why),
+            FinishReason::Embedded => Finish::Failed("a vector is no answer".into()),
             FinishReason::Device(failure) => Finish::Failed(failure.to_string()),
         };
         let (finish, generated_tokens) = match self.stops.found() {

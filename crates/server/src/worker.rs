@@ -236,6 +236,7 @@ impl Pump {
                     self.engine.cancel(sequence);
                 }
             }
+            Event::Embedding { .. } => {}
             Event::Finished { reason, timings, .. } => {
                 self.metrics.finished(&reason, &timings, client.since.elapsed(), client.gone);
                 let client = self.clients.remove(&sequence);

@@ -6,6 +6,7 @@ use unicorn_core::SequenceId;
 
 use crate::constraint::Constrained;
 use crate::drafts::Drafting;
+use crate::embed::Pooler;
 use crate::kv::StatePages;
 use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
@@ -33,6 +34,8 @@ pub(super) struct Sequence {
     pub kept: Option<u32>,
     /// Its own slot among those that devices have.
     pub slot: u32,
+    /// How it becomes a vector, where it is not to be continued.
+    pub embedding: Option<Pooler>,
     /// Where guesses come from.
     pub drafting: Option<Drafting>,
     /// What its text has to obey.
@@ -81,6 +84,7 @@ impl Sequence {
             launched: 0,
             kept: None,
             slot: 0,
+            embedding: None,
             drafting,
             constraint,
             flights: 0,
@@ -124,6 +128,11 @@ impl Sequence {
         self.pending() > 0 && self.failure.is_none() && !self.cancelled
     }
 
+    /// True where it may begin with state that another sequence left.
+    pub fn takes_prefix(&self) -> bool {
+        self.embedding.as_ref().is_none_or(Pooler::skips_beginnings)
+    }
+
     /// True once it has generated a token.
     pub fn decodes(&self) -> bool {
         self.generated() > 0
@@ -153,6 +162,7 @@ impl Sequence {
         self.pages.truncate(0);
         self.computed = 0;
         self.launched = 0;
+        self.embedding.iter_mut().for_each(Pooler::reset);
     }
 
     /// A batch with `tokens` of it, drafts left out, has landed well, and `accepted` drafts behind them were right. What was computed for the

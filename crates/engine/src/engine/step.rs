@@ -128,7 +128,8 @@ impl Engine {
                 return;
             }
             let Some(mut sequence) = self.waiting.pop() else { return };
-            let (pages, reused) = self.prefixes.take(sequence.scope, &sequence.tokens);
+            let known = if sequence.takes_prefix() { &sequence.tokens[..] } else { &[] };
+            let (pages, reused) = self.prefixes.take(sequence.scope, known);
             if sequence.start(pages, reused) {
                 self.counted.prompt_tokens += sequence.prompt_tokens as u64;
                 self.counted.reused_tokens += reused as u64;
@@ -149,6 +150,9 @@ impl Engine {
     /// now.
     fn plan(&mut self) -> (Vec<Planned>, Phase) {
         let ready = self.ready();
+        if self.encodes() {
+            return (self.reserve(&self.whole_texts(&ready)), Phase::Prefill);
+        }
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
             let count = self.running[alone].pending().min(self.options.prefill_chunk);
             let phase = Engine::phase(self.running[alone].pending());
@@ -307,12 +311,15 @@ impl Engine {
             let Some(sequence) = self.running.iter().find(|s| s.id == plan.id) else { continue };
             slices.push(self.slice(sequence, plan));
             rows += plan.count as u32;
-            if plan.is_read(sequence) {
+            if let Some(pooler) = &sequence.embedding {
+                outputs.extend(pooler.outputs(sequence.launched, plan.count, rows as usize - plan.count));
+            } else if plan.is_read(sequence) {
                 outputs.extend(self.outputs(sequence, plan, rows - 1));
             }
             rows += plan.drafts.len() as u32;
         }
-        Batch::new(slices, outputs, &self.limits)
+        let make = if self.encodes() { Batch::of_whole_sequences } else { Batch::new };
+        make(slices, outputs, &self.limits)
     }
 
     /// The output rows of a sequence, the first after its last token.
@@ -382,7 +389,10 @@ impl Engine {
             end += slice.tokens.len();
             let within = |o: &OutputRow| (start..end).contains(&(o.row as usize));
             // Drafts are what follows the first row that is read.
-            let first = batch.outputs().iter().find(|o| within(o)).map_or(end, |o| o.row as usize + 1);
+            let mut first = batch.outputs().iter().find(|o| within(o)).map_or(end, |o| o.row as usize + 1);
+            if self.is_embedding(slice.sequence) {
+                first = end;
+            }
             let (count, drafts) = (first - start, &slice.tokens[first - start..]);
             let rows = batch.outputs().iter().zip(&rows).filter(|(o, _)| within(o)).map(|(_, row)| *row);
             if let Some(at) = self.ending.iter().position(|s| s.id == slice.sequence) {
@@ -396,7 +406,11 @@ impl Engine {
                 Ok(_) if sequence.failure.is_some() || sequence.cancelled => None,
                 Ok(_) => {
                     sequence.alone = false;
-                    self.choose_all(&mut sequence, count, drafts, rows.collect())
+                    if sequence.embedding.is_some() {
+                        self.pool(&mut sequence, count, &rows.collect::<Vec<_>>())
+                    } else {
+                        self.choose_all(&mut sequence, count, drafts, rows.collect())
+                    }
                 }
                 Err(error) => {
                     let shared = shared || !drafts.is_empty();
@@ -491,6 +505,8 @@ impl Engine {
         let sampled = match row {
             RowOutput::Logits(logits) => sequence.sampler.sample(&sequence.tokens, logits),
             RowOutput::Top(top) => sequence.sampler.sample_top(&sequence.tokens, top),
+            // Only texts that become vectors ask for these.
+            RowOutput::Hidden(_) => Err(NoCandidate),
         };
         let Sampled { token, logprobs } = match sampled {
             Ok(sampled) => sampled,

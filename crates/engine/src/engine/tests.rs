@@ -1,6 +1,7 @@
 //! The engine over the fake device.
 
 mod drafts;
+mod embedding;
 
 use std::collections::HashMap;
 
@@ -52,6 +53,7 @@ fn collect(texts: &mut Texts, events: Vec<Event>) {
         assert_eq!(entry.1, None, "an event after the last one");
         match event {
             Event::Token { token, .. } => entry.0.push(token),
+            Event::Embedding { .. } => panic!("a vector of a text that goes on"),
             Event::Finished { reason, .. } => entry.1 = Some(reason),
         }
     }
@@ -228,7 +230,7 @@ fn sliding_windows_free_their_pages_and_change_no_text() {
             let events = engine.step().unwrap();
             timings = events.iter().find_map(|e| match e {
                 Event::Finished { timings, .. } => Some(*timings),
-                Event::Token { .. } => timings,
+                Event::Token { .. } | Event::Embedding { .. } => timings,
             });
             collect(&mut texts, events);
         }
@@ -477,6 +479,7 @@ fn timings_and_logprobs_are_reported() {
                     assert!(listed.is_none_or(|t| t.1 == logprobs.logprob));
                     tokens += 1;
                 }
+                Event::Embedding { .. } => panic!("nobody asked"),
                 Event::Finished { timings, .. } => {
                     assert_eq!((timings.prompt_tokens, timings.generated_tokens), (100, 5));
                     assert!(timings.prefill_seconds > 0.0 && timings.decode_seconds > 0.0);

@@ -3,6 +3,7 @@
 use super::attention::AttentionBlock;
 use super::builder::{NextInput, Norm};
 use super::embedding::EmbeddingBlock;
+use super::encoder::{EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock, EncoderHeadBlock};
 use super::ffn::FfnBlock;
 use super::head::HeadBlock;
 use crate::select::BlockShape;
@@ -14,6 +15,10 @@ pub(crate) enum GpuBlock {
     Attention(Box<AttentionBlock>),
     Ffn(FfnBlock),
     Head(HeadBlock),
+    EncoderEmbedding(Box<EncoderEmbeddingBlock>),
+    EncoderAttention(Box<EncoderAttentionBlock>),
+    EncoderFfn(Box<EncoderFfnBlock>),
+    EncoderHead(EncoderHeadBlock),
 }
 
 impl GpuBlock {
@@ -24,6 +29,10 @@ impl GpuBlock {
             GpuBlock::Attention(a) => BlockShape::Attention(a.shape()),
             GpuBlock::Ffn(f) => BlockShape::Ffn(f.shape()),
             GpuBlock::Head(h) => BlockShape::Head(h.shape()),
+            GpuBlock::EncoderEmbedding(e) => BlockShape::EncoderEmbedding(e.tokens.table.shape()),
+            GpuBlock::EncoderAttention(a) => BlockShape::EncoderAttention(a.shape()),
+            GpuBlock::EncoderFfn(f) => BlockShape::EncoderFfn(f.shape()),
+            GpuBlock::EncoderHead(_) => BlockShape::EncoderHead,
         }
     }
 
@@ -42,6 +51,8 @@ impl GpuBlock {
             }
             GpuBlock::Ffn(f) => form(&f.norm, &[&f.gate, &f.up]),
             GpuBlock::Head(h) => form(&h.norm, &[&h.weight]),
+            GpuBlock::EncoderEmbedding(_) | GpuBlock::EncoderAttention(_) => None,
+            GpuBlock::EncoderFfn(_) | GpuBlock::EncoderHead(_) => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::attention::AttentionBlock;
 use super::embedding::EmbeddingBlock;
+use super::encoder::{EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock, EncoderHeadBlock};
 use super::ffn::FfnBlock;
 use super::head::HeadBlock;
 use super::region::Region;
@@ -13,6 +14,10 @@ pub(crate) enum Loaded {
     Attention(Box<AttentionBlock>),
     Ffn(FfnBlock),
     Head(HeadBlock),
+    EncoderEmbedding(EncoderEmbeddingBlock),
+    EncoderAttention(Box<EncoderAttentionBlock>),
+    EncoderFfn(Box<EncoderFfnBlock>),
+    EncoderHead(EncoderHeadBlock),
 }
 
 impl Loaded {
@@ -23,6 +28,10 @@ impl Loaded {
             Loaded::Attention(b) => b.labels().map(|l| l.name.clone()).to_vec(),
             Loaded::Ffn(b) => b.labels().map(|l| l.name.clone()).to_vec(),
             Loaded::Head(b) => b.labels().map(|l| l.name.clone()).to_vec(),
+            Loaded::EncoderEmbedding(b) => vec![b.label.name.clone()],
+            Loaded::EncoderAttention(b) => b.labels().map(|l| l.name.clone()).to_vec(),
+            Loaded::EncoderFfn(b) => b.labels().map(|l| l.name.clone()).to_vec(),
+            Loaded::EncoderHead(b) => vec![b.label.name.clone()],
         }
     }
 
@@ -33,6 +42,10 @@ impl Loaded {
             Loaded::Attention(b) => b.spec.width,
             Loaded::Ffn(b) => b.spec.width,
             Loaded::Head(b) => b.spec.width,
+            Loaded::EncoderEmbedding(b) => b.spec.width,
+            Loaded::EncoderAttention(b) => b.spec.width,
+            Loaded::EncoderFfn(b) => b.spec.width,
+            Loaded::EncoderHead(b) => b.spec.width,
         }
     }
 
@@ -48,6 +61,10 @@ impl Loaded {
                 Loaded::Attention(b) => b.run(worker, region),
                 Loaded::Ffn(b) => b.run(worker, region),
                 Loaded::Head(b) => b.run(worker, region),
+                Loaded::EncoderEmbedding(b) => b.run(worker, region),
+                Loaded::EncoderAttention(b) => b.run(worker, region),
+                Loaded::EncoderFfn(b) => b.run(worker, region),
+                Loaded::EncoderHead(b) => b.run(worker, region),
             }
         }
     }
