@@ -75,8 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for (at, path) in files.iter().enumerate() {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let Ok(case) = serde_json::from_str::<Value>(&text) else { continue };
         let tally = tallies.entry(dataset(&name)).or_default();
         let found = judge(&vocabulary, &case, args.samples, tally);
@@ -102,8 +101,7 @@ fn tokenizer() -> Result<unicorn_text::Tokenizer> {
     if !path.is_dir() {
         data::install()?;
     }
-    let file =
-        std::fs::read_dir(&path)?.filter_map(|entry| entry.ok()).map(|entry| entry.path()).find(is_gguf);
+    let file = std::fs::read_dir(&path)?.filter_map(|entry| entry.ok()).map(|entry| entry.path()).find(is_gguf);
     let file = file.with_context(|| format!("no model in {}", path.display()))?;
     Ok(unicorn_model::open_tokenizer(&file)?.tokenizer)
 }
@@ -213,12 +211,7 @@ fn reason(error: &GrammarError) -> String {
 }
 
 /// Whether a value, written without white space, is what the grammar allows.
-fn accepts(
-    vocabulary: &Vocabulary,
-    grammar: &Grammar,
-    value: &Value,
-    tally: &mut Tally,
-) -> Result<(), String> {
+fn accepts(vocabulary: &Vocabulary, grammar: &Grammar, value: &Value, tally: &mut Tally) -> Result<(), String> {
     let text = value.to_string();
     let ids = vocabulary.tokenizer().encode(&text, unicorn_text::EncodeOptions::default());
     let ids = ids.map_err(|error| error.to_string())?;
@@ -260,16 +253,10 @@ impl Walk {
     }
 
     /// An answer, or none where it gets too long.
-    fn answer(
-        &mut self,
-        vocabulary: &Vocabulary,
-        grammar: &Grammar,
-        tally: &mut Tally,
-    ) -> Result<Option<String>, String> {
+    fn answer(&mut self, vocabulary: &Vocabulary, grammar: &Grammar, tally: &mut Tally) -> Result<Option<String>, String> {
         let tokenizer = vocabulary.tokenizer();
         // Tokens that lead to an end; without them the walk would write strings for ever.
-        let closing: Vec<u32> =
-            ["\"", "}", "]", "\"}", "0", "."].iter().filter_map(|t| tokenizer.token_id(t)).collect();
+        let closing: Vec<u32> = ["\"", "}", "]", "\"}", "0", "."].iter().filter_map(|t| tokenizer.token_id(t)).collect();
         let mut matcher = Matcher::new(grammar);
         let mut bytes = Vec::new();
         for step in 0..TOKENS_MAX {
@@ -307,19 +294,8 @@ impl Walk {
 fn report(tallies: &BTreeMap<String, Tally>) -> usize {
     println!(
         "{:<22} {:>7} {:>8} {:>8} {:>6} {:>7} {:>7} {:>8} {:>7} {:>8} {:>7} {:>10} {:>6}",
-        "dataset",
-        "schemas",
-        "honoured",
-        "passing",
-        "valid",
-        "wrongly",
-        "invalid",
-        "wrongly",
-        "samples",
-        "wrong",
-        "stuck",
-        "unfinished",
-        "slow"
+        "dataset", "schemas", "honoured", "passing", "valid", "wrongly", "invalid", "wrongly", "samples", "wrong", "stuck",
+        "unfinished", "slow"
     );
     let mut total = Tally::default();
     for (name, tally) in tallies {
@@ -342,34 +318,15 @@ fn report(tallies: &BTreeMap<String, Tally>) -> usize {
 fn line(name: &str, t: &Tally) {
     println!(
         "{name:<22} {:>7} {:>8} {:>8} {:>6} {:>7} {:>7} {:>8} {:>7} {:>8} {:>7} {:>10} {:>6}",
-        t.schemas,
-        t.honoured,
-        t.passing,
-        t.valid,
-        t.wrong_reject,
-        t.invalid,
-        t.wrong_accept,
-        t.samples,
-        t.wrong_sample,
-        t.stuck,
-        t.unfinished,
-        t.slow
+        t.schemas, t.honoured, t.passing, t.valid, t.wrong_reject, t.invalid, t.wrong_accept, t.samples, t.wrong_sample,
+        t.stuck, t.unfinished, t.slow
     );
 }
 
 fn spread(times: &mut [Duration]) -> String {
     times.sort();
-    let at = |share: f64| {
-        times.get(((times.len().max(1) - 1) as f64 * share) as usize).copied().unwrap_or_default()
-    };
-    format!(
-        "p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?} of {}",
-        at(0.5),
-        at(0.99),
-        at(0.999),
-        at(1.0),
-        times.len()
-    )
+    let at = |share: f64| times.get(((times.len().max(1) - 1) as f64 * share) as usize).copied().unwrap_or_default();
+    format!("p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?} of {}", at(0.5), at(0.99), at(0.999), at(1.0), times.len())
 }
 
 impl Tally {
