@@ -14,6 +14,10 @@ import json
 import pathlib
 import sys
 
+if len(sys.argv) > 1 and sys.argv[1] != "--quantized":
+    # The converter needs the package of its own source tree.
+    sys.path[:0] = [str(pathlib.Path(sys.argv[1]) / "gguf-py"), sys.argv[1]]
+
 import gguf
 import numpy as np
 import torch
@@ -62,6 +66,12 @@ MODELS = {
         "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
         "attn_logit_softcapping": None, "final_logit_softcapping": None,
     },
+    "lfm2": {k: v for k, v in COMMON.items() if k not in ("intermediate_size", "hidden_act", "rms_norm_eps")} | {
+        "architectures": ["Lfm2ForCausalLM"], "model_type": "lfm2", "num_hidden_layers": 5, "norm_eps": 1e-5,
+        "layer_types": ["conv", "conv", "full_attention", "conv", "full_attention"], "conv_L_cache": 3, "conv_bias": False,
+        "block_ff_dim": 100, "block_auto_adjust_ff_dim": True, "block_ffn_dim_multiplier": 1.0, "block_multiple_of": 32,
+        "rope_theta": 1000.0, "tie_word_embeddings": True,
+    },
 }
 
 
@@ -93,10 +103,9 @@ def random_weights(model, gemma, generator):
     return state
 
 
-def convert(llama_cpp, directory, out):
+def convert(directory, out):
     """Runs llama.cpp's converter in this process. What it knows of published tokenizers (classes with tokens of their own,
     hashes of pre-tokenizers) is replaced, for this one is none of them."""
-    sys.path[:0] = [str(llama_cpp / "gguf-py"), str(llama_cpp)]
     import convert_hf_to_gguf
     from conversion.base import TextModel
     from conversion.llama import LlamaModel
@@ -212,11 +221,11 @@ def quantized_models(out):
 def main():
     out = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else "tests/data/tiny")
     if sys.argv[1] != "--quantized":
-        float_models(pathlib.Path(sys.argv[1]), out)
+        float_models(out)
     quantized_models(out)
 
 
-def float_models(llama_cpp, out):
+def float_models(out):
     out.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(20240301)
     tokens = torch.randint(0, VOCAB - 2, (1, 40), generator=generator)
@@ -239,7 +248,7 @@ def float_models(llama_cpp, out):
         assert logits.dtype == torch.float64 and logits.shape == (40, VOCAB), (logits.dtype, logits.shape)
         print(name, "max", float(logits.abs().max()), "rms", float(logits.square().mean().sqrt()))
         (out / f"{name}.logits").write_bytes(logits.float().numpy().astype("<f4").tobytes())
-        convert(llama_cpp, directory, out / f"{name}.gguf")
+        convert(directory, out / f"{name}.gguf")
 
 
 main()

@@ -58,6 +58,7 @@ const SCRIPTS: &[Script] = &[
             "tokenizers==0.23.3",
             "numpy==2.4.6",
             "gguf==0.19.0",
+            "sentencepiece==0.2.3",
         ],
         needs: Needs::LlamaCpp,
         arguments: &["tests/data/tiny"],

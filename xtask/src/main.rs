@@ -2,21 +2,27 @@
 
 mod bench_json;
 mod ci;
+mod clients;
 mod compare;
 mod data;
 mod deny;
 mod e2e;
 mod gate;
 mod golden;
+mod http;
 mod lavapipe;
+mod load;
 mod mesa;
 mod metadata;
+mod page;
 mod peers;
 mod picture;
 mod schemas;
+mod served;
 mod sh;
 mod shaders;
 mod shape_file;
+mod soak;
 mod stats;
 mod tally;
 mod test;
@@ -42,6 +48,12 @@ enum Command {
     Tidy,
     /// Check licences, sources and doubled versions of all dependencies
     Licences(deny::Args),
+    /// Run other programs' clients against the server
+    Clients(clients::Args),
+    /// Ask the server thousands of things, a third of them cancelled, malformed or slow
+    Soak(soak::Args),
+    /// Measure the server with several clients at once
+    Load(load::Args),
     /// Fetch the test data without running a test
     Data,
     /// Regenerate the reference data under tests/data
@@ -50,6 +62,8 @@ enum Command {
     Peers(peers::Args),
     /// Compile the compute shaders to the committed SPIR-V, or check it
     Shaders(shaders::Args),
+    /// Test the chat page in a headless Chromium, and take pictures of it
+    Page(page::Args),
     /// Draw a trace as SVG, for documents
     Picture(picture::Args),
     /// Hold structured output against JSONSchemaBench and MaskBench
@@ -64,10 +78,14 @@ fn main() -> anyhow::Result<()> {
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Licences(args) => deny::run(&args),
+        Command::Clients(args) => clients::run(&args),
+        Command::Soak(args) => soak::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Data => data::install().map(|_| ()),
         Command::Golden(args) => golden::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Shaders(args) => shaders::run(&args),
+        Command::Page(args) => page::run(&args),
         Command::Picture(args) => picture::run(&args),
         Command::Schemas(args) => schemas::run(&args),
         Command::Compare(args) => compare::run(&args),

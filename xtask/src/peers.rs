@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{data, sh};
 
-const TOOLS: [&str; 3] = ["llama-bench", "llama-quantize", "llama-perplexity"];
+const TOOLS: [&str; 4] = ["llama-bench", "llama-quantize", "llama-perplexity", "llama-server"];
 /// Where a machine has no cmake, this one is taken from the Python index.
 const CMAKE: &str = "cmake==3.31.6";
 const VULKAN_PACKAGE: &str = "@node-llama-cpp/linux-x64-vulkan@3.22.1";

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 
 use crate::tally::{NOT_RUN, Tally};
-use crate::{data, e2e, lavapipe, sh};
+use crate::{clients, data, e2e, lavapipe, sh};
 
 /// Tells the tests of the Vulkan device to fail where they find no driver.
 const REQUIRE_VULKAN: &str = "UNICORN_REQUIRE_VULKAN";
@@ -50,6 +50,9 @@ pub fn run(args: &Args) -> Result<()> {
             None => sh::step("release build", build)?,
         };
         tally += e2e::run(&binary, &data, args.only.as_deref().unwrap_or(""));
+        if args.only.is_none() {
+            tally += sh::step("clients of the server", || clients::small(&binary, &data))?;
+        }
     }
     println!("{tally}");
     if tally.not_run > 0 {

@@ -1,6 +1,6 @@
 //! What a case is.
 
-use unicorn_core::{BatchShape, Block, KvType, Span, TensorType};
+use unicorn_core::{BatchShape, Block, KvType, Span, TensorType, Weight};
 
 use crate::Tolerance;
 
@@ -28,7 +28,7 @@ impl Case {
                 return None;
             }
             Block::Head { .. } => 1,
-            Block::Ffn { .. } | Block::Attention { .. } => 2,
+            Block::Ffn { .. } | Block::Attention { .. } | Block::ShortConv { .. } => 2,
             Block::EncoderFfn { .. } | Block::EncoderAttention { .. } => 2,
         };
         let quantized = self.types().iter().any(|ty| ty.is_quantized());
@@ -70,10 +70,15 @@ impl Case {
         is_of_encoder(&self.block)
     }
 
+    /// True for the taps of a convolution, which are no matrix of a product.
+    fn is_kernel(&self, weight: &Weight) -> bool {
+        matches!(&self.block, Block::ShortConv { weights, .. } if *weight == weights.conv)
+    }
+
     /// Types of the block's matrices, without repetition.
     pub fn types(&self) -> Vec<TensorType> {
         let mut types: Vec<TensorType> =
-            self.block.weights().iter().filter(|w| w.rows > 1).map(|w| w.ty).collect();
+            self.block.weights().iter().filter(|w| w.rows > 1 && !self.is_kernel(w)).map(|w| w.ty).collect();
         types.sort();
         types.dedup();
         types

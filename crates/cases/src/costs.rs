@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use unicorn_core::{
     Batch, BatchLimits, BatchShape, Block, BlockId, Cost, Crossing, DeviceError, Instrument, KvType,
-    OutputRow, Select, SequenceId, Slice, StateLayout, StreamId, TensorType, WeightSource, run_to_end,
+    OutputRow, Select, SequenceId, Slice, StateGroup, StateLayout, StreamId, TensorType, WeightSource,
+    run_to_end, state_groups,
 };
 
-use crate::shapes;
 use crate::synthetic::SyntheticSource;
+use crate::{shapes, states, table};
 
 const TOKENS: usize = 64;
 const PAGES: usize = 4;
 
-/// Runs the first layer, and the last norm and head, of SmolLM2 over a prompt and over single tokens, with every kernel counted. Operations
+/// Runs the first layer, a short convolution, and the last norm and head, of SmolLM2 over a prompt and over single tokens, with every kernel counted. Operations
 /// of all kernels together are those of [`Block::cost`] but for one in a hundred, and bytes but for one in seven: packed weights and
 /// whole pages are other bytes than those of the file.
 ///
@@ -21,8 +22,10 @@ const PAGES: usize = 4;
 pub fn check(device: &dyn Instrument) -> Result<(), String> {
     let spec = shapes::model("smollm2-135m", TensorType::Q8_0).ok_or("no shape")?;
     let count = spec.blocks.len();
-    let blocks = [&spec.blocks[..3], &spec.blocks[count - 1..]].concat();
-    let layout = StateLayout::paged(TOKENS, PAGES, TOKENS * PAGES, KvType::F16);
+    let mixer = table::short_conv::block(TensorType::Q8_0, spec.width, 3);
+    let blocks = [&spec.blocks[..3], &[mixer], &spec.blocks[count - 1..]].concat();
+    let mut layout = StateLayout::paged(TOKENS, PAGES, TOKENS * PAGES, KvType::F16);
+    layout.groups = state_groups(&blocks).into_iter().map(|spec| StateGroup { spec, pages: PAGES }).collect();
     let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(1));
     let load = |block: &Block| device.load(block, &source);
     let ids =
@@ -53,9 +56,17 @@ fn one(
     past: usize,
     rows: usize,
 ) -> Result<(u64, u64), String> {
-    let tables = vec![(0..(past + rows).div_ceil(TOKENS) as u32).collect()];
+    let pages: Vec<u32> = (0..(past + rows).div_ceil(TOKENS) as u32).collect();
+    let tables = states::tables(limits, &pages);
     let tokens = (0..rows as u32).map(|i| i * 7 % 1000).collect();
-    let slice = Slice { sequence: SequenceId(0), tokens, start: past as u32, tables, slot: None };
+    let slice = Slice {
+        sequence: SequenceId(0),
+        tokens,
+        start: past as u32,
+        tables,
+        snapshots: Vec::new(),
+        slot: None,
+    };
     let outputs = vec![OutputRow::new(rows as u32 - 1, Select::Logits)];
     let batch = Arc::new(Batch::new(vec![slice], outputs, limits).map_err(|e| e.to_string())?);
     device.set_profiling(true);

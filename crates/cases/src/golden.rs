@@ -13,9 +13,11 @@ use unicorn_core::{
     run_to_end, state_groups,
 };
 
+use crate::states;
+
 /// The models of `tests/data/tiny`.
-pub const GOLDEN_MODELS: [&str; 6] =
-    ["llama-linear", "llama-llama3", "qwen2", "qwen2-yarn", "qwen3", "gemma3"];
+pub const GOLDEN_MODELS: [&str; 7] =
+    ["llama-linear", "llama-llama3", "qwen2", "qwen2-yarn", "qwen3", "gemma3", "lfm2"];
 
 /// Models of `tests/data/tiny` with quantized matrices, as GGUF alone; the logits are those of the weights as they expand. All quantized
 /// types occur.
@@ -101,7 +103,6 @@ pub fn greedy(
     let loaded = Loaded::new(device, blocks, source)?;
     let pages = (prompt.len() + count).div_ceil(PAGE_TOKENS);
     let limits = reserve(device, blocks, pages * PAGE_TOKENS, pages, KvType::F32)?;
-    let groups = limits.state.as_ref().map_or(0, |s| s.groups.len());
     let (queue, slot) = (CompletionQueue::new(), 5);
     let mut tokens = prompt.to_vec();
     let mut after: Vec<Fence> = Vec::new();
@@ -109,13 +110,14 @@ pub fn greedy(
         let unknown = ahead && step > 0;
         let start = if step == 0 { 0 } else { prompt.len() + step - 1 };
         let fed = if unknown { vec![0] } else { tokens[start..].to_vec() };
-        let table = (0..(start + fed.len()).div_ceil(PAGE_TOKENS) as u32).collect();
+        let pages: Vec<u32> = (0..(start + fed.len()).div_ceil(PAGE_TOKENS) as u32).collect();
         let output = OutputRow { keep: Some(slot), ..OutputRow::new(fed.len() as u32 - 1, Select::Top(1)) };
         let slice = Slice {
             sequence: SequenceId(1),
             start: start as u32,
             tokens: fed,
-            tables: vec![table; groups],
+            tables: states::tables(&limits, &pages),
+            snapshots: Vec::new(),
             slot: unknown.then_some(slot),
         };
         let batch = loaded.batch(vec![slice], vec![output], &limits)?;
@@ -186,14 +188,15 @@ impl<'a> Sequence<'a> {
         Sequence { id, tokens, sizes: sizes.iter(), size: 1, pages, done: 0, logits: Vec::new() }
     }
 
-    /// The next chunk, if there is one, for this many state groups.
-    fn next(&mut self, groups: usize) -> Option<Slice> {
+    /// The next chunk, if there is one.
+    fn next(&mut self, limits: &BatchLimits) -> Option<Slice> {
         self.size = (*self.sizes.next().unwrap_or(&self.size)).max(1);
         let end = self.tokens.len().min(self.done + self.size);
         let tokens = self.tokens[self.done..end].to_vec();
         let pages = self.pages[..self.pages.len().min(end.div_ceil(PAGE_TOKENS))].to_vec();
-        let tables = vec![pages; groups];
-        let slice = Slice { sequence: self.id, start: self.done as u32, tokens, tables, slot: None };
+        let tables = states::tables(limits, &pages);
+        let (sequence, start, snapshots) = (self.id, self.done as u32, Vec::new());
+        let slice = Slice { sequence, start, tokens, tables, snapshots, slot: None };
         self.done = end;
         (!slice.tokens.is_empty()).then_some(slice)
     }
@@ -231,8 +234,7 @@ impl<'a> Loaded<'a> {
 
     /// One batch with the next chunk of each sequence.
     fn step(&self, sequences: &mut [Sequence<'_>], limits: &Arc<BatchLimits>) -> Result<(), DeviceError> {
-        let groups = limits.state.as_ref().map_or(0, |s| s.groups.len());
-        let slices: Vec<Slice> = sequences.iter_mut().filter_map(|s| s.next(groups)).collect();
+        let slices: Vec<Slice> = sequences.iter_mut().filter_map(|s| s.next(limits)).collect();
         let counts: Vec<(SequenceId, usize)> = slices.iter().map(|s| (s.sequence, s.tokens.len())).collect();
         let rows: usize = counts.iter().map(|c| c.1).sum();
         let outputs = (0..rows as u32).map(|row| OutputRow::new(row, Select::Logits)).collect();
@@ -266,7 +268,9 @@ mod tests {
     #[test]
     fn chunks_cover_the_tokens_in_order() {
         let mut sequence = Sequence::new(0, &[1, 2, 3, 4, 5], &[2, 1], vec![0]);
-        let parts: Vec<_> = std::iter::from_fn(|| sequence.next(1)).map(|s| (s.start, s.tokens)).collect();
+        let limits = BatchLimits { vocab: 9, state: None };
+        let parts: Vec<_> =
+            std::iter::from_fn(|| sequence.next(&limits)).map(|s| (s.start, s.tokens)).collect();
         assert_eq!(parts, [(0, vec![1, 2]), (2, vec![3]), (3, vec![4]), (4, vec![5])]);
     }
 

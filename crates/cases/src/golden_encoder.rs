@@ -72,6 +72,7 @@ pub fn hidden(
         tokens: tokens.to_vec(),
         start: 0,
         tables: Vec::new(),
+        snapshots: Vec::new(),
         slot: None,
     };
     let slices: Vec<Slice> = texts.iter().enumerate().map(slice).collect();

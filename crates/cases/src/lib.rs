@@ -6,7 +6,7 @@
 //!
 //! [`synthetic`] and [`shapes`] make whole models of random weights, for timing a shape without its file. [`golden`] runs tiny models whose
 //! logits are known. [`pages`] checks that pages of state keep their bytes on their way out and
-//! in, [`costs`] that kernels count what blocks cost.
+//! in, [`states`] names the pages of slices, [`costs`] checks that kernels count what blocks cost.
 
 mod case;
 pub mod costs;
@@ -20,6 +20,7 @@ pub mod pages;
 mod record;
 mod run;
 pub mod shapes;
+pub mod states;
 pub mod synthetic;
 mod table;
 mod tolerance;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use unicorn_core::{
     Batch, BatchError, BatchLimits, Block, Crossing, Device, DeviceError, KvType, MemoryNeed, MemoryUse,
-    OutputRow, Select, SequenceId, SharedBuffer, Slice, StateGroup, StateLayout, StateSpec, StreamId,
-    TensorType, WeightSource, Workload, run_to_end,
+    OutputRow, Select, SequenceId, SharedBuffer, Slice, StateGroup, StateLayout, StreamId, TensorType,
+    WeightSource, Workload, run_to_end, state_groups,
 };
 
 use crate::synthetic::SyntheticSource;
-use crate::{encoder, shapes};
+use crate::{encoder, shapes, table};
 
 /// Layers of the model that is loaded.
 const LAYERS: usize = 2;
@@ -38,14 +38,13 @@ pub enum NeedsError {
 }
 
 impl Held {
-    /// Asks a device what it needs for two layers of a small model, one of them with a sliding window, loads them, and runs the largest
+    /// Asks a device what it needs for two layers of a small model, one with a sliding window, the other with a short convolution in the place of its ffn, loads them, and runs the largest
     /// batches: prompts at the end of the context, also with all hidden states, many sequences, all logits and selected ones, on every stream.
     ///
     /// Errors where the device does.
     pub fn by(device: &dyn Device, ty: TensorType, kv: KvType, crosses: bool) -> Result<Held, NeedsError> {
         let (blocks, vocab, width) = blocks(ty)?;
-        let specs = [StateSpec::Paged, StateSpec::Window(WINDOW)];
-        let groups = specs.map(|spec| StateGroup { spec, pages: 64 }).to_vec();
+        let groups = state_groups(&blocks).into_iter().map(|spec| StateGroup { spec, pages: 64 }).collect();
         let layout = StateLayout { page_tokens: 32, positions: 1024, ty: kv, groups };
         let workload =
             Workload { layout, rows: 256, sequences: 16, outputs: 16, top: 40, streams: 2, crosses };
@@ -68,6 +67,7 @@ impl Held {
                 tokens: vec![1; tokens],
                 start: 0,
                 tables: Vec::new(),
+                snapshots: Vec::new(),
                 slot: None,
             };
             let rows = 0..(texts * tokens) as u32;
@@ -133,6 +133,11 @@ fn blocks(ty: TensorType) -> Result<(Vec<Block>, usize, usize), NeedsError> {
     if let Some(Block::Attention { spec, .. }) = spec.blocks.get_mut(1) {
         spec.window = Some(WINDOW);
     }
+    let whole = if ty.row_bytes(spec.width).is_some() { ty } else { TensorType::Q8_0 };
+    let mixer = table::short_conv::block(whole, spec.width, 3);
+    if let Some(last) = spec.blocks.get_mut(2 * LAYERS) {
+        *last = mixer;
+    }
     Ok((spec.blocks, spec.vocab, spec.width))
 }
 
@@ -142,6 +147,10 @@ fn batches(workload: &Workload, vocab: usize) -> Result<Vec<Arc<Batch>>, BatchEr
     let limits = Arc::new(BatchLimits { vocab, state: Some(workload.layout.clone()) });
     let (rows, sequences, positions) = (workload.rows, workload.sequences, workload.layout.positions);
     let pages = workload.layout.groups[0].pages;
+    let tables = |table: &[u32], state: u32| {
+        let of = |g: &StateGroup| if g.spec.is_recurrent() { vec![state; 2] } else { table.to_vec() };
+        workload.layout.groups.iter().map(of).collect::<Vec<_>>()
+    };
     let batch = |slices: usize, rows_each: usize, end: usize, select: Select| {
         let slice = |index: usize| {
             let length = end.div_ceil(workload.layout.page_tokens);
@@ -153,21 +162,22 @@ fn batches(workload: &Workload, vocab: usize) -> Result<Vec<Arc<Batch>>, BatchEr
                 sequence: SequenceId(index as u64),
                 tokens: vec![1; rows_each],
                 start: (end - rows_each) as u32,
-                tables: vec![table; workload.layout.groups.len()],
+                tables: tables(&table, last),
+                snapshots: Vec::new(),
             }
         };
         let outputs = (1..=slices).map(|n| OutputRow::new((n * rows_each - 1) as u32, select));
         Batch::new((0..slices).map(slice).collect(), outputs.collect(), &limits).map(Arc::new)
     };
     let prompt = |select| {
-        let tables =
-            vec![(0..pages.min(positions.div_ceil(32)) as u32).collect(); workload.layout.groups.len()];
+        let table: Vec<u32> = (0..pages.min(positions.div_ceil(32)) as u32).collect();
         let slice = Slice {
             slot: None,
             sequence: SequenceId(0),
             tokens: vec![1; rows],
             start: (positions - rows) as u32,
-            tables,
+            tables: tables(&table, 0),
+            snapshots: Vec::new(),
         };
         let first = if select == Select::Hidden { 0 } else { rows as u32 - 1 };
         let outputs = (first..rows as u32).map(|row| OutputRow::new(row, select)).collect();

@@ -3,23 +3,23 @@
 use std::sync::Arc;
 
 use unicorn_core::{
-    Block, BlockId, Device, DeviceError, KvType, SharedBuffer, Signal, StateCopy, StateLayout, StateWay,
-    TensorType, WeightSource,
+    BlockId, Device, DeviceError, KvType, SharedBuffer, Signal, StateCopy, StateGroup, StateLayout, StateWay,
+    TensorType, WeightSource, state_groups,
 };
 
-use crate::shapes;
 use crate::synthetic::SyntheticSource;
+use crate::{shapes, table};
 
 const TOKENS: usize = 64;
 const PAGES: usize = 5;
+/// Of the heads of SmolLM2.
+const HEAD_DIM: usize = 64;
 
 /// A mixer with heads of 64 elements, loaded on the device.
 struct Mixer {
     device: Arc<dyn Device>,
     id: BlockId,
     words: usize,
-    heads: usize,
-    dim: usize,
 }
 
 /// The first mixer of SmolLM2.
@@ -27,13 +27,26 @@ fn mixer(device: &Arc<dyn Device>, ty: KvType) -> Result<Mixer, DeviceError> {
     let invalid = |what: &str| DeviceError::Invalid { device: "cases".into(), what: what.into() };
     let spec = shapes::model("smollm2-135m", TensorType::Q8_0).ok_or_else(|| invalid("no shape"))?;
     let block = spec.blocks.iter().find(|b| b.state().is_some()).ok_or_else(|| invalid("no mixer"))?;
-    let Block::Attention { spec, .. } = block else { return Err(invalid("a mixer that is no attention")) };
     let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(0));
     let layout = StateLayout::paged(TOKENS, PAGES, TOKENS * PAGES, ty);
     let id = device.load(block, &source)?;
     device.reserve(&layout)?;
-    let words = layout.page_words(spec.kv_heads, spec.head_dim).ok_or_else(|| invalid("no page"))?;
-    Ok(Mixer { device: device.clone(), id, words, heads: spec.kv_heads, dim: spec.head_dim })
+    let words = block.page_words(&layout).ok_or_else(|| invalid("no page"))?;
+    Ok(Mixer { device: device.clone(), id, words })
+}
+
+/// A short convolution with its states.
+fn short_conv(device: &Arc<dyn Device>) -> Result<Mixer, DeviceError> {
+    let block = table::short_conv::block(TensorType::Q8_0, HEAD_DIM * TOKENS / 2, 3);
+    let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(0));
+    let groups = state_groups(std::slice::from_ref(&block)).into_iter();
+    let groups = groups.map(|spec| StateGroup { spec, pages: PAGES }).collect();
+    let layout = StateLayout { page_tokens: TOKENS, positions: TOKENS, ty: KvType::F32, groups };
+    // What was reserved before is for other mixers.
+    device.reserve(&layout)?;
+    let id = device.load(&block, &source)?;
+    device.reserve(&layout)?;
+    Ok(Mixer { device: device.clone(), id, words: block.page_words(&layout).unwrap_or(0) })
 }
 
 impl Mixer {
@@ -71,11 +84,12 @@ impl Mixer {
             state ^= state << 5;
             state
         };
-        let elements = TOKENS * self.dim;
+        let elements = TOKENS * HEAD_DIM;
         let mut bytes = Vec::new();
-        for _ in 0..2 * self.heads {
+        while bytes.len() < self.words * 4 {
             match ty {
-                KvType::F32 => (0..elements).for_each(|_| bytes.extend((next() as f32 / 1e9).to_le_bytes())),
+                KvType::F32 => (0..elements.min(self.words))
+                    .for_each(|_| bytes.extend((next() as f32 / 1e9).to_le_bytes())),
                 KvType::F16 => {
                     (0..elements).for_each(|_| bytes.extend((next() as u16 & 0xBBFF).to_le_bytes()))
                 }
@@ -98,10 +112,13 @@ impl Mixer {
 ///
 /// Errors with what was seen.
 pub fn check(device: &Arc<dyn Device>) -> Result<(), String> {
-    for ty in [KvType::F32, KvType::F16, KvType::Q8_0] {
-        let mixer = mixer(device, ty).map_err(|e| e.to_string())?;
+    let layouts = [Some(KvType::F32), Some(KvType::F16), Some(KvType::Q8_0), None];
+    for cached in layouts {
+        let ty = cached.unwrap_or(KvType::F32);
+        let mixer = cached.map_or_else(|| short_conv(device), |ty| mixer(device, ty));
+        let mixer = mixer.map_err(|e| e.to_string())?;
         let checked = check_bytes(&mixer, ty).map_err(|e| e.to_string()).and_then(|wrong| match wrong {
-            Some(what) => Err(format!("{ty:?}: {what}")),
+            Some(what) => Err(format!("{cached:?}: {what}")),
             None => check_names(&mixer),
         });
         device.unload(mixer.id);

@@ -197,6 +197,7 @@ fn stream_width(block: &Block) -> (usize, bool) {
     match block {
         Block::Embedding { spec, .. } => (spec.width, true),
         Block::Attention { spec, .. } => (spec.width, false),
+        Block::ShortConv { spec, .. } => (spec.width, false),
         Block::Ffn { spec, .. } => (spec.width, false),
         Block::Head { spec, .. } => (spec.width, false),
         Block::EncoderEmbedding { spec, .. } => (spec.width, true),
@@ -222,7 +223,6 @@ fn batch(
     limits: &Arc<BatchLimits>,
 ) -> Result<Batch, BatchError> {
     let (mut slices, mut outputs) = (Vec::new(), Vec::new());
-    let groups = limits.state.as_ref().map_or(0, |s| s.groups.len());
     let mut row = 0;
     let mut own = 0..;
     let shared = spans.iter().map(pages_written).sum::<usize>() as u32..;
@@ -234,8 +234,14 @@ fn batch(
             slot: None,
             tables: {
                 let read = shared.clone().take(pages_of(span) - pages_written(span));
-                vec![read.chain(own.by_ref().take(pages_written(span))).collect(); groups]
+                let pages: Vec<u32> = read.chain(own.by_ref().take(pages_written(span))).collect();
+                // What a sequence writes is its own, and so may be its state.
+                let state = pages.last().map_or(Vec::new(), |page| vec![*page; 2]);
+                let table =
+                    |g: &StateGroup| if g.spec.is_recurrent() { state.clone() } else { pages.clone() };
+                limits.state.iter().flat_map(|s| &s.groups).map(table).collect()
             },
+            snapshots: Vec::new(),
         });
         let rows = row..row + span.tokens as u32;
         row = rows.end;
@@ -244,7 +250,8 @@ fn batch(
     }
     // Where hidden states alone are asked for and nothing lies before, it may be an encoder that is asked.
     let whole = select == Select::Hidden && spans.iter().all(|s| s.past == 0);
-    let make = if whole && groups == 0 { Batch::of_whole_sequences } else { Batch::new };
+    let keeps = limits.state.as_ref().is_some_and(|s| !s.groups.is_empty());
+    let make = if whole && !keeps { Batch::of_whole_sequences } else { Batch::new };
     make(slices, outputs, limits)
 }
 

@@ -10,7 +10,7 @@ use unicorn_core::{
 };
 
 use crate::synthetic::SyntheticSource;
-use crate::{Case, Feed, Tolerance};
+use crate::{Case, Feed, Tolerance, states};
 
 /// Values that a comparison rests on at least: small outputs are computed again with fresh input until there are as many.
 const VALUES_MIN: usize = 256;
@@ -18,6 +18,10 @@ const VALUES_MIN: usize = 256;
 const PAST_CHUNK: usize = 256;
 const PAGE_TOKENS: usize = 32;
 const STREAM: StreamId = StreamId(0);
+/// Pages of recurrent state of a sequence: two to go from one to the other, one for a snapshot.
+const STATES: usize = 3;
+/// Rows of a sequence's past of recurrent state that are computed in one batch.
+const STATE_CHUNK: usize = 3;
 /// The best tokens that rows ask for.
 const TOP: usize = 5;
 /// Largest error of a hidden state after a norm in f32.
@@ -169,7 +173,7 @@ impl<'a> Loaded<'a> {
         }
         let block = device.load(&case.block, source)?;
         // Twice the pages needed, so that wrong page numbers have somewhere wrong to point.
-        let state = layout(2 * case.batch.iter().map(pages_of).sum::<usize>(), case.kv);
+        let state = layout(2 * case.batch.iter().map(|span| pages_of(case, span)).sum::<usize>(), case.kv);
         let vocab = match &case.block {
             Block::Embedding { spec, .. } => spec.vocab,
             Block::Head { spec, .. } => spec.vocab,
@@ -202,8 +206,11 @@ impl Drop for Loaded<'_> {
     }
 }
 
-fn pages_of(span: &Span) -> usize {
-    (span.past + span.tokens).div_ceil(PAGE_TOKENS)
+fn pages_of(case: &Case, span: &Span) -> usize {
+    match case.block.state() {
+        Some(spec) if spec.is_recurrent() => STATES,
+        _ => (span.past + span.tokens).div_ceil(PAGE_TOKENS),
+    }
 }
 
 struct Run<'a> {
@@ -225,6 +232,7 @@ impl Run<'_> {
                 let batch = self.batch(&sequences, &spans, &[])?;
                 self.block(batch, spec.width)
             }
+            Block::ShortConv { spec, .. } => self.recurrent(spec.width),
             Block::Ffn { spec, .. } => self.repeat(spec.width, |run, batch| run.block(batch, spec.width)),
             Block::Head { spec, .. } => self.repeat(spec.vocab, |run, batch| run.head(batch, spec.width)),
             Block::Embedding { spec, .. } => {
@@ -240,7 +248,7 @@ impl Run<'_> {
                 self.repeat(spec.width, |run, batch| run.stream(batch, spec.width, true))
             }
             Block::EncoderHead { spec } => {
-                self.repeat(spec.width, |run, batch| run.states(batch, spec.width))
+                self.repeat(spec.width, |run, batch| run.hidden(batch, spec.width))
             }
         }
     }
@@ -264,6 +272,7 @@ impl Run<'_> {
 
     /// Each sequence with pages drawn without repetition from the whole pool, in no order.
     fn sequences(&mut self) -> Vec<(SequenceId, Vec<u32>)> {
+        let pages_of = |span: &Span| pages_of(self.case, span);
         let needed: usize = self.case.batch.iter().map(pages_of).sum();
         let mut pool: Vec<u32> = (0..2 * needed as u32).collect();
         for i in 0..needed {
@@ -286,6 +295,41 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Fills the past from state to state, a few rows at a time. Then the batch: every other sequence updates its state in place, the rest leave
+    /// it, and keep one within. Then all go on from where they ended, and from what was kept within.
+    fn recurrent(&mut self, width: usize) -> Result<(), CaseError> {
+        let (sequences, spans) = (self.sequences(), self.case.batch.clone());
+        let mut at = vec![0; spans.len()];
+        for (index, ((sequence, pages), span)) in sequences.iter().zip(&spans).enumerate() {
+            for start in (0..span.past).step_by(STATE_CHUNK) {
+                let tokens = STATE_CHUNK.min(span.past - start);
+                let (from, to) = (pages[at[index]], pages[1 - at[index]]);
+                at[index] = 1 - at[index];
+                self.states(width, vec![state_slice(*sequence, start, tokens, from, None, to)])?;
+            }
+        }
+        let (mut batch, mut ends, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, ((sequence, pages), span)) in sequences.iter().zip(&spans).enumerate() {
+            let (from, other, end) = (pages[at[index]], pages[1 - at[index]], span.past + span.tokens);
+            let to = if index % 2 == 0 { from } else { other };
+            let within = span.past + span.tokens.div_ceil(2);
+            let snapshot = (within < end).then_some((within as u32, pages[2]));
+            batch.push(state_slice(*sequence, span.past, span.tokens, from, snapshot, to));
+            ends.push(state_slice(*sequence, end, 1 + index % 2, to, None, to));
+            kept.extend(snapshot.map(|(_, page)| state_slice(*sequence, within, 2, page, None, page)));
+        }
+        [batch, ends, kept]
+            .into_iter()
+            .filter(|slices| !slices.is_empty())
+            .try_for_each(|s| self.states(width, s))
+    }
+
+    fn states(&mut self, width: usize, slices: Vec<Slice>) -> Result<(), CaseError> {
+        let batch =
+            Batch::new(slices, Vec::new(), &self.got.limits).map_err(|e| self.contract(e.to_string()))?;
+        self.block(Arc::new(batch), width)
     }
 
     /// Compares what a mixer or ffn adds.
@@ -321,7 +365,7 @@ impl Run<'_> {
     }
 
     /// Compares the hidden states of all rows, and of every third.
-    fn states(&mut self, batch: Arc<Batch>, width: usize) -> Result<(), CaseError> {
+    fn hidden(&mut self, batch: Arc<Batch>, width: usize) -> Result<(), CaseError> {
         let x = self.random.normals(batch.rows() * width, 1.0);
         for step in [1, 3] {
             let outputs = batch.outputs().iter().step_by(step).cloned().collect();
@@ -479,6 +523,7 @@ impl Run<'_> {
                 sequence: *sequence,
                 tokens: next.by_ref().take(*count).collect(),
                 slot: None,
+                snapshots: Vec::new(),
                 start: *start as u32,
                 tables: limits.state.iter().map(|_| pages.clone()).collect(),
             }
@@ -499,6 +544,21 @@ impl Run<'_> {
     fn contract(&self, what: String) -> CaseError {
         CaseError::Contract { case: self.case.name.clone(), seed: self.seed, what }
     }
+}
+
+/// A slice with one group of recurrent state.
+fn state_slice(
+    sequence: SequenceId,
+    start: usize,
+    tokens: usize,
+    from: u32,
+    within: Option<(u32, u32)>,
+    to: u32,
+) -> Slice {
+    let (tokens, start, tables) = (vec![0; tokens], start as u32, Vec::new());
+    let mut slice = Slice { sequence, tokens, start, tables, snapshots: Vec::new(), slot: None };
+    states::name(&mut slice, from, within, to);
+    slice
 }
 
 /// Sums for the relative errors.

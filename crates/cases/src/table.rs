@@ -3,6 +3,7 @@
 mod attention;
 mod encoder;
 mod names;
+pub(crate) mod short_conv;
 
 use unicorn_core::{
     Activation, Block, EmbeddingSpec, FfnSpec, FfnWeights, HeadSpec, KvType, NormSpec, Span, TensorType,
@@ -20,6 +21,7 @@ pub fn table() -> Vec<Case> {
     cases.extend(ffn());
     cases.extend(attention::attention());
     cases.extend(encoder::encoder());
+    cases.extend(short_conv::short_conv());
     cases
 }
 
@@ -227,7 +229,7 @@ mod tests {
         let names: HashSet<&str> = cases.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names.len(), cases.len());
         for ty in TensorType::ALL {
-            for op in ["embedding", "linear", "ffn", "attention", "encoder_attention", "encoder_ffn"] {
+            for op in ["embedding", "linear", "ffn", "attention", "short_conv", "encoder_attention", "encoder_ffn"] {
                 let found = select(&format!("{op}/{}/", lower(ty)));
                 assert!(found.iter().any(|c| c.types() == [ty]), "no {op} case for {ty}");
             }

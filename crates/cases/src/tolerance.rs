@@ -78,6 +78,15 @@ impl Tolerance {
         Tolerance::normal(nrmse.fold(0.0, f64::max))
     }
 
+    /// A short convolution.
+    ///
+    /// Float weights: what random weights make of three factors is a thousandth of the residual stream, to whose f32 it is rounded: 6e-8 of
+    /// values up to 4. Quantized weights: the gates carry the error of one product each, and what they gate is multiplied by both and goes
+    /// through another.
+    pub fn short_conv(ty: TensorType) -> Tolerance {
+        if ty.is_quantized() { Tolerance::ffn(&[ty]) } else { Tolerance::normal(1e-4) }
+    }
+
     /// An attention block.
     ///
     /// Float weights: the angle of position 1000 in f32 is off by up to 3e-5; a half-float cache adds roundings that fall

@@ -48,7 +48,7 @@ pub fn generate(
         for event in engine.step()? {
             match event {
                 Event::Token { token, .. } if !cancelled => emit(detokenizer.push(token)),
-                Event::Token { .. } | Event::Embedding { .. } => {}
+                Event::Token { .. } | Event::Embedding { .. } | Event::PromptLogprobs { .. } => {}
                 Event::Finished { reason, timings, .. } => {
                     emit(detokenizer.finish());
                     if let Some(error) = failed {

@@ -100,6 +100,10 @@ pub struct EngineChoice<'a> {
     pub kv_tokens: Option<usize>,
     /// Requests that wait at most beyond those that run.
     pub queue: usize,
+    /// Beginnings of texts that are kept for the next that begins like them; `None` for the engine's own number.
+    pub kept: Option<usize>,
+    /// Rows of logits that are read at once beyond one for each sequence; 0 for none.
+    pub rows: usize,
 }
 
 /// A context that nobody asked for may become shorter where it does not fit, but not shorter than this.
@@ -240,12 +244,14 @@ pub fn engine_options(spec: &ModelSpec, choice: &EngineChoice<'_>) -> anyhow::Re
     let mut options =
         EngineOptions { context, kv_type, sequences_max, queue_max, ..EngineOptions::default() };
     let outputs = perplexity::outputs_max(spec.vocab, options.prefill_chunk.min(context));
+    options.kept_max = choice.kept.unwrap_or(options.kept_max);
     let drafts = choice.drafts.then_some(sequences_max.saturating_mul(DRAFT_MAX + 1));
     if let Some(tokens) = choice.kv_tokens {
         let most = options.pages();
         options.kv_pages = Some(tokens.max(context).div_ceil(options.page_tokens).min(most));
     }
-    options.outputs_max = choice.scores.then_some(outputs).max(drafts);
+    let rows = (choice.rows > 0).then_some(sequences_max.saturating_add(choice.rows));
+    options.outputs_max = choice.scores.then_some(outputs).max(drafts).max(rows);
     Ok(options)
 }
 

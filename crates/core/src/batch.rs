@@ -24,7 +24,12 @@ pub struct Slice {
     pub start: u32,
     /// For every state group the pages of positions `0 .. start + tokens.len()`, in order: entry `i` holds positions
     /// `i * page_tokens ..`. Entries of positions that a sliding window no longer sees may name any page of the pool.
+    ///
+    /// For groups of recurrent state: the page of the state before `start`, which at position 0 nobody reads; those of `snapshots`; and the
+    /// page of the state after the last token. Where first and last are the same, state is updated in place.
     pub tables: Vec<Vec<PageId>>,
+    /// Positions between `start` and the end, ascending: the recurrent state after the token before each is kept too.
+    pub snapshots: Vec<u32>,
     /// The one token is what the device kept in this slot last ([`OutputRow::keep`]); `tokens` holds a token that stands in for it. The
     /// embedding must be on the device of the head, and comes after the work that kept the token.
     pub slot: Option<u32>,
@@ -34,6 +39,17 @@ impl Slice {
     /// One past the last position.
     pub fn end(&self) -> usize {
         self.start as usize + self.tokens.len()
+    }
+
+    /// The page in which a group of recurrent state has the state before the slice; `None` at the first position.
+    pub fn state_before(&self, group: usize) -> Option<PageId> {
+        self.tables[group].first().copied().filter(|_| self.start > 0)
+    }
+
+    /// Where a group of recurrent state writes states: the page, and the tokens of the slice that have gone into the state by then.
+    pub fn states_after(&self, group: usize) -> impl Iterator<Item = (usize, PageId)> + '_ {
+        let inside = self.snapshots.iter().map(|position| (position - self.start) as usize);
+        inside.chain([self.tokens.len()]).zip(self.tables[group].iter().skip(1).copied())
     }
 }
 
@@ -102,6 +118,28 @@ pub enum BatchError {
         page_tokens: usize,
         /// One past the slice's last position.
         end: usize,
+    },
+    /// Snapshots do not ascend within their slice.
+    #[error("sequence {}: a snapshot at position {position}: they ascend between {start} and {end}", .sequence.0)]
+    Snapshot {
+        /// Whose slice.
+        sequence: SequenceId,
+        /// The position.
+        position: usize,
+        /// The slice's first position.
+        start: usize,
+        /// One past its last.
+        end: usize,
+    },
+    /// A slice does not name, for a group of recurrent state, the states that it starts from, keeps and ends in.
+    #[error("sequence {}: {pages} pages of state, of {wanted}", .sequence.0)]
+    States {
+        /// Whose slice.
+        sequence: SequenceId,
+        /// Pages given.
+        pages: usize,
+        /// Pages wanted.
+        wanted: usize,
     },
     /// A page lies outside the pool.
     #[error("sequence {}: page {page} of {pages}", .sequence.0)]
@@ -370,13 +408,55 @@ fn check_state(slices: &[Slice], layout: Option<&StateLayout>) -> Result<(), Bat
             return Err(BatchError::Tables { sequence, tables, groups });
         }
         let positions = layout.map_or(u32::MAX as usize, |l| l.positions);
-        if slice.end() > positions {
-            return Err(BatchError::Position { sequence, end: slice.end(), positions });
+        let (start, end) = (slice.start as usize, slice.end());
+        if end > positions {
+            return Err(BatchError::Position { sequence, end, positions });
+        }
+        let mut last = start;
+        for position in slice.snapshots.iter().map(|p| *p as usize) {
+            if position <= last || position >= end {
+                return Err(BatchError::Snapshot { sequence, position, start, end });
+            }
+            last = position;
         }
     }
     let Some(layout) = layout else { return Ok(()) };
-    for group in 0..groups {
-        check_group(slices, layout, group)?;
+    for (group, of) in layout.groups.iter().enumerate() {
+        if of.spec.is_recurrent() {
+            check_states(slices, of.pages, group)
+        } else {
+            check_group(slices, layout, group)
+        }?;
+    }
+    Ok(())
+}
+
+/// Errors when a state is missing or outside the pool, or a page that a slice writes is used a second time: only its last state may take
+/// the place of the one that it starts from.
+fn check_states(slices: &[Slice], pool: usize, group: usize) -> Result<(), BatchError> {
+    let mut written: Vec<(PageId, usize)> = Vec::new();
+    for (index, slice) in slices.iter().enumerate() {
+        let (sequence, pages) = (slice.sequence, &slice.tables[group]);
+        let wanted = slice.snapshots.len() + 2;
+        if pages.len() != wanted {
+            return Err(BatchError::States { sequence, pages: pages.len(), wanted });
+        }
+        if let Some(&page) = pages.iter().find(|p| **p as usize >= pool) {
+            return Err(BatchError::Page { sequence, page, pages: pool });
+        }
+        written.extend(pages[1..].iter().map(|page| (*page, index)));
+    }
+    written.sort_unstable();
+    let shared = |page, index: usize| BatchError::Shared { sequence: slices[index].sequence, page };
+    if let Some(twice) = written.windows(2).find(|w| w[0].0 == w[1].0) {
+        return Err(shared(twice[1].0, twice[1].1));
+    }
+    for (index, slice) in slices.iter().enumerate() {
+        let Some(page) = slice.state_before(group) else { continue };
+        let in_place = slice.tables[group].last() == Some(&page);
+        if !in_place && written.binary_search_by_key(&page, |w| w.0).is_ok() {
+            return Err(shared(page, index));
+        }
     }
     Ok(())
 }
@@ -497,7 +577,7 @@ mod tests {
 
     fn slice(id: u64, start: u32, tokens: usize, pages: &[u32]) -> Slice {
         let (sequence, tokens) = (SequenceId(id), vec![7; tokens]);
-        Slice { sequence, tokens, start, tables: vec![pages.to_vec()], slot: None }
+        Slice { sequence, tokens, start, tables: vec![pages.to_vec()], snapshots: vec![], slot: None }
     }
 
     fn make(slices: Vec<Slice>) -> Result<Batch, BatchError> {
@@ -555,6 +635,46 @@ mod tests {
         assert!(with(&[6, 1, 2, 3]).is_ok());
         assert!(matches!(with(&[0, 3, 2, 3]), Err(BatchError::Shared { page: 3, .. })));
         assert!(matches!(with(&[9, 1, 2, 3]), Err(BatchError::Page { page: 9, .. })));
+    }
+
+    #[test]
+    fn recurrent_state_names_where_it_comes_from_and_goes_to() {
+        let limits = limits(&[StateSpec::Recurrent { floats: 4 }]);
+        let at = |id, start: u32, snapshots: &[u32], pages: &[u32]| Slice {
+            snapshots: snapshots.to_vec(),
+            ..slice(id, start, 10, pages)
+        };
+        let make = |slices| Batch::new(slices, vec![], &limits);
+        let one = |snapshots: &[u32], pages: &[u32]| make(vec![at(1, 20, snapshots, pages)]);
+        // In place, beside what it starts from, with snapshots, and from nothing, where the first page is not read.
+        let good = [
+            at(1, 20, &[], &[0, 0]),
+            at(2, 20, &[], &[1, 2]),
+            at(3, 20, &[21, 29], &[3, 4, 5, 6]),
+            at(4, 0, &[], &[7, 7]),
+        ];
+        let batch = make(good.to_vec()).unwrap();
+        let states: Vec<_> = batch.slices()[2].states_after(0).collect();
+        assert_eq!((batch.slices()[2].state_before(0), states), (Some(3), vec![(1, 4), (9, 5), (10, 6)]));
+        assert_eq!(batch.slices()[3].state_before(0), None);
+        // Two sequences may start from the same snapshot.
+        assert!(make(vec![at(1, 20, &[], &[0, 1]), at(2, 20, &[], &[0, 2])]).is_ok());
+        assert!(matches!(one(&[], &[0]), Err(BatchError::States { pages: 1, wanted: 2, .. })));
+        assert!(matches!(one(&[25], &[0, 1]), Err(BatchError::States { pages: 2, wanted: 3, .. })));
+        assert!(matches!(one(&[], &[0, 8]), Err(BatchError::Page { page: 8, .. })));
+        for snapshots in [&[20, 25][..], &[25, 25], &[25, 30], &[26, 25]] {
+            assert!(
+                matches!(one(snapshots, &[0, 1, 2, 3]), Err(BatchError::Snapshot { .. })),
+                "{snapshots:?}"
+            );
+        }
+        // A page that is written has one user: no snapshot takes the place of another state, nor does the state of another sequence.
+        let shared = |slices: Vec<Slice>| matches!(make(slices), Err(BatchError::Shared { .. }));
+        assert!(shared(vec![at(1, 20, &[25], &[0, 0, 1])]));
+        assert!(shared(vec![at(1, 20, &[25], &[0, 1, 1])]));
+        assert!(shared(vec![at(1, 20, &[], &[0, 0]), at(2, 20, &[], &[0, 1])]));
+        assert!(shared(vec![at(1, 20, &[], &[0, 1]), at(2, 20, &[], &[1, 2])]));
+        assert!(shared(vec![at(1, 20, &[], &[0, 2]), at(2, 20, &[], &[1, 2])]));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::encoder::{
     EncoderAttentionSpec, EncoderAttentionWeights, EncoderEmbeddingSpec, EncoderEmbeddingWeights,
     EncoderFfnSpec, EncoderFfnWeights, EncoderHeadSpec,
 };
-use crate::{NormSpec, RopeSpec, StateSpec, Weight};
+use crate::short_conv::{ShortConvSpec, ShortConvWeights};
+use crate::{NormSpec, RopeSpec, StateLayout, StateSpec, Weight};
 
 /// Activation of a gated linear unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,6 +154,13 @@ pub enum Block {
         /// Its tensors.
         weights: Box<AttentionWeights>,
     },
+    /// A mixer with recurrent state.
+    ShortConv {
+        /// What it computes.
+        spec: ShortConvSpec,
+        /// Its tensors.
+        weights: Box<ShortConvWeights>,
+    },
     /// A feed-forward network.
     Ffn {
         /// What it computes.
@@ -202,7 +210,7 @@ pub enum Block {
 pub enum BlockKind {
     /// Token embedding.
     Embedding,
-    /// A block that looks at other rows: attention.
+    /// A block that looks at other rows: attention, or a short convolution.
     Mixer,
     /// Feed-forward network.
     Ffn,
@@ -215,7 +223,8 @@ impl Block {
     pub fn kind(&self) -> BlockKind {
         match self {
             Block::Embedding { .. } | Block::EncoderEmbedding { .. } => BlockKind::Embedding,
-            Block::Attention { .. } | Block::EncoderAttention { .. } => BlockKind::Mixer,
+            Block::Attention { .. } | Block::ShortConv { .. } => BlockKind::Mixer,
+            Block::EncoderAttention { .. } => BlockKind::Mixer,
             Block::Ffn { .. } | Block::EncoderFfn { .. } => BlockKind::Ffn,
             Block::Head { .. } | Block::EncoderHead { .. } => BlockKind::Head,
         }
@@ -232,6 +241,7 @@ impl Block {
                 all.extend(optional.into_iter().flatten());
                 all
             }
+            Block::ShortConv { weights: w, .. } => vec![&w.norm, &w.input, &w.conv, &w.output],
             Block::Ffn { weights: w, .. } => {
                 let mut all = vec![&w.norm, &w.gate, &w.up, &w.down];
                 all.extend(w.post_norm.iter());
@@ -291,6 +301,19 @@ impl Block {
     pub fn state(&self) -> Option<StateSpec> {
         match self {
             Block::Attention { spec, .. } => Some(spec.state()),
+            Block::ShortConv { spec, .. } => Some(spec.state()),
+            Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
+            Block::EncoderEmbedding { .. } | Block::EncoderAttention { .. } => None,
+            Block::EncoderFfn { .. } | Block::EncoderHead { .. } => None,
+        }
+    }
+
+    /// Words of 4 bytes of a page of the block's state, as it lies on the host ([`crate::StateCopy`]). `None` for blocks without state, and
+    /// where that is no whole number or too large to be counted.
+    pub fn page_words(&self, layout: &StateLayout) -> Option<usize> {
+        match self {
+            Block::Attention { spec, .. } => layout.page_words(spec.kv_heads, spec.head_dim),
+            Block::ShortConv { spec, .. } => Some(spec.state_floats()),
             Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
             Block::EncoderEmbedding { .. } | Block::EncoderAttention { .. } => None,
             Block::EncoderFfn { .. } | Block::EncoderHead { .. } => None,

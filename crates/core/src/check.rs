@@ -64,6 +64,7 @@ impl Block {
                 paired("post_norm", spec.post_norm.is_some(), &w.post_norm, spec.width)
             }
             Block::Attention { spec, weights } => attention(spec, weights),
+            Block::ShortConv { spec, weights } => spec.check(weights),
             Block::EncoderEmbedding { spec, weights } => spec.check(weights, shape),
             Block::EncoderAttention { spec, weights } => spec.check(weights, shape),
             Block::EncoderFfn { spec, weights } => spec.check(weights, shape),
@@ -98,7 +99,7 @@ fn attention(spec: &AttentionSpec, w: &AttentionWeights) -> Result<(), BlockErro
     paired("post_norm", spec.post_norm.is_some(), &w.post_norm, spec.width)
 }
 
-fn shape(weight: &Weight, rows: usize, cols: usize) -> Result<(), BlockError> {
+pub(crate) fn shape(weight: &Weight, rows: usize, cols: usize) -> Result<(), BlockError> {
     let (tensor, have, want) = (weight.name.clone(), (weight.rows, weight.cols), (rows, cols));
     if have != want {
         return Err(BlockError::Shape { tensor, have, want });

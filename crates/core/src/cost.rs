@@ -45,11 +45,11 @@ impl BatchShape {
 pub struct Cost {
     /// Bytes of weights, each matrix read once per batch.
     pub weight_bytes: u64,
-    /// Bytes of keys and values, read once per slice.
+    /// Bytes of keys and values, or of recurrent state, read once per slice.
     pub kv_bytes: u64,
     /// Operations of matrix products (two per multiply-add), by the type of the weights.
     pub matrix_flops: Vec<(TensorType, u64)>,
-    /// Operations of attention scores and sums.
+    /// Operations of attention scores and sums, or of convolutions.
     pub attention_flops: u64,
 }
 
@@ -111,9 +111,10 @@ impl Block {
         }
         for (i, weight) in self.weights().into_iter().enumerate() {
             cost.weight_bytes += weight.span.bytes;
-            // Vectors have one row; so may the matrix of a head, which stands behind its norm.
+            // Vectors have one row; so may the matrix of a head, which stands behind its norm. A convolution's kernel multiplies no rows.
             let head = matches!(self, Block::Head { .. }) && i > 0;
-            if weight.rows > 1 || head {
+            let kernel = matches!(self, Block::ShortConv { weights, .. } if *weight == weights.conv);
+            if !kernel && (weight.rows > 1 || head) {
                 cost.add_matrix(weight.ty, 2 * (weight.elements() * rows) as u64);
             }
         }
@@ -124,6 +125,12 @@ impl Block {
             // Keys and values are activations here, not read from anywhere.
             let pairs: usize = shape.spans.iter().map(|span| span.tokens * span.tokens).sum();
             cost.attention_flops += 4 * (pairs * spec.heads * spec.head_dim) as u64;
+        }
+        if let Block::ShortConv { spec, .. } = self {
+            // Both gates, and a multiply-add for each position that a row sees.
+            cost.attention_flops += (rows * spec.width * (2 * spec.kernel + 2)) as u64;
+            let states = shape.spans.iter().filter(|span| span.past > 0).count();
+            cost.kv_bytes += (states * spec.state_floats() * size_of::<f32>()) as u64;
         }
         cost
     }

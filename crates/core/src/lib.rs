@@ -18,6 +18,7 @@ mod pooling;
 pub mod quant;
 pub mod rope;
 mod shared_buffer;
+mod short_conv;
 mod state;
 mod tensor_type;
 mod weight;
@@ -45,6 +46,7 @@ pub use output::{Adjustment, Edits, OutputRow, SLOTS, Select, TokenMask, TopEntr
 pub use pooling::Pooling;
 pub use rope::{RopeSpec, RopeStyle};
 pub use shared_buffer::SharedBuffer;
+pub use short_conv::{ShortConvSpec, ShortConvWeights};
 pub use state::{KvType, StateGroup, StateLayout, StateSpec};
 pub use tensor_type::TensorType;
 pub use weight::{Weight, WeightSource, WeightSpan};

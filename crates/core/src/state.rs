@@ -9,15 +9,27 @@ pub enum StateSpec {
     Paged,
     /// Keys and values of the last positions, this many with the current one, in pages; what is older may be freed.
     Window(usize),
+    /// One state of a fixed size, in which all positions so far are summed up: `f32 [floats]`. A page holds one state, however many
+    /// positions went into it. It cannot be taken back by a position, only kept.
+    Recurrent {
+        /// Values of a state.
+        floats: usize,
+    },
 }
 
 impl StateSpec {
-    /// First position that a token at `position` still sees.
+    /// First position of which a token at `position` still sees something of its own; for recurrent state that is none before it.
     pub fn first_seen(self, position: usize) -> usize {
         match self {
             StateSpec::Paged => 0,
             StateSpec::Window(window) => (position + 1).saturating_sub(window),
+            StateSpec::Recurrent { .. } => position,
         }
+    }
+
+    /// True where a page is a state and not a number of positions.
+    pub fn is_recurrent(self) -> bool {
+        matches!(self, StateSpec::Recurrent { .. })
     }
 }
 
@@ -26,6 +38,7 @@ impl std::fmt::Display for StateSpec {
         match self {
             StateSpec::Paged => f.pad("all positions"),
             StateSpec::Window(window) => write!(f, "the last {window} positions"),
+            StateSpec::Recurrent { floats } => write!(f, "a state of {floats} values"),
         }
     }
 }

@@ -138,6 +138,31 @@ fn wrong_cache_use_fails() {
 }
 
 #[test]
+fn wrong_states_fail() {
+    let taps: fn(&mut Block) = |block| {
+        if let Block::ShortConv { weights, .. } = block {
+            weights.conv.span.offset += 4;
+        }
+    };
+    must_fail("taps of the position before", "short_conv/", &reference().block(taps));
+    let fresh: fn(&mut Slice) = |slice| {
+        let start = std::mem::take(&mut slice.start);
+        slice.snapshots.iter_mut().for_each(|position| *position -= start);
+    };
+    must_fail("a state that is not read", "short_conv/f32 ragged", &reference().slice(fresh));
+    let early: fn(&mut Slice) = |slice| {
+        slice.snapshots.iter_mut().filter(|p| **p > slice.start + 1).for_each(|p| *p -= 1);
+    };
+    must_fail("a snapshot of the row before", "short_conv/f32 many", &reference().slice(early));
+    let lost: fn(&mut Slice) = |slice| {
+        if slice.snapshots.is_empty() && slice.start > 0 {
+            slice.tables[0].rotate_left(1);
+        }
+    };
+    must_fail("states read from where they go", "short_conv/f32 ragged", &reference().slice(lost));
+}
+
+#[test]
 fn wrong_ffn_fails() {
     let swapped: fn(&mut Block) = |block| {
         if let Block::Ffn { weights, .. } = block {

@@ -56,8 +56,8 @@ fn answers_with(
     (tokens, devices)
 }
 
-/// Splits of a model's layers into two devices; both models have sliding windows.
-const PLACES: [(&str, [&str; 4]); 2] = [
+/// Splits of a model's layers into two devices: of models with sliding windows, and of one with recurrent state.
+const PLACES: [(&str, [&str; 4]); 3] = [
     (
         "gemma3.gguf",
         ["mixer=a,ffn=b", "mixer=b,ffn=a,embedding=a,head=b", "0-2=a,3-6=b", "mixer=a,ffn=a,1-5.ffn=b"],
@@ -65,6 +65,10 @@ const PLACES: [(&str, [&str; 4]); 2] = [
     (
         "qwen2.gguf",
         ["mixer=a,ffn=b", "mixer=b,ffn=a,embedding=a,head=b", "0=a,1=b", "mixer=a,ffn=a,1.mixer=b"],
+    ),
+    (
+        "lfm2.gguf",
+        ["mixer=a,ffn=b", "mixer=b,ffn=a,embedding=a,head=b", "0-2=a,3-4=b", "mixer=a,ffn=a,1-2.mixer=b"],
     ),
 ];
 
@@ -99,6 +103,7 @@ fn prompts_read_on_one_device_give_the_answers_of_another() {
         ("gemma3.gguf", KvType::F16),
         ("qwen2.gguf", KvType::F16),
         ("qwen3-q4_k.gguf", KvType::Q8_0),
+        ("lfm2.gguf", KvType::F16),
     ] {
         let run = |place: &str, chunk| answers_with(model, place, chunk, 4, kv, &open);
         let (single, _) = run("mixer=a,ffn=a", 512);

@@ -173,8 +173,10 @@ pub fn run(
 /// at this rate, make up the test.
 fn together(engine: &mut Engine, test: Test, depth: usize, tokens: &mut Tokens) -> Result<f64, EngineError> {
     let (length, sequences) = (test.tokens()?, test.sequences());
-    for _ in 0..sequences {
+    for scope in 0..sequences as u64 {
         let request = Request {
+            // Prompts that begin alike by chance are read all the same.
+            scope,
             prompt: tokens.draw(depth.max(1)),
             max_tokens: Some(length + 1),
             sampling: SamplingOptions { temperature: 0.0, ..SamplingOptions::default() },
@@ -194,6 +196,7 @@ fn together(engine: &mut Engine, test: Test, depth: usize, tokens: &mut Tokens) 
                     begun.insert(sequence);
                     start = Instant::now();
                 }
+                Event::PromptLogprobs { .. } => {}
                 Event::Token { .. } => written += 1,
                 Event::Embedding { .. } => {}
                 Event::Finished { reason: FinishReason::Device(failure), .. } => {

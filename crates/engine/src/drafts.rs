@@ -41,9 +41,9 @@ impl Drafting {
         self.throttle.resume = usize::MAX;
     }
 
-    /// A step of one token took so many seconds; `accepted` of `drafted` tokens behind it were what the model chose. The sequence has `len`
+    /// A step of one token took so many seconds, `None` where others held it up; `accepted` of `drafted` tokens behind it were what the model chose. The sequence has `len`
     /// tokens now.
-    pub fn learn(&mut self, drafted: usize, accepted: usize, len: usize, seconds: f64) {
+    pub fn learn(&mut self, drafted: usize, accepted: usize, len: usize, seconds: Option<f64>) {
         self.drafted += drafted;
         self.accepted += accepted;
         self.throttle.learn(drafted, accepted, len, seconds);
@@ -101,17 +101,19 @@ impl Throttle {
         if len < self.resume || self.untimed > 0 { 0 } else { self.length }
     }
 
-    /// A step took so many seconds.
-    fn learn(&mut self, drafted: usize, accepted: usize, len: usize, seconds: f64) {
+    /// A step took so many seconds, where that can be told.
+    fn learn(&mut self, drafted: usize, accepted: usize, len: usize, seconds: Option<f64>) {
+        if drafted > 0 {
+            let length = if accepted == drafted { 2 * self.length } else { accepted + 1 };
+            self.length = length.clamp(LENGTH_MIN, LENGTH_MAX);
+        }
+        let Some(seconds) = seconds else { return };
         let plain = self.plain.unwrap_or(seconds);
         if drafted == 0 {
             self.untimed = self.untimed.saturating_sub(1);
             self.plain = Some(plain + STEP_WEIGHT * (seconds - plain));
             return;
         }
-        let whole = accepted == drafted;
-        let length = if whole { 2 * self.length } else { accepted + 1 };
-        self.length = length.clamp(LENGTH_MIN, LENGTH_MAX);
         // No row costs more than a step of its own: what takes longer was held up by something else.
         let cost = (seconds / plain.max(1e-9)).min((drafted + 1) as f64);
         let saved = (accepted + 1) as f64 - cost;
@@ -134,7 +136,7 @@ mod tests {
     fn timed() -> Throttle {
         let mut throttle = Throttle::default();
         assert_eq!(throttle.length(1), 0);
-        (0..TIMED_STEPS).for_each(|_| throttle.learn(0, 0, 1, 0.01));
+        (0..TIMED_STEPS).for_each(|_| throttle.learn(0, 0, 1, Some(0.01)));
         throttle
     }
 
@@ -145,10 +147,10 @@ mod tests {
         for _ in 0..4 {
             let length = throttle.length(100);
             lengths.push(length);
-            throttle.learn(length, length, 100, 0.011);
+            throttle.learn(length, length, 100, Some(0.011));
         }
         assert_eq!(lengths, [4, 8, 16, 16]);
-        throttle.learn(16, 5, 100, 0.011);
+        throttle.learn(16, 5, 100, Some(0.011));
         assert_eq!(throttle.length(100), 6);
     }
 
@@ -159,7 +161,7 @@ mod tests {
             for _ in 0..10 {
                 match throttle.length(len) {
                     0 => return throttle.resume - len,
-                    length => throttle.learn(length, 1, len, 0.01 * (1 + length) as f64),
+                    length => throttle.learn(length, 1, len, Some(0.01 * (1 + length) as f64)),
                 }
             }
             panic!("drafts that fail go on");
@@ -168,15 +170,28 @@ mod tests {
         assert_eq!((throttle.length(115), throttle.length(116)), (0, 4));
         let pauses: Vec<usize> = (1..8).map(|i| fail(&mut throttle, 10_000 * i)).collect();
         assert_eq!(pauses, [32, 64, 128, 256, 512, 1024, 1024]);
-        throttle.learn(4, 4, 90_000, 0.02);
+        throttle.learn(4, 4, 90_000, Some(0.02));
         assert_eq!(fail(&mut throttle, 95_000), 16);
     }
 
     #[test]
     fn drafts_that_cost_nothing_go_on_though_most_are_wrong() {
         let mut throttle = timed();
-        (0..100).for_each(|_| throttle.learn(4, 0, 100, 0.0105));
+        (0..100).for_each(|_| throttle.learn(4, 0, 100, Some(0.0105)));
         assert_eq!(throttle.length(100), 4);
+    }
+
+    #[test]
+    fn steps_that_prompts_held_up_tell_nothing_about_drafts() {
+        let mut throttle = timed();
+        // Each would look like a step whose drafts cost as much as steps of their own.
+        (0..100).for_each(|_| throttle.learn(4, 0, 100, None));
+        assert_eq!(throttle.length(100), 4);
+        (0..100).for_each(|_| throttle.learn(0, 0, 100, None));
+        throttle.learn(4, 4, 100, None);
+        assert_eq!(throttle.length(100), 8);
+        (0..4).for_each(|_| throttle.learn(4, 0, 100, Some(0.05)));
+        assert_eq!(throttle.length(100), 0);
     }
 
     #[test]
@@ -189,7 +204,7 @@ mod tests {
             }
         }
         let mut drafting = Drafting::new(Box::new(Wild));
-        (0..TIMED_STEPS).for_each(|_| drafting.learn(0, 0, 1, 0.01));
+        (0..TIMED_STEPS).for_each(|_| drafting.learn(0, 0, 1, Some(0.01)));
         assert_eq!(drafting.draft(&[0], 9, 99), [1, 2]);
         assert_eq!(drafting.draft(&[0], 9, 100), [1, 2, 99, 3]);
         assert_eq!(drafting.draft(&[0], 1, 100), [1]);

@@ -37,6 +37,7 @@ pub(crate) type BatchResult = Result<Option<HeadOutput>, Arc<DeviceError>>;
 pub(crate) struct Landed {
     pub flight: u64,
     pub batch: Arc<Batch>,
+    pub launched: Instant,
     pub result: BatchResult,
 }
 
@@ -279,11 +280,10 @@ impl Executor {
         let (before, layout) = (self.fences_of(sequence), layout.clone());
         let mut moves: Vec<(usize, &[PageId], usize)> = Vec::new();
         for (index, block) in self.spec.blocks.iter().enumerate() {
-            let Block::Attention { spec, .. } = block else { continue };
-            let group = layout.group(spec.state()).and_then(|g| pages.get(g));
+            let group = block.state().and_then(|spec| layout.group(spec)).and_then(|g| pages.get(g));
             let apart = from.placement.device(index) != to.placement.device(index);
             if let Some(pages) = group.filter(|p| apart && !p.is_empty()) {
-                let words = layout.page_words(spec.kv_heads, spec.head_dim).unwrap_or(usize::MAX);
+                let words = block.page_words(&layout).unwrap_or(usize::MAX);
                 moves.push((index, pages, words));
             }
         }
@@ -388,7 +388,7 @@ impl Executor {
         self.free.push(flight.stream);
         self.note(&flight);
         let result = result.and_then(|output| self.checked(output, &flight));
-        Some(Landed { flight: tag, batch: flight.batch, result })
+        Some(Landed { flight: tag, batch: flight.batch, launched: flight.launched, result })
     }
 
     /// Keeps when each step of a landed flight ran, and what came before it.

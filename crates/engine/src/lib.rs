@@ -26,6 +26,7 @@ mod prefix;
 mod request;
 mod sampling;
 mod schedule;
+mod states;
 #[cfg(test)]
 mod testing;
 mod timeline;

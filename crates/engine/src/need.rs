@@ -2,10 +2,12 @@
 
 use unicorn_core::{Block, ModelSpec, StateGroup, StateLayout, StateSpec, Workload};
 
+use crate::drafts::LENGTH_MAX;
 use crate::engine::batching::Room;
 use crate::executor::COPIES_MAX;
 use crate::kv::window_pages;
 use crate::sampling::TOP_MAX;
+use crate::states::SNAPSHOTS_MAX;
 use crate::{EngineOptions, Placement, Placements};
 
 /// Batches of prompts in flight where several devices share the work. A batch that goes back and forth spends most of its time on the way
@@ -89,15 +91,25 @@ impl Reservation {
 pub(crate) fn moving_bytes(spec: &ModelSpec, placements: &Placements, layout: &StateLayout) -> u64 {
     let apart = |block: &usize| placements.prefill.device(*block) != placements.decode.device(*block);
     let pages = layout.positions.div_ceil(layout.page_tokens.max(1)) as u64;
-    let bytes = |block: usize| match &spec.blocks[block] {
-        Block::Attention { spec, .. } => {
-            let words = layout.page_words(spec.kv_heads, spec.head_dim).unwrap_or(0);
-            pages.saturating_mul(words as u64).saturating_mul(4)
-        }
-        _ => 0,
+    let bytes = |block: usize| {
+        let block = &spec.blocks[block];
+        // Of recurrent states a sequence goes on from one.
+        let pages = if block.state().is_some_and(StateSpec::is_recurrent) { 1 } else { pages };
+        let words = block.page_words(layout).unwrap_or(0);
+        pages.saturating_mul(words as u64).saturating_mul(4)
     };
     let most = (0..spec.blocks.len()).filter(apart).map(bytes).max().unwrap_or(0);
     most.saturating_mul(2 * COPIES_MAX as u64)
+}
+
+/// Pages for recurrent states: of each running sequence the one that it starts from, the one that it ends in and its snapshots, of kept ones
+/// the last and the snapshots; and one for each draft.
+fn states(options: &EngineOptions) -> usize {
+    let drafts = options.outputs_max.unwrap_or(0).saturating_sub(options.sequences_max);
+    let drafts = drafts.min(options.sequences_max.saturating_mul(LENGTH_MAX));
+    let running = options.sequences_max.saturating_mul(SNAPSHOTS_MAX + 2);
+    let kept = options.kept_max.saturating_mul(SNAPSHOTS_MAX + 1);
+    running.saturating_add(kept).saturating_add(drafts)
 }
 
 /// The state that devices reserve. A sliding window needs pages for what its sequences see and have in flight, and for what the
@@ -105,10 +117,12 @@ pub(crate) fn moving_bytes(spec: &ModelSpec, placements: &Placements, layout: &S
 fn layout(spec: &ModelSpec, options: &EngineOptions, ahead: usize) -> StateLayout {
     let (page_tokens, all) = (options.page_tokens.max(1), options.pages());
     let pages = |spec: StateSpec| match (
+        spec,
         window_pages(spec, page_tokens, ahead),
         window_pages(spec, page_tokens, 0),
     ) {
-        (Some(running), Some(kept)) => {
+        (StateSpec::Recurrent { .. }, ..) => states(options).min(all),
+        (_, Some(running), Some(kept)) => {
             let wanted = running
                 .saturating_mul(options.sequences_max)
                 .saturating_add(kept.saturating_mul(options.kept_max));
@@ -177,8 +191,11 @@ impl Need {
     }
 }
 
-/// Bytes of keys and values that a block's pages hold; 0 for blocks that are no mixers.
+/// Bytes of state that a block's pages hold; 0 for blocks that are no mixers.
 fn kv_bytes(block: &Block, layout: &StateLayout) -> u64 {
+    if let Block::ShortConv { spec, .. } = block {
+        return floats(layout.pages(spec.state()), spec.state_floats());
+    }
     let Block::Attention { spec, .. } = block else { return 0 };
     let row = layout.ty.tensor_type().row_bytes(spec.head_dim).unwrap_or(0) as u64;
     let positions = (layout.pages(spec.state()) as u64).saturating_mul(layout.page_tokens as u64);
@@ -195,6 +212,8 @@ fn activation_bytes(block: &Block, rows: usize) -> u64 {
             let heads = spec.heads.saturating_add(spec.kv_heads).saturating_mul(2);
             floats(rows, heads.saturating_mul(spec.head_dim).saturating_add(2 * spec.width))
         }
+        // The normed input, both gates and what they gate, the output.
+        Block::ShortConv { spec, .. } => floats(rows, 6 * spec.width),
         // The normed input, gate and up, the output.
         Block::Ffn { spec, .. } => floats(rows, spec.hidden.saturating_mul(2).saturating_add(2 * spec.width)),
         // Logits are read for few rows.
@@ -218,7 +237,7 @@ mod tests {
     use unicorn_core::KvType;
 
     use super::*;
-    use crate::testing::{sliding_spec, tiny_spec};
+    use crate::testing::{recurrent_spec, sliding_spec, tiny_spec};
 
     fn position_bytes(spec: &ModelSpec, ty: KvType) -> u64 {
         let Block::Attention { spec, .. } = &spec.blocks[1] else { unreachable!("the first mixer") };
@@ -242,6 +261,20 @@ mod tests {
         let placement = Placement::mixers_and_ffns(&spec).unwrap();
         let needs = Need::of_placements(&spec, &placement.into(), &options);
         assert_eq!((needs[0].kv, needs[1].kv), (each * 8192 + each * 19 * 64, 0));
+    }
+
+    #[test]
+    fn recurrent_state_needs_a_page_for_each_state_and_not_for_positions() {
+        let spec = recurrent_spec(2);
+        let options =
+            EngineOptions { context: 4096, kept_max: 0, kv_type: KvType::F32, ..EngineOptions::default() };
+        let each = position_bytes(&spec, KvType::F32);
+        let need = |options: &EngineOptions| Need::of(&spec, options).kv - each * 4096;
+        // Two columns of 4 channels each.
+        assert_eq!(need(&options), 10 * 2 * 4 * 4);
+        assert_eq!(need(&EngineOptions { kept_max: 2, ..options.clone() }), 28 * 2 * 4 * 4);
+        assert_eq!(need(&EngineOptions { outputs_max: Some(5), ..options.clone() }), 14 * 2 * 4 * 4);
+        assert_eq!(need(&EngineOptions { outputs_max: Some(999), ..options }), 26 * 2 * 4 * 4);
     }
 
     #[test]

@@ -1,225 +1,538 @@
-//! Prefix reuse: finished sequences whose KV pages are kept for prompts that begin the same way.
+//! Prefix reuse: computed pages, found by the tokens that led to them.
+//!
+//! A tree for each scope: a node is a page of tokens and hangs on the node of the page before it, so that its place stands for all tokens up
+//! to its end. Pages of running sequences are there as soon as they are full, for others to share; full pages are never written again. What
+//! ended may leave a partly filled page behind its last full one, a *tail*: who goes on with the very same tokens takes it over. So no page that
+//! will be written has two owners.
+//!
+//! Kept pages give way one by one, the least recently used first and the end of a text before its beginning. Where a group can do
+//! without older pages (a sliding window, recurrent states, of which there are some at ends of pages), these go by themselves: a text can then be resumed only where all groups have what they need.
 
-use crate::kv::{StatePages, StatePools};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use unicorn_core::{PageId, StateSpec};
+
+use crate::KvFull;
+use crate::kv::{Page, StatePages, StatePools, needed};
+use crate::placement::Phase;
+
+type NodeId = u64;
+
+const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
+
+/// Where something hangs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// At the beginning of the texts of a scope.
+    Root(u64),
+    Node(NodeId),
+}
+
+/// What hangs in a place.
+#[derive(Debug, Default)]
+struct Branch {
+    /// Full pages, by their tokens.
+    children: HashMap<Box<[u32]>, NodeId>,
+    /// Partly filled pages. Nothing hangs on them.
+    tails: Vec<NodeId>,
+    /// How many of both are kept.
+    kept: usize,
+}
+
+impl Branch {
+    fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.tails.is_empty()
+    }
+}
 
 #[derive(Debug)]
-struct Kept {
-    scope: u64,
-    tokens: Vec<u32>,
-    pages: StatePages,
+struct Node {
+    place: Place,
+    /// As many as a page holds; fewer in a tail.
+    tokens: Box<[u32]>,
+    /// The page in each group, where it is at hand.
+    pages: Vec<Option<Arc<Page>>>,
+    /// In each group: whether a text was resumed or ended within sight of the page, and when last.
+    worth: Vec<(bool, u64)>,
+    /// Whether the devices of each phase have the content, recurrent states aside.
+    on: [bool; 2],
+    /// Whether they have the recurrent states after the page.
+    states_on: [bool; 2],
+    branch: Branch,
+    /// An ended sequence wants it kept; else it lives with those that run.
+    kept: bool,
     used: u64,
 }
 
-/// Kept sequences, the least recently used one given up first.
-///
-/// A prompt that begins with the whole of a kept sequence takes over its partly filled last page and shares the full ones;
-/// one that departs in the middle shares the full pages before that point. So no page that will be written has two owners.
+/// What a sequence has of a page.
+struct Own {
+    /// In each group.
+    pages: Vec<Option<Arc<Page>>>,
+    on: [bool; 2],
+    states_on: [bool; 2],
+}
+
+impl Own {
+    /// Of the page with this number, which reaches to position `end`.
+    fn of(pages: &StatePages, groups: usize, number: usize, end: usize) -> Own {
+        Own {
+            pages: (0..groups).map(|g| pages.piece(g, number, end)).collect(),
+            on: PHASES.map(|phase| pages.reach(phase) >= end),
+            states_on: pages.states_on(end),
+        }
+    }
+}
+
+impl Node {
+    /// True when nobody else holds its page in a group.
+    fn is_sole(&self, group: usize) -> bool {
+        self.pages.get(group).is_some_and(|p| p.as_ref().is_some_and(|p| Arc::strong_count(p) == 1))
+    }
+
+    /// True when it can go: nothing hangs on it, nobody wants it and nobody else holds its pages.
+    fn is_left_over(&self) -> bool {
+        let held = self.pages.iter().flatten().any(|p| Arc::strong_count(p) > 1);
+        self.branch.is_empty() && !self.kept && !held
+    }
+}
+
+/// What there is of a prompt.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Found {
+    path: Vec<NodeId>,
+    tail: Option<NodeId>,
+    /// Tokens whose state is at hand.
+    pub tokens: usize,
+}
+
+/// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct PrefixCache {
-    entries: Vec<Kept>,
-    entries_max: usize,
     pools: StatePools,
+    /// What each group keeps.
+    specs: Vec<StateSpec>,
+    kept_max: usize,
+    /// The phases have devices of their own, and state lies where it was computed.
+    two_ways: bool,
+    nodes: HashMap<NodeId, Node>,
+    roots: HashMap<u64, Branch>,
+    /// Nodes on which nothing hangs, the least recently used first.
+    leaves: BTreeSet<(u64, NodeId)>,
+    /// For each group that can do without older pages: its pages, by their worth. Empty for the others.
+    loose: Vec<BTreeSet<((bool, u64), NodeId)>>,
     clock: u64,
+    next: NodeId,
 }
 
 impl PrefixCache {
-    /// Keeps at most `entries_max` sequences.
-    pub fn new(pools: &StatePools, entries_max: usize) -> PrefixCache {
-        PrefixCache { entries: Vec::new(), entries_max, pools: pools.clone(), clock: 0 }
+    /// Keeps at most `kept_max` ended sequences. `two_ways` where the phases have devices of their own.
+    pub fn new(pools: &StatePools, kept_max: usize, two_ways: bool) -> PrefixCache {
+        let specs: Vec<StateSpec> = pools.specs().collect();
+        PrefixCache {
+            pools: pools.clone(),
+            loose: vec![BTreeSet::new(); specs.len()],
+            specs,
+            kept_max,
+            two_ways,
+            nodes: HashMap::new(),
+            roots: HashMap::new(),
+            leaves: BTreeSet::new(),
+            clock: 0,
+            next: 0,
+        }
     }
 
-    /// Number of kept sequences.
+    /// Ended sequences that are kept and not the beginning of another one.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.nodes.values().filter(|n| n.kept && n.branch.kept == 0).count()
     }
 
     /// Pages that nobody else holds.
     pub fn pages(&self) -> usize {
-        self.entries.iter().map(|kept| kept.pages.sole()).sum()
+        let sole = |n: &Node| (0..n.pages.len()).filter(|g| n.is_sole(*g)).count();
+        self.nodes.values().map(sole).sum()
     }
 
-    /// Tokens of `prompt` whose KV is at hand, and their pages. At least one token is left over, since the logits after the prompt have
-    /// to be computed.
-    pub fn take(&mut self, scope: u64, prompt: &[u32]) -> (StatePages, usize) {
-        let Some((&_last, head)) = prompt.split_last() else { return (self.pools.empty(), 0) };
-        let reusable = |kept: &Kept| {
-            if kept.scope != scope {
-                return 0;
+    fn branch(&self, place: Place) -> Option<&Branch> {
+        match place {
+            Place::Root(scope) => self.roots.get(&scope),
+            Place::Node(id) => self.nodes.get(&id).map(|n| &n.branch),
+        }
+    }
+
+    fn branch_mut(&mut self, place: Place) -> Option<&mut Branch> {
+        match place {
+            Place::Root(scope) => Some(self.roots.entry(scope).or_default()),
+            Place::Node(id) => self.nodes.get_mut(&id).map(|n| &mut n.branch),
+        }
+    }
+
+    /// The full pages of a text that are known, from its beginning on.
+    fn path(&self, scope: u64, tokens: &[u32]) -> Vec<NodeId> {
+        let (mut path, mut place) = (Vec::new(), Place::Root(scope));
+        for part in tokens.chunks_exact(self.pools.page_tokens()) {
+            let Some(id) = self.branch(place).and_then(|b| b.children.get(part)) else { break };
+            path.push(*id);
+            place = Place::Node(*id);
+        }
+        path
+    }
+
+    /// The most of `prompt` whose state is at hand. At least one token is left over, since the logits after the prompt have to be computed.
+    pub fn find(&self, scope: u64, prompt: &[u32]) -> Found {
+        let Some((_, head)) = prompt.split_last() else { return Found::default() };
+        let mut path = self.path(scope, head);
+        loop {
+            let full = path.len() * self.pools.page_tokens();
+            let place = path.last().map_or(Place::Root(scope), |id| Place::Node(*id));
+            let length = |tail: &NodeId| self.nodes.get(tail).map_or(0, |n| n.tokens.len());
+            let goes_on = |tail: &&NodeId| {
+                let tokens = self.nodes.get(*tail).map(|n| &n.tokens);
+                tokens.is_some_and(|t| head[full..].starts_with(t)) && self.serves(&path, Some(**tail))
+            };
+            let tails = self.branch(place).map_or(&[][..], |b| &b.tails);
+            if let Some(tail) = tails.iter().filter(goes_on).max_by_key(|t| length(t)) {
+                let tokens = full + length(tail);
+                return Found { path, tail: Some(*tail), tokens };
             }
-            let common = common_prefix(&kept.tokens, head);
-            let whole = common == kept.tokens.len();
-            let reused = if whole { common } else { common - common % self.pools.page_tokens() };
-            // A window may have given up what the prompt departs from.
-            if kept.pages.sees(reused) { reused } else { 0 }
+            if path.is_empty() || self.serves(&path, None) {
+                return Found { path, tail: None, tokens: full };
+            }
+            path.pop();
+        }
+    }
+
+    /// True where a sequence can go on behind these pages: every group has what it needs, and one phase's devices have all of it.
+    fn serves(&self, path: &[NodeId], tail: Option<NodeId>) -> bool {
+        let size = self.pools.page_tokens();
+        let all: Vec<&Node> = path.iter().chain(&tail).filter_map(|id| self.nodes.get(id)).collect();
+        let position = path.len() * size + tail.and_then(|_| all.last()).map_or(0, |n| n.tokens.len());
+        let there = |(g, spec): (usize, &StateSpec)| {
+            needed(*spec, position, size).all(|i| all.get(i).is_some_and(|n| n.pages[g].is_some()))
         };
-        let best = (0..self.entries.len()).max_by_key(|i| reusable(&self.entries[*i]));
-        let Some((index, reused)) = best.map(|i| (i, reusable(&self.entries[i]))).filter(|(_, n)| *n > 0)
-        else {
-            return (self.pools.empty(), 0);
+        let whole = |phase: &Phase| all.iter().all(|n| n.on[*phase as usize]);
+        self.specs.iter().enumerate().all(there) && (!self.two_ways || PHASES.iter().any(whole))
+    }
+
+    /// The pages of each group that a sequence that goes on from there shares.
+    pub fn shared(&self, found: &Found) -> Vec<Vec<PageId>> {
+        let size = self.pools.page_tokens();
+        let ids = |(g, spec): (usize, &StateSpec)| {
+            let nodes = needed(*spec, found.tokens, size).filter_map(|i| self.nodes.get(found.path.get(i)?));
+            nodes.filter_map(|n| n.pages[g].as_ref()).map(|p| p.id()).collect()
         };
+        self.specs.iter().enumerate().map(ids).collect()
+    }
+
+    /// The pages of what was found, for a sequence that goes on from there. A tail changes hands. Nothing may have happened to the cache since
+    /// it was found.
+    pub fn claim(&mut self, found: &Found) -> StatePages {
         self.clock += 1;
-        let entry = &mut self.entries[index];
-        entry.used = self.clock;
-        let mut pages = entry.pages.share_full(reused);
-        if reused % self.pools.page_tokens() != 0 {
-            entry.pages.move_rest(reused, &mut pages);
-            entry.tokens.truncate(entry.pages.capacity());
-            if entry.tokens.is_empty() {
-                self.entries.swap_remove(index);
+        let all: Vec<NodeId> = found.path.iter().chain(&found.tail).copied().collect();
+        let held = PHASES.map(|phase| {
+            let on = all.iter().map_while(|id| self.nodes.get(id).filter(|n| n.on[phase as usize]));
+            on.map(|n| n.tokens.len()).sum()
+        });
+        let piece = |g: usize, i: usize| self.nodes.get(all.get(i)?)?.pages[g].clone();
+        let on = all.last().and_then(|id| self.nodes.get(id)).map_or([false; 2], |n| n.states_on);
+        let pages = self.pools.assemble(found.tokens, held, on, piece);
+        found.path.iter().for_each(|id| self.touch(*id));
+        self.value(&all, found.tokens);
+        if let Some(tail) = found.tail {
+            self.remove(tail);
+        }
+        pages.unwrap_or_else(|| self.pools.empty())
+    }
+
+    /// Notes that a text was used.
+    fn touch(&mut self, id: NodeId) {
+        let clock = self.clock;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if node.branch.is_empty() {
+            self.leaves.remove(&(node.used, id));
+            self.leaves.insert((clock, id));
+        }
+        node.used = clock;
+    }
+
+    /// Notes that a text was resumed or ended at `position`: what is needed for that is worth more.
+    fn value(&mut self, path: &[NodeId], position: usize) {
+        for (g, spec) in self.specs.iter().enumerate().filter(|(_, spec)| is_loose(**spec)) {
+            for i in needed(*spec, position, self.pools.page_tokens()) {
+                let Some(id) = path.get(i) else { continue };
+                let Some(node) = self.nodes.get_mut(id).filter(|n| n.pages[g].is_some()) else { continue };
+                self.loose[g].remove(&(node.worth[g], *id));
+                node.worth[g] = (true, self.clock);
+                self.loose[g].insert((node.worth[g], *id));
             }
         }
-        (pages, reused)
     }
 
-    /// Keeps a sequence whose `tokens` are computed in `pages`. Kept sequences that it begins with are dropped.
-    pub fn keep(&mut self, scope: u64, tokens: &[u32], mut pages: StatePages) {
-        if tokens.is_empty() || self.entries_max == 0 {
-            return;
-        }
+    /// Makes the full pages of a sequence, whose `tokens` are computed in `pages`, known to others. Returns where they hang.
+    pub fn publish(&mut self, scope: u64, tokens: &[u32], pages: &StatePages) -> Vec<NodeId> {
         self.clock += 1;
-        if let Some(longer) =
-            self.entries.iter_mut().find(|e| e.scope == scope && e.tokens.starts_with(tokens))
-        {
-            longer.used = self.clock;
-            return;
+        let size = self.pools.page_tokens();
+        let (mut path, mut place) = (Vec::new(), Place::Root(scope));
+        for (i, part) in tokens.chunks_exact(size).enumerate() {
+            let own = Own::of(pages, self.specs.len(), i, (i + 1) * size);
+            let known = self.branch(place).and_then(|b| b.children.get(part)).copied();
+            let id = match known {
+                Some(id) => {
+                    self.touch(id);
+                    self.add(id, own);
+                    id
+                }
+                None => match self.insert(place, part, own) {
+                    Some(id) => id,
+                    None => break,
+                },
+            };
+            path.push(id);
+            place = Place::Node(id);
         }
-        self.entries.retain(|e| e.scope != scope || !tokens.starts_with(&e.tokens));
-        while self.entries.len() >= self.entries_max {
-            self.evict();
-        }
-        pages.truncate(tokens.len());
-        self.entries.push(Kept { scope, tokens: tokens.to_vec(), pages, used: self.clock });
+        path
     }
 
-    /// Gives up the least recently used sequence; false when there is none.
-    pub fn evict(&mut self) -> bool {
-        let oldest = (0..self.entries.len()).min_by_key(|i| self.entries[*i].used);
-        oldest.map(|i| self.entries.swap_remove(i)).is_some()
+    /// Adds to a known page what a sequence has of it.
+    fn add(&mut self, id: NodeId, own: Own) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Own { pages: own, on, states_on } = own;
+        let (mut same, mut taken) = (true, false);
+        for (g, own) in own.into_iter().enumerate() {
+            let recurrent = self.specs[g].is_recurrent();
+            match (&node.pages[g], own) {
+                // A state is brought to the other phase's devices by who goes on from it.
+                (Some(page), Some(own)) if recurrent => {
+                    if Arc::ptr_eq(page, &own) {
+                        node.states_on = states_on;
+                    }
+                }
+                (Some(page), Some(own)) => same &= Arc::ptr_eq(page, &own),
+                (None, Some(own)) => {
+                    if recurrent {
+                        node.states_on = states_on;
+                    }
+                    node.pages[g] = Some(own);
+                    node.worth[g] = (false, self.clock);
+                    self.loose[g].insert((node.worth[g], id));
+                    taken |= !recurrent;
+                }
+                // Devices to which the sequence came later never had what it no longer sees.
+                (Some(_), None) if !recurrent => same = false,
+                (_, None) => {}
+            }
+        }
+        for (phase, on) in on.into_iter().enumerate() {
+            let before = node.on[phase];
+            node.on[phase] = match (same, taken) {
+                (true, false) => before || on,
+                (true, true) => on,
+                (false, true) => before && on,
+                (false, false) => before,
+            };
+        }
+    }
+
+    /// Hangs a page somewhere; `None` where a group that never does without has no page. Tails that it contains are given up.
+    fn insert(&mut self, place: Place, tokens: &[u32], own: Own) -> Option<NodeId> {
+        let Own { pages, on, states_on } = own;
+        let lacks = |(spec, page): (&StateSpec, &Option<Arc<Page>>)| !is_loose(*spec) && page.is_none();
+        if self.specs.iter().zip(&pages).any(lacks) || pages.iter().all(Option::is_none) {
+            return None;
+        }
+        let tails = self.branch(place).map_or(Vec::new(), |b| b.tails.clone());
+        let (id, used) = (self.next, self.clock);
+        self.next += 1;
+        let full = tokens.len() == self.pools.page_tokens();
+        let was_leaf = match place {
+            Place::Node(parent) => {
+                self.nodes.get(&parent).filter(|n| n.branch.is_empty()).map(|n| (n.used, parent))
+            }
+            Place::Root(_) => None,
+        };
+        let branch = self.branch_mut(place)?;
+        if full {
+            branch.children.insert(tokens.into(), id);
+        } else {
+            branch.tails.push(id);
+        }
+        was_leaf.map(|leaf| self.leaves.remove(&leaf));
+        self.leaves.insert((used, id));
+        let worth = vec![(false, used); pages.len()];
+        for (g, page) in pages.iter().enumerate() {
+            if page.is_some() && is_loose(self.specs[g]) {
+                self.loose[g].insert((worth[g], id));
+            }
+        }
+        let (branch, tokens) = (Branch::default(), tokens.into());
+        let node = Node { place, tokens, pages, worth, on, states_on, branch, kept: false, used };
+        self.nodes.insert(id, node);
+        // Those that the new one begins with.
+        for tail in tails {
+            let within = self.nodes.get(&tail).zip(self.nodes.get(&id));
+            if within.is_some_and(|(tail, new)| new.tokens.starts_with(&tail.tokens)) {
+                self.remove(tail);
+            }
+        }
+        Some(id)
+    }
+
+    /// Keeps an ended sequence whose `tokens` are computed in `pages`, for texts that begin with them or with a part.
+    pub fn keep(&mut self, scope: u64, tokens: &[u32], pages: StatePages) {
+        if self.kept_max == 0 {
+            drop(pages);
+            return self.forget(scope, tokens);
+        }
+        let mut path = self.publish(scope, tokens, &pages);
+        let full = path.len() * self.pools.page_tokens();
+        path.extend(self.keep_tail(scope, &path, &tokens[full..], &pages));
+        for id in &path {
+            let Some(node) = self.nodes.get_mut(id).filter(|n| !n.kept) else { continue };
+            node.kept = true;
+            let place = node.place;
+            self.branch_mut(place).into_iter().for_each(|b| b.kept += 1);
+        }
+        self.value(&path, tokens.len());
+        drop(pages);
+        while self.len() > self.kept_max {
+            self.drop_oldest();
+        }
+    }
+
+    /// Hangs the tokens behind the last full page somewhere, unless something longer is there.
+    fn keep_tail(
+        &mut self,
+        scope: u64,
+        path: &[NodeId],
+        tokens: &[u32],
+        pages: &StatePages,
+    ) -> Option<NodeId> {
+        if tokens.is_empty() || tokens.len() >= self.pools.page_tokens() {
+            return None;
+        }
+        let place = path.last().map_or(Place::Root(scope), |id| Place::Node(*id));
+        let branch = self.branch(place);
+        let all = branch.into_iter().flat_map(|b| b.children.values().chain(&b.tails)).copied();
+        let longer = |id: &NodeId| self.nodes.get(id).is_some_and(|n| n.tokens.starts_with(tokens));
+        if let Some(id) = { all }.find(longer) {
+            self.touch(id);
+            return None;
+        }
+        let number = path.len();
+        let end = number * self.pools.page_tokens() + tokens.len();
+        self.insert(place, tokens, Own::of(pages, self.specs.len(), number, end))
+    }
+
+    /// Gives up what is there only for a sequence that has ended and given up its pages. `tokens` are all that it may have made known.
+    pub fn forget(&mut self, scope: u64, tokens: &[u32]) {
+        for id in self.path(scope, tokens).into_iter().rev() {
+            // Gone with the one behind it, where it had no page.
+            let Some(node) = self.nodes.get(&id) else { continue };
+            if !node.is_left_over() {
+                return;
+            }
+            self.remove(id);
+        }
+    }
+
+    /// Wants the least recently used of the kept sequences no longer, from its end to where others part from it.
+    fn drop_oldest(&mut self) {
+        let ends = self.nodes.iter().filter(|(_, n)| n.kept && n.branch.kept == 0);
+        let mut next = ends.min_by_key(|(id, n)| (n.used, **id)).map(|(id, _)| *id);
+        while let Some(id) = next {
+            let Some(node) = self.nodes.get_mut(&id) else { return };
+            node.kept = false;
+            let (place, used, left_over) = (node.place, node.used, node.is_left_over());
+            self.branch_mut(place).into_iter().for_each(|b| b.kept = b.kept.saturating_sub(1));
+            let end = |id: &NodeId| {
+                self.nodes.get(id).is_some_and(|n| n.kept && n.branch.kept == 0 && n.used <= used)
+            };
+            next = if let Place::Node(id) = place { Some(id).filter(end) } else { None };
+            if left_over {
+                self.remove(id);
+            }
+        }
+    }
+
+    /// Takes out a node on which nothing hangs, and those before it that are left without pages and without purpose.
+    fn remove(&mut self, id: NodeId) {
+        let mut next = Some(id);
+        while let Some(id) = next.take() {
+            let Some(node) = self.nodes.remove(&id) else { return };
+            self.leaves.remove(&(node.used, id));
+            for (g, loose) in self.loose.iter_mut().enumerate() {
+                loose.remove(&(node.worth[g], id));
+            }
+            let Some(branch) = self.branch_mut(node.place) else { return };
+            branch.tails.retain(|tail| *tail != id);
+            if branch.children.get(&node.tokens) == Some(&id) {
+                branch.children.remove(&node.tokens);
+            }
+            branch.kept = branch.kept.saturating_sub(usize::from(node.kept));
+            if !branch.is_empty() {
+                return;
+            }
+            match node.place {
+                Place::Root(scope) => drop(self.roots.remove(&scope)),
+                Place::Node(parent) => {
+                    let Some(node) = self.nodes.get(&parent) else { return };
+                    self.leaves.insert((node.used, parent));
+                    next = node.pages.iter().all(Option::is_none).then_some(parent);
+                }
+            }
+        }
+    }
+
+    /// Takes pages for a slice and its drafts, as [`StatePages::grow`], at the cost of what is kept; for its snapshots those that are worth least.
+    ///
+    /// Errors where giving up all that is kept would not do; some of it may be gone then.
+    pub fn grow(
+        &mut self,
+        pages: &mut StatePages,
+        start: usize,
+        end: usize,
+        drafts: usize,
+    ) -> Result<(), KvFull> {
+        while pages.lacking(start, end, drafts).is_some_and(|group| self.evict(group)) {}
+        while pages.lacking_snapshots(start, end, drafts).is_some_and(|group| self.evict(group)) {}
+        pages.grow(start, end, drafts)
+    }
+
+    /// Gives up the page that is missed least in a group; false when there is none that nobody else holds.
+    fn evict(&mut self, group: usize) -> bool {
+        let sole = |id: &NodeId| self.nodes.get(id).is_some_and(|n| n.is_sole(group));
+        if is_loose(self.specs[group]) {
+            let Some(&(worth, id)) = self.loose[group].iter().find(|(_, id)| sole(id)) else { return false };
+            self.loose[group].remove(&(worth, id));
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.pages[group] = None;
+                if node.branch.is_empty() && node.pages.iter().all(Option::is_none) {
+                    self.remove(id);
+                }
+            }
+            return true;
+        }
+        let leaf = self.leaves.iter().find(|(_, id)| sole(id)).copied();
+        // A page of nobody may stand before pages that a sequence computed a second time.
+        let buried = || self.nodes.keys().any(sole);
+        let leaf = leaf.or_else(|| self.leaves.first().copied().filter(|_| buried()));
+        leaf.map(|(_, id)| self.remove(id)).is_some()
     }
 
     /// Gives up everything.
     pub fn clear(&mut self) {
-        self.entries.clear();
+        self.nodes.clear();
+        self.roots.clear();
+        self.leaves.clear();
+        self.loose.iter_mut().for_each(BTreeSet::clear);
     }
 }
 
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(x, y)| x == y).count()
+/// True for a group that can go on without its older pages.
+fn is_loose(spec: StateSpec) -> bool {
+    !matches!(spec, StateSpec::Paged)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use unicorn_core::{KvType, StateLayout};
-
-    use super::*;
-
-    /// One group that keeps everything.
-    fn pools(pages: usize) -> StatePools {
-        StatePools::new(&StateLayout::paged(32, pages, 4096, KvType::F16), 64)
-    }
-
-    fn filled(pools: &StatePools, tokens: usize) -> StatePages {
-        let mut list = pools.empty();
-        list.grow(tokens).unwrap();
-        list
-    }
-
-    #[test]
-    fn continuation_takes_the_partial_page() {
-        let pool = pools(8);
-        let mut cache = PrefixCache::new(&pool, 4);
-        let kept: Vec<u32> = (0..70).collect();
-        cache.keep(0, &kept, filled(&pool, 70));
-        let prompt: Vec<u32> = (0..100).collect();
-        let (pages, reused) = cache.take(0, &prompt);
-        assert_eq!((pages.held(), reused), (vec![3], 70));
-        assert!(pages.writable_from(70));
-        // What is left of the kept sequence serves others up to the last full page.
-        let (other, reused) = cache.take(0, &prompt);
-        assert_eq!((other.held(), reused), (vec![2], 64));
-        drop((pages, other));
-        assert_eq!(pool.pages().0, 6);
-        cache.clear();
-        assert_eq!(pool.pages().0, 8);
-    }
-
-    #[test]
-    fn a_departing_prompt_shares_full_pages_only() {
-        let pool = pools(8);
-        let mut cache = PrefixCache::new(&pool, 4);
-        cache.keep(0, &(0..100).collect::<Vec<_>>(), filled(&pool, 100));
-        let mut prompt: Vec<u32> = (0..80).collect();
-        prompt[70] = 999;
-        assert_eq!(cache.take(0, &prompt).1, 64);
-        // The very same prompt again: its last token has to run.
-        assert_eq!(cache.take(0, &(0..64).collect::<Vec<_>>()).1, 32);
-        assert_eq!(cache.take(0, &[0]).1, 0);
-        assert_eq!(cache.take(0, &[]).1, 0);
-        assert_eq!(cache.take(0, &[5, 6, 7]).1, 0);
-    }
-
-    #[test]
-    fn least_recently_used_goes_first() {
-        let pool = pools(8);
-        let mut cache = PrefixCache::new(&pool, 2);
-        let text = |first: u32| (first..first + 40).collect::<Vec<u32>>();
-        for first in [100, 200] {
-            cache.keep(0, &text(first), filled(&pool, 40));
-        }
-        assert_eq!(cache.take(0, &text(100)).1, 32);
-        cache.keep(0, &text(300), filled(&pool, 40));
-        assert_eq!(cache.len(), 2);
-        assert_eq!(cache.take(0, &text(200)).1, 0);
-        // A longer version replaces what it begins with; a shorter one adds nothing.
-        let longer: Vec<u32> = (300..350).collect();
-        cache.keep(0, &longer, filled(&pool, 50));
-        cache.keep(0, &text(300), filled(&pool, 40));
-        assert_eq!(cache.len(), 2);
-        assert!(cache.evict() && cache.evict() && !cache.evict());
-        assert_eq!(pool.pages().0, 8);
-    }
-
-    proptest! {
-        /// Reused pages hold the right tokens and a page to be written has one owner.
-        #[test]
-        fn content_matches(texts in prop::collection::vec((prop::collection::vec(0u32..2, 1..130), any::<bool>()), 1..12)) {
-            let pool = pools(64);
-            let mut cache = PrefixCache::new(&pool, 3);
-            // What every page holds, as the sequences wrote it.
-            let mut memory = vec![vec![u32::MAX; 32]; 64];
-            let mut running: Vec<(Vec<u32>, StatePages)> = Vec::new();
-            for (prompt, keep) in texts {
-                let (mut pages, reused) = cache.take(0, &prompt);
-                prop_assert!(reused < prompt.len());
-                if pages.grow(prompt.len()).is_err() {
-                    continue;
-                }
-                prop_assert!(pages.writable_from(reused));
-                let ids = &pages.tables(prompt.len())[0];
-                for (position, token) in prompt.iter().enumerate() {
-                    let slot = &mut memory[ids[position / 32] as usize][position % 32];
-                    if position < reused {
-                        prop_assert_eq!(*slot, *token);
-                    } else {
-                        *slot = *token;
-                    }
-                }
-                if keep {
-                    cache.keep(0, &prompt, pages);
-                } else {
-                    running.push((prompt, pages));
-                }
-                for (prompt, pages) in &running {
-                    let ids = &pages.tables(prompt.len())[0];
-                    for (position, token) in prompt.iter().enumerate() {
-                        prop_assert_eq!(memory[ids[position / 32] as usize][position % 32], *token);
-                    }
-                }
-            }
-            running.clear();
-            cache.clear();
-            prop_assert_eq!(pool.pages().0, 64);
-        }
-    }
-}
+mod tests;

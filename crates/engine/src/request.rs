@@ -22,6 +22,10 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// Report the log probability of each token and of this many most likely ones (0: of the token alone).
     pub logprobs: Option<usize>,
+    /// Report the log probability of each token of the prompt but the first, and of this many most likely ones
+    /// ([`Event::PromptLogprobs`]). What is scored is computed anew even where its beginning is known. As many rows are read in a batch as
+    /// [`crate::EngineOptions::outputs_max`] tells.
+    pub prompt_logprobs: Option<usize>,
     /// Keep the KV pages afterwards, so that a later prompt with the same beginning starts from them.
     pub keep: bool,
     /// Higher ones leave the queue first, and are the last to be sent back to it where pages are short.
@@ -125,6 +129,13 @@ pub enum Event {
         /// `[width]`.
         vector: Vec<f32>,
     },
+    /// The prompt has been scored ([`Request::prompt_logprobs`]); comes before the first token.
+    PromptLogprobs {
+        /// Whose.
+        sequence: SequenceId,
+        /// Entry `i` is of token `i + 1` of the prompt: what the model expects after those before it.
+        logprobs: Vec<TokenLogprobs>,
+    },
     /// The last event of a sequence.
     Finished {
         /// Whose.
@@ -142,6 +153,7 @@ impl Event {
         match self {
             Event::Token { sequence, .. }
             | Event::Embedding { sequence, .. }
+            | Event::PromptLogprobs { sequence, .. }
             | Event::Finished { sequence, .. } => *sequence,
         }
     }

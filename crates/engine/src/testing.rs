@@ -21,6 +21,28 @@ pub fn sliding_spec(layers: usize, window: usize) -> ModelSpec {
     spec
 }
 
+/// [`tiny_spec`] whose mixers of odd layers are short convolutions.
+pub fn recurrent_spec(layers: usize) -> ModelSpec {
+    let mut spec = tiny_spec(layers);
+    let mixers = spec.blocks.iter_mut().filter(|b| b.kind() == BlockKind::Mixer);
+    for block in mixers.skip(1).step_by(2) {
+        let Block::Attention { spec, weights } = &block else { continue };
+        let spec = ShortConvSpec { width: spec.width, kernel: 3, norm: spec.norm };
+        let reshaped = |weight: &Weight, rows: usize, cols: usize| {
+            let span = WeightSpan { bytes: (rows * cols * 4) as u64, ..weight.span };
+            Weight { rows, cols, span, ..weight.clone() }
+        };
+        let weights = ShortConvWeights {
+            norm: weights.norm.clone(),
+            input: reshaped(&weights.q, 12, 4),
+            conv: reshaped(&weights.v, 4, 3),
+            output: weights.o.clone(),
+        };
+        *block = Block::ShortConv { spec, weights: Box::new(weights) };
+    }
+    spec
+}
+
 /// [`tiny_spec`] whose head multiplies with the embedding's table.
 pub fn tied_spec(layers: usize) -> ModelSpec {
     let mut spec = tiny_spec(layers);
@@ -123,6 +145,8 @@ pub struct Faults {
     pub token: Option<u32>,
     /// Work with more rows than this fails.
     pub rows: Option<usize>,
+    /// So much work from now on fails.
+    pub next: usize,
     /// All work fails, the device being lost.
     pub lost: bool,
     /// Loading the block with this number of blocks loaded before fails.
@@ -167,6 +191,8 @@ struct State {
     shared: HashMap<StreamId, Arc<SharedBuffer>>,
     faults: Faults,
     rows_max: usize,
+    outputs_max: usize,
+    rows_read: usize,
     memory: MemoryUse,
 }
 
@@ -238,6 +264,16 @@ impl FakeDevice {
     pub fn rows_max(&self) -> usize {
         self.inner.state().rows_max
     }
+
+    /// Rows that went through the model.
+    pub fn rows_read(&self) -> usize {
+        self.inner.state().rows_read
+    }
+
+    /// The most rows that were read of any work so far.
+    pub fn outputs_max(&self) -> usize {
+        self.inner.state().outputs_max
+    }
 }
 
 impl Inner {
@@ -294,10 +330,12 @@ impl Inner {
         if state.faults.copies {
             return Err(self.failed("a copy"));
         }
-        let tokens = state.layout.as_ref().expect("state is reserved").page_tokens;
+        let layout = state.layout.as_ref().expect("state is reserved");
+        let spec = state.blocks[copy.mixer.0 as usize].as_ref().and_then(Block::state).expect("a mixer");
+        let len = page_len(spec, layout);
         for (row, page) in copy.pages.iter().enumerate() {
-            let held = state.kv.entry((copy.mixer.0, *page)).or_insert_with(|| vec![0xBAD; tokens]);
-            let mut bytes = vec![0; tokens * 8];
+            let held = state.kv.entry((copy.mixer.0, *page)).or_insert_with(|| vec![0xBAD; len]);
+            let mut bytes = vec![0; len * 8];
             match &copy.way {
                 StateWay::Save(host) => {
                     bytes
@@ -321,11 +359,16 @@ impl Inner {
         let batch = &work.batch;
         let faults = state.faults;
         state.rows_max = state.rows_max.max(batch.rows());
+        state.outputs_max = state.outputs_max.max(batch.outputs().len());
         if faults.lost {
             return Err(DeviceError::Lost { device: self.profile.name.clone(), what: "work".into() });
         }
         if batch.slices().iter().any(|s| s.tokens.iter().any(|t| Some(*t) == faults.token)) {
             return Err(self.failed("poisoned token"));
+        }
+        if faults.next > 0 {
+            state.faults.next -= 1;
+            return Err(self.failed("this time"));
         }
         if faults.rows.is_some_and(|max| batch.rows() > max) {
             return Err(self.failed("too many rows"));
@@ -339,11 +382,13 @@ impl Inner {
             let salt = block.weights().first().map_or(0, |w| w.span.offset) + 1;
             match block {
                 Block::Embedding { .. } => {
+                    state.rows_read += batch.rows();
                     let tokens = batch.row_tokens(&state.slots).into_iter();
                     let rows = tokens.map(|t| mix(salt, t as u64)).collect();
                     state.streams.insert(work.stream, rows);
                 }
                 Block::Attention { spec, .. } => attend(state, work, id.0, salt, spec.state()),
+                Block::ShortConv { spec, .. } => fold(state, work, id.0, salt, spec.state()),
                 Block::Ffn { .. } | Block::EncoderFfn { .. } => {
                     let x = state.streams.get_mut(&work.stream).expect("stream");
                     x.iter_mut().for_each(|x| *x = mix(*x, salt));
@@ -443,9 +488,35 @@ fn attend(state: &mut State, work: &Work, block: u32, salt: u64, spec: StateSpec
     }
 }
 
+/// A hash of all rows so far: a state of one word, in the first slot of a page.
+fn fold(state: &mut State, work: &Work, block: u32, salt: u64, spec: StateSpec) {
+    let layout = state.layout.clone().expect("state is reserved");
+    assert_eq!(work.batch.limits().state.as_ref(), Some(&layout));
+    let group = layout.group(spec).expect("the group is reserved");
+    let x = state.streams.get_mut(&work.stream).expect("stream");
+    let mut rows = x.iter_mut();
+    for slice in work.batch.slices() {
+        let read = |page| state.kv.get(&(block, page)).map_or(0xBAD, |page| page[0]);
+        let mut all = slice.state_before(group).map_or(salt, read);
+        let mut writes = slice.states_after(group).peekable();
+        for (i, x) in rows.by_ref().take(slice.tokens.len()).enumerate() {
+            all = mix(all, *x);
+            *x = mix(*x, all);
+            if let Some((_, page)) = writes.next_if(|w| w.0 == i + 1) {
+                state.kv.insert((block, page), vec![all]);
+            }
+        }
+    }
+}
+
+/// Words of a page: a hash for each position, or one for a state.
+fn page_len(spec: StateSpec, layout: &StateLayout) -> usize {
+    if spec.is_recurrent() { 1 } else { layout.page_tokens }
+}
+
 /// A hash for each position and mixer.
 fn kv_bytes(block: &Block, layout: &StateLayout) -> u64 {
-    block.state().map_or(0, |spec| (layout.pages(spec) * layout.page_tokens * 8) as u64)
+    block.state().map_or(0, |spec| (layout.pages(spec) * page_len(spec, layout) * 8) as u64)
 }
 
 fn top(logits: &[f32], k: usize) -> Vec<TopEntry> {

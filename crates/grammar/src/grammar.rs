@@ -9,6 +9,7 @@ use llguidance::toktrie::InferenceCapabilities;
 use llguidance::{Logger, TokenParser};
 use serde_json::Value;
 
+use crate::dialect::Spans;
 use crate::error::GrammarError;
 use crate::gbnf;
 use crate::rules::{Class, Rules};
@@ -43,6 +44,8 @@ struct Compiled {
     vocabulary: Vocabulary,
     parser: TokenParser,
     notices: Vec<String>,
+    /// Where the answer is free.
+    spans: Option<Spans>,
 }
 
 impl Grammar {
@@ -87,7 +90,10 @@ impl Grammar {
         compile(vocabulary, |rules, _, _| {
             let regex = RegexAst::Regex(regex.to_owned());
             let read = rules.expression(&regex);
-            read.map_err(|error| GrammarError::Syntax { what: "regular expression", reason: error.to_string() })?;
+            read.map_err(|error| GrammarError::Syntax {
+                what: "regular expression",
+                reason: error.to_string(),
+            })?;
             rules.lexeme(regex)
         })
     }
@@ -135,6 +141,21 @@ impl Grammar {
     /// The vocabulary that it was compiled for.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.0.vocabulary
+    }
+
+    /// The same with spans where no mask is needed.
+    pub(crate) fn with_spans(self, spans: Spans) -> Grammar {
+        let Compiled { vocabulary, parser, notices, .. } = &*self.0;
+        Grammar(Arc::new(Compiled {
+            vocabulary: vocabulary.clone(),
+            parser: parser.clone(),
+            notices: notices.clone(),
+            spans: Some(spans),
+        }))
+    }
+
+    pub(crate) fn spans(&self) -> Option<Spans> {
+        self.0.spans.clone()
     }
 
     pub(crate) fn parser(&self) -> TokenParser {
@@ -185,17 +206,18 @@ fn bounded(
         );
         let mut parser = parser.map_err(|error| refused(error.to_string()))?;
         parser.start_without_prompt();
-        Ok(Grammar(Arc::new(Compiled { vocabulary: vocabulary.clone(), parser, notices })))
+        Ok(Grammar(Arc::new(Compiled { vocabulary: vocabulary.clone(), parser, notices, spans: None })))
     };
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
-        let thread = builder.spawn_scoped(scope, work).map_err(|error| GrammarError::System(error.to_string()))?;
+        let thread =
+            builder.spawn_scoped(scope, work).map_err(|error| GrammarError::System(error.to_string()))?;
         thread.join().unwrap_or_else(|_| Err(GrammarError::TooComplex("the compiler gave up".to_owned())))
     })
 }
 
 /// Limits that hold before anything is read.
-fn check_text(text: &str) -> Result<(), GrammarError> {
+pub(crate) fn check_text(text: &str) -> Result<(), GrammarError> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(GrammarError::TooComplex(format!("more than {TEXT_BYTES_MAX} bytes")));
     }

@@ -1,6 +1,6 @@
 //! Structured output: what a schema, a grammar or a set of tools lets a model write, and how that is read back.
 
-mod constraint;
+mod dialect;
 mod error;
 mod gbnf;
 mod grammar;
@@ -9,7 +9,7 @@ mod rules;
 mod schema;
 mod vocabulary;
 
-pub use constraint::Constraint;
+pub use dialect::{AnswerRules, Body, Dialect, Piece, Reader, Thinking, Tool, ToolChoice};
 pub use error::GrammarError;
 pub use grammar::{Grammar, Strictness};
 pub use matcher::Matcher;

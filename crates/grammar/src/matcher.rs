@@ -5,34 +5,48 @@ use std::sync::Arc;
 use llguidance::TokenParser;
 use unicorn_core::TokenMask;
 
-use crate::constraint::Constraint;
+use crate::dialect::{Freedom, Spans};
 use crate::grammar::Grammar;
+use crate::vocabulary::Vocabulary;
+use unicorn_engine::Constraint;
 
 /// Follows one answer through a grammar.
 pub struct Matcher {
     parser: TokenParser,
-    size: usize,
+    vocabulary: Vocabulary,
+    /// Where the answer is free.
+    spans: Option<Spans>,
     complete: bool,
 }
 
 impl Matcher {
     /// One at the beginning of an answer.
     pub fn new(grammar: &Grammar) -> Matcher {
-        Matcher { parser: grammar.parser(), size: grammar.vocabulary().size(), complete: false }
+        let (parser, vocabulary, spans) = (grammar.parser(), grammar.vocabulary().clone(), grammar.spans());
+        Matcher { parser, vocabulary, spans, complete: false }
     }
 
-    /// The tokens that may come next, end tokens among them where the answer may end.
+    /// The tokens that may come next, end tokens among them where the answer may end. `None` where everything may come.
     ///
     /// # Errors
     /// Where a limit of work is hit, or nothing may follow because the answer is complete.
-    pub fn mask(&mut self) -> Result<Arc<TokenMask>, String> {
+    pub fn mask(&mut self) -> Result<Option<Arc<TokenMask>>, String> {
         if self.complete {
             return Err("the answer is complete: nothing may follow".to_owned());
         }
+        match self.freedom() {
+            Freedom::Free => return Ok(None),
+            Freedom::Endless => return Ok(Some(self.vocabulary.endless())),
+            Freedom::Bound => {}
+        }
         let set = self.parser.compute_mask().map_err(|error| plain(&error))?;
         let mut words = set.as_slice().to_vec();
-        words.resize(self.size.div_ceil(32), 0);
-        Ok(Arc::new(TokenMask::new(words)))
+        words.resize(self.vocabulary.size().div_ceil(32), 0);
+        Ok(Some(Arc::new(TokenMask::new(words))))
+    }
+
+    fn freedom(&self) -> Freedom {
+        self.spans.as_ref().map_or(Freedom::Bound, Spans::freedom)
     }
 
     /// Tells which token came. True when the answer is complete: nothing may follow but an end token.
@@ -43,12 +57,19 @@ impl Matcher {
         if self.complete {
             return Err("the answer is complete: nothing may follow".to_owned());
         }
+        let is_control =
+            self.vocabulary.tokenizer().is_special(token) && !self.vocabulary.ends().contains(&token);
         match self.parser.validate_token(token) {
             Ok(true) => {}
+            // It stands for no text, and where the answer is free no text is asked for.
+            Ok(false) if is_control && self.freedom() != Freedom::Bound => return Ok(false),
             Ok(false) => return Err(format!("token {token} is not allowed here")),
             Err(error) => return Err(plain(&error)),
         }
         self.parser.consume_token(token).map_err(|error| plain(&error))?;
+        if let Some(spans) = &mut self.spans {
+            spans.advance(&self.vocabulary.tokenizer().token_bytes(token).unwrap_or_default());
+        }
         self.complete = self.parser.check_stop().map_err(|error| plain(&error))?;
         Ok(self.complete)
     }
@@ -57,21 +78,11 @@ impl Matcher {
     pub fn may_end(&mut self) -> bool {
         self.complete || self.parser.is_accepting()
     }
-
-    /// Takes the last tokens back.
-    ///
-    /// # Errors
-    /// Where there are fewer, or the grammar looks ahead.
-    pub fn rollback(&mut self, tokens: usize) -> Result<(), String> {
-        self.parser.rollback(tokens).map_err(|error| plain(&error))?;
-        self.complete = false;
-        Ok(())
-    }
 }
 
 impl Constraint for Matcher {
     fn mask(&mut self) -> Result<Option<Arc<TokenMask>>, String> {
-        Matcher::mask(self).map(Some)
+        Matcher::mask(self)
     }
 
     fn accept(&mut self, token: u32) -> Result<bool, String> {

@@ -14,7 +14,7 @@ use llguidance::toktrie::TokenId;
 use crate::error::GrammarError;
 
 /// Symbols at most; the library keeps 16 bits for them after it has added some of its own.
-const SYMBOLS_MAX: usize = 40_000;
+const SYMBOLS_MAX: usize = 30_000;
 /// Symbols on the right of all rules together at most.
 const SIZE_MAX: usize = 250_000;
 /// What may stand between two JSON lexemes: enough for indented output, too little to get lost in.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use llguidance::ParserFactory;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
+use unicorn_core::TokenMask;
 use unicorn_text::{EncodeOptions, Tokenizer};
 
 use crate::error::GrammarError;
@@ -20,6 +21,8 @@ struct Parts {
     /// Tokens that the model has logits for.
     size: usize,
     ends: Vec<u32>,
+    /// All tokens but the ends.
+    endless: Arc<TokenMask>,
 }
 
 /// Lets the library tokenize text as the model does.
@@ -62,7 +65,7 @@ impl Vocabulary {
         let wrong = |reason: String| GrammarError::Tokenizer(reason);
         let ends: Vec<u32> = ends.iter().copied().filter(|id| (*id as usize) < size).collect();
         let Some(first) = ends.first() else { return Err(wrong("no token ends an answer".to_owned())) };
-        let words: Vec<Vec<u8>> = (0..size as u32).map(|id| word(tokenizer, id)).collect();
+        let words: Vec<Vec<u8>> = (0..size as u32).map(|id| word(tokenizer, id, &ends)).collect();
         if words.iter().all(Vec::is_empty) {
             return Err(wrong("it has no token".to_owned()));
         }
@@ -77,9 +80,12 @@ impl Vocabulary {
         factory.quiet();
         let limits = factory.limits_mut();
         limits.verbose_errors = false;
-        limits.max_items_in_row = 10_000;
-        limits.step_max_items = 200_000;
-        Ok(Vocabulary(Arc::new(Parts { factory, tokenizer: tokenizer.clone(), size, ends })))
+        limits.initial_lexer_fuel = 4_000_000;
+        limits.max_items_in_row = 20_000;
+        limits.step_max_items = 1_000_000;
+        let endless = TokenMask::of(size, (0..size as u32).filter(|id| !ends.contains(id)));
+        let (tokenizer, endless) = (tokenizer.clone(), Arc::new(endless));
+        Ok(Vocabulary(Arc::new(Parts { factory, tokenizer, size, ends, endless })))
     }
 
     /// Number of logits.
@@ -95,6 +101,10 @@ impl Vocabulary {
     /// The tokenizer that it was made from.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.0.tokenizer
+    }
+
+    pub(crate) fn endless(&self) -> Arc<TokenMask> {
+        self.0.endless.clone()
     }
 
     pub(crate) fn factory(&self) -> &ParserFactory {
@@ -120,8 +130,8 @@ fn keeps_text(tokenizer: &Tokenizer) -> bool {
 
 /// The bytes that a token stands for. A token that stands for no text gets the marker of the library in front, a byte
 /// that no text holds, so that only a rule that names the token allows it.
-fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
-    if tokenizer.is_special(id) {
+fn word(tokenizer: &Tokenizer, id: u32, ends: &[u32]) -> Vec<u8> {
+    if tokenizer.is_special(id) || ends.contains(&id) {
         let text = tokenizer.token_text(id).unwrap_or_default();
         return [&[TokTrie::SPECIAL_TOKEN_MARKER], text.as_bytes()].concat();
     }

@@ -8,10 +8,10 @@ use unicorn_text::{Adjustment, DateTime, RenderOptions, TemplateError};
 use crate::error::ApiError;
 use crate::fields::{Fields, kind};
 use crate::registry::Model;
-use crate::shape::Tool;
+use crate::shape::{Tool, definition};
 
 /// Messages of a conversation, at most.
-const MESSAGES_MAX: usize = 16 * 1024;
+pub(crate) const MESSAGES_MAX: usize = 16 * 1024;
 
 /// A conversation as templates take it.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -55,7 +55,7 @@ fn message(fields: &Fields<'_>) -> Result<Value, ApiError> {
         "function" => "tool",
         role => role,
     };
-    let mut message = json!({"role": role, "content": content(fields, role)?});
+    let mut message = json!({"role": role, "content": content(fields, "content", role)?});
     if role == "assistant" {
         if let Some(calls) = fields.list("tool_calls")?.filter(|calls| !calls.is_empty()) {
             let call = |(i, call)| tool_call(&Fields::at(call, fields.path(&format!("tool_calls[{i}]")))?);
@@ -74,21 +74,21 @@ fn message(fields: &Fields<'_>) -> Result<Value, ApiError> {
     Ok(message)
 }
 
-/// Contents as one string. Absent, null and "" are the same.
-fn content(fields: &Fields<'_>, role: &str) -> Result<String, ApiError> {
-    match fields.get("content") {
+/// The contents in a field as one string. Absent, null and "" are the same.
+pub(crate) fn content(fields: &Fields<'_>, name: &str, role: &str) -> Result<String, ApiError> {
+    match fields.get(name) {
         None if role == "user" || role == "system" => {
-            Err(fields.wrong("content", "is missing: a text or a list of parts"))
+            Err(fields.wrong(name, "is missing: a text or a list of parts"))
         }
         None => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
         Some(Value::Array(parts)) => {
-            let part = |(i, value)| part(&Fields::at(value, fields.path(&format!("content[{i}]")))?, role);
+            let part = |(i, value)| part(&Fields::at(value, fields.path(&format!("{name}[{i}]")))?, role);
             let texts: Vec<String> = parts.iter().enumerate().map(part).collect::<Result<_, _>>()?;
             Ok(texts.concat())
         }
         Some(other) => {
-            Err(fields.wrong("content", format!("must be a string or a list of parts, not {}", kind(other))))
+            Err(fields.wrong(name, format!("must be a string or a list of parts, not {}", kind(other))))
         }
     }
 }
@@ -101,16 +101,26 @@ fn part(fields: &Fields<'_>, role: &str) -> Result<String, ApiError> {
         "refusal" => Ok(fields.required("refusal", fields.str("refusal")?)?.to_owned()),
         // Reasoning of other models, which is theirs.
         "thinking" | "redacted_thinking" | "reasoning" => Ok(String::new()),
-        other if role == "tool" => Ok(format!("[{other} left out: this model reads text only]")),
+        other if role == "tool" => Ok(left_out(other)),
         other => Err(fields.wrong("type", format!("`{other}` cannot be read: this model reads text only"))),
     }
+}
+
+/// What stands in place of something that a tool brought and that is no text.
+pub(crate) fn left_out(sort: &str) -> String {
+    format!("[{sort} left out: this model reads text only]")
 }
 
 /// A call as templates want it: arguments as an object, where they are one.
 fn tool_call(fields: &Fields<'_>) -> Result<Value, ApiError> {
     let function = fields.required("function", fields.object("function")?)?;
     let name = function.required("name", function.str("name")?)?;
-    let arguments = match function.get("arguments") {
+    Ok(call(fields.str("id")?.unwrap_or_default(), name, function.get("arguments")))
+}
+
+/// A call as templates want it, from arguments as JSON or as a text of JSON.
+pub(crate) fn call(id: &str, name: &str, arguments: Option<&Value>) -> Value {
+    let arguments = match arguments {
         None => json!({}),
         Some(Value::String(text)) if text.trim().is_empty() => json!({}),
         Some(Value::String(text)) => {
@@ -118,12 +128,25 @@ fn tool_call(fields: &Fields<'_>) -> Result<Value, ApiError> {
         }
         Some(other) => other.clone(),
     };
-    let id = fields.str("id")?.unwrap_or_default();
-    Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
+    json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
+}
+
+/// `chat_template_kwargs`, with what an effort means for templates of models that think.
+pub(crate) fn kwargs(fields: &Fields<'_>, effort: Option<&str>) -> Result<Map<String, Value>, ApiError> {
+    let mut kwargs = match fields.get("chat_template_kwargs") {
+        None => Map::new(),
+        Some(Value::Object(map)) => map.clone(),
+        Some(_) => return Err(fields.wrong("chat_template_kwargs", "must be an object")),
+    };
+    if let Some(effort) = effort {
+        kwargs.entry("reasoning_effort").or_insert(effort.into());
+        kwargs.entry("enable_thinking").or_insert((effort != "none").into());
+    }
+    Ok(kwargs)
 }
 
 /// Many clients send several system messages in front; templates want one.
-fn join_leading_systems(messages: Vec<Value>) -> Vec<Value> {
+pub(crate) fn join_leading_systems(messages: Vec<Value>) -> Vec<Value> {
     let leading = messages.iter().take_while(|message| message["role"] == "system").count();
     if leading < 2 {
         return messages;
@@ -145,6 +168,46 @@ fn join_systems(messages: Vec<Value>, count: usize) -> Vec<Value> {
     rest
 }
 
+/// For templates that know no tools: what the model has to know of them stands in the system message, and calls and results are text in the form
+/// that it is told to use.
+fn with_tools_told(messages: Vec<Value>, told: &str) -> Vec<Value> {
+    let text = |message: &Value| message["content"].as_str().unwrap_or_default().to_owned();
+    let mut out: Vec<Value> = Vec::with_capacity(messages.len() + 1);
+    for message in messages {
+        match message["role"].as_str() {
+            Some("assistant") => {
+                let call = |call: &Value| {
+                    let function = &call["function"];
+                    let call = json!({"name": function["name"], "arguments": function["arguments"]});
+                    format!("<tool_call>\n{call}\n</tool_call>")
+                };
+                let calls = message["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let said = Some(text(&message)).filter(|said| !said.is_empty());
+                let parts: Vec<String> = said.into_iter().chain(calls.iter().map(call)).collect();
+                out.push(json!({"role": "assistant", "content": parts.join("\n")}));
+            }
+            Some("tool") => {
+                let result = format!("<tool_response>\n{}\n</tool_response>", text(&message));
+                match out.last_mut().filter(|last| last["tool_results"] == true) {
+                    Some(last) => last["content"] = format!("{}\n{result}", text(last)).into(),
+                    None => out.push(json!({"role": "user", "content": result, "tool_results": true})),
+                }
+            }
+            _ => out.push(message),
+        }
+    }
+    for message in &mut out {
+        if let Some(message) = message.as_object_mut() {
+            message.remove("tool_results");
+        }
+    }
+    match out.first_mut().filter(|first| first["role"] == "system") {
+        Some(system) => system["content"] = format!("{}\n\n{told}", text(system)).into(),
+        None => out.insert(0, json!({"role": "system", "content": told})),
+    }
+    out
+}
+
 /// The conversation in the model's own format. Takes its time: call it where that may be.
 ///
 /// # Errors
@@ -156,9 +219,10 @@ pub(crate) fn render(model: &Model, conversation: &Conversation, tools: &[Tool])
         return Err(ApiError { code: Some("no_chat_template"), ..ApiError::bad_request(message) });
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok());
+    let told = model.dialect.tools_text(tools);
     let options = RenderOptions {
         now: now.map(DateTime::from_unix),
-        tools: (!tools.is_empty()).then(|| tools.iter().map(Tool::definition).collect()),
+        tools: (!tools.is_empty() && told.is_none()).then(|| tools.iter().map(definition).collect()),
         kwargs: conversation.kwargs.clone(),
         ..RenderOptions::default()
     };
@@ -168,6 +232,9 @@ pub(crate) fn render(model: &Model, conversation: &Conversation, tools: &[Tool])
         model.text.recommended.system.filter(|_| messages.iter().all(|m| m["role"] != "system"))
     {
         messages.insert(0, json!({"role": "system", "content": system}));
+    }
+    if let Some(told) = told {
+        messages = with_tools_told(messages, &told);
     }
     // What is to be continued comes behind the header of the assistant's turn, which the template writes.
     let begun = match conversation.continues {
@@ -192,6 +259,10 @@ pub(crate) fn render(model: &Model, conversation: &Conversation, tools: &[Tool])
     let rendered = rendered.map_err(refused)?;
     if let Some(lost) = lost(&rendered.adjustments) {
         return Err(ApiError::param("messages", lost));
+    }
+    model.check_text(rendered.prompt.plain_text(), "messages")?;
+    if let Some(begun) = &begun {
+        model.check_text(begun, "messages")?;
     }
     let tokenizer = &model.text.tokenizer;
     let mut tokens =
@@ -243,6 +314,26 @@ mod tests {
                 {"role": "assistant", "content": "", "tool_calls": [
                     {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]},
                 {"role": "tool", "content": "[image_url left out: this model reads text only]", "tool_call_id": "1"},
+            ])
+        );
+    }
+
+    #[test]
+    fn a_template_without_tools_has_them_as_text() {
+        let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}});
+        let messages = vec![
+            json!({"role": "user", "content": "a"}),
+            json!({"role": "assistant", "content": "", "tool_calls": [call]}),
+            json!({"role": "tool", "tool_call_id": "1", "content": "r"}),
+            json!({"role": "tool", "tool_call_id": "2", "content": "s"}),
+        ];
+        assert_eq!(
+            Value::Array(with_tools_told(messages, "TOOLS")),
+            json!([
+                {"role": "system", "content": "TOOLS"},
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "<tool_call>\n{\"name\":\"f\",\"arguments\":{\"x\":1}}\n</tool_call>"},
+                {"role": "user", "content": "<tool_response>\nr\n</tool_response>\n<tool_response>\ns\n</tool_response>"},
             ])
         );
     }

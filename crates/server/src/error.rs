@@ -29,6 +29,22 @@ impl Dialect {
     }
 }
 
+/// Characters of an error's message: it may repeat what a request said, which may be long.
+const MESSAGE_MAX: usize = 1000;
+/// Characters of a name in it.
+const NAME_MAX: usize = 100;
+
+/// The beginning of a text that somebody sent.
+fn beginning(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The code by which Anthropic's clients learn that they have to send the whole conversation each time.
+pub(crate) const THREAD_UNSUPPORTED: &str = "thread_unsupported_request";
+
 /// A request that is refused or has failed.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct ApiError {
@@ -61,8 +77,9 @@ impl ApiError {
 
     /// 404: there is no such model.
     pub fn no_model(name: &str, known: &[String]) -> ApiError {
-        let known = known.join(", ");
-        let message = format!("the model `{name}` does not exist here; there is: {known}");
+        let known = beginning(&known.join(", "), MESSAGE_MAX / 2);
+        let message =
+            format!("the model `{}` does not exist here; there is: {known}", beginning(name, NAME_MAX));
         let error = ApiError::new(StatusCode::NOT_FOUND, message);
         ApiError { param: Some("model".into()), code: Some("model_not_found"), ..error }
     }
@@ -129,15 +146,19 @@ impl ApiError {
 
     /// The body of the answer.
     pub fn body(&self, dialect: Dialect) -> Value {
-        let message = &self.message;
+        let message = beginning(&self.message, MESSAGE_MAX);
+        let param = self.param.as_ref().map(|param| beginning(param, MESSAGE_MAX));
         match dialect {
             Dialect::OpenAi => json!({"error": {
-                "message": message, "type": self.openai_type(), "param": self.param, "code": self.code,
+                "message": message, "type": self.openai_type(), "param": param, "code": self.code,
             }}),
             Dialect::Anthropic => {
                 let mut error = json!({"type": self.anthropic_type(), "message": message});
                 if let Some(code) = self.code {
                     error["details"] = json!({"error_code": code});
+                    if code == THREAD_UNSUPPORTED {
+                        error["details"]["unsupported"] = json!(["thread"]);
+                    }
                 }
                 json!({"type": "error", "error": error, "request_id": null})
             }
@@ -145,9 +166,13 @@ impl ApiError {
         }
     }
 
-    /// The whole answer.
-    pub fn response(&self, dialect: Dialect) -> Response {
-        let mut response = (self.status, axum::Json(self.body(dialect))).into_response();
+    /// The whole answer. `request_id` is how the client may speak of its request.
+    pub fn response(&self, dialect: Dialect, request_id: &str) -> Response {
+        let mut body = self.body(dialect);
+        if dialect == Dialect::Anthropic {
+            body["request_id"] = request_id.into();
+        }
+        let mut response = (self.status, axum::Json(body)).into_response();
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -164,5 +189,21 @@ impl IntoResponse for ApiError {
         let mut response = self.status.into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_of_a_request_are_not_repeated_whole() {
+        let error = ApiError::param("x".repeat(5000), "ü".repeat(100_000));
+        for dialect in [Dialect::OpenAi, Dialect::Anthropic, Dialect::Ollama] {
+            assert!(error.body(dialect).to_string().len() < 8 * MESSAGE_MAX, "{dialect:?}");
+        }
+        let error = ApiError::no_model(&"m".repeat(1 << 20), &["known".into()]);
+        let message = error.body(Dialect::Ollama)["error"].as_str().unwrap().to_owned();
+        assert!(message.len() < 300 && message.ends_with("there is: known"), "{message}");
     }
 }

@@ -1,15 +1,22 @@
 //! From the tokens of a job to the pieces of an answer.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio_stream::{Stream, StreamExt};
 use unicorn_engine::{FinishReason, Timings, TokenLogprobs};
+use unicorn_grammar::{Piece, Reader};
 use unicorn_text::{Detokenizer, Tokenizer};
 
 use crate::error::ApiError;
 use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
+
+/// Why an answer was cut short that its client still wants.
+const ENDING: &str = "the server is shutting down";
+/// Seconds until another one may be there.
+const RETRY_SECONDS: u64 = 5;
 
 /// A piece of an answer.
 #[derive(Clone, PartialEq, Debug)]
@@ -55,6 +62,8 @@ pub(crate) struct Delta {
     pub parts: Vec<Part>,
     /// The tokens of these parts, where log probabilities were asked for.
     pub tokens: Vec<Scored>,
+    /// The tokens of the prompt but the first, where their log probabilities were asked for.
+    pub prompt: Vec<Scored>,
     /// Set in the last one.
     pub end: Option<End>,
 }
@@ -99,6 +108,8 @@ pub(crate) struct Answer {
     pub reasoning: String,
     pub calls: Vec<Call>,
     pub tokens: Vec<Scored>,
+    /// The tokens of the prompt but the first.
+    pub prompt: Vec<Scored>,
     pub end: End,
 }
 
@@ -109,6 +120,7 @@ pub(crate) struct Answer {
 pub(crate) async fn collect(mut generation: Generation) -> Result<Answer, ApiError> {
     let (mut text, mut reasoning) = (String::new(), String::new());
     let (mut calls, mut tokens): (Vec<Call>, Vec<Scored>) = (Vec::new(), Vec::new());
+    let mut prompt = Vec::new();
     while let Some(delta) = generation.next().await {
         for part in delta.parts {
             match part {
@@ -123,9 +135,13 @@ pub(crate) async fn collect(mut generation: Generation) -> Result<Answer, ApiErr
             }
         }
         tokens.extend(delta.tokens);
+        prompt.extend(delta.prompt);
         match delta.end {
+            Some(End { finish: Finish::Failed(why), .. }) if why == ENDING => {
+                return Err(ApiError::unavailable(why, RETRY_SECONDS));
+            }
             Some(End { finish: Finish::Failed(why), .. }) => return Err(ApiError::internal(why)),
-            Some(end) => return Ok(Answer { text, reasoning, calls, tokens, end }),
+            Some(end) => return Ok(Answer { text, reasoning, calls, tokens, prompt, end }),
             None => {}
         }
     }
@@ -134,9 +150,17 @@ pub(crate) async fn collect(mut generation: Generation) -> Result<Answer, ApiErr
 
 /// How an answer is to be read.
 pub(crate) struct Reading {
+    /// The prompt, where its tokens are to be scored.
+    pub scored_prompt: Vec<u32>,
     pub detokenizer: Detokenizer,
     pub stops: Vec<String>,
     pub tokenizer: Tokenizer,
+    /// Tokens of the prompt that is answered.
+    pub prompt_tokens: usize,
+    /// Tells thoughts and calls from text; without it all is text.
+    pub reader: Option<Reader>,
+    /// Control tokens that it must see, with their texts.
+    pub shown: HashMap<u32, &'static str>,
 }
 
 /// One answer as it comes. Dropping it cancels the job.
@@ -145,15 +169,36 @@ pub(crate) struct Generation {
     detokenizer: Detokenizer,
     tokenizer: Tokenizer,
     stops: Stops,
+    reader: Option<Reader>,
+    shown: HashMap<u32, &'static str>,
+    scored_prompt: Vec<u32>,
+    prompt_tokens: usize,
     generated: usize,
+    reasoning: usize,
     done: bool,
 }
 
 impl Generation {
     pub fn new(tokens: Tokens, reading: Reading) -> Generation {
-        let Reading { detokenizer, stops, tokenizer } = reading;
-        let stops = Stops::new(stops);
-        Generation { tokens, detokenizer, tokenizer, stops, generated: 0, done: false }
+        let Reading { scored_prompt, detokenizer, stops, tokenizer, reader, shown, prompt_tokens } = reading;
+        Generation {
+            tokens,
+            detokenizer,
+            tokenizer,
+            stops: Stops::new(stops),
+            reader,
+            shown,
+            scored_prompt,
+            prompt_tokens,
+            generated: 0,
+            reasoning: 0,
+            done: false,
+        }
+    }
+
+    /// Tokens of the prompt that is answered.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
     }
 
     fn scored(&self, token: u32, logprobs: Option<TokenLogprobs>) -> Option<Scored> {
@@ -163,9 +208,32 @@ impl Generation {
         Some(Scored { token: spelled(token), logprob, top })
     }
 
-    fn text(&mut self, piece: &str) -> Vec<Part> {
-        let text = self.stops.push(piece);
-        if text.is_empty() { Vec::new() } else { vec![Part::Text(text)] }
+    /// The parts in a piece of text. Stop strings are looked for in what is said alone.
+    fn parts(&mut self, text: String) -> Vec<Part> {
+        let pieces = match &mut self.reader {
+            None => vec![Piece::Text(text)],
+            Some(reader) => reader.push(&text),
+        };
+        self.of_pieces(pieces)
+    }
+
+    fn of_pieces(&mut self, pieces: Vec<Piece>) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for piece in pieces {
+            // Nothing comes behind a stop string.
+            if self.stops.found().is_some() {
+                break;
+            }
+            match piece {
+                Piece::Text(text) => parts.push(Part::Text(self.stops.push(&text))),
+                Piece::Reasoning(text) => parts.push(Part::Reasoning(text)),
+                Piece::CallStart { index, id, name } => parts.push(Part::CallStart { index, id, name }),
+                Piece::CallArguments { index, delta } => parts.push(Part::CallArguments { index, delta }),
+                Piece::CallEnd { .. } => {}
+            }
+        }
+        parts.retain(|part| !matches!(part, Part::Text(text) | Part::Reasoning(text) if text.is_empty()));
+        parts
     }
 
     fn token(&mut self, token: u32, logprobs: Option<TokenLogprobs>) -> Delta {
@@ -175,21 +243,40 @@ impl Generation {
         }
         self.generated += 1;
         let tokens = self.scored(token, logprobs).into_iter().collect();
-        let piece = self.detokenizer.push(token);
-        let parts = self.text(&piece);
+        let text = match self.shown.get(&token).filter(|_| self.reader.is_some()) {
+            Some(mark) => (*mark).to_owned(),
+            None => self.detokenizer.push(token),
+        };
+        let parts = self.parts(text);
+        if parts.iter().any(|part| matches!(part, Part::Reasoning(_))) {
+            self.reasoning += 1;
+        }
         if self.stops.found().is_some() {
             self.tokens.cancel();
         }
-        Delta { parts, tokens, end: None }
+        Delta { parts, tokens, ..Delta::default() }
+    }
+
+    fn prompt(&mut self, logprobs: Vec<TokenLogprobs>) -> Delta {
+        let tokens = std::mem::take(&mut self.scored_prompt);
+        let scored = tokens.into_iter().skip(1).zip(logprobs);
+        let prompt = scored.filter_map(|(token, logprobs)| self.scored(token, Some(logprobs))).collect();
+        Delta { prompt, ..Delta::default() }
     }
 
     fn finish(&mut self, reason: FinishReason, timings: Timings) -> Delta {
         let rest = self.detokenizer.finish();
-        let mut parts = self.text(&rest);
+        let mut parts = self.parts(rest);
+        if let Some(pieces) = self.reader.as_mut().map(Reader::finish) {
+            parts.extend(self.of_pieces(pieces));
+        }
+        let calls = self.reader.as_ref().is_some_and(Reader::has_calls);
         let finish = match reason {
+            FinishReason::Stop if calls => Finish::ToolCalls,
             FinishReason::Stop => Finish::Stop,
             FinishReason::Length | FinishReason::Context => Finish::Length,
-            FinishReason::Cancelled => Finish::Failed("the request was cancelled".into()),
+            // Nobody reads the end of an answer that its client or a stop string has cancelled.
+            FinishReason::Cancelled => Finish::Failed(ENDING.into()),
             FinishReason::OutOfKvPages => {
                 Finish::Failed("the KV cache is too small for this request alone".into())
             }
@@ -209,9 +296,9 @@ impl Generation {
             parts.push(Part::Text(held));
         }
         let timings = Timings { generated_tokens, ..timings };
-        let end = End { finish, timings, reasoning_tokens: 0 };
+        let end = End { finish, timings, reasoning_tokens: self.reasoning };
         self.done = true;
-        Delta { parts, tokens: Vec::new(), end: Some(end) }
+        Delta { parts, end: Some(end), ..Delta::default() }
     }
 }
 
@@ -223,6 +310,7 @@ impl Stream for Generation {
         while !this.done {
             let delta = match std::task::ready!(this.tokens.poll_next(cx)) {
                 Some(Progress::Token { token, logprobs }) => this.token(token, logprobs),
+                Some(Progress::Prompt(logprobs)) => this.prompt(logprobs),
                 Some(Progress::Finished { reason, timings }) => this.finish(reason, timings),
                 None => {
                     this.done = true;

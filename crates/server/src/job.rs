@@ -1,12 +1,15 @@
 //! From what a request asks to a running answer.
 
-use unicorn_engine::{Guides, Request, SamplingOptions};
+use unicorn_engine::{Constraint, Drafter, Guides, NgramDrafter, Request, SamplingOptions};
+use unicorn_grammar::Matcher;
 
 use crate::chat::{Conversation, Prompt, render};
 use crate::error::ApiError;
 use crate::generation::{Generation, Reading};
+use crate::http::client::Client;
 use crate::registry::InUse;
-use crate::shape::{Format, Shape, ToolChoice};
+use crate::shape::{Shape, ToolChoice};
+use crate::structure::Structure;
 use crate::worker::Job;
 
 /// One answer that is wanted, in terms that all APIs share.
@@ -19,6 +22,9 @@ pub(crate) struct Ask {
     pub stops: Vec<String>,
     pub ignore_eos: bool,
     pub logprobs: Option<usize>,
+    /// As [`Request::prompt_logprobs`].
+    pub prompt_logprobs: Option<usize>,
+    pub client: Client,
     /// The field that the prompt came from, for errors.
     pub prompt_field: &'static str,
 }
@@ -42,8 +48,8 @@ pub(crate) async fn converse(
     ask: Ask,
     choices: usize,
 ) -> Result<Vec<Generation>, ApiError> {
-    let prompt = prompt(model, conversation, shape).await?.tokens;
-    start(model, shape, Ask { prompt, ..ask }, choices).await
+    let Prompt { text, tokens } = prompt(model, conversation, shape).await?;
+    start(model, shape, Ask { prompt: tokens, ..ask }, Some(text), choices).await
 }
 
 /// Runs what takes its time on a thread for such things.
@@ -64,17 +70,20 @@ pub(crate) fn check_length(model: &InUse, tokens: usize, field: &str) -> Result<
     Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::param(field, message) })
 }
 
-/// Starts `choices` answers to one prompt. Seeds count up, so that they differ.
+/// Starts `choices` answers to one prompt. Seeds count up, so that they differ. `conversation` is the text of a prompt that the model answers; without it the
+/// model continues, and neither thoughts nor calls are looked for.
 pub(crate) async fn start(
     model: &InUse,
     shape: &Shape,
     ask: Ask,
+    conversation: Option<String>,
     choices: usize,
 ) -> Result<Vec<Generation>, ApiError> {
     check_length(model, ask.prompt.len(), ask.prompt_field)?;
-    if shape.format != Format::Text || matches!(shape.choice, ToolChoice::Required | ToolChoice::Named(_)) {
-        return Err(ApiError::param(shape.format_field, "structured output is not built in yet"));
-    }
+    let structure = {
+        let (model, shape) = (model.clone(), shape.clone());
+        blocking(move || Structure::new(&model, &shape, conversation.as_deref())).await?
+    };
     let room = model.context - ask.prompt.len();
     let mut running = Vec::with_capacity(choices);
     for choice in 0..choices {
@@ -88,16 +97,27 @@ pub(crate) async fn start(
             mask: None,
             stop_tokens: if ask.ignore_eos { Vec::new() } else { model.text.stop_tokens.clone() },
             logprobs: ask.logprobs,
+            prompt_logprobs: ask.prompt_logprobs,
             keep: true,
+            group: ask.client.group,
+            scope: ask.client.scope,
             ..Request::default()
         };
-        let submitted = model.worker.submit(Job { request, guides: Guides::default() }).await;
+        let constraint =
+            structure.grammar.as_ref().map(|grammar| Box::new(Matcher::new(grammar)) as Box<dyn Constraint>);
+        let drafter = model.drafts.then(|| Box::new(NgramDrafter) as Box<dyn Drafter>);
+        let guides = Guides { constraint, drafter };
+        let submitted = model.worker.submit(Job { request, guides }).await;
         let tokens = submitted
             .ok_or_else(|| ApiError::unavailable("the engine of this model has stopped", 5))?
             .map_err(|error| ApiError::admission(error, ask.prompt_field))?;
         let tokenizer = model.text.tokenizer.clone();
+        let scored_prompt = if ask.prompt_logprobs.is_some() { ask.prompt.clone() } else { Vec::new() };
         let detokenizer = tokenizer.detokenizer_after(last, true);
-        running.push(Generation::new(tokens, Reading { detokenizer, stops: ask.stops.clone(), tokenizer }));
+        let (stops, prompt_tokens) = (ask.stops.clone(), ask.prompt.len());
+        let (reader, shown) = (structure.reader(model), Structure::shown(model));
+        let reading = Reading { scored_prompt, detokenizer, stops, tokenizer, reader, shown, prompt_tokens };
+        running.push(Generation::new(tokens, reading));
     }
     Ok(running)
 }

@@ -15,10 +15,13 @@ mod job;
 mod metrics;
 mod model;
 mod options;
+// Routes take it into use; until then its own tests alone do.
+mod page;
 mod registry;
 mod sampling;
 mod shape;
 mod stops;
+mod structure;
 mod worker;
 
 pub use app::Server;

@@ -11,6 +11,8 @@ pub struct LoadedModel {
     pub text: TextSide,
     /// What is told about it.
     pub facts: ModelFacts,
+    /// Next tokens are guessed from the text so far, and several verified in one step.
+    pub drafts: bool,
 }
 
 /// What is told about a model.

@@ -19,6 +19,8 @@ pub struct ServerOptions {
     pub budget: Budget,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
+    /// Bytes of all bodies that are being read.
+    pub bodies_bytes_max: usize,
     /// Bytes of a request's head.
     pub head_bytes_max: usize,
     /// How long a client may take to send a head.
@@ -29,6 +31,10 @@ pub struct ServerOptions {
     pub write_time: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections_max: usize,
+    /// Responses that are kept for `previous_response_id` and its like; the oldest go.
+    pub responses_max: usize,
+    /// Bytes of these.
+    pub responses_bytes_max: usize,
     /// Answers to one request.
     pub choices_max: usize,
     /// A sign of life is sent on a stream after this much silence.
@@ -46,11 +52,14 @@ impl Default for ServerOptions {
             aliases: ["gpt-*", "claude-*"].map(|pattern| (pattern.to_owned(), String::new())).to_vec(),
             budget: Budget { models: 1, bytes: None },
             body_bytes_max: 32 << 20,
+            bodies_bytes_max: 256 << 20,
             head_bytes_max: 32 << 10,
             head_time: Duration::from_secs(15),
             body_time: Duration::from_secs(60),
             write_time: Duration::from_secs(60),
             connections_max: 1024,
+            responses_max: 4096,
+            responses_bytes_max: 64 << 20,
             choices_max: 16,
             ping: Duration::from_secs(10),
             drain: Duration::from_secs(30),

@@ -67,7 +67,11 @@ pub(crate) fn options(
 }
 
 fn breakers(fields: &Fields<'_>, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, ApiError> {
-    let strings = fields.strings("dry_sequence_breakers", 64)?;
+    let strings = fields.strings("dry_sequence_breakers", STOPS_MAX)?;
+    if let Some(at) = strings.iter().position(|text| text.len() > STOP_BYTES_MAX) {
+        let path = format!("dry_sequence_breakers[{at}]");
+        return Err(fields.wrong(&path, format!("has more than {STOP_BYTES_MAX} bytes")));
+    }
     let tokens = |text: &String| {
         let options = EncodeOptions { parse_special: false, add_special: false };
         tokenizer.encode(text, options).map_err(|error| fields.wrong("dry_sequence_breakers", error))
@@ -180,6 +184,7 @@ mod tests {
             (json!({"logit_bias": {"0": "x"}}), "logit_bias"),
             (json!({"logit_bias": [[0]]}), "logit_bias"),
             (json!({"logit_bias": 7}), "logit_bias"),
+            (json!({"dry_sequence_breakers": ["x", "y".repeat(2000)]}), "dry_sequence_breakers[1]"),
         ] {
             assert_eq!(read(body.clone()).unwrap_err().param.as_deref(), Some(param), "{body}");
         }
@@ -194,7 +199,7 @@ mod tests {
         assert_eq!(read(json!({"stop": null})).unwrap(), [] as [&str; 0]);
         assert_eq!(read(json!({"stop": ["a", ""]})).unwrap_err().param.as_deref(), Some("stop[1]"));
         assert!(
-            read(json!({"stop": ["x"; 65]})).is_err() && read(json!({"stop": "x".repeat(2000)})).is_err()
+            read(json!({"stop": vec!["x"; 65]})).is_err() && read(json!({"stop": "x".repeat(2000)})).is_err()
         );
     }
 }

@@ -1,6 +1,7 @@
 //! What an answer has to look like: free text, a format, calls of tools.
 
 use serde_json::{Value, json};
+pub(crate) use unicorn_grammar::{Tool, ToolChoice};
 
 use crate::error::ApiError;
 use crate::fields::{Fields, kind};
@@ -30,38 +31,12 @@ pub(crate) enum Format {
     Gbnf(String),
 }
 
-/// A tool that may be called.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Tool {
-    pub name: String,
-    pub description: String,
-    /// A JSON schema of an object.
-    pub parameters: Value,
-    /// A keyword of the schema that cannot be honoured is an error in place of being relaxed.
-    pub strict: bool,
-}
-
-impl Tool {
-    /// As templates take it.
-    pub fn definition(&self) -> Value {
-        json!({"type": "function", "function": {
-            "name": self.name, "description": self.description, "parameters": self.parameters,
-        }})
-    }
-}
-
-/// Whether tools are to be called.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) enum ToolChoice {
-    /// As the model likes.
-    #[default]
-    Auto,
-    /// No calls.
-    None,
-    /// At least one call.
-    Required,
-    /// A call of this one.
-    Named(String),
+/// A tool as templates take it.
+pub(crate) fn definition(tool: &Tool) -> Value {
+    let description = tool.description.as_deref().unwrap_or_default();
+    json!({"type": "function", "function": {
+        "name": tool.name, "description": description, "parameters": tool.parameters,
+    }})
 }
 
 /// All of it.
@@ -211,7 +186,7 @@ pub(crate) fn function_tool(fields: &Fields<'_>, schema: &str) -> Result<Tool, A
     };
     Ok(Tool {
         name: name.to_owned(),
-        description: fields.str("description")?.unwrap_or_default().to_owned(),
+        description: fields.str("description")?.map(str::to_owned),
         parameters,
         strict: fields.bool("strict")?.unwrap_or(false),
     })

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -27,21 +28,19 @@ pub(crate) struct Job {
 /// What happened to a job.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Progress {
-    Token {
-        token: u32,
-        logprobs: Option<TokenLogprobs>,
-    },
+    /// Entry `i` is of token `i + 1` of the prompt.
+    Prompt(Vec<TokenLogprobs>),
+    /// A token was chosen.
+    Token { token: u32, logprobs: Option<TokenLogprobs> },
     /// The last that comes.
-    Finished {
-        reason: FinishReason,
-        timings: Timings,
-    },
+    Finished { reason: FinishReason, timings: Timings },
 }
 
 /// Jobs on their way to the engine; more wait at the sender.
 const JOBS_MAX: usize = 64;
-/// Tokens that a client may be behind.
-const BEHIND_MAX: usize = 1024;
+/// Tokens that a client may be behind. A tiny model makes thousands in the moment that a busy machine keeps a client's task waiting; one that
+/// takes nothing for long is given up by its connection before.
+const BEHIND_MAX: usize = 16 * 1024;
 
 struct Submission {
     job: Job,
@@ -78,6 +77,7 @@ impl Load {
 pub(crate) struct Worker {
     jobs: mpsc::Sender<Submission>,
     load: Arc<Mutex<Load>>,
+    ending: Arc<AtomicBool>,
     ended: watch::Receiver<()>,
 }
 
@@ -99,7 +99,7 @@ impl Worker {
         let (jobs, submissions) = mpsc::channel(JOBS_MAX);
         let load = Arc::new(Mutex::new(Load::default()));
         let (cancel, cancels) = mpsc::unbounded_channel();
-        let clients = HashMap::new();
+        let (clients, ending) = (HashMap::new(), Arc::new(AtomicBool::new(false)));
         let pump = Pump {
             engine,
             submissions,
@@ -107,6 +107,7 @@ impl Worker {
             cancel,
             cancels,
             load: load.clone(),
+            ending: ending.clone(),
             metrics,
             longest_step: Duration::ZERO,
         };
@@ -115,7 +116,7 @@ impl Worker {
             pump.run();
             drop(alive);
         })?;
-        Ok(Worker { jobs, load, ended })
+        Ok(Worker { jobs, load, ending, ended })
     }
 
     /// Hands a job to the engine. `None` where the engine has stopped.
@@ -123,6 +124,11 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Submission { job, reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Ends all jobs, those that still come too.
+    pub fn cancel_all(&self) {
+        self.ending.store(true, Ordering::Release);
     }
 
     /// What tells when the thread has ended.
@@ -166,6 +172,8 @@ struct Client {
     progress: mpsc::Sender<Progress>,
     /// Tokens are for nobody any more.
     gone: bool,
+    /// That is because it took too few of them.
+    slow: bool,
     since: Instant,
     last_token: Option<Instant>,
 }
@@ -178,6 +186,8 @@ struct Pump {
     cancel: mpsc::UnboundedSender<SequenceId>,
     cancels: mpsc::UnboundedReceiver<SequenceId>,
     load: Arc<Mutex<Load>>,
+    /// Every job is to end.
+    ending: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
     longest_step: Duration,
 }
@@ -198,6 +208,11 @@ impl Pump {
             while let Ok(sequence) = self.cancels.try_recv() {
                 self.engine.cancel(sequence);
             }
+            if self.ending.load(Ordering::Acquire) {
+                for sequence in self.clients.keys() {
+                    self.engine.cancel(*sequence);
+                }
+            }
             let began = Instant::now();
             self.tell(Some(began), false);
             let stepped = self.engine.step();
@@ -213,7 +228,8 @@ impl Pump {
         let added = self.engine.add_guided(job.request, job.guides);
         let answer = added.map(|sequence| {
             let (progress, received) = mpsc::channel(BEHIND_MAX);
-            let client = Client { progress, gone: false, since: Instant::now(), last_token: None };
+            let client =
+                Client { progress, gone: false, slow: false, since: Instant::now(), last_token: None };
             self.clients.insert(sequence, client);
             Tokens { progress: received, sequence, cancel: self.cancel.clone() }
         });
@@ -231,14 +247,22 @@ impl Pump {
                     None => self.metrics.first_token(now.duration_since(client.since)),
                     Some(last) => self.metrics.next_token(now.duration_since(last)),
                 }
-                if !client.gone && client.progress.try_send(Progress::Token { token, logprobs }).is_err() {
+                if client.gone {
+                    return;
+                }
+                if let Err(error) = client.progress.try_send(Progress::Token { token, logprobs }) {
                     client.gone = true;
+                    client.slow = matches!(error, mpsc::error::TrySendError::Full(_));
                     self.engine.cancel(sequence);
                 }
             }
             Event::Embedding { .. } => {}
+            Event::PromptLogprobs { logprobs, .. } => {
+                // The channel has room: nothing came before. One that is gone is seen at the next token.
+                let _ = client.progress.try_send(Progress::Prompt(logprobs));
+            }
             Event::Finished { reason, timings, .. } => {
-                self.metrics.finished(&reason, &timings, client.since.elapsed(), client.gone);
+                self.metrics.finished(&reason, &timings, client.since.elapsed(), client.slow);
                 let client = self.clients.remove(&sequence);
                 if let Some(client) = client.filter(|c| !c.gone) {
                     let _ = client.progress.try_send(Progress::Finished { reason, timings });

@@ -16,8 +16,8 @@ ARGUMENTS {
 struct SequenceRow {
     uint token;
     uint position;
-    uint pages;
     uint count;
+    uint slice;
 };
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer SequenceRows { SequenceRow v[]; };
 const uint CHUNK = 256, DIM_MAX = 256;

@@ -159,6 +159,7 @@
     ("layer_norm", include_bytes!("../spirv/layer_norm.spv")),
     ("gelu", include_bytes!("../spirv/gelu.spv")),
     ("encoder_attention", include_bytes!("../spirv/encoder_attention.spv")),
+    ("short_conv", include_bytes!("../spirv/short_conv.spv")),
     ("flash_cooperative_f16", include_bytes!("../spirv/flash_cooperative_f16.spv")),
     ("flash_cooperative_f32", include_bytes!("../spirv/flash_cooperative_f32.spv")),
     ("flash_cooperative_q8_0", include_bytes!("../spirv/flash_cooperative_q8_0.spv")),

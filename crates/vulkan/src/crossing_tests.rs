@@ -56,7 +56,8 @@ impl<'d> Placed<'d> {
         let tokens = (start..start + rows).map(|i| (i * 37 + 11) % VOCABULARY as u32).collect();
         let groups = self.limits.state.as_ref().map_or(0, |s| s.groups.len());
         let tables = vec![vec![sequence as u32]; groups];
-        let slice = Slice { sequence: SequenceId(sequence), start, tokens, tables, slot: None };
+        let slice =
+            Slice { sequence: SequenceId(sequence), start, tokens, tables, snapshots: vec![], slot: None };
         let outputs = (0..rows).map(|row| OutputRow::new(row, Select::Logits)).collect();
         Arc::new(Batch::new(vec![slice], outputs, &self.limits).unwrap())
     }

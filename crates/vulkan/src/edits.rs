@@ -146,8 +146,14 @@ mod tests {
             row(2, Select::Top(1), edits(&[], false)),
             row(3, Select::Top(3), edits(&[9], true)),
         ];
-        let slice =
-            Slice { sequence: SequenceId(1), tokens: vec![0; 4], start: 0, tables: vec![], slot: None };
+        let slice = Slice {
+            sequence: SequenceId(1),
+            tokens: vec![0; 4],
+            start: 0,
+            tables: vec![],
+            snapshots: vec![],
+            slot: None,
+        };
         Batch::new(vec![slice], outputs, &Arc::new(BatchLimits { vocab: 40, state: None })).unwrap()
     }
 

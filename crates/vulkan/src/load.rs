@@ -6,12 +6,12 @@ use std::sync::{Arc, Weak};
 use unicorn_core::{
     AttentionSpec, AttentionWeights, Block, DeviceError, EncoderAttentionSpec, EncoderAttentionWeights,
     EncoderEmbeddingSpec, EncoderEmbeddingWeights, EncoderFfnSpec, EncoderFfnWeights, FfnSpec, FfnWeights,
-    LayerNormWeights, NormSpec, Weight, WeightSource, WeightSpan,
+    LayerNormWeights, NormSpec, ShortConvSpec, ShortConvWeights, Weight, WeightSource, WeightSpan,
 };
 
 use crate::blocks::{
     AttentionBlock, EmbeddingBlock, EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock,
-    EncoderHeadBlock, FfnBlock, GpuBlock, HeadBlock, LayerNorm, Norm, Projection,
+    EncoderHeadBlock, FfnBlock, GpuBlock, HeadBlock, LayerNorm, Norm, Projection, ShortConvBlock,
 };
 use crate::context::Context;
 use crate::memory::Buffer;
@@ -39,6 +39,7 @@ impl Loader {
                 scale: spec.scale,
             })),
             Block::Attention { spec, weights } => self.attention(spec, weights, source),
+            Block::ShortConv { spec, weights } => self.short_conv(spec, weights, source),
             Block::Ffn { spec, weights } => self.ffn(spec, weights, source),
             Block::Head { spec, norm, weight } => Ok(GpuBlock::Head(HeadBlock {
                 norm: self.norm(&spec.norm, norm, source)?,
@@ -94,6 +95,26 @@ impl Loader {
             qk_norm,
             post_norm: self.optional_norm(&spec.post_norm, &w.post_norm, source)?,
             cache: None,
+        })))
+    }
+
+    fn short_conv(
+        &mut self,
+        spec: &ShortConvSpec,
+        w: &ShortConvWeights,
+        source: &dyn WeightSource,
+    ) -> Result<GpuBlock, DeviceError> {
+        // Neighbouring threads have neighbouring channels.
+        let stored = weights::read_vector(&w.conv, source)?;
+        let tap = |i: usize| stored[i % spec.width * spec.kernel + i / spec.width];
+        let taps: Vec<f32> = (0..stored.len()).map(tap).collect();
+        Ok(GpuBlock::ShortConv(Box::new(ShortConvBlock {
+            spec: spec.clone(),
+            norm: self.norm(&spec.norm, &w.norm, source)?,
+            input: self.matrix(&w.input, source)?,
+            output: self.matrix(&w.output, source)?,
+            taps: weights::upload_f32(&self.context, &self.uploader, &taps, &w.conv.name)?,
+            states: None,
         })))
     }
 
@@ -273,6 +294,8 @@ pub(crate) fn unsupported(block: &Block) -> Option<&'static str> {
         Block::Attention { spec, .. } if spec.heads > 16 * spec.kv_heads => {
             Some("more than 16 query heads per KV head")
         }
+        Block::ShortConv { spec, .. } if !whole(spec.width) => Some("a width that is no multiple of 32"),
+        Block::ShortConv { spec, .. } if spec.kernel > KERNEL_MAX => Some("a long convolution"),
         Block::Ffn { spec, .. } if !whole(spec.width) => Some("a width that is no multiple of 32"),
         Block::Ffn { spec, .. } if !whole(spec.hidden) => Some("a hidden width that is no multiple of 32"),
         Block::EncoderEmbedding { spec, .. } if !whole(spec.width) => {
@@ -288,8 +311,17 @@ pub(crate) fn unsupported(block: &Block) -> Option<&'static str> {
         }
         Block::EncoderEmbedding { .. } | Block::EncoderAttention { .. } => None,
         Block::EncoderFfn { .. } | Block::EncoderHead { .. } => None,
-        Block::Embedding { .. } | Block::Attention { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
+        Block::Embedding { .. } | Block::Attention { .. } | Block::ShortConv { .. } => None,
+        Block::Ffn { .. } | Block::Head { .. } => None,
     }
+}
+
+/// Positions that a row of a convolution sees, at most.
+const KERNEL_MAX: usize = 16;
+
+/// As [`sizes`], of a short convolution: its three gates, and what comes of them.
+pub(crate) fn short_conv_sizes(width: usize) -> Sizes {
+    Sizes { width, qkv: 3 * width, attended: width, ..Sizes::default() }
 }
 
 /// What a block needs of the scratch buffers, per row.
@@ -305,6 +337,7 @@ pub(crate) fn sizes(block: &GpuBlock) -> Sizes {
             queries: a.spec.heads * a.spec.head_dim.next_multiple_of(16),
             ..Sizes::default()
         },
+        GpuBlock::ShortConv(c) => short_conv_sizes(c.spec.width),
         GpuBlock::Ffn(f) => Sizes { width: f.down.rows, hidden: f.gate.rows, ..Sizes::default() },
         GpuBlock::Head(h) => Sizes { width: h.weight.cols, vocab: h.weight.rows, ..Sizes::default() },
         GpuBlock::EncoderEmbedding(e) => Sizes { width: e.spec.width, ..Sizes::default() },

@@ -14,6 +14,7 @@ use crate::select::{
     split_floats, top_pairs_most,
 };
 use crate::state::{Inner, State};
+use crate::stream;
 use crate::transfer::{PIECE_BYTES, SLOTS_SPARE, threads};
 use crate::weights::packed_bytes;
 
@@ -60,6 +61,12 @@ pub(crate) fn needs(
                 planned.add(Place::Device, 8 * turns as u64);
             }
         }
+        if let Block::ShortConv { spec, .. } = block {
+            let pages = workload.layout.pages(spec.state()) as u64;
+            let bytes = pages.saturating_mul(4 * spec.state_floats() as u64);
+            planned.add(Place::Device, bytes);
+            kv = kv.saturating_add(bytes);
+        }
     }
     let capacity = capacity(gpu, sizes, workload, router);
     for _ in 0..workload.streams {
@@ -95,11 +102,11 @@ fn check(inner: &Inner, router: Router<'_>, block: &Block, workload: &Workload) 
     inner.require_kernels(router, &BlockShape::of(block))?;
     if let Block::Attention { spec, .. } = block {
         inner.require_cache(spec.head_dim, workload.layout.ty, router.gpu)?;
-        if workload.layout.group(spec.state()).is_none() {
-            return Err(inner.invalid(format!("no pages for mixers that keep {}", spec.state())));
-        }
     }
-    Ok(())
+    match block.state().filter(|spec| workload.layout.group(*spec).is_none()) {
+        Some(spec) => Err(inner.invalid(format!("no pages for mixers that keep {spec}"))),
+        None => Ok(()),
+    }
 }
 
 /// The weights of each matrix that is loaded.
@@ -107,6 +114,7 @@ fn stacks(block: &Block) -> Vec<Vec<&Weight>> {
     match block {
         Block::Embedding { table, .. } => vec![vec![table]],
         Block::Attention { weights: w, .. } => attention_stacks([&w.q, &w.k, &w.v], &w.o),
+        Block::ShortConv { weights: w, .. } => vec![vec![&w.input], vec![&w.output]],
         Block::Ffn { weights: w, .. } => vec![vec![&w.gate], vec![&w.up], vec![&w.down]],
         Block::Head { weight, .. } => vec![vec![weight]],
         Block::EncoderEmbedding { weights: w, .. } => vec![vec![&w.table]],
@@ -138,6 +146,7 @@ fn vectors(block: &Block) -> Vec<usize> {
             let others = [&w.o_bias, &w.q_norm, &w.k_norm, &w.post_norm].into_iter().filter_map(optional);
             std::iter::once(w.norm.elements()).chain(bias).chain(others).collect()
         }
+        Block::ShortConv { weights: w, .. } => vec![w.norm.elements(), w.conv.elements()],
         Block::Ffn { weights: w, .. } => {
             std::iter::once(w.norm.elements()).chain(optional(&w.post_norm)).collect()
         }
@@ -174,6 +183,7 @@ fn sizes_of(block: &Block) -> Sizes {
             queries: spec.heads * spec.head_dim.next_multiple_of(16),
             ..Sizes::default()
         },
+        Block::ShortConv { spec, .. } => load::short_conv_sizes(spec.width),
         Block::Ffn { spec, .. } => Sizes { width: spec.width, hidden: spec.hidden, ..Sizes::default() },
         Block::Head { spec, .. } => Sizes { width: spec.width, vocab: spec.vocab, ..Sizes::default() },
         Block::EncoderEmbedding { spec, .. } => Sizes { width: spec.width, ..Sizes::default() },
@@ -204,13 +214,21 @@ fn capacity(gpu: &GpuProfile, sizes: Sizes, workload: &Workload, router: Router<
         // Every row's may be asked for.
         hidden: rows,
         row_splits: decoding.max(flash_records(gpu, sizes.heads, rows, sequences, positions)).max(1),
-        pages: sequences.saturating_mul(tables),
+        pages: sequences.saturating_mul(tables).max(state_words(workload)),
         groups: workload.layout.groups.len().max(1),
         top: workload.top.max(1),
         // Edits of rows come with few requests, and take little.
         masks: 0,
         takes: 0,
     })
+}
+
+/// Words that name recurrent states, as batches of drafts have them: what each sequence starts from and leaves, and a state for each draft.
+fn state_words(workload: &Workload) -> usize {
+    if !workload.layout.groups.iter().any(|group| group.spec.is_recurrent()) {
+        return 0;
+    }
+    stream::state_words(workload.sequences.clamp(1, workload.rows.max(1)), workload.outputs)
 }
 
 /// Partial results of flash attention, at most, of any batch.

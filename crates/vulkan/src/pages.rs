@@ -81,16 +81,22 @@ impl Inner {
         copy: &StateCopy,
         mut pages: Pages,
     ) -> Result<(Point, Pages), DeviceError> {
-        let (cache, spec) = match state.blocks.get(&copy.mixer) {
-            Some(GpuBlock::Attention(a)) => match &a.cache {
-                Some(cache) => (cache, &a.spec),
-                None => return Err(self.invalid("no state is reserved")),
-            },
+        let none = || self.invalid("no state is reserved");
+        let layout = state.layout.as_ref().ok_or_else(none)?;
+        // The buffers of a mixer's planes, each with an equal part of every page.
+        let (planes, spec, words) = match state.blocks.get(&copy.mixer) {
+            Some(GpuBlock::Attention(a)) => {
+                let cache = a.cache.as_ref().ok_or_else(none)?;
+                let words = layout.page_words(a.spec.kv_heads, a.spec.head_dim).unwrap_or(0);
+                (vec![cache.keys.handle, cache.values.handle], a.spec.state(), words)
+            }
+            Some(GpuBlock::ShortConv(c)) => {
+                let states = c.states.as_ref().ok_or_else(none)?;
+                (vec![states.handle], c.spec.state(), c.spec.state_floats())
+            }
             _ => return Err(self.invalid(format!("block {} has no state", copy.mixer.0))),
         };
-        let layout = state.layout.as_ref().ok_or_else(|| self.invalid("no state is reserved"))?;
-        let (held, words) =
-            (layout.pages(spec.state()), layout.page_words(spec.kv_heads, spec.head_dim).unwrap_or(0));
+        let held = layout.pages(spec);
         if let Some(page) = copy.pages.iter().find(|p| **p as usize >= held) {
             return Err(self.invalid(format!("page {page} of {held}")));
         }
@@ -104,8 +110,10 @@ impl Inner {
             return Ok((Point::default(), pages));
         }
         let direction = if pages.saved.is_some() { Direction::Out } else { Direction::In };
-        let [keys, values] = [0, 1].map(|plane| regions(&copy.pages, pages.page_bytes, plane, direction));
-        let copies = [(cache.keys.handle, &keys[..]), (cache.values.handle, &values[..])];
+        let part = pages.page_bytes / planes.len() as u64;
+        let at = |plane: usize| regions(&copy.pages, pages.page_bytes, plane as u64 * part, part, direction);
+        let regions: Vec<_> = (0..planes.len()).map(at).collect();
+        let copies: Vec<_> = planes.into_iter().zip(regions.iter().map(Vec::as_slice)).collect();
         let ends = pages.slot.exchange(direction, &copies, "pages of state").map_err(|e| self.fail(e))?;
         Ok((ends.into(), pages))
     }
@@ -122,16 +130,22 @@ impl Inner {
     }
 }
 
-/// The parts of a plane of a cache, keys being the first, and of the buffer's rows, in which both planes of a page lie.
-fn regions(pages: &[PageId], page_bytes: u64, plane: u64, direction: Direction) -> Vec<vk::BufferCopy> {
-    let half = page_bytes / 2;
+/// The parts of a plane of a cache, keys being the first, and of the buffer's rows, in which all planes of a page lie: this one from byte `at`
+/// on, with `part` bytes of each page.
+fn regions(
+    pages: &[PageId],
+    page_bytes: u64,
+    at: u64,
+    part: u64,
+    direction: Direction,
+) -> Vec<vk::BufferCopy> {
     let region = |(row, page): (usize, &PageId)| {
-        let (host, cache) = (row as u64 * page_bytes + plane * half, u64::from(*page) * half);
+        let (host, cache) = (row as u64 * page_bytes + at, u64::from(*page) * part);
         let (src_offset, dst_offset) = match direction {
             Direction::Out => (cache, host),
             Direction::In => (host, cache),
         };
-        vk::BufferCopy { src_offset, dst_offset, size: half }
+        vk::BufferCopy { src_offset, dst_offset, size: part }
     };
     pages.iter().enumerate().map(region).collect()
 }

@@ -8,7 +8,7 @@ use unicorn_core::{
     Batch, BlockId, DeviceError, DeviceOptions, DeviceProfile, Fence, KvType, RopeSpec, StateLayout, StreamId,
 };
 
-use crate::blocks::{AttentionBlock, Cache, GpuBlock};
+use crate::blocks::{AttentionBlock, Cache, GpuBlock, ShortConvBlock};
 use crate::context::Context;
 use crate::error::VulkanError;
 use crate::load::Loader;
@@ -192,6 +192,12 @@ impl Inner {
         Ok([new()?, new()?])
     }
 
+    /// The states of a block.
+    fn reserve_states(&self, c: &ShortConvBlock, layout: &StateLayout) -> Result<Buffer, DeviceError> {
+        let bytes = (layout.pages(c.spec.state()) * c.spec.state_floats() * 4) as u64;
+        Buffer::new(&self.context, Place::Device, bytes, "recurrent states").map_err(|e| self.fail(e))
+    }
+
     pub(crate) fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {
         let mut state = self.lock();
         let state = &mut *state;
@@ -200,9 +206,9 @@ impl Inner {
             if let GpuBlock::Attention(a) = block {
                 self.require_cache(a.spec.head_dim, layout.ty, router.gpu)?;
                 self.require_kernels(router, &block.shape())?;
-                if layout.group(a.spec.state()).is_none() {
-                    return Err(self.invalid(format!("no pages for mixers that keep {}", a.spec.state())));
-                }
+            }
+            if let Some(spec) = block.state().filter(|spec| layout.group(*spec).is_none()) {
+                return Err(self.invalid(format!("no pages for mixers that keep {spec}")));
             }
         }
         self.forget_recordings(state)?;
@@ -210,8 +216,19 @@ impl Inner {
         state.kv_bytes = 0;
         state.turns.clear();
         for block in state.blocks.values_mut() {
-            if let GpuBlock::Attention(a) = block {
-                a.cache = None;
+            match block {
+                GpuBlock::Attention(a) => a.cache = None,
+                GpuBlock::ShortConv(c) => c.states = None,
+                GpuBlock::Embedding(_) | GpuBlock::Ffn(_) | GpuBlock::Head(_) => {}
+                GpuBlock::EncoderEmbedding(_) | GpuBlock::EncoderAttention(_) => {}
+                GpuBlock::EncoderFfn(_) | GpuBlock::EncoderHead(_) => {}
+            }
+        }
+        for block in state.blocks.values_mut() {
+            if let GpuBlock::ShortConv(c) = block {
+                let states = self.reserve_states(c, layout)?;
+                state.kv_bytes += states.bytes();
+                c.states = Some(states);
             }
         }
         let ids: Vec<BlockId> = state.blocks.keys().copied().collect();

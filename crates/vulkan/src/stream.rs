@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use unicorn_core::{Batch, BlockId, Crossing, Select, SharedBuffer, Sharing, Slice};
+use unicorn_core::{Batch, BlockId, Crossing, PageId, Select, SharedBuffer, Sharing, Slice};
 
 use crate::context::Context;
 use crate::edits::{EditShape, mask_table, scored, take_list};
@@ -85,6 +85,8 @@ pub(crate) struct Shape {
     pub(crate) all_outputs: bool,
     /// No row reads a position that another row writes.
     pub(crate) alone: bool,
+    /// Slices, where blocks have recurrent state, which each slice leaves; 0 elsewhere.
+    pub(crate) slices: usize,
     /// Tiles and key splits of flash attention; `None` where the decode kernels run.
     pub(crate) flash: Option<(usize, usize)>,
     /// Whether dispatches are timed.
@@ -227,23 +229,66 @@ pub(crate) fn slice_shapes(batch: &Batch) -> Vec<SliceShape> {
     let shape = |s: &Slice| SliceShape {
         start: s.start as usize,
         rows: s.tokens.len(),
-        pages: s.tables.first().map_or(0, Vec::len),
+        pages: positions_table(batch, s).len(),
     };
     batch.slices().iter().map(shape).collect()
+}
+
+/// A slice's pages of positions: the tables of all such groups are equally long.
+fn positions_table<'a>(batch: &Batch, slice: &'a Slice) -> &'a [PageId] {
+    let groups = batch.limits().state.iter().flat_map(|layout| &layout.groups);
+    let mut tables = groups.zip(&slice.tables).filter(|(group, _)| !group.spec.is_recurrent());
+    tables.next().map_or(&[], |(_, table)| table)
+}
+
+/// Words in which `slices` slices name their recurrent states, which keep so many within them.
+pub(crate) fn state_words(slices: usize, within: usize) -> usize {
+    (STATE_RECORD + 2) * slices + 2 * within
+}
+
+/// Words of the page tables of a batch, in the state group that has most.
+pub(crate) fn table_words(batch: &Batch) -> usize {
+    let positions: usize = batch.slices().iter().map(|s| positions_table(batch, s).len()).sum();
+    let recurrent = batch.limits().state.iter().flat_map(|l| &l.groups).any(|g| g.spec.is_recurrent());
+    let within = batch.slices().iter().map(|s| s.snapshots.len()).sum();
+    let states = if recurrent { state_words(batch.slices().len(), within) } else { 0 };
+    positions.max(states).max(1)
+}
+
+/// Words of a slice's record before the states that are written: see `short_conv.comp`.
+const STATE_RECORD: usize = 4;
+
+/// The records of all slices in a group of recurrent state, then the states that they write, as `short_conv.comp` reads them.
+fn state_records(batch: &Batch, group: usize) -> Vec<u32> {
+    let slices = batch.slices();
+    let (mut records, mut writes) = (Vec::new(), Vec::new());
+    let mut row = 0;
+    for slice in slices {
+        let before = slice.state_before(group).unwrap_or(u32::MAX);
+        // Counted in pairs from the first record on.
+        let first = (slices.len() * STATE_RECORD + writes.len()) / 2;
+        let after = slice.states_after(group).map(|(rows, page)| [rows as u32, page]);
+        let known = writes.len();
+        writes.extend(after.flatten());
+        records.extend([row, before, first as u32, ((writes.len() - known) / 2) as u32]);
+        row += slice.tokens.len() as u32;
+    }
+    [records, writes].concat()
 }
 
 /// Writes rows, output rows with their edits, and page tables.
 fn write_batch(scratch: &Scratch, batch: &Batch) {
     let mut rows = Vec::with_capacity(batch.rows() * Scratch::ROW_BYTES);
     let mut first_page = 0u32;
-    for s in batch.slices() {
+    for (slice, s) in batch.slices().iter().enumerate() {
+        // Whole sequences have no pages: their rows tell how many they are.
+        let third = if batch.whole().is_some() { s.tokens.len() as u32 } else { first_page };
         for (i, token) in s.tokens.iter().enumerate() {
-            for word in [*token, s.start + i as u32, first_page, s.tokens.len() as u32] {
+            for word in [*token, s.start + i as u32, third, slice as u32] {
                 rows.extend(word.to_le_bytes());
             }
         }
-        // Tables of all groups are equally long.
-        first_page += s.tables.first().map_or(0, Vec::len) as u32;
+        first_page += positions_table(batch, s).len() as u32;
     }
     let hidden = batch.outputs().iter().filter(|o| o.select == Select::Hidden);
     let outputs: Vec<u8> = scored(batch).chain(hidden).flat_map(|o| o.row.to_le_bytes()).collect();
@@ -256,10 +301,12 @@ fn write_batch(scratch: &Scratch, batch: &Batch) {
             buffer.write(0, &bytes);
         }
     }
-    let groups = batch.slices().first().map_or(0, |s| s.tables.len());
-    for group in 0..groups {
-        let table = batch.slices().iter().flat_map(|s| &s.tables[group]);
-        let pages: Vec<u8> = table.flat_map(|p| p.to_le_bytes()).collect();
+    for (group, of) in batch.limits().state.iter().flat_map(|layout| &layout.groups).enumerate() {
+        let table = match of.spec.is_recurrent() {
+            true => state_records(batch, group),
+            false => batch.slices().iter().flat_map(|s| s.tables[group].iter().copied()).collect(),
+        };
+        let pages: Vec<u8> = table.iter().flat_map(|p| p.to_le_bytes()).collect();
         scratch.batch.write(scratch.pages_address(group) - base, &pages);
     }
 }

@@ -16,7 +16,7 @@ use crate::replay::Recorded;
 use crate::scratch::{Capacity, Scratch};
 use crate::select::{self, FlashTiling, Path};
 use crate::state::{Inner, State};
-use crate::stream::{Shape, Wanted, Ways};
+use crate::stream::{Shape, Wanted, Ways, table_words};
 use crate::told::{HeadBuffers, Told, ToldWork};
 use crate::waiter::{Submitted, Watch};
 
@@ -203,11 +203,11 @@ impl Inner {
     fn check(&self, state: &State, work: &Work) -> Result<(), DeviceError> {
         let batch = &work.batch;
         let Some(first) = work.blocks.first() else { return Err(self.invalid("work without blocks")) };
-        let mut attends = false;
+        let mut mixes = false;
         for id in &work.blocks {
             let vocab = batch.limits().vocab;
             match state.blocks.get(id) {
-                Some(GpuBlock::Attention(_)) => attends = true,
+                Some(GpuBlock::Attention(_) | GpuBlock::ShortConv(_)) => mixes = true,
                 Some(GpuBlock::Ffn(_) | GpuBlock::EncoderFfn(_)) => {}
                 Some(GpuBlock::EncoderEmbedding(e)) if vocab <= e.spec.vocab => {
                     let positions = e.spec.positions;
@@ -231,7 +231,7 @@ impl Inner {
                 None => return Err(self.invalid(format!("block {} is not loaded", id.0))),
             }
         }
-        if attends && (state.layout.is_none() || batch.limits().state != state.layout) {
+        if mixes && (state.layout.is_none() || batch.limits().state != state.layout) {
             return Err(self.invalid("the batch was made for other state than is reserved"));
         }
         let crosses = work.crossing.import || work.crossing.export;
@@ -276,19 +276,21 @@ impl Inner {
         let tiling = state.flash_tiling(&work.blocks, batch);
         let attends = |id| matches!(state.blocks.get(id), Some(GpuBlock::Attention(_)));
         let attends = work.blocks.iter().any(attends);
+        let recurs = |id| matches!(state.blocks.get(id), Some(GpuBlock::ShortConv(_)));
+        let recurs = work.blocks.iter().any(recurs);
         let row_splits = match &tiling {
             Some(tiling) => tiling.records,
             None if attends => select::decode_records(rows, positions),
             None => 1,
         };
         let edits = EditShape::of(batch);
-        let pages: usize = batch.slices().iter().map(|s| s.tables.first().map_or(0, Vec::len)).sum();
+        let pages = table_words(batch);
         let needs = Capacity {
             rows,
             outputs: edits::scored(batch).count().max(1),
             hidden: batch.hidden_rows(),
             row_splits,
-            pages: pages.max(1),
+            pages,
             groups: batch.slices().first().map_or(1, |s| s.tables.len().max(1)),
             top: batch.top().unwrap_or(1),
             masks: mask_words(batch),
@@ -312,6 +314,7 @@ impl Inner {
             flash: tiling.as_ref().map(|t| (t.tiles.len(), t.splits)),
             all_outputs: edits::scored(batch).map(|o| o.row).eq(0..rows as u32),
             alone,
+            slices: if recurs { batch.slices().len() } else { 0 },
             timed,
             spans: if timed { spans(batch) } else { Vec::new() },
         };
@@ -364,6 +367,10 @@ impl Inner {
                     let feed =
                         |(row, slot): &(usize, u32)| Copy { from: slot_of(*slot), to: to(*row), bytes: 4 };
                     builder.recording.before.extend(shape.feeds.iter().map(feed));
+                }
+                GpuBlock::ShortConv(c) => {
+                    let states = c.states.as_ref().ok_or_else(|| self.invalid("no state is reserved"))?;
+                    c.record(&mut builder, states, next);
                 }
                 GpuBlock::Ffn(f) => f.record(&mut builder, next),
                 GpuBlock::EncoderEmbedding(e) => e.record(&mut builder),

@@ -34,7 +34,10 @@ const EDGES: &[(&str, &[&str])] = &[
             "unicorn-server",
         ],
     ),
-    ("xtask", &["unicorn-core", "unicorn-cases", "unicorn-hub", "unicorn-model", "unicorn-text", "unicorn-grammar"]),
+    (
+        "xtask",
+        &["unicorn-core", "unicorn-cases", "unicorn-hub", "unicorn-model", "unicorn-text", "unicorn-grammar"],
+    ),
 ];
 
 /// The table with the folders' names in place of the packages', as the documents have it.

@@ -32,6 +32,8 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
     let choice = EngineChoice {
         kv_tokens: None,
         queue: 0,
+        kept: None,
+        rows: 0,
         device: &args.device,
         place,
         kv: args.kv.kv,

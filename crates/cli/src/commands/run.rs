@@ -66,6 +66,8 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
     let choice = EngineChoice {
         kv_tokens: None,
         queue: 0,
+        kept: None,
+        rows: 0,
         device: &args.device,
         place: &args.place.of(&args.device),
         kv: args.kv.kv,

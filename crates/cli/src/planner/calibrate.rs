@@ -241,8 +241,8 @@ impl<'a> Bench<'a> {
     fn batch(&self, rows: usize, past: usize, read: bool) -> Result<Arc<Batch>, DeviceError> {
         let pages = (past + rows).div_ceil(PAGE_TOKENS) as u32;
         let tables = vec![(0..pages).collect()];
-        let slice =
-            Slice { sequence: SequenceId(0), tokens: vec![0; rows], start: past as u32, tables, slot: None };
+        let (sequence, tokens, snapshots) = (SequenceId(0), vec![0; rows], Vec::new());
+        let slice = Slice { sequence, tokens, start: past as u32, tables, snapshots, slot: None };
         let outputs = read.then_some(OutputRow::new(rows as u32 - 1, Select::Top(1))).into_iter().collect();
         let batch = Batch::new(vec![slice], outputs, &self.limits);
         batch.map(Arc::new).map_err(|e| DeviceError::Invalid {

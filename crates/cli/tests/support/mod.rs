@@ -43,6 +43,11 @@ pub fn tiny_model(folder: &Path, template: Option<&str>) -> PathBuf {
 
 /// As [`tiny_model`], with a name of its own.
 pub fn named_tiny_model(folder: &Path, name: &str, template: Option<&str>) -> PathBuf {
+    write_model(folder, name, template, HIDDEN)
+}
+
+/// A feed-forward block of another size has weights of zero.
+fn write_model(folder: &Path, name: &str, template: Option<&str>, hidden: usize) -> PathBuf {
     let (tokens, types) = vocabulary();
     let end = tokens.len() - 1;
     let vocab = tokens.len();
@@ -52,7 +57,7 @@ pub fn named_tiny_model(folder: &Path, name: &str, template: Option<&str>) -> Pa
     file.u32("llama.context_length", CONTEXT);
     file.u32("llama.embedding_length", WIDTH as u32);
     file.u32("llama.block_count", 1);
-    file.u32("llama.feed_forward_length", HIDDEN as u32);
+    file.u32("llama.feed_forward_length", hidden as u32);
     file.u32("llama.attention.head_count", 2);
     file.u32("llama.attention.head_count_kv", 1);
     file.f32("llama.attention.layer_norm_rms_epsilon", 1e-5);
@@ -77,12 +82,25 @@ pub fn named_tiny_model(folder: &Path, name: &str, template: Option<&str>) -> Pa
     file.tensor("blk.0.attn_v.weight", WIDTH / 2, WIDTH);
     file.tensor("blk.0.attn_output.weight", WIDTH, WIDTH);
     file.tensor("blk.0.ffn_norm.weight", 1, WIDTH);
-    file.tensor("blk.0.ffn_gate.weight", HIDDEN, WIDTH);
-    file.tensor("blk.0.ffn_up.weight", HIDDEN, WIDTH);
-    file.tensor("blk.0.ffn_down.weight", WIDTH, HIDDEN);
+    for (name, rows, cols) in [
+        ("blk.0.ffn_gate.weight", hidden, WIDTH),
+        ("blk.0.ffn_up.weight", hidden, WIDTH),
+        ("blk.0.ffn_down.weight", WIDTH, hidden),
+    ] {
+        if hidden == HIDDEN { file.tensor(name, rows, cols) } else { file.zeros(name, rows, cols) }
+    }
     let path = folder.join("tiny.gguf");
     std::fs::write(&path, file.bytes()).expect("the model can be written");
+    // Zeros at the end of a file are not written, only counted.
+    let whole = std::fs::File::options().write(true).open(&path).expect("the model");
+    let written = whole.metadata().expect("the model").len();
+    whole.set_len(written + file.zeros).expect("the model can be that long");
     path
+}
+
+/// As [`tiny_model`], but 300 MB of it are zeros, which take no room on disk and some time to load.
+pub fn heavy_model(folder: &Path, template: &str) -> PathBuf {
+    write_model(folder, "Heavy", Some(template), 800_000)
 }
 
 /// The 256 characters of GPT-2's byte alphabet, one merge, two control tokens: one that templates write, and the end.
@@ -110,6 +128,8 @@ struct Gguf {
     tensors: Vec<u8>,
     count: u64,
     data: Vec<u8>,
+    /// Bytes of zeros behind the data.
+    zeros: u64,
 }
 
 impl Gguf {
@@ -150,14 +170,24 @@ impl Gguf {
         values.iter().for_each(|v| self.metadata.extend(v.to_le_bytes()));
     }
 
-    fn tensor(&mut self, name: &str, rows: usize, cols: usize) {
+    fn describe(&mut self, name: &str, rows: usize, cols: usize) {
         push_string(&mut self.tensors, name);
         let dimensions: &[usize] = if rows == 1 { &[cols] } else { &[cols, rows] };
         self.tensors.extend((dimensions.len() as u32).to_le_bytes());
         dimensions.iter().for_each(|d| self.tensors.extend((*d as u64).to_le_bytes()));
         self.tensors.extend(0u32.to_le_bytes());
-        self.tensors.extend((self.data.len() as u64).to_le_bytes());
+        self.tensors.extend((self.data.len() as u64 + self.zeros).to_le_bytes());
         self.count += 1;
+    }
+
+    /// A tensor of zeros, after which only such may come.
+    fn zeros(&mut self, name: &str, rows: usize, cols: usize) {
+        self.describe(name, rows, cols);
+        self.zeros += (4 * rows * cols) as u64;
+    }
+
+    fn tensor(&mut self, name: &str, rows: usize, cols: usize) {
+        self.describe(name, rows, cols);
         let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(self.count);
         for _ in 0..rows * cols {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -12,7 +12,7 @@ use unicorn_core::{
 
 use super::{
     ActivationRounding, Attention, Embedding, EncoderAttention, EncoderEmbedding, EncoderFfn, Ffn, Head,
-    KvCache, KvLayout, LayerNorm, Weights, dot, encoder_head, widen,
+    KvCache, KvLayout, LayerNorm, ShortConv, States, StatesLayout, Weights, dot, encoder_head, widen,
 };
 use crate::submitter::{Job, Submitter};
 
@@ -51,6 +51,7 @@ struct Loaded {
 enum Op {
     Embedding(Embedding),
     Attention { block: Box<Attention>, kv: Option<KvCache> },
+    ShortConv { block: Box<ShortConv>, states: Option<States> },
     Ffn(Ffn),
     Head(Head),
     EncoderEmbedding(Box<EncoderEmbedding>),
@@ -172,11 +173,12 @@ impl Inner {
     fn copy(&self, copy: &StateCopy) -> Result<(), DeviceError> {
         let mut state = self.lock();
         let State { blocks, copied, .. } = &mut *state;
-        let cache = match blocks.get_mut(&copy.mixer).map(|b| (&mut b.op, &b.block)) {
-            Some((Op::Attention { kv: Some(kv), .. }, Block::Attention { spec, .. })) => (kv, spec.head_dim),
+        let bytes = match blocks.get_mut(&copy.mixer).map(|b| &mut b.op) {
+            Some(Op::Attention { block, kv: Some(kv) }) => kv.copy(block.spec.head_dim, copy),
+            Some(Op::ShortConv { states: Some(states), .. }) => states.layout.copy(&mut states.values, copy),
             _ => return Err(self.invalid(format!("block {} has no state", copy.mixer.0))),
         };
-        *copied += cache.0.copy(cache.1, copy).map_err(|what| self.invalid(what))?;
+        *copied += bytes.map_err(|what| self.invalid(what))?;
         Ok(())
     }
 }
@@ -263,6 +265,7 @@ impl Device for ReferenceDevice {
         let state = self.inner.lock();
         let kv = state.blocks.values().filter_map(|b| match &b.op {
             Op::Attention { kv, .. } => kv.as_ref().map(KvCache::bytes),
+            Op::ShortConv { states, .. } => states.as_ref().map(|s| s.values.len() as u64 * 4),
             _ => None,
         });
         MemoryUse {
@@ -314,6 +317,10 @@ impl Instrument for ReferenceDevice {
 }
 
 fn kv_bytes(block: &Block, layout: &StateLayout) -> Result<u64, String> {
+    if let Block::ShortConv { spec, .. } = block {
+        let states = StatesLayout::of(layout, spec.state(), spec.state_floats())?;
+        return Ok(states.bytes().map_or(u64::MAX, |bytes| bytes as u64));
+    }
     let Block::Attention { spec, .. } = block else { return Ok(0) };
     let layout = KvLayout::of(layout, spec.state(), spec.head_dim)?;
     Ok(KvCache::bytes_of(&layout, spec.kv_heads * spec.head_dim))
@@ -323,6 +330,7 @@ fn block_width(block: &Block) -> usize {
     match block {
         Block::Embedding { spec, .. } => spec.width,
         Block::Attention { spec, .. } => spec.width,
+        Block::ShortConv { spec, .. } => spec.width,
         Block::Ffn { spec, .. } => spec.width,
         Block::Head { spec, .. } => spec.width,
         Block::EncoderEmbedding { spec, .. } => spec.width,
@@ -339,6 +347,7 @@ fn passing_bytes(block: &Block, workload: &Workload) -> u64 {
         Block::Attention { spec, .. } => {
             3 * spec.width + 3 * (spec.heads + spec.kv_heads) * spec.head_dim + workload.layout.positions
         }
+        Block::ShortConv { spec, .. } => 9 * spec.width,
         Block::Ffn { spec, .. } => 3 * spec.width + 3 * spec.hidden,
         Block::EncoderEmbedding { spec, .. } => spec.width,
         Block::EncoderAttention { spec, .. } => {
@@ -377,6 +386,16 @@ impl Weights {
                     post_norm: self.load_optional(&w.post_norm, source)?,
                 }),
                 kv: None,
+            },
+            Block::ShortConv { spec, weights: w } => Op::ShortConv {
+                block: Box::new(ShortConv {
+                    spec: spec.clone(),
+                    norm: self.load(&w.norm, source)?,
+                    input: self.load(&w.input, source)?,
+                    conv: self.load(&w.conv, source)?,
+                    output: self.load(&w.output, source)?,
+                }),
+                states: None,
             },
             Block::Ffn { spec, weights: w } => Op::Ffn(Ffn {
                 spec: spec.clone(),
@@ -442,6 +461,7 @@ impl Op {
         match self {
             Op::Embedding(_) => "embedding",
             Op::Attention { .. } => "attention",
+            Op::ShortConv { .. } => "short_conv",
             Op::Ffn(_) => "ffn",
             Op::Head(_) => "head",
             Op::EncoderEmbedding(_) => "encoder_embedding",
@@ -453,10 +473,20 @@ impl Op {
 
     /// Gives a mixer its empty state.
     fn reserve(&mut self, layout: &StateLayout) -> Result<(), String> {
-        if let Op::Attention { block, kv } = self {
-            *kv = None;
-            let layout = KvLayout::of(layout, block.spec.state(), block.spec.head_dim)?;
-            *kv = Some(KvCache::new(layout, block.spec.kv_heads * block.spec.head_dim));
+        match self {
+            Op::Attention { block, kv } => {
+                *kv = None;
+                let layout = KvLayout::of(layout, block.spec.state(), block.spec.head_dim)?;
+                *kv = Some(KvCache::new(layout, block.spec.kv_heads * block.spec.head_dim));
+            }
+            Op::ShortConv { block, states } => {
+                *states = None;
+                let spec = &block.spec;
+                *states = Some(States::new(StatesLayout::of(layout, spec.state(), spec.state_floats())?));
+            }
+            Op::Embedding(_) | Op::Ffn(_) | Op::Head(_) => {}
+            Op::EncoderEmbedding(_) | Op::EncoderAttention(_) => {}
+            Op::EncoderFfn(_) | Op::EncoderHead { .. } => {}
         }
         Ok(())
     }
@@ -488,6 +518,12 @@ impl Op {
                 stream.expect(block.spec.width, batch)?;
                 let kv = kv.as_mut().ok_or("no state was reserved")?;
                 let y = block.forward(&widen(&stream.x), batch, kv);
+                stream.add(&y);
+            }
+            Op::ShortConv { block, states } => {
+                stream.expect(block.spec.width, batch)?;
+                let states = states.as_mut().ok_or("no state was reserved")?;
+                let y = block.forward(&widen(&stream.x), batch, states);
                 stream.add(&y);
             }
             Op::Ffn(block) => {

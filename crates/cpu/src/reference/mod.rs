@@ -16,6 +16,7 @@ mod linear;
 mod rms_norm;
 mod rope;
 mod rounding;
+mod short_conv;
 mod weights;
 
 pub use device::ReferenceDevice;
@@ -34,6 +35,8 @@ use layer_norm::LayerNorm;
 use linear::dot;
 use rms_norm::rms_norm_rows;
 use rope::rope;
+pub(crate) use short_conv::StatesLayout;
+use short_conv::{ShortConv, States};
 use weights::{Matrix, Weights};
 
 /// `x` as f64.

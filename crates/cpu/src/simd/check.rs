@@ -45,6 +45,9 @@ pub(super) fn check_work(
             Loaded::Attention(block) if block.kv.is_none() || batch.limits().state.as_ref() != layout => {
                 return Err(invalid("the batch was made for other state than is reserved"));
             }
+            Loaded::ShortConv(block) if block.states.is_none() || batch.limits().state.as_ref() != layout => {
+                return Err(invalid("the batch was made for other state than is reserved"));
+            }
             Loaded::EncoderEmbedding(block) => check_whole(batch, block.spec.vocab, block.spec.positions)?,
             Loaded::EncoderAttention(_) if batch.whole().is_none() => {
                 return Err(invalid("an encoder's attention over a batch of parts of sequences"));
@@ -55,7 +58,8 @@ pub(super) fn check_work(
             Loaded::Head(_) | Loaded::EncoderHead(_) if index + 1 < blocks.len() => {
                 return Err(invalid("a head before other blocks"));
             }
-            Loaded::Embedding(_) | Loaded::Attention(_) | Loaded::Ffn(_) | Loaded::Head(_) => {}
+            Loaded::Embedding(_) | Loaded::Attention(_) | Loaded::ShortConv(_) => {}
+            Loaded::Ffn(_) | Loaded::Head(_) => {}
             Loaded::EncoderAttention(_) | Loaded::EncoderFfn(_) | Loaded::EncoderHead(_) => {}
         }
     }

@@ -157,6 +157,7 @@ impl Device for SimdDevice {
         let mut state = self.inner.lock();
         let kv = state.blocks.values().filter_map(|b| match b {
             Loaded::Attention(block) => block.kv.as_ref().map(|kv| kv.geometry().bytes() as u64),
+            Loaded::ShortConv(block) => block.states.as_ref()?.layout().bytes().map(|bytes| bytes as u64),
             _ => None,
         });
         let kv = kv.sum();

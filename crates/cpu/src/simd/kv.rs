@@ -20,14 +20,14 @@ pub(crate) const TILE: usize = 16;
 const QUANT: usize = 32;
 
 /// Zeroed memory that the operating system commits as it is touched.
-struct LazyBytes {
+pub(crate) struct LazyBytes {
     start: NonNull<u8>,
     layout: Layout,
 }
 
 // SAFETY: plain memory, owned.
 unsafe impl Send for LazyBytes {}
-// SAFETY: shared access goes through unsafe methods of the cache.
+// SAFETY: shared access goes through unsafe methods of what holds it.
 unsafe impl Sync for LazyBytes {}
 
 /// Over-allocation that lets the cache start on a cache line. Asking the allocator for the alignment instead would make it
@@ -35,14 +35,16 @@ unsafe impl Sync for LazyBytes {}
 const LINE: usize = 64;
 
 impl LazyBytes {
-    fn new(bytes: usize) -> Option<LazyBytes> {
+    /// `None` when the memory cannot be had.
+    pub(crate) fn new(bytes: usize) -> Option<LazyBytes> {
         let layout = Layout::from_size_align(bytes.checked_add(LINE)?, 16).ok()?;
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
         Some(LazyBytes { start, layout })
     }
 
-    fn aligned(&self) -> *mut u8 {
+    /// The first byte, on a cache line.
+    pub(crate) fn aligned(&self) -> *mut u8 {
         let start = self.start.as_ptr();
         start.wrapping_add(start.align_offset(LINE))
     }

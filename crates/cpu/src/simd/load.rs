@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
-use unicorn_core::{Block, DeviceError, LayerNormWeights, NormSpec, StateLayout, Weight, WeightSource};
+use unicorn_core::{
+    Block, DeviceError, LayerNormWeights, NormSpec, ShortConvSpec, StateLayout, Weight, WeightSource,
+};
 
 use super::blocks::{
     AttentionBlock, EmbeddingBlock, EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock,
-    EncoderHeadBlock, FfnBlock, HeadBlock, LayerNorm, Loaded, Norm, QkNorm,
+    EncoderHeadBlock, FfnBlock, HeadBlock, LayerNorm, Loaded, Norm, QkNorm, ShortConvBlock,
 };
 use super::errors::{invalid, out_of_memory, unsupported};
 use super::kv::{KvCache, KvGeometry};
 use super::level::SimdLevel;
 use super::linear::PackedMatrix;
 use super::pool::Pool;
+use super::short_conv::{KERNEL_MAX, States};
 use super::state::State;
 use super::weights::WeightStore;
-use crate::reference::KvLayout;
+use crate::reference::{KvLayout, StatesLayout};
 
 /// Reads the weights of a block, whose shapes have been checked.
 pub(super) fn load_block(
@@ -58,6 +61,15 @@ pub(super) fn load_block(
             }
             Loaded::Attention(Box::new(block))
         }
+        Block::ShortConv { spec, weights: w } => {
+            check_kernel(spec)?;
+            let matrices = loader.matrices([&w.input, &w.output])?;
+            let norm = loader.norm(&spec.norm, &w.norm)?;
+            let taps = loader.store.load_columns(&w.conv, loader.source)?;
+            let mut block = ShortConvBlock::new(spec, norm, matrices, taps, level);
+            block.states = state.layout.as_ref().map(|layout| new_states(spec, layout)).transpose()?;
+            Loaded::ShortConv(Box::new(block))
+        }
         Block::Ffn { spec, weights: w } => {
             let matrices = loader.matrices([&w.gate, &w.up, &w.down])?;
             let norm = loader.norm(&spec.norm, &w.norm)?;
@@ -76,14 +88,21 @@ pub(super) fn load_block(
     })
 }
 
-/// Gives every attention block the pages of its state group.
+/// Gives every mixer the pages of its state group.
 pub(super) fn reserve(state: &mut State, layout: &StateLayout, level: SimdLevel) -> Result<(), DeviceError> {
     for block in attention_blocks(state) {
         KvLayout::of(layout, block.spec.state(), block.spec.head_dim).map_err(unsupported)?;
     }
+    for block in short_convolutions(state) {
+        states_layout(&block.spec, layout)?;
+    }
     // Free the old caches first: both together may not fit.
     state.layout = None;
     attention_blocks(state).for_each(|block| block.set_cache(None, level));
+    short_convolutions(state).for_each(|block| block.states = None);
+    for block in short_convolutions(state) {
+        block.states = Some(new_states(&block.spec, layout)?);
+    }
     for block in attention_blocks(state) {
         let cache = new_cache(block, layout)?;
         block.set_cache(Some(cache), level);
@@ -97,6 +116,32 @@ fn attention_blocks(state: &mut State) -> impl Iterator<Item = &mut AttentionBlo
         Loaded::Attention(block) => Some(&mut **block),
         _ => None,
     })
+}
+
+fn short_convolutions(state: &mut State) -> impl Iterator<Item = &mut ShortConvBlock> {
+    state.blocks.values_mut().filter_map(|block| match block {
+        Loaded::ShortConv(block) => Some(&mut **block),
+        _ => None,
+    })
+}
+
+/// Errors where the kernel is longer than those that there are.
+pub(super) fn check_kernel(spec: &ShortConvSpec) -> Result<(), DeviceError> {
+    if spec.kernel > KERNEL_MAX {
+        return Err(unsupported(format!("a short convolution over {} positions", spec.kernel)));
+    }
+    Ok(())
+}
+
+/// Where the states of a short convolution lie.
+pub(super) fn states_layout(spec: &ShortConvSpec, layout: &StateLayout) -> Result<StatesLayout, DeviceError> {
+    StatesLayout::of(layout, spec.state(), spec.state_floats()).map_err(unsupported)
+}
+
+fn new_states(spec: &ShortConvSpec, layout: &StateLayout) -> Result<States, DeviceError> {
+    let layout = states_layout(spec, layout)?;
+    let bytes = layout.bytes().map_or(u64::MAX, |bytes| bytes as u64);
+    States::new(layout).ok_or_else(|| out_of_memory(format!("{} states of a block", layout.pages), bytes))
 }
 
 fn new_cache(block: &AttentionBlock, layout: &StateLayout) -> Result<KvCache, DeviceError> {
@@ -148,7 +193,10 @@ impl Loader<'_> {
                 Loaded::EncoderFfn(Box::new(EncoderFfnBlock::new(spec, matrices, biases, norm)))
             }
             Block::EncoderHead { spec } => Loaded::EncoderHead(EncoderHeadBlock::new(spec)),
-            Block::Embedding { .. } | Block::Attention { .. } | Block::Ffn { .. } | Block::Head { .. } => {
+            Block::Embedding { .. } | Block::Attention { .. } | Block::ShortConv { .. } => {
+                return Err(invalid("a block of no encoder"));
+            }
+            Block::Ffn { .. } | Block::Head { .. } => {
                 return Err(invalid("a block of no encoder"));
             }
         })

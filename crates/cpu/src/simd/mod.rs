@@ -24,6 +24,7 @@ mod rms_norm;
 pub mod roofline;
 mod rope;
 mod shared;
+mod short_conv;
 mod state;
 mod submit;
 #[cfg(test)]

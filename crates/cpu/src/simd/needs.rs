@@ -8,6 +8,7 @@ use super::errors::{invalid, out_of_memory, unsupported};
 use super::kv::KvGeometry;
 use super::level::SimdLevel;
 use super::linear::{ActivationForms, PackedActivations, select};
+use super::load::{check_kernel, states_layout};
 use super::rope::table_row_len;
 use super::weights::{WeightSizes, load_bytes};
 use crate::reference::KvLayout;
@@ -54,6 +55,7 @@ fn matrices(block: &Block) -> Vec<&Weight> {
     match block {
         Block::Embedding { table, .. } => vec![table],
         Block::Attention { weights: w, .. } => vec![&w.q, &w.k, &w.v, &w.o],
+        Block::ShortConv { weights: w, .. } => vec![&w.input, &w.output],
         Block::Ffn { weights: w, .. } => vec![&w.gate, &w.up, &w.down],
         Block::Head { weight, .. } => vec![weight],
         Block::EncoderEmbedding { weights: w, .. } => vec![&w.table],
@@ -75,6 +77,7 @@ fn vectors(block: &Block) -> Vec<(&Weight, f32)> {
             let optional = optional.filter_map(|(w, offset)| Some((w.as_ref()?, offset)));
             std::iter::once((&w.norm, spec.norm.weight_offset)).chain(optional).collect()
         }
+        Block::ShortConv { spec, weights: w } => vec![(&w.norm, spec.norm.weight_offset), (&w.conv, 0.0)],
         Block::Ffn { spec, weights: w } => {
             let post = w.post_norm.as_ref().map(|w| (w, post(&spec.post_norm)));
             std::iter::once((&w.norm, spec.norm.weight_offset)).chain(post).collect()
@@ -93,6 +96,11 @@ fn encoder_vectors(block: &Block) -> Vec<(&Weight, f32)> {
 }
 
 fn kv_bytes(block: &Block, workload: &Workload) -> Result<u64, DeviceError> {
+    if let Block::ShortConv { spec, .. } = block {
+        check_kernel(spec)?;
+        let bytes = states_layout(spec, &workload.layout)?.bytes();
+        return Ok(bytes.map_or(u64::MAX, |bytes| bytes as u64));
+    }
     let Block::Attention { spec, .. } = block else { return Ok(0) };
     let layout = KvLayout::of(&workload.layout, spec.state(), spec.head_dim).map_err(unsupported)?;
     let geometry = KvGeometry::new(layout, spec.kv_heads, spec.head_dim);
@@ -164,6 +172,12 @@ impl<'a> Scratch<'a> {
                 self.attention = self.attention.max(scratch_floats(key, spec.head_dim, staged));
                 self.product(&[&w.q, &w.k, &w.v], rows);
                 self.product(&[&w.o], rows);
+            }
+            Block::ShortConv { spec, weights: w } => {
+                self.width = self.width.max(spec.width);
+                self.hidden = self.hidden.max(rows.saturating_mul(3 * spec.width));
+                self.product(&[&w.input], rows);
+                self.product(&[&w.output], rows);
             }
             Block::Ffn { spec, weights: w } => {
                 self.width = self.width.max(spec.width);

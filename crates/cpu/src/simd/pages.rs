@@ -10,6 +10,12 @@ use super::state::State;
 /// Copies the pages; every head of every page is a piece of work for one thread.
 pub(super) fn copy(state: &mut State, copy: &StateCopy, pool: &Pool) -> Result<(), DeviceError> {
     let State { blocks, copied, .. } = state;
+    if let Some(Loaded::ShortConv(block)) = blocks.get(&copy.mixer) {
+        let states = block.states.as_ref().ok_or_else(|| invalid("no state is reserved"))?;
+        // SAFETY: no work that uses these pages is under way, and the device does one thing at a time.
+        *copied += unsafe { states.copy(copy) }.map_err(invalid)?;
+        return Ok(());
+    }
     let Some(Loaded::Attention(block)) = blocks.get(&copy.mixer) else {
         return Err(invalid(format!("block {} has no state", copy.mixer.0)));
     };

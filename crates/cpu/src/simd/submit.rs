@@ -198,6 +198,7 @@ impl<'a> Prepared<'a> {
         match block {
             Loaded::Embedding(_) => Needs::default(),
             Loaded::Ffn(block) => block.needs(rows),
+            Loaded::ShortConv(block) => block.needs(rows),
             Loaded::Attention(block) => {
                 if !self.ropes.contains(&block.rope) {
                     self.ropes.push(block.rope);

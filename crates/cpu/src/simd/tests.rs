@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use unicorn_cases::synthetic::{SyntheticLayout, SyntheticSource};
+use unicorn_cases::synthetic::{Fill, SyntheticLayout, SyntheticSource};
 use unicorn_core::rope::RopeScaling;
 use unicorn_core::{
     Activation, AttentionSpec, AttentionWeights, Batch, BatchLimits, Block, BlockId, Crossing, Device,
     DeviceError, EmbeddingSpec, FfnSpec, FfnWeights, HeadOutput, HeadSpec, Instrument, KvType, NormSpec,
-    OutputRow, PageId, RopeSpec, RopeStyle, Select, SequenceId, SharedBuffer, Sharing, Slice, StateGroup,
-    StateLayout, StreamId, TensorType, WeightError, WeightSource, WeightSpan, run_to_end, state_groups,
+    OutputRow, PageId, RopeSpec, RopeStyle, Select, SequenceId, SharedBuffer, Sharing, ShortConvSpec,
+    ShortConvWeights, Slice, StateGroup, StateLayout, StreamId, TensorType, WeightError, WeightSource,
+    WeightSpan, run_to_end, state_groups,
 };
 
 use super::testing::random_source;
@@ -102,6 +103,20 @@ fn model(gemma: bool, types: Types) -> Vec<Block> {
     blocks
 }
 
+/// The same with a short convolution behind the first layer.
+fn with_short_conv(mut blocks: Vec<Block>, ty: TensorType) -> Vec<Block> {
+    let mut l = SyntheticLayout::default();
+    let spec = ShortConvSpec { width: WIDTH, kernel: 3, norm: NormSpec::rms(1e-6) };
+    let weights = ShortConvWeights {
+        norm: l.norm("norm", WIDTH),
+        input: l.matrix("in", ty, 3 * WIDTH, WIDTH),
+        conv: l.tensor("conv", Fill::Norm, WIDTH, 3),
+        output: l.matrix("out", ty, WIDTH, WIDTH),
+    };
+    blocks.insert(3, Block::ShortConv { spec, weights: Box::new(weights) });
+    blocks
+}
+
 fn source() -> Arc<dyn WeightSource> {
     Arc::new(SyntheticSource::new(7))
 }
@@ -128,9 +143,10 @@ impl Loaded {
     /// The same pages for every group.
     fn slice(&self, sequence: u64, start: u32, tokens: &[u32], page: impl Fn(PageId) -> PageId) -> Slice {
         let pages = (start as usize + tokens.len()).div_ceil(32) as PageId;
-        let groups = self.limits.state.as_ref().unwrap().groups.len();
-        let tables = vec![(0..pages).map(page).collect(); groups];
-        Slice { sequence: SequenceId(sequence), tokens: tokens.to_vec(), start, tables, slot: None }
+        let pages: Vec<PageId> = (0..pages).map(page).collect();
+        let tables = unicorn_cases::states::tables(&self.limits, &pages);
+        let (sequence, tokens, snapshots) = (SequenceId(sequence), tokens.to_vec(), vec![]);
+        Slice { sequence, tokens, start, tables, snapshots, slot: None }
     }
 }
 
@@ -179,7 +195,7 @@ fn tokens(name: &str, lens: &[usize]) -> Vec<Vec<u32>> {
 fn float_models_equal_the_reference() {
     let sequences = tokens("device", &[90, 33]);
     for gemma in [false, true] {
-        let blocks = model(gemma, [TensorType::F32; 8]);
+        let blocks = with_short_conv(model(gemma, [TensorType::F32; 8]), TensorType::F32);
         let oracle = ReferenceDevice::new();
         let want = logits(&oracle, &load(&oracle, &blocks, KvType::F32), &sequences, 64);
         for level in SimdLevel::available() {
@@ -198,7 +214,7 @@ fn float_models_equal_the_reference() {
 fn the_same_bits_for_any_thread_count_and_cut() {
     let sequences = tokens("device bits", &[75, 40]);
     for gemma in [false, true] {
-        let blocks = model(gemma, MIXED);
+        let blocks = with_short_conv(model(gemma, MIXED), TensorType::Q8_0);
         for level in SimdLevel::available() {
             let run = |threads: usize, chunk: usize, sequences: &[Vec<u32>]| -> Vec<Vec<u32>> {
                 let device = open(level, threads);

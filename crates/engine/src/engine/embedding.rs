@@ -45,11 +45,6 @@ impl Engine {
         texts
     }
 
-    /// True where a sequence is to become a vector.
-    pub(super) fn is_embedding(&self, id: SequenceId) -> bool {
-        self.running.iter().any(|s| s.id == id && s.embedding.is_some())
-    }
-
     /// Takes in the hidden states of `count` tokens of a text that have been computed. With the last of them the vector is reported, and
     /// the reason to end comes back.
     pub(super) fn pool(

@@ -49,7 +49,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Goes back to an earlier position: what was fed after it is forgotten. Where a sliding window has given up what is seen from
-    /// there, everything is. Returns the position reached.
+    /// there, everything is; with recurrent state it goes on to the last position whose state is kept. Returns the position reached.
     pub fn rewind(&mut self, position: usize) -> usize {
         self.position = self.pages.truncate(self.position.min(position));
         self.position
@@ -58,8 +58,8 @@ impl<'a> Evaluator<'a> {
     /// Runs `tokens` at the current position, in batches of the engine's chunk size. `outputs` are the rows (ascending, each below
     /// `tokens.len()`) whose logits are wanted; without any, `None` comes back.
     ///
-    /// Errors when the context or a pool is full, a token is out of range or a device fails; the position is what it was then, or 0
-    /// where a sliding window has moved on.
+    /// Errors when the context or a pool is full, a token is out of range or a device fails; the position is what it was then, or an earlier
+    /// one where state has moved on.
     pub fn feed(
         &mut self,
         tokens: &[u32],
@@ -102,8 +102,9 @@ impl<'a> Evaluator<'a> {
             let failed = flights.iter().any(|f| matches!(f.2, Some(Err(_))));
             while launched < tokens.len() && !failed && self.engine.executor.has_room() {
                 let end = tokens.len().min(launched + chunk);
-                let made =
-                    self.reserve(start + end).and_then(|()| self.batch(tokens, start, launched..end, rows));
+                let made = self
+                    .reserve(start + launched, start + end)
+                    .and_then(|()| self.batch(tokens, start, launched..end, rows));
                 let batch = match made {
                     Ok(batch) => batch,
                     // What lands next may give up pages of a window.
@@ -147,20 +148,15 @@ impl<'a> Evaluator<'a> {
         let here = rows.outputs.iter().filter(|o| part.contains(&(**o as usize)));
         let select = rows.select;
         let outputs = here.map(|o| OutputRow::new(o - part.start as u32, select)).collect();
-        let tables = self.pages.tables(start + part.end);
-        let (tokens, start) = (tokens[part.clone()].to_vec(), (start + part.start) as u32);
-        let slice = Slice { sequence: SEQUENCE, tokens, start, tables, slot: None };
+        let (from, to) = (start + part.start, start + part.end);
+        let (tables, snapshots) = (self.pages.tables(from, to), self.pages.snapshots(from, to));
+        let (tokens, start) = (tokens[part.clone()].to_vec(), from as u32);
+        let slice = Slice { sequence: SEQUENCE, tokens, start, tables, snapshots, slot: None };
         Ok(Batch::new(vec![slice], outputs, &self.engine.limits)?)
     }
 
-    fn reserve(&mut self, end: usize) -> Result<(), EngineError> {
-        loop {
-            match self.pages.grow(end) {
-                Ok(()) => return Ok(()),
-                Err(full) if !self.engine.prefixes.evict() => return Err(full.into()),
-                Err(_) => {}
-            }
-        }
+    fn reserve(&mut self, start: usize, end: usize) -> Result<(), EngineError> {
+        Ok(self.engine.prefixes.grow(&mut self.pages, start, end, 0)?)
     }
 
     /// Appends the rows of all batches.

@@ -1,6 +1,7 @@
 //! The engine: a state machine that turns requests into tokens. It is a pump: batches are launched as soon as something is ready,
 //! and each that lands makes room for the next.
 
+mod admission;
 pub(crate) mod batching;
 mod counters;
 mod embedding;
@@ -8,7 +9,9 @@ mod evaluator;
 mod options;
 mod queue;
 mod report;
+mod scores;
 mod sequence;
+mod speed;
 mod step;
 
 use std::sync::Arc;
@@ -36,6 +39,7 @@ pub use options::EngineOptions;
 use queue::Queue;
 pub use report::{DeviceReport, Report};
 use sequence::Sequence;
+use speed::Speed;
 
 /// How far loading has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +72,9 @@ pub struct Engine {
     counted: Counters,
     /// How many batches of either phase may be on their way.
     rooms: [Room; 2],
+    /// Prompts are read on devices where answers are generated too.
+    mixes: bool,
+    speed: Speed,
     /// Set when a device was lost.
     stopped: Option<Failure>,
 }
@@ -100,12 +107,15 @@ impl Engine {
         plan.check(&options.memory_limits).map_err(|short| EngineError::Memory(Box::new(short)))?;
         let Reservation { streams, rows, ahead, layout } = Reservation::of(spec, &placements, &options);
         let rooms = [&placements.prefill, &placements.decode].map(|placement| room(placement, &options));
+        let devices_of = |placement: &Placement| placement.assignment().to_vec();
+        let (reading, writing) = (devices_of(&placements.prefill), devices_of(&placements.decode));
+        let mixes = reading.iter().any(|device| writing.contains(device));
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
         executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
         Ok(Engine {
             spec: executor.spec().clone(),
-            prefixes: PrefixCache::new(&pools, options.kept_max),
+            prefixes: PrefixCache::new(&pools, options.kept_max, executor.has_two_ways()),
             limits: Arc::new(BatchLimits { vocab: spec.vocab, state: Some(layout) }),
             options,
             executor,
@@ -117,6 +127,8 @@ impl Engine {
             next_id: 0,
             counted: Counters::default(),
             rooms,
+            mixes,
+            speed: Speed::default(),
             stopped: None,
         })
     }
@@ -268,11 +280,14 @@ impl Engine {
         }
     }
 
-    /// Keeps or gives up the pages of an ended sequence, with nothing of it in flight.
+    /// Keeps or gives up the pages of an ended sequence, with nothing of it in flight. Of one that was preempted others may have pages still.
     fn release(&mut self, mut sequence: Sequence) {
+        let pages = std::mem::replace(&mut sequence.pages, self.pools.empty());
         if sequence.keep && sequence.computed > 0 {
-            let pages = std::mem::replace(&mut sequence.pages, self.pools.empty());
             self.prefixes.keep(sequence.scope, &sequence.tokens[..sequence.computed], pages);
+        } else {
+            drop(pages);
+            self.prefixes.forget(sequence.scope, &sequence.tokens);
         }
     }
 
@@ -311,7 +326,7 @@ impl Engine {
                     return Err(error);
                 }
             }
-            pages.written(phase, slice.end());
+            pages.written(phase, slice.start as usize, slice.end());
         }
         Ok(executor.launch(Arc::new(batch), phase, copies))
     }

@@ -22,8 +22,11 @@ pub struct EngineOptions {
     pub kv_pages: Option<usize>,
     /// Tokens per step, decoding sequences included.
     pub prefill_chunk: usize,
-    /// Finished sequences kept for prefix reuse (see [`crate::Request::keep`]); 0 keeps none. They live in free pages and give
-    /// way to running sequences.
+    /// While sequences generate, prompts are read in pieces so that no batch takes longer than so many milliseconds, as far as the batches
+    /// before tell; 16 tokens are read at least.
+    pub stall_ms_max: u64,
+    /// Finished sequences kept for prefix reuse (see [`crate::Request::keep`]), one that another begins with not counted; 0 keeps none. They live in
+    /// free pages and give way to running sequences page by page.
     pub kept_max: usize,
     /// A step that always takes the likeliest token is launched before the one before has landed, where one device has the whole model: the
     /// device feeds itself.
@@ -46,6 +49,7 @@ impl Default for EngineOptions {
             page_tokens: 64,
             kv_pages: None,
             prefill_chunk: 512,
+            stall_ms_max: 150,
             kept_max: 4,
             ahead: true,
             pipeline_parts: 2,

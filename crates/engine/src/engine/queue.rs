@@ -22,20 +22,23 @@ impl Class {
         self.returned.is_empty() && self.groups.is_empty()
     }
 
-    fn front(&self) -> Option<&Sequence> {
-        self.returned.front().or_else(|| self.groups.front()?.1.front())
+    /// Whose turn it is, who is next then, and so on.
+    fn turns(&self) -> impl Iterator<Item = &Sequence> {
+        let longest = self.groups.iter().map(|g| g.1.len()).max().unwrap_or(0);
+        let round = |turn| self.groups.iter().filter_map(move |g| g.1.get(turn));
+        self.returned.iter().chain((0..longest).flat_map(round))
     }
 
-    fn pop(&mut self) -> Option<Sequence> {
-        if let Some(sequence) = self.returned.pop_front() {
-            return Some(sequence);
+    /// Takes out one whose turn it is; its group goes to the end.
+    fn take(&mut self, id: SequenceId) -> Option<Sequence> {
+        let group = self.groups.iter().position(|g| g.1.iter().any(|s| s.id == id));
+        let key = group.and_then(|at| self.groups.get(at)).map(|g| g.0);
+        let sequence = self.remove(id)?;
+        if let Some(at) = self.groups.iter().position(|g| Some(g.0) == key) {
+            let last = self.groups.remove(at);
+            self.groups.extend(last);
         }
-        let (group, mut sequences) = self.groups.pop_front()?;
-        let sequence = sequences.pop_front();
-        if !sequences.is_empty() {
-            self.groups.push_back((group, sequences));
-        }
-        sequence
+        Some(sequence)
     }
 
     fn push(&mut self, sequence: Sequence) {
@@ -87,16 +90,22 @@ impl Queue {
         self.classes.is_empty()
     }
 
-    /// Whose turn it is.
-    pub fn front(&self) -> Option<&Sequence> {
-        self.classes.first()?.front()
+    /// Whose turn it is, who is next then, and so on.
+    pub fn turns(&self) -> impl Iterator<Item = &Sequence> {
+        self.classes.iter().flat_map(Class::turns)
     }
 
-    /// Takes out whose turn it is.
-    pub fn pop(&mut self) -> Option<Sequence> {
-        let sequence = self.classes.first_mut()?.pop();
+    /// Takes out one whose turn it is, or before whom others have to wait.
+    pub fn take(&mut self, id: SequenceId) -> Option<Sequence> {
+        let sequence = self.classes.iter_mut().find_map(|c| c.take(id));
         self.tidy();
         sequence
+    }
+
+    /// Takes out everybody.
+    pub fn drain(&mut self) -> impl Iterator<Item = Sequence> {
+        let classes = std::mem::take(&mut self.classes).into_iter();
+        classes.flat_map(|c| c.returned.into_iter().chain(c.groups.into_iter().flat_map(|g| g.1)))
     }
 
     /// At the end of its group.

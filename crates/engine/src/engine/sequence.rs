@@ -11,6 +11,8 @@ use crate::kv::StatePages;
 use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
 
+use super::scores::Scores;
+
 /// A failed batch.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -44,6 +46,8 @@ pub(super) struct Sequence {
     pub flights: usize,
     /// Empty while waiting.
     pub pages: StatePages,
+    /// Full pages that others know of.
+    pub published: usize,
     /// What went wrong with a batch, until all of its batches have landed.
     pub failure: Option<Fault>,
     /// The next batch is this sequence's own: one that it shared failed.
@@ -51,6 +55,8 @@ pub(super) struct Sequence {
     /// It was cancelled, and ends when all of its batches have landed.
     pub cancelled: bool,
     pub sampler: Sampler,
+    /// What is known of its prompt's log probabilities, until they were reported.
+    pub scores: Option<Scores>,
     pub prompt_tokens: usize,
     pub reused_tokens: usize,
     pub max_tokens: Option<usize>,
@@ -61,6 +67,8 @@ pub(super) struct Sequence {
     pub scope: u64,
     /// When its latest batch was launched.
     pub sent: Instant,
+    /// Nothing but single tokens and drafts was in the batch that landed last.
+    pub timed: bool,
     added: Instant,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -76,6 +84,7 @@ impl Sequence {
         constraint: Option<Constrained>,
         pages: StatePages,
     ) -> Sequence {
+        let scores = request.prompt_logprobs.map(|top| Scores::new(request.prompt.len(), top));
         Sequence {
             id,
             prompt_tokens: request.prompt.len(),
@@ -89,10 +98,12 @@ impl Sequence {
             constraint,
             flights: 0,
             pages,
+            published: 0,
             failure: None,
             alone: false,
             cancelled: false,
             sampler,
+            scores,
             reused_tokens: 0,
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
@@ -101,11 +112,19 @@ impl Sequence {
             group: request.group,
             scope: request.scope,
             sent: Instant::now(),
+            timed: false,
             added: Instant::now(),
             started: None,
             first_token: None,
             last_token: None,
         }
+    }
+
+    /// Tokens whose state may come from elsewhere, and one that has to be computed.
+    pub fn reusable(&self) -> &[u32] {
+        let most = self.scores.as_ref().map_or(usize::MAX, |scores| scores.first() + 1);
+        let most = if self.embedding.as_ref().is_none_or(Pooler::skips_beginnings) { most } else { 0 };
+        &self.tokens[..self.tokens.len().min(most)]
     }
 
     /// Tokens not launched yet.
@@ -128,11 +147,6 @@ impl Sequence {
         self.pending() > 0 && self.failure.is_none() && !self.cancelled
     }
 
-    /// True where it may begin with state that another sequence left.
-    pub fn takes_prefix(&self) -> bool {
-        self.embedding.as_ref().is_none_or(Pooler::skips_beginnings)
-    }
-
     /// True once it has generated a token.
     pub fn decodes(&self) -> bool {
         self.generated() > 0
@@ -149,6 +163,7 @@ impl Sequence {
         self.pages = pages;
         self.computed = reused;
         self.launched = reused;
+        self.published = 0;
         let first = self.started.is_none();
         if first {
             self.started = Some(Instant::now());
@@ -170,7 +185,6 @@ impl Sequence {
     pub fn advance(&mut self, tokens: usize, accepted: usize) {
         self.computed += tokens + accepted;
         self.launched += accepted;
-        self.pages.slide(self.computed);
     }
 
     /// Forgets that anything was computed for drafts that were wrong.
@@ -199,10 +213,11 @@ impl Sequence {
         self.constraint.as_mut().map_or(Ok(false), |constraint| constraint.accept(token))
     }
 
-    /// Gives up what a failed batch left behind, to try again alone.
+    /// Gives up what a failed batch left behind, to try again alone, from an earlier position where recurrent state is there no longer.
     pub fn retry(&mut self) {
         self.failure = None;
         self.alone = true;
+        self.computed = self.pages.truncate(self.computed);
         self.launched = self.computed;
     }
 

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use unicorn_core::{Batch, BatchError, DeviceError, OutputRow, RowOutput, SLOTS, Select, SequenceId, Slice};
 
 use super::sequence::{Fault, Sequence};
-use super::{Engine, batching, queue};
+use super::{Engine, batching};
 use crate::EngineError;
 use crate::drafts::Drafting;
 use crate::executor::Landed;
@@ -30,6 +30,25 @@ impl Planned {
     /// True where a token is chosen after the last of these.
     fn is_read(&self, sequence: &Sequence) -> bool {
         sequence.launched + self.count >= sequence.tokens.len() && sequence.max_tokens != Some(0)
+    }
+}
+
+/// What a slice was made of.
+struct Parts<'a> {
+    /// Rows whose logits score the prompt.
+    scored: Vec<usize>,
+    /// Tokens of the sequence; guesses follow.
+    count: usize,
+    drafts: &'a [u32],
+}
+
+impl Parts<'_> {
+    /// Of a slice with these rows that are read. Those before the prompt's last token score it; behind the first of the others are guesses.
+    fn new(slice: &Slice, mut rows: Vec<usize>, prompt_tokens: usize) -> Parts<'_> {
+        let scoring = |row: &usize| slice.start as usize + row + 1 < prompt_tokens;
+        let chosen = rows.split_off(rows.partition_point(scoring));
+        let count = chosen.first().map_or(slice.tokens.len(), |row| row + 1);
+        Parts { scored: rows, count, drafts: &slice.tokens[count..] }
     }
 }
 
@@ -61,7 +80,7 @@ impl Engine {
     }
 
     fn end_all(&mut self, reason: &Failure) {
-        let waiting = std::iter::from_fn(|| self.waiting.pop()).collect::<Vec<_>>();
+        let waiting: Vec<Sequence> = self.waiting.drain().collect();
         for sequence in std::mem::take(&mut self.running).into_iter().chain(waiting) {
             self.finish(sequence, FinishReason::Device(reason.clone()));
         }
@@ -114,33 +133,6 @@ impl Engine {
         planned.into_iter().filter(constrain).collect()
     }
 
-    /// Moves waiting sequences to the running ones, in order, while there is a place and the pages for all their tokens so far: a
-    /// prompt that is certain to be preempted is not begun.
-    fn admit(&mut self) {
-        // What ended may leave a beginning behind that a waiting one can use.
-        if !self.ending.is_empty() {
-            return;
-        }
-        while self.running.len() < self.options.sequences_max {
-            let Some(next) = self.waiting.front() else { return };
-            let running = self.running.iter().map(|s| (&s.pages, s.tokens.len()));
-            if !self.running.is_empty() && !self.pools.fits(next.tokens.len(), running) {
-                return;
-            }
-            let Some(mut sequence) = self.waiting.pop() else { return };
-            let known = if sequence.takes_prefix() { &sequence.tokens[..] } else { &[] };
-            let (pages, reused) = self.prefixes.take(sequence.scope, known);
-            if sequence.start(pages, reused) {
-                self.counted.prompt_tokens += sequence.prompt_tokens as u64;
-                self.counted.reused_tokens += reused as u64;
-            }
-            let taken = |slot: &u32| self.running.iter().any(|s| s.slot == *slot);
-            sequence.slot = (0..).find(|slot| !taken(slot)).unwrap_or(u32::MAX);
-            let at = self.running.partition_point(|s| queue::rank(s) < queue::rank(&sequence));
-            self.running.insert(at, sequence);
-        }
-    }
-
     /// Indices of the running sequences that can be launched.
     fn ready(&self) -> Vec<usize> {
         (0..self.running.len()).filter(|i| self.running[*i].is_ready()).collect()
@@ -151,12 +143,15 @@ impl Engine {
     fn plan(&mut self) -> (Vec<Planned>, Phase) {
         let ready = self.ready();
         if self.encodes() {
-            return (self.reserve(&self.whole_texts(&ready)), Phase::Prefill);
+            return (self.reserve(self.whole_texts(&ready)), Phase::Prefill);
         }
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
-            let count = self.running[alone].pending().min(self.options.prefill_chunk);
             let phase = Engine::phase(self.running[alone].pending());
-            return (self.reserve(&[(alone, count, Vec::new())]), phase);
+            let count = self.running[alone].pending().min(self.chunk(phase));
+            let mut wanted = vec![(alone, count)];
+            self.bound_scores(&mut wanted);
+            let wanted = wanted.into_iter().map(|(i, count)| (i, count, Vec::new())).collect();
+            return (self.reserve(wanted), phase);
         }
         let ahead = self.ahead();
         if !ahead.is_empty() {
@@ -180,6 +175,17 @@ impl Engine {
         (Vec::new(), Phase::Prefill)
     }
 
+    /// Tokens of a batch at most. Where others wait for their next tokens, prompts get only as much as takes no longer than is allowed.
+    fn chunk(&self, phase: Phase) -> usize {
+        let room = self.room(phase);
+        let decoding = self.running.iter().filter(|s| s.decodes() && s.pending() <= 1).count();
+        if decoding == 0 || !self.mixes {
+            return room.chunk;
+        }
+        let rows = self.speed.rows_within(Duration::from_millis(self.options.stall_ms_max));
+        room.chunk.min(rows.saturating_add(decoding.div_ceil(room.lanes)))
+    }
+
     /// A batch of some of the `ready` sequences, for the devices of a phase: see [`batching::next`].
     fn plan_of(&mut self, ready: &[usize], phase: Phase) -> Vec<Planned> {
         // Where prompts have devices of their own, a sequence there reads its tokens again, and nobody decodes.
@@ -192,10 +198,28 @@ impl Engine {
         let turns: Vec<batching::Ready> = ready.iter().map(|i| of(&self.running[*i])).collect();
         let decoding = if reads { 0 } else { self.running.iter().filter(|s| s.decodes()).count() };
         let flying = self.executor.in_flight_of(phase);
-        let next = batching::next(&turns, decoding, flying, self.room(phase));
-        let wanted: Vec<(usize, usize)> = next.into_iter().map(|(i, tokens)| (ready[i], tokens)).collect();
+        let room = batching::Room { chunk: self.chunk(phase), ..self.room(phase) };
+        let next = batching::next(&turns, decoding, flying, room);
+        let mut wanted: Vec<(usize, usize)> =
+            next.into_iter().map(|(i, tokens)| (ready[i], tokens)).collect();
+        self.bound_scores(&mut wanted);
         let wanted = self.draft(wanted);
-        self.reserve(&wanted)
+        self.reserve(wanted)
+    }
+
+    /// Cuts what is planned of prompts that are scored, so that a batch has no more rows of logits than there is room for, but for one.
+    fn bound_scores(&self, wanted: &mut Vec<(usize, usize)>) {
+        let most = self.options.outputs_max.unwrap_or(self.options.sequences_max);
+        let mut room = most.saturating_sub(wanted.len()).max(1);
+        for (i, count) in wanted.iter_mut() {
+            let sequence = &self.running[*i];
+            if let Some(scores) = &sequence.scores {
+                let (taken, rows) = scores.within(sequence.launched, *count, room);
+                *count = taken;
+                room -= rows;
+            }
+        }
+        wanted.retain(|w| w.1 > 0);
     }
 
     /// True where a device may feed its head's tokens to its embedding.
@@ -212,7 +236,9 @@ impl Engine {
         if !one || !self.running.iter().all(|s| s.goes_ahead(context).is_some()) {
             return Vec::new();
         }
-        let fits = self.running.iter_mut().all(|s| s.pages.grow(s.launched + 1).is_ok());
+        let (running, prefixes) = (&mut self.running, &mut self.prefixes);
+        let fits =
+            running.iter_mut().all(|s| prefixes.grow(&mut s.pages, s.launched, s.launched + 1, 0).is_ok());
         let plan = |s: &Sequence| Planned { id: s.id, count: 1, drafts: Vec::new(), slot: s.kept };
         if fits { self.running.iter().map(plan).collect() } else { Vec::new() }
     }
@@ -234,33 +260,28 @@ impl Engine {
         wanted.into_iter().map(with_drafts).collect()
     }
 
-    /// Takes the pages for `(index of a running sequence, tokens, drafts)`, in their order. When pages run out, drafts go, then kept
-    /// sequences, then the last running one with nothing in flight returns to the queue; when that does not help, the rest has to wait.
-    fn reserve(&mut self, wanted: &[(usize, usize, Vec<u32>)]) -> Vec<Planned> {
-        let wanted: Vec<Planned> = wanted
-            .iter()
-            .map(|(i, count, drafts)| Planned {
-                id: self.running[*i].id,
-                count: *count,
-                drafts: drafts.clone(),
-                slot: None,
-            })
-            .collect();
+    /// Takes the pages for `(index of a running sequence, tokens, drafts)`, in their order. When pages run out, what is kept goes, then
+    /// drafts, then the last running one with nothing in flight returns to the queue; when that does not help, the rest has to wait.
+    fn reserve(&mut self, wanted: Vec<(usize, usize, Vec<u32>)>) -> Vec<Planned> {
+        // Places change when one goes back to the queue.
+        let planned = |(i, count, drafts): (usize, usize, Vec<u32>)| {
+            let id = self.running[i].id;
+            Planned { id, count, drafts, slot: None }
+        };
+        let wanted: Vec<Planned> = wanted.into_iter().map(planned).collect();
         let mut planned: Vec<Planned> = Vec::new();
         for Planned { id, count, mut drafts, slot } in wanted {
             // Preempted meanwhile.
             let Some(at) = self.running.iter().position(|s| s.id == id) else { continue };
-            let end = self.running[at].launched + count;
+            let start = self.running[at].launched;
             loop {
-                if self.running[at].pages.grow(end + drafts.len()).is_ok() {
+                let pages = &mut self.running[at].pages;
+                if self.prefixes.grow(pages, start, start + count, drafts.len()).is_ok() {
                     planned.push(Planned { id, count, drafts, slot });
                     break;
                 }
                 if !drafts.is_empty() {
                     drafts.clear();
-                    continue;
-                }
-                if self.prefixes.evict() {
                     continue;
                 }
                 let busy = |s: &Sequence| s.flights > 0 || planned.iter().any(|p| p.id == s.id);
@@ -294,22 +315,29 @@ impl Engine {
             Some(_) => &[0],
             None => &sequence.tokens[sequence.launched..end],
         };
+        let (start, all) = (sequence.launched, end + planned.drafts.len());
         Slice {
             sequence: sequence.id,
             tokens: [known, &planned.drafts].concat(),
-            start: sequence.launched as u32,
-            tables: sequence.pages.tables(end + planned.drafts.len()),
+            start: start as u32,
+            tables: sequence.pages.tables(start, all),
+            snapshots: sequence.pages.snapshots(start, all),
             slot: planned.slot,
         }
     }
 
-    /// A batch of these sequences; logits are computed after the last token of each that has no more to compute, and after each draft.
+    /// A batch of these sequences; logits are computed after the last token of each that has no more to compute, after each draft, and where a
+    /// prompt is scored.
     fn batch(&self, planned: &[Planned]) -> Result<Batch, BatchError> {
         let (mut slices, mut outputs) = (Vec::new(), Vec::new());
         let mut rows = 0;
         for plan in planned {
             let Some(sequence) = self.running.iter().find(|s| s.id == plan.id) else { continue };
             slices.push(self.slice(sequence, plan));
+            if let Some(scores) = &sequence.scores {
+                let wanted = (0..plan.count).filter(|i| scores.wants(sequence.launched + i));
+                outputs.extend(wanted.map(|i| OutputRow::new(rows + i as u32, Select::Logits)));
+            }
             rows += plan.count as u32;
             if let Some(pooler) = &sequence.embedding {
                 outputs.extend(pooler.outputs(sequence.launched, plan.count, rows as usize - plan.count));
@@ -359,12 +387,19 @@ impl Engine {
         Ok(())
     }
 
+    /// A batch could not be launched: each of its sequences is tried alone, and one that was alone ends.
     fn refuse(&mut self, planned: &[Planned], error: DeviceError) {
         let error = Arc::new(error);
-        for Planned { id, .. } in planned {
-            if let Some(at) = self.running.iter().position(|s| s.id == *id) {
+        let alone = planned.len() == 1;
+        for Planned { id, drafts, .. } in planned {
+            let Some(at) = self.running.iter().position(|s| s.id == *id) else { continue };
+            let sequence = &mut self.running[at];
+            if alone && drafts.is_empty() {
                 let sequence = self.running.remove(at);
                 self.finish(sequence, FinishReason::Device(Failure(error.clone())));
+            } else {
+                sequence.alone = true;
+                sequence.kept = None;
             }
         }
     }
@@ -372,7 +407,11 @@ impl Engine {
     /// Records what a batch brought, chooses tokens and ends sequences.
     fn land(&mut self, landed: Landed) {
         let start = Instant::now();
-        let Landed { batch, result, flight } = landed;
+        let Landed { batch, result, flight, launched } = landed;
+        if result.is_ok() {
+            let turns = self.room(Phase::Decode).lanes == 1 && !self.executor.has_two_ways();
+            self.speed.landed(batch.rows(), batch.slices().len(), launched, turns);
+        }
         if let Err(error) = &result
             && error.is_lost()
         {
@@ -383,18 +422,14 @@ impl Engine {
             Ok(Some(output)) => output.rows(&batch).unwrap_or_default(),
             _ => Vec::new(),
         };
-        let mut end = 0;
+        let (mut end, mut read) = (0, 0);
         for slice in batch.slices() {
             let start = end;
             end += slice.tokens.len();
-            let within = |o: &OutputRow| (start..end).contains(&(o.row as usize));
-            // Drafts are what follows the first row that is read.
-            let mut first = batch.outputs().iter().find(|o| within(o)).map_or(end, |o| o.row as usize + 1);
-            if self.is_embedding(slice.sequence) {
-                first = end;
-            }
-            let (count, drafts) = (first - start, &slice.tokens[first - start..]);
-            let rows = batch.outputs().iter().zip(&rows).filter(|(o, _)| within(o)).map(|(_, row)| *row);
+            let here = batch.outputs()[read..].iter().take_while(|o| (o.row as usize) < end);
+            let asked: Vec<usize> = here.map(|o| o.row as usize - start).collect();
+            let brought = rows.get(read..read + asked.len()).unwrap_or_default();
+            read += asked.len();
             if let Some(at) = self.ending.iter().position(|s| s.id == slice.sequence) {
                 self.land_ended(at);
                 continue;
@@ -402,19 +437,23 @@ impl Engine {
             let Some(at) = self.running.iter().position(|s| s.id == slice.sequence) else { continue };
             let mut sequence = self.running.remove(at);
             sequence.flights -= 1;
+            let parts = Parts::new(slice, asked, sequence.prompt_tokens);
             let reason = match &result {
                 Ok(_) if sequence.failure.is_some() || sequence.cancelled => None,
                 Ok(_) => {
                     sequence.alone = false;
                     if sequence.embedding.is_some() {
-                        self.pool(&mut sequence, count, &rows.collect::<Vec<_>>())
+                        self.pool(&mut sequence, parts.count, brought)
                     } else {
-                        self.choose_all(&mut sequence, count, drafts, rows.collect())
+                        self.score(&mut sequence, slice, parts.scored.iter().zip(brought));
+                        let chosen = &brought[parts.scored.len().min(brought.len())..];
+                        sequence.timed = batch.outputs().len() == batch.rows();
+                        self.choose_all(&mut sequence, parts.count, parts.drafts, chosen)
                     }
                 }
                 Err(error) => {
-                    let shared = shared || !drafts.is_empty();
-                    if !drafts.is_empty() {
+                    let shared = shared || !parts.drafts.is_empty();
+                    if !parts.drafts.is_empty() {
                         sequence.drafting.iter_mut().for_each(Drafting::stop);
                     }
                     sequence.failure.get_or_insert(Fault { failure: Failure(error.clone()), shared });
@@ -425,6 +464,26 @@ impl Engine {
         }
         if !batch.outputs().is_empty() {
             self.executor.note_sampling(flight, batch.outputs().len(), start);
+        }
+    }
+
+    /// Takes in the rows that score a prompt, and reports them once there are all.
+    fn score<'a>(
+        &mut self,
+        sequence: &mut Sequence,
+        slice: &Slice,
+        rows: impl Iterator<Item = (&'a usize, &'a RowOutput<'a>)>,
+    ) {
+        let Some(scores) = &mut sequence.scores else { return };
+        for (row, output) in rows {
+            let position = slice.start as usize + row;
+            if let (RowOutput::Logits(logits), Some(token)) = (output, sequence.tokens.get(position + 1)) {
+                scores.add(position, logits, *token);
+            }
+        }
+        if let Some(whole) = sequence.scores.take_if(|scores| scores.is_whole()) {
+            let logprobs = whole.into_list();
+            self.events.push(Event::PromptLogprobs { sequence: sequence.id, logprobs });
         }
     }
 
@@ -444,34 +503,48 @@ impl Engine {
         sequence: &mut Sequence,
         count: usize,
         drafts: &[u32],
-        rows: Vec<RowOutput<'_>>,
+        rows: &[RowOutput<'_>],
     ) -> Option<FinishReason> {
         if rows.is_empty() {
-            sequence.advance(count, 0);
+            self.advance(sequence, count, 0);
             return (sequence.pending() == 0 && sequence.flights == 0).then_some(FinishReason::Length);
         }
         let mut reason = None;
         let mut accepted = 0;
-        for (i, row) in rows.into_iter().enumerate() {
-            reason = self.choose(sequence, row);
+        for (i, row) in rows.iter().enumerate() {
+            reason = self.choose(sequence, *row);
             let right = i < drafts.len() && sequence.tokens.last() == drafts.get(i);
             if reason.is_some() || !right {
                 break;
             }
             accepted += 1;
         }
-        sequence.advance(count, accepted);
+        self.advance(sequence, count, accepted);
         if accepted < drafts.len() {
             sequence.rewind();
         }
         let (len, seconds) = (sequence.tokens.len(), sequence.sent.elapsed().as_secs_f64());
-        // Prompts are no steps to compare with.
         if let Some(drafting) = sequence.drafting.as_mut().filter(|_| count == 1) {
+            // Beside prompts a step takes as long as they do.
+            let seconds = Some(seconds).filter(|_| sequence.timed);
             drafting.learn(drafts.len(), accepted, len, seconds);
             self.counted.drafted_tokens += drafts.len() as u64;
             self.counted.accepted_tokens += accepted as u64;
         }
         reason
+    }
+
+    /// A batch with `count` tokens of a sequence, drafts left out, has landed well, and so many drafts behind them were right.
+    fn advance(&mut self, sequence: &mut Sequence, count: usize, accepted: usize) {
+        sequence.advance(count, accepted);
+        let full = sequence.computed / self.pools.page_tokens();
+        if full > sequence.published {
+            sequence.published = full;
+            let computed = &sequence.tokens[..sequence.computed];
+            self.prefixes.publish(sequence.scope, computed, &sequence.pages);
+        }
+        // Others may have begun with what the sequence itself no longer sees.
+        sequence.pages.slide(sequence.computed);
     }
 
     /// Puts a sequence back in its place, or ends it for this reason or for one that waited until nothing of it was in flight.

@@ -50,8 +50,9 @@ const LAZY: Pace = Pace::Lazy(Duration::ZERO);
 
 fn batch(sequence: u64, start: u32, tokens: &[u32]) -> Arc<Batch> {
     let tables = vec![vec![sequence as u32]];
-    let slice = Slice { sequence: SequenceId(sequence), tokens: tokens.into(), start, tables, slot: None };
-    let outputs = vec![OutputRow::new(tokens.len() as u32 - 1, Select::Logits)];
+    let (sequence, tokens) = (SequenceId(sequence), tokens.to_vec());
+    let slice = Slice { sequence, tokens, start, tables, snapshots: vec![], slot: None };
+    let outputs = vec![OutputRow::new(slice.tokens.len() as u32 - 1, Select::Logits)];
     let limits = Arc::new(BatchLimits { vocab: VOCAB, state: Some(layout()) });
     Arc::new(Batch::new(vec![slice], outputs, &limits).unwrap())
 }

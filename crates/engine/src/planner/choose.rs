@@ -229,13 +229,20 @@ fn handover_seconds(ask: &Ask<'_>, placements: &Placements) -> f64 {
     let positions = (ask.past + ask.prompt) * ask.sequences;
     let moved = ask.spec.blocks.iter().enumerate().map(|(index, block)| {
         let (from, to) = (placements.prefill.device(index), placements.decode.device(index));
-        let Block::Attention { spec, .. } = block else { return 0.0 };
         if from == to {
             return 0.0;
         }
-        let row = ask.options.kv_type.tensor_type().row_bytes(spec.head_dim).unwrap_or(0);
-        let kept = positions.min(spec.window.unwrap_or(usize::MAX).saturating_mul(ask.sequences));
-        let bytes = (2 * spec.kv_heads * row * kept) as f64;
+        let bytes = match block {
+            Block::Attention { spec, .. } => {
+                let row = ask.options.kv_type.tensor_type().row_bytes(spec.head_dim).unwrap_or(0);
+                let kept = positions.min(spec.window.unwrap_or(usize::MAX).saturating_mul(ask.sequences));
+                2 * spec.kv_heads * row * kept
+            }
+            Block::ShortConv { spec, .. } => size_of::<f32>() * spec.state_floats() * ask.sequences,
+            Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => return 0.0,
+            Block::EncoderEmbedding { .. } | Block::EncoderAttention { .. } => return 0.0,
+            Block::EncoderFfn { .. } | Block::EncoderHead { .. } => return 0.0,
+        } as f64;
         [from, to].map(|d| bytes / ask.machine.devices[d].crossing_bytes_per_second.value).iter().sum()
     });
     moved.sum()

@@ -13,7 +13,7 @@ pub struct TokenLogprobs {
 
 impl TokenLogprobs {
     /// For `token` and the `top` most likely ones out of `logits[vocab]`.
-    pub(super) fn new(logits: &[f32], token: u32, top: usize) -> TokenLogprobs {
+    pub(crate) fn new(logits: &[f32], token: u32, top: usize) -> TokenLogprobs {
         let log_sum = log_sum_exp(logits);
         let of = |logit: f32| (clean(logit) as f64 - log_sum) as f32;
         let all = logits.iter().enumerate().map(|(i, &l)| Candidate { token: i as u32, logit: clean(l) });

@@ -130,9 +130,9 @@ impl Sampler {
     /// Chooses the token that follows `history` from what [`Sampler::ask`] asked for.
     pub fn sample_top(&self, history: &[u32], top: &[TopEntry]) -> Result<Sampled, NoCandidate> {
         let all = top.iter().map(|e| Candidate { token: e.token, logit: clean(e.logit) });
-        let mut list: Vec<Candidate> = all.filter(|c| c.logit > f32::NEG_INFINITY).collect();
-        list.sort_by(by_rank);
-        let token = match list.first() {
+        let list: Vec<Candidate> = all.filter(|c| c.logit > f32::NEG_INFINITY).collect();
+        // The list came sorted; logits that are made finite may have changed that for equal ones.
+        let token = match list.iter().min_by(|a, b| by_rank(a, b)) {
             None => return Err(NoCandidate),
             Some(best) if self.options.temperature == 0.0 => best.token,
             Some(_) => self.draw(history.len(), list)?,

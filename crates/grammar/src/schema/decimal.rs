@@ -89,6 +89,21 @@ impl Decimal {
         (coefficient > 0 && coefficient <= 100_000_000 && places <= 8).then_some((coefficient, places))
     }
 
+    /// Coefficient and decimal places of a positive number, and the number of digits that alone tell its multiples: the last ones
+    /// of a whole number, or all behind the point. `None` where no few digits do.
+    pub(crate) fn telling_digits(self) -> Option<(u32, u32, u32)> {
+        let (coefficient, places) = self.places()?;
+        let divides = |digits: u32| 10u32.pow(digits) % coefficient == 0;
+        let digits = if places > 0 {
+            Some(places).filter(|p| *p <= 4 && divides(*p))
+        } else {
+            (0..=4).find(|d| divides(*d))
+        };
+        digits
+            .filter(|digits| 10u32.pow(*digits) / coefficient <= 1000)
+            .map(|digits| (coefficient, places, digits))
+    }
+
     /// Whether `self` is a whole number of times `step`. `None` where the numbers are too far apart to tell.
     pub(crate) fn is_multiple_of(self, step: Decimal) -> Option<bool> {
         let low = self.exponent.min(step.exponent);
@@ -143,7 +158,8 @@ mod tests {
 
     #[test]
     fn numbers_compare_by_value() {
-        let ascending = ["-1e30", "-12.5", "-12.49", "-0.001", "0", "1e-9", "0.1", "0.11", "1", "9.99", "10", "1e20"];
+        let ascending =
+            ["-1e30", "-12.5", "-12.49", "-0.001", "0", "1e-9", "0.1", "0.11", "1", "9.99", "10", "1e20"];
         for (i, a) in ascending.iter().enumerate() {
             for (j, b) in ascending.iter().enumerate() {
                 assert_eq!(decimal(a).cmp(&decimal(b)), i.cmp(&j), "{a} {b}");

@@ -75,10 +75,14 @@ impl<'a> Document<'a> {
         match keyword {
             "const" | "contains" | "propertyNames" => self.draft >= Draft::Draft6,
             "if" | "then" | "else" => self.draft >= Draft::Draft7,
-            "dependentRequired" | "dependentSchemas" | "unevaluatedProperties" | "unevaluatedItems"
-            | "minContains" | "maxContains" | "$dynamicRef" | "$recursiveRef" => {
-                self.draft >= Draft::Draft2019
-            }
+            "dependentRequired"
+            | "dependentSchemas"
+            | "unevaluatedProperties"
+            | "unevaluatedItems"
+            | "minContains"
+            | "maxContains"
+            | "$dynamicRef"
+            | "$recursiveRef" => self.draft >= Draft::Draft2019,
             "prefixItems" => self.draft >= Draft::Draft2020,
             "additionalItems" => self.draft <= Draft::Draft2019,
             _ => true,
@@ -121,7 +125,12 @@ impl<'a> Document<'a> {
     }
 
     /// The error for a keyword that cannot be honoured.
-    pub(crate) fn unsupported(&self, schema: &Value, keyword: &str, reason: impl Into<String>) -> GrammarError {
+    pub(crate) fn unsupported(
+        &self,
+        schema: &Value,
+        keyword: &str,
+        reason: impl Into<String>,
+    ) -> GrammarError {
         GrammarError::Unsupported {
             path: self.path(schema),
             keyword: keyword.to_owned(),
@@ -189,7 +198,8 @@ fn named(map: &Map<String, Value>) -> impl Iterator<Item = String> {
     let text = |key: &str| map.get(key).and_then(Value::as_str);
     let anchor = text("$anchor").map(|anchor| format!("#{anchor}"));
     let id = text("$id").or_else(|| text("id"));
-    let id = id.map(|id| if id.starts_with('#') { id.to_owned() } else { id.trim_end_matches('#').to_owned() });
+    let id =
+        id.map(|id| if id.starts_with('#') { id.to_owned() } else { id.trim_end_matches('#').to_owned() });
     anchor.into_iter().chain(id)
 }
 

@@ -75,7 +75,8 @@ impl Emitter<'_, '_> {
         }
         if !written {
             return Err(GrammarError::TooComplex(
-                "an object must have properties whose names are left open, or items are counted too far".to_owned(),
+                "an object must have properties whose names are left open, or items are counted too far"
+                    .to_owned(),
             ));
         }
         Ok(())
@@ -242,7 +243,8 @@ impl Emitter<'_, '_> {
         }
         let whole = prefix.len() == length;
         let rest = if whole { self.item(planned, length)? } else { None };
-        let most = if rest.is_some() { max } else { Some(max.map_or(prefix.len(), |max| max.min(prefix.len()))) };
+        let most =
+            if rest.is_some() { max } else { Some(max.map_or(prefix.len(), |max| max.min(prefix.len()))) };
         if most.is_some_and(|most| most < min) {
             return Ok(None);
         }

@@ -10,13 +10,17 @@ use super::decimal::Decimal;
 use super::document::Document;
 use super::goal::{Goal, Goals, Term};
 use super::regexes::Regexes;
-use super::shape::{Array, Number, Object, Row, Shapes, Some_, Text, products};
+use super::shape::{Array, Needed, Number, Object, Row, RowRef, Shapes, Text, products};
 use crate::error::GrammarError;
 
+/// Pairs of shapes that are intersected at a time at most.
+const PRODUCTS_MAX: usize = 12_000;
 /// Shapes in one set at most.
-const SHAPES_MAX: usize = 3000;
+const SHAPES_MAX: usize = 2000;
 /// Goals at most.
 const GOALS_MAX: usize = 30_000;
+/// Keywords that only narrow what is there.
+const CHEAP: [&str; 3] = ["type", "const", "enum"];
 /// How deep two shapes are compared to find out that they have nothing in common.
 const LOOK_DEPTH: usize = 3;
 
@@ -28,6 +32,7 @@ pub(crate) struct Expander<'a> {
     terms: HashMap<(usize, bool, bool), Rc<Shapes>>,
     expanded: HashMap<Goal, Rc<Shapes>>,
     active: HashSet<(usize, bool, bool)>,
+    only: HashMap<(String, Goal), RowRef>,
     deadline: Instant,
 }
 
@@ -42,6 +47,7 @@ impl<'a> Expander<'a> {
             terms: HashMap::new(),
             expanded: HashMap::new(),
             active: HashSet::new(),
+            only: HashMap::new(),
             deadline,
         }
     }
@@ -52,7 +58,9 @@ impl<'a> Expander<'a> {
             return Err(GrammarError::TooComplex("the schema takes too long to compile".to_owned()));
         }
         if self.goals.len() > GOALS_MAX {
-            return Err(GrammarError::TooComplex(format!("the schema combines in more than {GOALS_MAX} ways")));
+            return Err(GrammarError::TooComplex(format!(
+                "the schema combines in more than {GOALS_MAX} ways"
+            )));
         }
         Ok(())
     }
@@ -91,7 +99,9 @@ impl<'a> Expander<'a> {
             return Ok(known.clone());
         }
         if !self.active.insert(key) {
-            return Err(self.document.invalid(value, "it refers to itself without an array or object between"));
+            return Err(self
+                .document
+                .invalid(value, "it refers to itself without an array or object between"));
         }
         let shapes = match term {
             Term::Schema(schema) => self.schema(schema, holds),
@@ -138,14 +148,24 @@ impl<'a> Expander<'a> {
     fn keywords(&self, schema: &'a Value, map: &'a Map<String, Value>) -> Result<Vec<&'static str>> {
         let there = |keyword: &str| map.contains_key(keyword) && self.document.knows(keyword);
         for keyword in ["unevaluatedProperties", "unevaluatedItems"] {
-            let says_nothing = map.get(keyword).is_none_or(|value| *value == Value::Bool(true) || *value == Value::Object(Map::new()));
+            let says_nothing = map
+                .get(keyword)
+                .is_none_or(|value| *value == Value::Bool(true) || *value == Value::Object(Map::new()));
             if there(keyword) && !says_nothing {
-                return Err(self.document.unsupported(schema, keyword, "what other keywords have looked at is not followed"));
+                return Err(self.document.unsupported(
+                    schema,
+                    keyword,
+                    "what other keywords have looked at is not followed",
+                ));
             }
         }
         for keyword in ["$dynamicRef", "$recursiveRef"] {
             if there(keyword) {
-                return Err(self.document.unsupported(schema, keyword, "what it means depends on the way that led to it"));
+                return Err(self.document.unsupported(
+                    schema,
+                    keyword,
+                    "what it means depends on the way that led to it",
+                ));
             }
         }
         let groups: [(&'static str, &[&str]); 26] = [
@@ -177,17 +197,33 @@ impl<'a> Expander<'a> {
             ("not", &["not"]),
         ];
         let mut found: Vec<&'static str> = groups
-            .into_iter()
+            .iter()
+            .copied()
             .filter(|(_, members)| members.iter().any(|keyword| there(keyword)))
             .map(|(name, _)| name)
             .collect();
+        // In the order of the schema, which is that of properties then. What narrows types comes first, for speed.
+        let places: HashMap<&str, usize> =
+            map.keys().enumerate().map(|(at, key)| (key.as_str(), at)).collect();
+        let place = |name: &&'static str| {
+            let members =
+                groups.iter().find(|(group, _)| group == name).map_or(&[][..], |(_, members)| members);
+            members.iter().filter_map(|member| places.get(member)).min().copied()
+        };
+        found.sort_by_key(|name| if CHEAP.contains(name) { None } else { place(name) });
         if there("if") && (there("then") || there("else")) {
             found.push("if");
         }
         Ok(found)
     }
 
-    fn keyword(&mut self, schema: &'a Value, map: &'a Map<String, Value>, keyword: &str, holds: bool) -> Result<Shapes> {
+    fn keyword(
+        &mut self,
+        schema: &'a Value,
+        map: &'a Map<String, Value>,
+        keyword: &str,
+        holds: bool,
+    ) -> Result<Shapes> {
         match keyword {
             "type" => self.types(schema, &map["type"], holds),
             "const" => Ok(self.constants(std::slice::from_ref(&map["const"]), holds)),
@@ -219,17 +255,21 @@ impl<'a> Expander<'a> {
     /// Everything that is in both.
     pub(crate) fn both(&mut self, a: &Shapes, b: &Shapes) -> Result<Shapes> {
         let sizes = a.objects.len() * b.objects.len() + a.arrays.len() * b.arrays.len();
-        if sizes + a.numbers.len() * b.numbers.len() + a.strings.len() * b.strings.len() > 40 * SHAPES_MAX {
-            return Err(GrammarError::TooComplex(format!("the schema combines in more than {SHAPES_MAX} ways")));
+        if sizes + a.numbers.len() * b.numbers.len() + a.strings.len() * b.strings.len() > PRODUCTS_MAX {
+            return Err(GrammarError::TooComplex(format!(
+                "the schema combines in more than {SHAPES_MAX} ways"
+            )));
         }
         self.check_time()?;
         let goals = std::cell::RefCell::new(&mut self.goals);
-        let arrays = products(&a.arrays, &b.arrays, |a, b| {
-            a.both(b, &mut |x, y| goals.borrow_mut().and(x, y))
-        });
+        let arrays =
+            products(&a.arrays, &b.arrays, |a, b| a.both(b, &mut |x, y| goals.borrow_mut().and(x, y)));
         let objects = products(&a.objects, &b.objects, Object::both);
         let mut kept = Vec::with_capacity(objects.len());
-        for object in objects {
+        for (at, object) in objects.into_iter().enumerate() {
+            if at % 64 == 63 {
+                self.check_time()?;
+            }
             if !self.contradicts_itself(&object)? {
                 kept.push(object);
             }
@@ -260,8 +300,8 @@ impl<'a> Expander<'a> {
         let mut goal = Goal::ANY;
         for row in &object.rows {
             let mut looked_at = false;
-            if let Some((_, named)) = row.properties.iter().find(|(key, _)| key == name) {
-                goal = self.goals.and(goal, *named);
+            if let Some(named) = row.named(name) {
+                goal = self.goals.and(goal, named);
                 looked_at = true;
             }
             for (pattern, matched) in &row.patterns {
@@ -275,6 +315,26 @@ impl<'a> Expander<'a> {
             }
         }
         Ok(goal)
+    }
+
+    /// A row that says something of a single name.
+    fn only(&mut self, name: &str, goal: Goal) -> RowRef {
+        let row = self.only.entry((name.to_owned(), goal)).or_insert_with(|| {
+            let mut row = Row::new(vec![(Rc::from(name), goal)], Vec::new(), Goal::ANY);
+            row.in_passing = true;
+            RowRef(Rc::new(row))
+        });
+        row.clone()
+    }
+
+    /// Objects that have a property, which satisfies a goal.
+    pub(crate) fn with_property(&mut self, name: &str, goal: Goal) -> Object {
+        Object { rows: vec![self.only(name, goal)], required: vec![Rc::from(name)], ..Object::default() }
+    }
+
+    /// Objects that do not have a property.
+    pub(crate) fn without_property(&mut self, name: &str) -> Object {
+        Object { rows: vec![self.only(name, Goal::NEVER)], ..Object::default() }
     }
 
     /// False when no value satisfies the goal. True may be wrong: it is looked only so far.
@@ -291,7 +351,8 @@ impl<'a> Expander<'a> {
             // A schema that is being looked at already, or that will be refused when it is used.
             Err(_) => return Ok(true),
         };
-        if shapes.null || shapes.yes || shapes.no || !shapes.numbers.is_empty() || !shapes.strings.is_empty() {
+        if shapes.null || shapes.yes || shapes.no || !shapes.numbers.is_empty() || !shapes.strings.is_empty()
+        {
             return Ok(true);
         }
         for array in &shapes.arrays {
@@ -401,7 +462,8 @@ impl<'a> Expander<'a> {
             (Value::Array(items), true) => {
                 let prefix: Vec<Goal> = items.iter().map(|item| self.goals.value(item, true)).collect();
                 let length = prefix.len();
-                let array = Array { prefix, rest: Goal::NEVER, min: length, max: Some(length), ..Array::default() };
+                let array =
+                    Array { prefix, rest: Goal::NEVER, min: length, max: Some(length), ..Array::default() };
                 Shapes::array(array)
             }
             (Value::Array(items), false) => {
@@ -418,14 +480,15 @@ impl<'a> Expander<'a> {
                 Shapes { arrays, ..Shapes::all() }
             }
             (Value::Object(map), true) => {
-                let properties: Vec<(String, Goal)> =
-                    map.iter().map(|(name, value)| (name.clone(), self.goals.value(value, true))).collect();
-                let row = Row { properties, patterns: Vec::new(), additional: Goal::NEVER };
-                let required = map.keys().cloned().collect();
-                Shapes::object(Object { rows: vec![Rc::new(row)], required, ..Object::default() })
+                let goals = &mut self.goals;
+                let properties =
+                    map.iter().map(|(name, value)| (Rc::from(name.as_str()), goals.value(value, true)));
+                let row = Row::new(properties.collect(), Vec::new(), Goal::NEVER);
+                let required = map.keys().map(|name| Rc::from(name.as_str())).collect();
+                Shapes::object(Object { rows: vec![RowRef(Rc::new(row))], required, ..Object::default() })
             }
             (Value::Object(map), false) => {
-                let more = Some_ {
+                let more = Needed {
                     not_named: map.keys().cloned().collect(),
                     patterns: Vec::new(),
                     name: None,
@@ -433,9 +496,9 @@ impl<'a> Expander<'a> {
                 };
                 let mut objects = vec![Object { some: vec![Rc::new(more)], ..Object::default() }];
                 for (name, value) in map {
-                    objects.push(Object { rows: vec![Row::only(name, Goal::NEVER)], ..Object::default() });
+                    objects.push(self.without_property(name));
                     let goal = self.goals.value(value, false);
-                    objects.push(with_property(name, goal));
+                    objects.push(self.with_property(name, goal));
                 }
                 Shapes { objects, ..Shapes::all() }
             }
@@ -444,7 +507,13 @@ impl<'a> Expander<'a> {
     }
 
     /// allOf, anyOf, oneOf, not, if.
-    fn combined(&mut self, schema: &'a Value, map: &'a Map<String, Value>, keyword: &str, holds: bool) -> Result<Shapes> {
+    fn combined(
+        &mut self,
+        schema: &'a Value,
+        map: &'a Map<String, Value>,
+        keyword: &str,
+        holds: bool,
+    ) -> Result<Shapes> {
         if keyword == "not" {
             let inner = self.document.reach(schema, &["not"], &map["not"]);
             let goal = self.goals.schema(inner, !holds);
@@ -548,9 +617,4 @@ impl<'a> Expander<'a> {
         }
         Ok(result)
     }
-}
-
-/// An object that has a property, which satisfies a goal.
-pub(crate) fn with_property(name: &str, goal: Goal) -> Object {
-    Object { rows: vec![Row::only(name, goal)], required: vec![name.to_owned()], ..Object::default() }
 }

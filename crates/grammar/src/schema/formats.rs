@@ -63,17 +63,22 @@ macro_rules! authority {
 }
 macro_rules! tail {
     () => {
-        concat!(
-            r"(?:\?(?:", path_character!(), "|[/?])*)?",
-            "(?:#(?:", path_character!(), "|[/?])*)?"
-        )
+        concat!(r"(?:\?(?:", path_character!(), "|[/?])*)?", "(?:#(?:", path_character!(), "|[/?])*)?")
     };
 }
 macro_rules! uri {
     () => {
         concat!(
-            "[A-Za-z][A-Za-z0-9+.-]*:(?://", authority!(), "(?:/", path_character!(), "*)*|/?",
-            path_character!(), "+(?:/", path_character!(), "*)*)", tail!()
+            "[A-Za-z][A-Za-z0-9+.-]*:(?://",
+            authority!(),
+            "(?:/",
+            path_character!(),
+            "*)*|/?",
+            path_character!(),
+            "+(?:/",
+            path_character!(),
+            "*)*)",
+            tail!()
         )
     };
 }
@@ -83,21 +88,33 @@ const DURATION: &str = concat!(
     "(?:T(?:[0-9]{1,9}H(?:[0-9]{1,9}M(?:[0-9]{1,9}S)?)?|[0-9]{1,9}M(?:[0-9]{1,9}S)?|[0-9]{1,9}S))?",
     "|T(?:[0-9]{1,9}H(?:[0-9]{1,9}M(?:[0-9]{1,9}S)?)?|[0-9]{1,9}M(?:[0-9]{1,9}S)?|[0-9]{1,9}S))"
 );
-const EMAIL: &str = concat!(
-    "[A-Za-z0-9_%+-]{1,20}(?:[.][A-Za-z0-9_%+-]{1,20}){0,2}@",
-    hostname!()
-);
+const EMAIL: &str = concat!("[A-Za-z0-9_%+-]{1,20}(?:[.][A-Za-z0-9_%+-]{1,20}){0,2}@", hostname!());
 const IPV6: &str = concat!(
     "(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}|::(?:[0-9a-fA-F]{1,4}:){0,6}[0-9a-fA-F]{1,4}|::",
     "|(?:[0-9a-fA-F]{1,4}:){1,6}:[0-9a-fA-F]{1,4}|(?:[0-9a-fA-F]{1,4}:){1,7}:",
     "|(?:[0-9a-fA-F]{1,4}:){1,5}(?::[0-9a-fA-F]{1,4}){2}|(?:[0-9a-fA-F]{1,4}:){1,4}(?::[0-9a-fA-F]{1,4}){3}",
     "|(?:[0-9a-fA-F]{1,4}:){1,3}(?::[0-9a-fA-F]{1,4}){4}|(?:[0-9a-fA-F]{1,4}:){1,2}(?::[0-9a-fA-F]{1,4}){5}",
-    "|::(?:[fF]{4}:)?", ipv4!()
+    "|::(?:[fF]{4}:)?",
+    ipv4!()
 );
 const URI_REFERENCE: &str = concat!(
-    uri!(), "|//", authority!(), "(?:/", path_character!(), "*)*", tail!(),
-    "|(?:/(?:", path_character!(), "+(?:/", path_character!(), "*)*)?)?", tail!(),
-    "|(?:[A-Za-z0-9._~!$&'()*+,;=@-]|%[0-9a-fA-F]{2})+(?:/", path_character!(), "*)*", tail!()
+    uri!(),
+    "|//",
+    authority!(),
+    "(?:/",
+    path_character!(),
+    "*)*",
+    tail!(),
+    "|(?:/(?:",
+    path_character!(),
+    "+(?:/",
+    path_character!(),
+    "*)*)?)?",
+    tail!(),
+    "|(?:[A-Za-z0-9._~!$&'()*+,;=@-]|%[0-9a-fA-F]{2})+(?:/",
+    path_character!(),
+    "*)*",
+    tail!()
 );
 /// Literals and simple expressions in braces.
 const URI_TEMPLATE: &str =

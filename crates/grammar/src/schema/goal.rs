@@ -1,7 +1,7 @@
 //! Goals: what a value must satisfy, as a conjunction of schemas and negated schemas. There are finitely many for a schema, so
 //! recursive schemas become recursive grammars.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -110,11 +110,13 @@ impl<'a> Goals<'a> {
     }
 
     fn number(&mut self, mut terms: Vec<(Term<'a>, bool)>) -> Goal {
-        terms.sort_by_key(key);
-        terms.dedup_by_key(|term| key(term));
-        let keys: Vec<TermKey> = terms.iter().map(key).collect();
+        // Two goals of the same terms are one; the first tells in which order they stand, which is that of properties later.
+        let mut seen = HashSet::new();
+        terms.retain(|term| seen.insert(key(term)));
+        let mut keys: Vec<TermKey> = terms.iter().map(key).collect();
+        keys.sort();
         let contradiction =
-            keys.windows(2).any(|pair| pair[0] == TermKey { holds: pair[0].holds, ..pair[1] } );
+            keys.windows(2).any(|pair| pair[0] == TermKey { holds: pair[0].holds, ..pair[1] });
         if contradiction {
             return Goal::NEVER;
         }

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use serde_json::{Map, Value};
 
 use super::decimal::Decimal;
-use super::expand::{Expander, with_property};
+use super::expand::Expander;
 use super::formats::{Format, lookup};
 use super::goal::Goal;
-use super::shape::{Array, Contains, Number, Object, Row, Shapes, Some_, Text};
+use super::shape::{Array, Contains, Needed, Number, Object, Row, RowRef, Shapes, Text};
 use crate::error::GrammarError;
 
 type Result<T> = std::result::Result<T, GrammarError>;
@@ -57,7 +57,8 @@ impl<'a> Expander<'a> {
                 Number { max: bound, ..Number::default() }
             };
             let shapes = Shapes::number(number);
-            result = if holds { self.both(&result, &shapes.or_other_types())? } else { result.union(&shapes) };
+            result =
+                if holds { self.both(&result, &shapes.or_other_types())? } else { result.union(&shapes) };
         }
         Ok(result)
     }
@@ -81,7 +82,8 @@ impl<'a> Expander<'a> {
             let float = value.as_f64().filter(|float| *float >= 0.0 && float.fract() == 0.0);
             float.map(|float| float as u64)
         });
-        let whole = whole.ok_or_else(|| self.document.invalid(schema, format!("{keyword} is not a count")))?;
+        let whole =
+            whole.ok_or_else(|| self.document.invalid(schema, format!("{keyword} is not a count")))?;
         Ok(usize::try_from(whole).unwrap_or(usize::MAX).min(usize::MAX / 4))
     }
 
@@ -131,14 +133,15 @@ impl<'a> Expander<'a> {
 
     /// A pattern that the library can read.
     fn pattern(&mut self, schema: &Value, keyword: &str, pattern: &str) -> Result<Rc<str>> {
-        self.regexes
-            .translated(pattern)
-            .map_err(|reason| self.document.unsupported(schema, keyword, format!("{pattern:?}: {reason}")))
+        self.regexes.translated(pattern).map_err(|reason| {
+            let shown: String = pattern.chars().take(80).collect();
+            self.document.unsupported(schema, keyword, format!("{shown:?}: {reason}"))
+        })
     }
 
-    fn names(&self, schema: &Value, keyword: &str, value: &Value) -> Result<Vec<String>> {
+    fn names(&self, schema: &Value, keyword: &str, value: &Value) -> Result<Vec<Rc<str>>> {
         let names = value.as_array().and_then(|names| {
-            names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+            names.iter().map(|name| name.as_str().map(Rc::from)).collect::<Option<Vec<Rc<str>>>>()
         });
         match names {
             Some(mut names) => {
@@ -163,11 +166,8 @@ impl<'a> Expander<'a> {
             "required" => {
                 let required = self.names(schema, keyword, &map[keyword])?;
                 if !holds {
-                    let without = |name: &String| Object {
-                        rows: vec![Row::only(name, Goal::NEVER)],
-                        ..Object::default()
-                    };
-                    return Ok(Shapes { objects: required.iter().map(without).collect(), ..Shapes::none() });
+                    let objects = required.iter().map(|name| self.without_property(name)).collect();
+                    return Ok(Shapes { objects, ..Shapes::none() });
                 }
                 Object { required, ..Object::default() }
             }
@@ -190,7 +190,12 @@ impl<'a> Expander<'a> {
                 let inner = self.document.reach(schema, &[keyword], &map[keyword]);
                 let name = self.goals.schema(inner, true);
                 if !holds {
-                    let some = Some_ { not_named: Vec::new(), patterns: Vec::new(), name: self.goals.not(name), goal: Goal::ANY };
+                    let some = Needed {
+                        not_named: Vec::new(),
+                        patterns: Vec::new(),
+                        name: self.goals.not(name),
+                        goal: Goal::ANY,
+                    };
                     return Ok(Shapes::object(Object { some: vec![Rc::new(some)], ..Object::default() }));
                 }
                 Object { names: vec![name], ..Object::default() }
@@ -207,7 +212,7 @@ impl<'a> Expander<'a> {
         let mut properties = Vec::new();
         for (name, value) in self.members(schema, map, "properties")? {
             let value = self.document.reach(schema, &["properties", name], value);
-            properties.push((name.clone(), self.goals.schema(value, holds)));
+            properties.push((Rc::from(name.as_str()), self.goals.schema(value, holds)));
         }
         let mut patterns = Vec::new();
         for (pattern, value) in self.members(schema, map, "patternProperties")? {
@@ -224,23 +229,23 @@ impl<'a> Expander<'a> {
             None => Goal::NEVER,
         };
         if holds {
-            let row = Rc::new(Row { properties, patterns, additional });
+            let row = RowRef(Rc::new(Row::new(properties, patterns, additional)));
             return Ok(Shapes::object(Object { rows: vec![row], ..Object::default() }).or_other_types());
         }
         // Some property is there whose value does not fit.
         let mut objects: Vec<Object> =
-            properties.iter().map(|(name, goal)| with_property(name, *goal)).collect();
-        let mut some = |some: Some_| {
+            properties.iter().map(|(name, goal)| self.with_property(name, *goal)).collect();
+        let mut some = |some: Needed| {
             objects.push(Object { some: vec![Rc::new(some)], ..Object::default() });
         };
         for (pattern, goal) in &patterns {
             let patterns = vec![(pattern.clone(), true)];
-            some(Some_ { not_named: Vec::new(), patterns, name: None, goal: *goal });
+            some(Needed { not_named: Vec::new(), patterns, name: None, goal: *goal });
         }
         if additional != Goal::NEVER {
-            let not_named = properties.iter().map(|(name, _)| name.clone()).collect();
+            let not_named = properties.iter().map(|(name, _)| name.to_string()).collect();
             let patterns = patterns.iter().map(|(pattern, _)| (pattern.clone(), false)).collect();
-            some(Some_ { not_named, patterns, name: None, goal: additional });
+            some(Needed { not_named, patterns, name: None, goal: additional });
         }
         objects.retain(|object| object.some.iter().all(|some| some.goal != Goal::NEVER));
         Ok(Shapes { objects, ..Shapes::none() })
@@ -260,28 +265,31 @@ impl<'a> Expander<'a> {
     }
 
     /// A property that asks for others, or for a schema: either it is absent, or what it asks for holds.
-    fn dependencies(&mut self, schema: &'a Value, map: &'a Map<String, Value>, holds: bool) -> Result<Shapes> {
+    fn dependencies(
+        &mut self,
+        schema: &'a Value,
+        map: &'a Map<String, Value>,
+        holds: bool,
+    ) -> Result<Shapes> {
         let mut result = if holds { Shapes::all() } else { Shapes::none() };
         for keyword in ["dependencies", "dependentRequired", "dependentSchemas"] {
             if !self.document.knows(keyword) {
                 continue;
             }
             for (name, asked) in self.members(schema, map, keyword)? {
-                let present = Shapes::object(Object { required: vec![name.clone()], ..Object::default() });
+                let present =
+                    Shapes::object(Object { required: vec![Rc::from(name.as_str())], ..Object::default() });
                 let consequence = match asked {
                     Value::Array(_) | Value::String(_) => {
                         let list = match asked {
-                            Value::String(name) => vec![name.clone()],
+                            Value::String(name) => vec![Rc::from(name.as_str())],
                             _ => self.names(schema, keyword, asked)?,
                         };
                         if holds {
                             Shapes::object(Object { required: list, ..Object::default() }).or_other_types()
                         } else {
-                            let without = |name: &String| Object {
-                                rows: vec![Row::only(name, Goal::NEVER)],
-                                ..Object::default()
-                            };
-                            Shapes { objects: list.iter().map(without).collect(), ..Shapes::none() }
+                            let objects = list.iter().map(|name| self.without_property(name)).collect();
+                            Shapes { objects, ..Shapes::none() }
                         }
                     }
                     _ => {
@@ -292,7 +300,7 @@ impl<'a> Expander<'a> {
                 };
                 let met = self.both(&present, &consequence)?;
                 if holds {
-                    let absent = Object { rows: vec![Row::only(name, Goal::NEVER)], ..Object::default() };
+                    let absent = self.without_property(name);
                     let either = Shapes::object(absent).union(&met).or_other_types();
                     result = self.both(&result, &either)?;
                 } else {
@@ -354,9 +362,8 @@ impl<'a> Expander<'a> {
             self.count(schema, map, keyword).map(Some)
         };
         let (min, max) = (bound("minContains")?.unwrap_or(1), bound("maxContains")?);
-        let array = |min, max| {
-            Array { contains: vec![Contains { from: 0, goal, min, max }], ..Array::default() }
-        };
+        let array =
+            |min, max| Array { contains: vec![Contains { from: 0, goal, min, max }], ..Array::default() };
         if holds {
             return Ok(Shapes::array(array(min, max)).or_other_types());
         }

@@ -23,6 +23,7 @@ mod shape;
 
 use std::time::Instant;
 
+use llguidance::derivre::RegexAst;
 use serde_json::Value;
 
 pub(crate) use relax::Relaxed;
@@ -42,4 +43,21 @@ pub(crate) fn strict(rules: &mut Rules, schema: &Value, deadline: Instant) -> Re
     }
     expander.check_time()?;
     rules.within(Class::Json, |rules| emit::emit(rules, &plans, root))
+}
+
+/// The strings of a schema, without quotes.
+pub(crate) fn text(schema: &Value, deadline: Instant) -> Result<RegexAst, GrammarError> {
+    let document = document::Document::new(schema)?;
+    let mut expander = expand::Expander::new(document, deadline);
+    let root = expander.document.root();
+    let root = expander.goals.schema(root, true);
+    let shapes = expander.expand(root)?;
+    let mut options = Vec::new();
+    for text in &shapes.strings {
+        options.extend(regexes::language(text)?);
+    }
+    match options.len() {
+        0 => Err(GrammarError::Unsatisfiable { what: "schema" }),
+        _ => Ok(RegexAst::Or(options)),
+    }
 }

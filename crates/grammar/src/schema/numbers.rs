@@ -9,8 +9,9 @@ use super::decimal::Decimal;
 use super::shape::Number;
 
 /// A number that nothing is asked of. It is never too large for a float.
-const ANY: &str = r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?";
-const ANY_INTEGER: &str = r"-?(?:0|[1-9][0-9]{0,30})";
+const ANY: &str = r"(?:0|-?[1-9][0-9]{0,30})|-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30}(?:[eE][+-]?[0-9]{1,2})?|[eE][+-]?[0-9]{1,2})";
+/// There is no -0: readers take it for a fraction.
+const ANY_INTEGER: &str = r"0|-?[1-9][0-9]{0,30}";
 /// Digits that are told apart.
 const DIGITS: usize = 15;
 
@@ -52,11 +53,8 @@ pub(crate) fn language(number: &Number) -> Option<RegexAst> {
 /// The numbers of one sign; zero has none.
 fn half(number: &Number, whole: bool, negative: bool) -> Option<RegexAst> {
     let mirror = |bound: (Decimal, bool)| (bound.0.negate(), bound.1);
-    let (low, high) = if negative {
-        (number.max.map(mirror), number.min.map(mirror))
-    } else {
-        (number.min, number.max)
-    };
+    let (low, high) =
+        if negative { (number.max.map(mirror), number.min.map(mirror)) } else { (number.min, number.max) };
     let zero = Decimal::integer(0);
     // A magnitude is at least 0; with a minus it is more than that.
     let mut low = low.filter(|(bound, _)| !bound.is_negative()).unwrap_or((zero, negative));
@@ -79,10 +77,13 @@ fn half(number: &Number, whole: bool, negative: bool) -> Option<RegexAst> {
     }
     for (steps, wanted) in [(&number.multiples, true), (&number.not_multiples, false)] {
         for step in steps {
-            let (coefficient, places) = step.places()?;
-            let multiple = RegexAst::MultipleOf(coefficient, places);
+            let multiple = multiples(*step)?;
             parts.push(if wanted { multiple } else { not(multiple) });
         }
+    }
+    if !number.not_multiples.is_empty() {
+        // In one notation only: what is not a multiple as it is written is none in any other.
+        parts.push(regex(r"[0-9]+|[0-9]+\.[0-9]*[1-9]"));
     }
     if number.integer == Some(false) {
         parts.push(regex(r"[0-9]+\.[0-9]*[1-9][0-9]*"));
@@ -99,6 +100,40 @@ fn half(number: &Number, whole: bool, negative: bool) -> Option<RegexAst> {
     } else {
         magnitude
     })
+}
+
+/// Magnitudes that are multiples of a step.
+fn multiples(step: Decimal) -> Option<RegexAst> {
+    let (coefficient, places) = step.places()?;
+    // Where a few digits tell, they are listed: then it is known from each digit whether an end can be reached.
+    let Some((_, _, digits)) = step.telling_digits() else {
+        return Some(RegexAst::MultipleOf(coefficient, places));
+    };
+    if digits == 0 {
+        return Some(regex("[0-9]+"));
+    }
+    let width = digits as usize;
+    let listed = (0..10u32.pow(digits)).step_by(coefficient as usize);
+    if places == 0 {
+        let endings: Vec<String> = listed.clone().map(|ending| format!("{ending:0width$}")).collect();
+        let short: Vec<String> = listed.map(|ending| ending.to_string()).collect();
+        return Some(regex(format!("[1-9][0-9]*(?:{})|{}", endings.join("|"), short.join("|"))));
+    }
+    let fractions: Vec<String> = listed
+        .filter(|fraction| *fraction > 0)
+        .map(|fraction| {
+            let all = format!("{fraction:0width$}");
+            let short = all.trim_end_matches('0').to_owned();
+            let zeros = width - short.len();
+            if zeros == 0 { short } else { format!("{short}0{{0,{zeros}}}") }
+        })
+        .collect();
+    let whole = format!(r"[0-9]+(?:\.0{{1,{width}}})?");
+    Some(regex(if fractions.is_empty() {
+        whole
+    } else {
+        format!(r"{whole}|[0-9]+\.(?:{})", fractions.join("|"))
+    }))
 }
 
 /// Magnitudes of few enough digits, without or with a fraction.

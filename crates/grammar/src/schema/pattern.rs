@@ -90,7 +90,14 @@ fn escape(characters: &[char], in_class: bool, out: &mut String) -> Result<usize
             out.push_str(&format!(r"\x{:02x}", *letter as u32 % 32));
             return Ok(3);
         }
-        'x' | 'u' | 'p' | 'P' => out.extend(['\\', c]),
+        'x' | 'u' | 'p' | 'P' => {
+            out.extend(['\\', c]);
+            if characters.get(2) == Some(&'{') {
+                let end = characters.iter().position(|c| *c == '}').ok_or("a brace does not end")?;
+                out.extend(&characters[2..=end]);
+                return Ok(end + 1);
+            }
+        }
         c if c.is_ascii_alphanumeric() => return Err(format!("\\{c} is not known")),
         c if c.is_ascii() && !matches!(c, '<' | '>') && !c.is_whitespace() => out.extend(['\\', c]),
         c => out.push_str(&regex_literal(c)),
@@ -119,9 +126,7 @@ fn closes_quantifier(before: &[char]) -> bool {
     let escaped = before[..open].iter().rev().take_while(|c| **c == '\\').count() % 2 == 1;
     let mut text = before[open..].to_vec();
     text.push('}');
-    // Braces of \u{...}, \x{...} and \p{...} are part of an escape.
-    let of_escape = open >= 2 && before[open - 2] == '\\' && matches!(before[open - 1], 'u' | 'x' | 'p' | 'P');
-    of_escape || (!escaped && is_quantifier(&text))
+    !escaped && is_quantifier(&text)
 }
 
 #[cfg(test)]

@@ -10,13 +10,15 @@ use super::expand::Expander;
 use super::goal::Goal;
 use super::numbers;
 use super::regexes::{any_text, is_empty, language, matching, one_of, quoted};
-use super::shape::{Array, Object, Shapes, Some_};
+use super::shape::{Array, Needed, Object, Shapes};
 use crate::error::GrammarError;
 
 type Result<T> = std::result::Result<T, GrammarError>;
 
 /// Ways in which the patterns of an object can match a name at most.
 const CLASSES_MAX: usize = 64;
+/// Ways to write one object at most.
+const WAYS_MAX: usize = 300;
 /// Values of which all orders are allowed where items must differ; of more the order of the schema is kept.
 pub(crate) const ORDERS_MAX: usize = 6;
 /// Values at most where items must differ.
@@ -180,7 +182,9 @@ fn scalars(shapes: &Shapes) -> Result<Vec<RegexAst>> {
 
 fn of_array(expander: &mut Expander<'_>, array: &Array) -> Result<PlannedArray> {
     if array.contains.len() > 3 {
-        return Err(GrammarError::TooComplex("an array must contain more than three kinds of items".to_owned()));
+        return Err(GrammarError::TooComplex(
+            "an array must contain more than three kinds of items".to_owned(),
+        ));
     }
     let mut roles = Vec::new();
     let most = array.max.unwrap_or(usize::MAX);
@@ -206,7 +210,9 @@ fn of_array(expander: &mut Expander<'_>, array: &Array) -> Result<PlannedArray> 
             return Err(refused("it is followed only where all items are of one kind"));
         }
         let values = finite(expander, array.rest)?.filter(|values| values.len() <= UNIQUE_MAX);
-        unique = Some(values.ok_or_else(|| refused("items are told apart only where there are few different ones"))?);
+        unique = Some(
+            values.ok_or_else(|| refused("items are told apart only where there are few different ones"))?,
+        );
     }
     Ok(PlannedArray { array: array.clone(), roles, unique })
 }
@@ -240,8 +246,11 @@ fn finite(expander: &mut Expander<'_>, goal: Goal) -> Result<Option<Vec<RegexAst
         return Ok(None);
     }
     let constants = [(shapes.null, "null"), (shapes.yes, "true"), (shapes.no, "false")];
-    let mut texts: Vec<String> = constants.iter().filter(|(there, _)| *there).map(|(_, t)| t.to_string()).collect();
-    texts.extend(shapes.numbers.iter().flat_map(|number| number.points.iter().flatten()).filter_map(|p| p.text()));
+    let mut texts: Vec<String> =
+        constants.iter().filter(|(there, _)| *there).map(|(_, t)| t.to_string()).collect();
+    texts.extend(
+        shapes.numbers.iter().flat_map(|number| number.points.iter().flatten()).filter_map(|p| p.text()),
+    );
     let mut values: Vec<RegexAst> = Vec::new();
     for text in &shapes.strings {
         if let Some(RegexAst::Literal(one)) = language(text)? {
@@ -261,58 +270,67 @@ fn finite(expander: &mut Expander<'_>, goal: Goal) -> Result<Option<Vec<RegexAst
 
 /// The ways to write an object. There are several where a property must be there that may have many names.
 fn of_object(expander: &mut Expander<'_>, object: &Object, out: &mut Vec<PlannedObject>) -> Result<()> {
-    let mut names: Vec<&String> = Vec::new();
+    let mut names: Vec<&Rc<str>> = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    let of_rows = object.rows.iter().flat_map(|row| row.properties.iter().map(|(name, _)| name));
-    names.extend(of_rows.chain(&object.required).filter(|name| seen.insert(name.as_str())));
+    let of_rows = |in_passing| {
+        let rows = object.rows.iter().filter(move |row| row.in_passing == in_passing);
+        rows.flat_map(|row| row.properties.iter().map(|(name, _)| name))
+    };
+    let all = of_rows(false).chain(of_rows(true)).chain(&object.required);
+    names.extend(all.filter(|name| seen.insert(name.to_string())));
     let languages = name_languages(expander, &object.names)?;
     let mut allowed: Option<Vec<String>> = None;
     if !languages.is_empty() {
-        allowed = Some(matching(&RegexAst::And(languages.clone()), names.iter().map(|name| name.as_str()))?);
+        allowed = Some(matching(&RegexAst::And(languages.clone()), names.iter().map(|name| &***name))?);
     }
-    let required: std::collections::HashSet<&String> = object.required.iter().collect();
+    let required: std::collections::HashSet<&Rc<str>> = object.required.iter().collect();
     let mut named = Vec::with_capacity(names.len());
     for name in &names {
-        let fits = allowed.as_ref().is_none_or(|allowed| allowed.contains(name));
+        let fits = allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|allowed| **allowed == ***name));
         let goal = if fits { expander.property(object, name)? } else { Goal::NEVER };
-        let required = required.contains(name);
+        let required = required.contains(*name);
         if required && goal == Goal::NEVER {
             return Ok(());
         }
-        named.push(Named { name: (*name).clone(), goal, required });
+        named.push(Named { name: name.to_string(), goal, required });
     }
-    let taken: Vec<String> = names.into_iter().cloned().collect();
+    let taken: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
     let extras = extras(expander, object, &taken, languages)?;
-    let plan = |named, last| PlannedObject {
-        named,
-        extras: extras.clone(),
-        last,
-        min: object.min,
-        max: object.max,
-    };
-    match &object.some[..] {
-        [] => out.push(plan(named, Vec::new())),
-        [some] => {
-            // One of the named properties, or one of the others as the last.
+    let plan =
+        |named, last| PlannedObject { named, extras: extras.clone(), last, min: object.min, max: object.max };
+    // Each property that must be there is one of the named, or one of the others; those of the others are one property, which
+    // comes last.
+    let mut ways: Vec<(Vec<Named>, Vec<&Needed>)> = vec![(named, Vec::new())];
+    for some in &object.some {
+        let mut next = Vec::new();
+        for (named, open) in ways {
             for at in 0..named.len() {
-                if fits_some(expander, some, &named[at].name)? {
-                    let goal = expander.goals.and(named[at].goal, some.goal);
-                    if goal != Goal::NEVER {
-                        let mut named = named.clone();
-                        (named[at].goal, named[at].required) = (goal, true);
-                        out.push(plan(named, Vec::new()));
-                    }
+                let goal = expander.goals.and(named[at].goal, some.goal);
+                if goal != Goal::NEVER && fits_some(expander, some, &named[at].name)? {
+                    let mut named = named.clone();
+                    (named[at].goal, named[at].required) = (goal, true);
+                    next.push((named, open.clone()));
                 }
             }
-            let last = last(expander, some, &extras)?;
-            if !last.is_empty() {
-                out.push(plan(named, last));
-            }
+            let mut open = open;
+            open.push(some);
+            next.push((named, open));
         }
-        _ => {
+        ways = next;
+        if ways.len() > WAYS_MAX {
             return Err(GrammarError::TooComplex(
-                "an object must have several properties whose names are left open".to_owned(),
+                "an object must have too many different properties".to_owned(),
             ));
+        }
+    }
+    for (named, open) in ways {
+        if open.is_empty() {
+            out.push(plan(named, Vec::new()));
+            continue;
+        }
+        let last = last(expander, &open, &extras)?;
+        if !last.is_empty() {
+            out.push(plan(named, last));
         }
     }
     Ok(())
@@ -345,6 +363,7 @@ fn extras(
             patterns.push(pattern.clone());
         }
     }
+    let asks_names = !languages.is_empty();
     let mut base = vec![any_text()];
     base.extend(languages);
     if !taken.is_empty() {
@@ -373,7 +392,8 @@ fn extras(
     }
     let mut extras = Vec::new();
     for (mut parts, matched) in classes {
-        let found = |pattern: &Rc<str>| patterns.iter().zip(&matched).any(|(p, found)| *found && p == pattern);
+        let found =
+            |pattern: &Rc<str>| patterns.iter().zip(&matched).any(|(p, found)| *found && p == pattern);
         let mut goal = Goal::ANY;
         for row in &object.rows {
             let goals: Vec<Goal> =
@@ -387,7 +407,8 @@ fn extras(
             continue;
         }
         let name = if parts.len() == 1 { parts.remove(0) } else { RegexAst::And(parts) };
-        if matches!(name, RegexAst::And(_)) && is_empty(&name) {
+        // Beside a few names that are taken there are always others.
+        if (asks_names || !patterns.is_empty()) && is_empty(&name) {
             continue;
         }
         extras.push(Extra { name, goal });
@@ -396,7 +417,7 @@ fn extras(
 }
 
 /// Whether a property of this name could be the one that must be there.
-fn fits_some(expander: &mut Expander<'_>, some: &Some_, name: &str) -> Result<bool> {
+fn fits_some(expander: &mut Expander<'_>, some: &Needed, name: &str) -> Result<bool> {
     if some.not_named.iter().any(|other| other == name) {
         return Ok(false);
     }
@@ -410,21 +431,26 @@ fn fits_some(expander: &mut Expander<'_>, some: &Some_, name: &str) -> Result<bo
     Ok(!matching(&RegexAst::And(languages), std::iter::once(name))?.is_empty())
 }
 
-fn last(expander: &mut Expander<'_>, some: &Some_, extras: &[Extra]) -> Result<Vec<Extra>> {
+/// The properties that are everything that must be there.
+fn last(expander: &mut Expander<'_>, somes: &[&Needed], extras: &[Extra]) -> Result<Vec<Extra>> {
     let mut parts = Vec::new();
-    if !some.not_named.is_empty() {
-        parts.push(RegexAst::Not(Box::new(one_of(&some.not_named))));
-    }
-    for (pattern, found) in &some.patterns {
-        let search = RegexAst::SearchRegex(pattern.to_string());
-        parts.push(if *found { search } else { RegexAst::Not(Box::new(search)) });
-    }
-    if let Some(goal) = some.name {
-        parts.extend(name_languages(expander, &[goal])?);
+    let mut wanted = Goal::ANY;
+    for some in somes {
+        wanted = expander.goals.and(wanted, some.goal);
+        if !some.not_named.is_empty() {
+            parts.push(RegexAst::Not(Box::new(one_of(&some.not_named))));
+        }
+        for (pattern, found) in &some.patterns {
+            let search = RegexAst::SearchRegex(pattern.to_string());
+            parts.push(if *found { search } else { RegexAst::Not(Box::new(search)) });
+        }
+        if let Some(goal) = some.name {
+            parts.extend(name_languages(expander, &[goal])?);
+        }
     }
     let mut last = Vec::new();
     for extra in extras {
-        let goal = expander.goals.and(extra.goal, some.goal);
+        let goal = expander.goals.and(extra.goal, wanted);
         let name = RegexAst::And([vec![extra.name.clone()], parts.clone()].concat());
         if goal != Goal::NEVER && !is_empty(&name) {
             last.push(Extra { name, goal });

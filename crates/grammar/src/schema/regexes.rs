@@ -58,7 +58,9 @@ impl Regexes {
 }
 
 fn compiled(regex: &RegexAst) -> Result<Regex, GrammarError> {
-    let refused = |error: &dyn std::fmt::Display| GrammarError::TooComplex(format!("a pattern: {}", short(&error.to_string())));
+    let refused = |error: &dyn std::fmt::Display| {
+        GrammarError::TooComplex(format!("a pattern: {}", short(&error.to_string())))
+    };
     let mut builder = RegexBuilder::new();
     let expression = builder.mk(regex).map_err(|error| refused(&error))?;
     builder.into_regex_limited(expression, FUEL).map_err(|error| refused(&error))
@@ -80,7 +82,10 @@ pub(crate) fn any_text() -> RegexAst {
 }
 
 /// Those of the texts that a regular expression matches.
-pub(crate) fn matching<'t>(regex: &RegexAst, texts: impl Iterator<Item = &'t str>) -> Result<Vec<String>, GrammarError> {
+pub(crate) fn matching<'t>(
+    regex: &RegexAst,
+    texts: impl Iterator<Item = &'t str>,
+) -> Result<Vec<String>, GrammarError> {
     let mut regex = compiled(regex)?;
     Ok(texts.filter(|text| regex.is_match(text)).map(str::to_owned).collect())
 }

@@ -12,8 +12,22 @@ use crate::rules::Rules;
 const STEPS_MAX: usize = 40;
 /// Keywords that are left out together when leaving out single ones does not help.
 const HARD: [&str; 16] = [
-    "not", "oneOf", "if", "then", "else", "patternProperties", "minProperties", "maxProperties", "uniqueItems",
-    "contains", "dependencies", "dependentSchemas", "dependentRequired", "propertyNames", "format", "pattern",
+    "not",
+    "oneOf",
+    "if",
+    "then",
+    "else",
+    "patternProperties",
+    "minProperties",
+    "maxProperties",
+    "uniqueItems",
+    "contains",
+    "dependencies",
+    "dependentSchemas",
+    "dependentRequired",
+    "propertyNames",
+    "format",
+    "pattern",
 ];
 
 /// A schema that can be honoured, made from one that perhaps cannot.

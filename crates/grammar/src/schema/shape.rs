@@ -1,7 +1,9 @@
 //! Sets of JSON values as unions of shapes, one list for each type. Sets can be united, intersected and refined; what is inside
 //! of arrays and objects is named by goals and looked at later.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::rc::Rc;
 
 use super::decimal::Decimal;
@@ -49,7 +51,7 @@ pub(crate) struct Text {
 }
 
 /// Arrays that satisfy all of this.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Array {
     pub(crate) prefix: Vec<Goal>,
     pub(crate) rest: Goal,
@@ -61,7 +63,7 @@ pub(crate) struct Array {
 }
 
 /// How many items, from index `from` on, satisfy a goal.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Contains {
     pub(crate) from: usize,
     pub(crate) goal: Goal,
@@ -70,30 +72,59 @@ pub(crate) struct Contains {
 }
 
 /// Objects that satisfy all of this.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Object {
-    pub(crate) rows: Vec<Rc<Row>>,
-    pub(crate) required: Vec<String>,
+    pub(crate) rows: Vec<RowRef>,
+    pub(crate) required: Vec<Rc<str>>,
     pub(crate) min: usize,
     pub(crate) max: Option<usize>,
     /// Goals of all names, as strings.
     pub(crate) names: Vec<Goal>,
     /// For each of these there must be a property.
-    pub(crate) some: Vec<Rc<Some_>>,
+    pub(crate) some: Vec<Rc<Needed>>,
 }
 
 /// `properties`, `patternProperties` and `additionalProperties` of one schema.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Debug)]
 pub(crate) struct Row {
-    pub(crate) properties: Vec<(String, Goal)>,
+    pub(crate) properties: Vec<(Rc<str>, Goal)>,
+    places: HashMap<Rc<str>, usize>,
     /// Regular expressions that are searched for in names.
     pub(crate) patterns: Vec<(Rc<str>, Goal)>,
     pub(crate) additional: Goal,
+    /// Whether it only excludes or asks for a property, and does not tell where that stands among others.
+    pub(crate) in_passing: bool,
+}
+
+/// A row that is compared by address: the same place in a schema makes one row.
+#[derive(Clone, Debug)]
+pub(crate) struct RowRef(pub(crate) Rc<Row>);
+
+impl PartialEq for RowRef {
+    fn eq(&self, other: &RowRef) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for RowRef {}
+
+impl Hash for RowRef {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Rc::as_ptr(&self.0).hash(state);
+    }
+}
+
+impl Deref for RowRef {
+    type Target = Row;
+
+    fn deref(&self) -> &Row {
+        &self.0
+    }
 }
 
 /// A property that must be there: which names it may have, and what its value satisfies.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Some_ {
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Needed {
     pub(crate) not_named: Vec<String>,
     pub(crate) patterns: Vec<(Rc<str>, bool)>,
     pub(crate) name: Option<Goal>,
@@ -107,13 +138,18 @@ impl Default for Array {
 }
 
 impl Row {
-    /// One that says something of a single name.
-    pub(crate) fn only(name: &str, goal: Goal) -> Rc<Row> {
-        Rc::new(Row {
-            properties: vec![(name.to_owned(), goal)],
-            patterns: Vec::new(),
-            additional: Goal::ANY,
-        })
+    pub(crate) fn new(
+        properties: Vec<(Rc<str>, Goal)>,
+        patterns: Vec<(Rc<str>, Goal)>,
+        additional: Goal,
+    ) -> Row {
+        let places = properties.iter().enumerate().map(|(at, (name, _))| (name.clone(), at)).collect();
+        Row { properties, places, patterns, additional, in_passing: false }
+    }
+
+    /// What a property of this name must satisfy, where the row names it.
+    pub(crate) fn named(&self, name: &str) -> Option<Goal> {
+        self.places.get(name).map(|at| self.properties[*at].1)
     }
 }
 
@@ -189,13 +225,17 @@ impl Shapes {
                 }
             }
         }
+        fn add_many<T: Clone + Eq + Hash>(to: &mut Vec<T>, from: &[T]) {
+            let seen: HashSet<T> = to.iter().cloned().collect();
+            to.extend(from.iter().filter(|shape| !seen.contains(shape)).cloned());
+        }
         self.null |= other.null;
         self.yes |= other.yes;
         self.no |= other.no;
         add(&mut self.numbers, &other.numbers);
         add(&mut self.strings, &other.strings);
-        add(&mut self.arrays, &other.arrays);
-        add(&mut self.objects, &other.objects);
+        add_many(&mut self.arrays, &other.arrays);
+        add_many(&mut self.objects, &other.objects);
         self
     }
 }
@@ -347,7 +387,14 @@ impl Array {
         }
         prefix.truncate(max.unwrap_or(usize::MAX));
         let contains = joined(&self.contains, &other.contains);
-        Some(Array { prefix, rest, min, max, contains, unique: self.unique.clone().or_else(|| other.unique.clone()) })
+        Some(Array {
+            prefix,
+            rest,
+            min,
+            max,
+            contains,
+            unique: self.unique.clone().or_else(|| other.unique.clone()),
+        })
     }
 }
 

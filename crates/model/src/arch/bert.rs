@@ -9,9 +9,9 @@ use unicorn_core::{
 };
 
 use super::builder::{check_vocabulary, convert, shape};
-use super::common::{CONTEXT_MAX, HEADS_MAX, HIDDEN_MAX, LAYERS_MAX, WIDTH_MAX};
+use super::common::{CONTEXT_MAX, HEADS_MAX, LAYERS_MAX, WIDTH_MAX};
 use super::context::{Architecture, Context};
-use super::keys::{self, Class};
+use super::keys::{self, Class, HIDDEN_MAX};
 use crate::error::ModelError;
 use crate::tensors::{TensorInfo, TensorTable};
 

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use unicorn_core::{
-    AttentionSpec, AttentionWeights, Block, EmbeddingSpec, FfnSpec, FfnWeights, HeadSpec, ModelSpec, Weight,
+    AttentionSpec, AttentionWeights, Block, EmbeddingSpec, FfnSpec, FfnWeights, HeadSpec, ModelSpec,
+    ShortConvSpec, ShortConvWeights, Weight,
 };
 
 use super::context::Context;
@@ -25,7 +26,10 @@ pub(super) fn build(cx: &Context<'_>, tensors: &TensorTable, plan: &Plan) -> Res
     let embedding = EmbeddingSpec { width: plan.width, vocab, scale: plan.embedding_scale };
     blocks.push(Block::Embedding { spec: embedding, table });
     for (i, layer) in plan.layers.iter().enumerate() {
-        blocks.push(b.attention(plan, i, layer)?);
+        blocks.push(match layer.short_conv {
+            Some(kernel) => b.short_conv(plan, i, kernel)?,
+            None => b.attention(plan, i, layer)?,
+        });
         blocks.push(b.ffn(plan, i, layer)?);
     }
     let spec = HeadSpec { width: plan.width, vocab, norm: plan.norm, soft_cap: plan.final_soft_cap };
@@ -159,6 +163,31 @@ impl Builder<'_> {
             post_norm: norm_if(layer.post_norm),
         };
         Ok(Block::Attention { spec, weights: Box::new(weights) })
+    }
+
+    fn short_conv(&mut self, plan: &Plan, i: usize, kernel: usize) -> Result<Block, ModelError> {
+        let (width, naming) = (self.width, self.naming);
+        let weight = |role| naming.layer(i, role, false) + ".weight";
+        let weights = ShortConvWeights {
+            norm: self.vector(weight(Role::AttentionNorm), width)?,
+            input: self.matrix(weight(Role::ConvInput), 3 * width, width)?,
+            conv: self.taps(weight(Role::Conv), kernel)?,
+            output: self.matrix(weight(Role::ConvOutput), width, width)?,
+        };
+        let spec = ShortConvSpec { width, kernel, norm: plan.norm };
+        Ok(Block::ShortConv { spec, weights: Box::new(weights) })
+    }
+
+    /// The taps of a convolution, `[width, kernel]`. Hugging Face stores a dimension of 1 in between.
+    fn taps(&mut self, name: String, kernel: usize) -> Result<Weight, ModelError> {
+        let [width, kernel] = [self.width as u64, kernel as u64];
+        let hugging_face = matches!(self.naming, Naming::HuggingFace { .. });
+        let expected = if hugging_face { vec![width, 1, kernel] } else { vec![width, kernel] };
+        let info = self.find(name)?;
+        if info.shape != expected {
+            return Err(shape(info, expected));
+        }
+        convert(&TensorInfo { shape: vec![width, kernel], ..info.clone() })
     }
 
     fn ffn(&mut self, plan: &Plan, i: usize, layer: &LayerPlan) -> Result<Block, ModelError> {

@@ -13,13 +13,21 @@ use crate::error::ModelError;
 // Limits that keep a hostile file from asking for memory before its tensors are checked.
 pub(super) const LAYERS_MAX: usize = 4096;
 pub(super) const WIDTH_MAX: usize = 1 << 20;
-pub(super) const HIDDEN_MAX: usize = 1 << 24;
 pub(super) const HEADS_MAX: usize = 1 << 16;
 pub(super) const HEAD_DIM_MAX: usize = 1 << 14;
 pub(super) const CONTEXT_MAX: usize = 1 << 31;
 
 /// Reads what all architectures share: pre-norm layers with grouped-query attention and a SwiGLU network.
 pub(super) fn plan(cx: &Context<'_>) -> Result<Plan, ModelError> {
+    let (plan, gaps) = plan_with_gaps(cx)?;
+    if gaps.contains(&true) {
+        return Err(cx.meta.invalid(keys::KV_HEADS, "must be at least 1"));
+    }
+    Ok(plan)
+}
+
+/// The same, with which layers have no key heads, and so no attention.
+pub(super) fn plan_with_gaps(cx: &Context<'_>) -> Result<(Plan, Vec<bool>), ModelError> {
     let m = &cx.meta;
     let width = m.need_size(keys::WIDTH, WIDTH_MAX)?;
     let count = m.need_size(keys::LAYERS, LAYERS_MAX)?;
@@ -28,12 +36,15 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<Plan, ModelError> {
         return Err(m.invalid(keys::LAYERS, reason));
     }
     let heads = need_sizes(m, keys::HEADS, count, HEADS_MAX)?;
-    let kv_heads = m.sizes(keys::KV_HEADS, count, HEADS_MAX)?.unwrap_or_else(|| heads.clone());
-    let hidden = need_sizes(m, keys::HIDDEN, count, HIDDEN_MAX)?;
+    let mut kv_heads = m.counts(keys::KV_HEADS, count, HEADS_MAX)?.unwrap_or_else(|| heads.clone());
+    let gaps: Vec<bool> = kv_heads.iter().map(|n| *n == 0).collect();
+    kv_heads.iter_mut().zip(&heads).filter(|(n, _)| **n == 0).for_each(|(n, heads)| *n = *heads);
+    let hidden = need_sizes(m, keys::HIDDEN, count, keys::HIDDEN_MAX)?;
     let head_dim = head_dim(cx, width, heads[0])?;
-    let eps = m.float(keys::NORM_EPS)?.ok_or_else(|| m.missing(keys::NORM_EPS))?;
+    let key = if m.class() == Some(Class::Lfm2) { keys::LFM2_NORM_EPS } else { keys::NORM_EPS };
+    let eps = m.float(key)?.ok_or_else(|| m.missing(key))?;
     if eps < 0.0 {
-        return Err(m.invalid(keys::NORM_EPS, format!("{eps} is below zero")));
+        return Err(m.invalid(key, format!("{eps} is below zero")));
     }
     let rope = rope::spec(cx, head_dim, rope::Layers::Global)?;
     let soft_cap = m.positive_if_set(keys::ATTENTION_SOFT_CAP)?;
@@ -58,11 +69,12 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<Plan, ModelError> {
             qkv_bias: bias,
             o_bias: bias,
             post_norm: false,
+            short_conv: None,
             hidden: hidden[i],
             activation,
         });
     }
-    Ok(Plan {
+    let plan = Plan {
         width,
         context_max: m.need_size(keys::CONTEXT, CONTEXT_MAX)?,
         norm: NormSpec::rms(eps),
@@ -70,7 +82,8 @@ pub(super) fn plan(cx: &Context<'_>) -> Result<Plan, ModelError> {
         final_soft_cap: m.positive_if_set(keys::FINAL_SOFT_CAP)?,
         tied: tied(cx)?,
         layers,
-    })
+    };
+    Ok((plan, gaps))
 }
 
 fn need_sizes(m: &Meta<'_>, key: Key, layers: usize, max: usize) -> Result<Vec<usize>, ModelError> {

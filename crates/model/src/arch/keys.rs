@@ -33,6 +33,7 @@ keys! {
     VALUE_DIM_LOCAL = ["attention.value_length_swa"], [];
     CONTEXT = ["context_length"], ["max_position_embeddings"];
     NORM_EPS = ["attention.layer_norm_rms_epsilon"], ["rms_norm_eps"];
+    LFM2_NORM_EPS = [], ["norm_eps"];
     VOCAB = ["vocab_size"], ["vocab_size"];
     LAYER_NORM_EPS = ["attention.layer_norm_epsilon"], ["layer_norm_eps"];
     TOKEN_TYPES = [], ["type_vocab_size"];
@@ -45,6 +46,12 @@ keys! {
     WINDOW_FIRST_LAYER = [], ["max_window_layers"];
     WINDOW_USED = [], ["use_sliding_window"];
     LAYER_TYPES = [], ["layer_types"];
+    ATTENTION_LAYERS = [], ["full_attn_idxs"];
+    CONV_KERNEL = ["shortconv.l_cache"], ["conv_L_cache"];
+    BLOCK_HIDDEN = [], ["block_ff_dim"];
+    HIDDEN_ADJUSTED = [], ["block_auto_adjust_ff_dim"];
+    HIDDEN_FACTOR = [], ["block_ffn_dim_multiplier"];
+    HIDDEN_MULTIPLE = [], ["block_multiple_of"];
     ATTENTION_SCALE = ["attention.scale"], [];
     QUERY_SCALAR = [], ["query_pre_attn_scalar"];
     ATTENTION_SOFT_CAP = ["attn_logit_softcapping"], ["attn_logit_softcapping"];
@@ -78,6 +85,7 @@ pub(super) enum Class {
     Qwen2,
     Qwen3,
     Gemma3,
+    Lfm2,
     /// Has a table of its own, [`BERT_DEFAULTS`].
     Bert = 99,
 }
@@ -85,27 +93,32 @@ pub(super) enum Class {
 /// The key has no default: its absence means "none", or the value follows from others.
 const NONE: f64 = f64::NAN;
 
-/// Key, then the default in `LlamaConfig`, `MistralConfig`, `Qwen2Config`, `Qwen3Config` and `Gemma3TextConfig`. Flags are 0 and 1.
+/// Key, then the default in `LlamaConfig`, `MistralConfig`, `Qwen2Config`, `Qwen3Config`, `Gemma3TextConfig` and `Lfm2Config`. Flags are 0 and 1.
 /// Where a file says `null`, the default does not hold: `null` is the value "none".
 #[rustfmt::skip]
-const CONFIG_DEFAULTS: [(&str, [f64; 5]); 17] = [
-    ("hidden_size",             [4096.0,  4096.0,    4096.0,   4096.0,   2304.0]),
-    ("intermediate_size",       [11008.0, 14336.0,   22016.0,  22016.0,  9216.0]),
-    ("num_hidden_layers",       [32.0,    32.0,      32.0,     32.0,     26.0]),
-    ("num_attention_heads",     [32.0,    32.0,      32.0,     32.0,     8.0]),
-    ("num_key_value_heads",     [NONE,    8.0,       32.0,     32.0,     4.0]),
-    ("head_dim",                [NONE,    NONE,      NONE,     128.0,    256.0]),
-    ("max_position_embeddings", [2048.0,  131_072.0, 32_768.0, 32_768.0, 131_072.0]),
-    ("rms_norm_eps",            [1e-6,    1e-6,      1e-6,     1e-6,     1e-6]),
-    ("rope_theta",              [1e4,     1e4,       1e4,      1e4,      1e6]),
-    ("rope_local_base_freq",    [NONE,    NONE,      NONE,     NONE,     1e4]),
-    ("query_pre_attn_scalar",   [NONE,    NONE,      NONE,     NONE,     256.0]),
-    ("sliding_window",          [NONE,    4096.0,    4096.0,   4096.0,   4096.0]),
-    ("use_sliding_window",      [NONE,    NONE,      0.0,      0.0,      NONE]),
-    ("max_window_layers",       [NONE,    NONE,      28.0,     28.0,     NONE]),
-    ("sliding_window_pattern",  [NONE,    NONE,      NONE,     NONE,     6.0]),
-    ("attention_bias",          [0.0,     NONE,      NONE,     0.0,      0.0]),
-    ("tie_word_embeddings",     [0.0,     0.0,       0.0,      0.0,      1.0]),
+const CONFIG_DEFAULTS: [(&str, [f64; 6]); 22] = [
+    ("hidden_size",             [4096.0,  4096.0,    4096.0,   4096.0,   2304.0, 2560.0]),
+    ("intermediate_size",       [11008.0, 14336.0,   22016.0,  22016.0,  9216.0, 12288.0]),
+    ("num_hidden_layers",       [32.0,    32.0,      32.0,     32.0,     26.0, 32.0]),
+    ("num_attention_heads",     [32.0,    32.0,      32.0,     32.0,     8.0, 32.0]),
+    ("num_key_value_heads",     [NONE,    8.0,       32.0,     32.0,     4.0, 8.0]),
+    ("head_dim",                [NONE,    NONE,      NONE,     128.0,    256.0, NONE]),
+    ("max_position_embeddings", [2048.0,  131_072.0, 32_768.0, 32_768.0, 131_072.0, 128_000.0]),
+    ("rms_norm_eps",            [1e-6,    1e-6,      1e-6,     1e-6,     1e-6, NONE]),
+    ("rope_theta",              [1e4,     1e4,       1e4,      1e4,      1e6, 1e6]),
+    ("rope_local_base_freq",    [NONE,    NONE,      NONE,     NONE,     1e4, NONE]),
+    ("query_pre_attn_scalar",   [NONE,    NONE,      NONE,     NONE,     256.0, NONE]),
+    ("sliding_window",          [NONE,    4096.0,    4096.0,   4096.0,   4096.0, NONE]),
+    ("use_sliding_window",      [NONE,    NONE,      0.0,      0.0,      NONE, NONE]),
+    ("max_window_layers",       [NONE,    NONE,      28.0,     28.0,     NONE, NONE]),
+    ("sliding_window_pattern",  [NONE,    NONE,      NONE,     NONE,     6.0, NONE]),
+    ("attention_bias",          [0.0,     NONE,      NONE,     0.0,      0.0, NONE]),
+    ("tie_word_embeddings",     [0.0,     0.0,       0.0,      0.0,      1.0, 1.0]),
+    ("norm_eps",                 [NONE,    NONE,      NONE,     NONE,     NONE,      1e-5]),
+    ("conv_L_cache",             [NONE,    NONE,      NONE,     NONE,     NONE,      3.0]),
+    ("block_auto_adjust_ff_dim", [NONE,    NONE,      NONE,     NONE,     NONE,      1.0]),
+    ("block_ffn_dim_multiplier", [NONE,    NONE,      NONE,     NONE,     NONE,      1.0]),
+    ("block_multiple_of",        [NONE,    NONE,      NONE,     NONE,     NONE,      256.0]),
 ];
 
 /// Key and default of `BertConfig`.
@@ -120,17 +133,20 @@ const BERT_DEFAULTS: [(&str, f64); 8] = [
     ("is_decoder", 0.0),
 ];
 
-/// Key, then what the published models of llama, qwen2, qwen3 and gemma3 have, and whether that is a guess to be told: the
+/// Key, then what the published models of llama, qwen2, qwen3, gemma3 and lfm2 have, and whether that is a guess to be told: the
 /// others are not stored by any writer, so that their absence says nothing.
 #[rustfmt::skip]
-const GGUF_DEFAULTS: [(&str, [f64; 4], bool); 3] = [
-    ("rope.freq_base",                   [1e4,  1e6,  1e6,  1e6], true),
-    ("rope.freq_base_swa",               [NONE, NONE, NONE, 1e4], false),
-    ("attention.sliding_window_pattern", [NONE, NONE, NONE, 6.0], false),
+const GGUF_DEFAULTS: [(&str, [f64; 5], bool); 3] = [
+    ("rope.freq_base",                   [1e4,  1e6,  1e6,  1e6,  1e6], true),
+    ("rope.freq_base_swa",               [NONE, NONE, NONE, 1e4,  NONE], false),
+    ("attention.sliding_window_pattern", [NONE, NONE, NONE, 6.0,  NONE], false),
 ];
 
+/// Limit of hidden widths: no file may ask for memory before its tensors are checked.
+pub(super) const HIDDEN_MAX: usize = 1 << 24;
+
 /// Names of GGUF architectures in the order of the columns of [`GGUF_DEFAULTS`].
-const GGUF_COLUMNS: [&str; 4] = ["llama", "qwen2", "qwen3", "gemma3"];
+const GGUF_COLUMNS: [&str; 5] = ["llama", "qwen2", "qwen3", "gemma3", "lfm2"];
 
 /// What a `config.json` of this class means where it lacks the key.
 pub(super) fn config_default(class: Class, key: Key) -> Option<f64> {
@@ -227,7 +243,8 @@ pub(super) fn is_known_gguf(name: &str) -> bool {
 
 /// `config.json` keys that change what a model computes in a way that is not implemented. Those that a class of `transformers`
 /// reads are listed, and those that code shipped beside a model reads and that a class of these names would miss.
-pub(super) const CONFIG_REFUSED: [(&str, Neutral); 35] = [
+pub(super) const CONFIG_REFUSED: [(&str, Neutral); 36] = [
+    ("conv_bias", Neutral::Off),
     ("mlp_bias", Neutral::Off),
     ("use_bidirectional_attention", Neutral::Off),
     ("is_encoder_decoder", Neutral::Off),
@@ -283,6 +300,15 @@ pub(super) fn without_effect(class: Class) -> &'static [Key] {
         Class::Mistral => &[WINDOW_PATTERN, ATTENTION_BIAS, ATTENTION_SOFT_CAP, FINAL_SOFT_CAP, QUERY_SCALAR],
         Class::Qwen2 => &[WINDOW_PATTERN, ATTENTION_BIAS, ATTENTION_SOFT_CAP, FINAL_SOFT_CAP, QUERY_SCALAR],
         Class::Qwen3 => &[WINDOW_PATTERN, ATTENTION_SOFT_CAP, FINAL_SOFT_CAP, QUERY_SCALAR],
+        Class::Lfm2 => &[
+            ACTIVATION,
+            ATTENTION_BIAS,
+            WINDOW,
+            WINDOW_PATTERN,
+            ATTENTION_SOFT_CAP,
+            FINAL_SOFT_CAP,
+            QUERY_SCALAR,
+        ],
         // It stores the cap of the attention scores without applying it.
         Class::Gemma3 => &[ATTENTION_SOFT_CAP],
         Class::Bert => &[],

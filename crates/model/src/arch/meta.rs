@@ -207,6 +207,12 @@ impl<'a> Meta<'a> {
 
     /// A size per layer: one number for all, or an array with one for each.
     pub fn sizes(&self, key: Key, layers: usize, max: usize) -> Result<Option<Vec<usize>>, ModelError> {
+        let Some(values) = self.counts(key, layers, max)? else { return Ok(None) };
+        values.into_iter().map(|v| self.check_size(key, v, max)).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The same, but 0 is a size too.
+    pub fn counts(&self, key: Key, layers: usize, max: usize) -> Result<Option<Vec<usize>>, ModelError> {
         let Some(field) = self.lookup(key)? else { return Ok(None) };
         let name = self.name(key);
         let values = match field.list() {
@@ -216,7 +222,13 @@ impl<'a> Meta<'a> {
             }
             Some(_) => field.ints(&name)?,
         };
-        values.into_iter().map(|v| self.check_size(key, v, max)).collect::<Result<_, _>>().map(Some)
+        let check = |v| if v == 0 { Ok(0) } else { self.check_size(key, v, max) };
+        values.into_iter().map(check).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// A list of integers of any length.
+    pub fn ints(&self, key: Key) -> Result<Option<Vec<usize>>, ModelError> {
+        self.lookup(key)?.map(|field| field.ints(&self.name(key))).transpose()
     }
 
     /// A flag per layer, if the value is an array of bools.

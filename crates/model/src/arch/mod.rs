@@ -9,6 +9,7 @@ mod common;
 mod context;
 mod gemma3;
 mod keys;
+mod lfm2;
 mod llama;
 mod meta;
 mod names;
@@ -29,11 +30,11 @@ use crate::tensors::TensorTable;
 use context::{Architecture, Context};
 use keys::Class;
 use meta::Meta;
-use names::Naming;
+use names::{Family, Naming};
 use plan::Plan;
 
-static ARCHITECTURES: [Architecture; 5] =
-    [llama::LLAMA, qwen::QWEN2, qwen::QWEN3, gemma3::GEMMA3, bert::BERT];
+static ARCHITECTURES: [Architecture; 6] =
+    [llama::LLAMA, qwen::QWEN2, qwen::QWEN3, gemma3::GEMMA3, lfm2::LFM2, bert::BERT];
 
 /// The tensors of a model, and where their bytes are read from.
 #[derive(Clone, Copy)]
@@ -104,7 +105,7 @@ fn gguf_context<'a>(
         source: weights.map(|w| w.source),
         architecture,
         model_name,
-        naming: Naming::Gguf,
+        naming: Naming::Gguf(Family::of(architecture.name)),
     })
 }
 
@@ -150,7 +151,7 @@ fn config_context<'a>(
         source: weights.map(|w| w.source),
         architecture,
         model_name: model_name.unwrap_or(directory_name).to_owned(),
-        naming: tensors.map_or_else(Naming::usual, Naming::hugging_face),
+        naming: Naming::hugging_face(tensors, Family::of(architecture.name)),
     })
 }
 

@@ -18,10 +18,13 @@ pub(super) enum Role {
     Up,
     Down,
     FfnPostNorm,
+    ConvInput,
+    Conv,
+    ConvOutput,
 }
 
 /// (role, GGUF, Hugging Face). Weights end in `.weight`, biases in `.bias`.
-const LAYER: [(Role, &str, &str); 13] = [
+const LAYER: [(Role, &str, &str); 16] = [
     (Role::AttentionNorm, "attn_norm", "input_layernorm"),
     (Role::Q, "attn_q", "self_attn.q_proj"),
     (Role::K, "attn_k", "self_attn.k_proj"),
@@ -35,6 +38,9 @@ const LAYER: [(Role, &str, &str); 13] = [
     (Role::Up, "ffn_up", "mlp.up_proj"),
     (Role::Down, "ffn_down", "mlp.down_proj"),
     (Role::FfnPostNorm, "post_ffw_norm", "post_feedforward_layernorm"),
+    (Role::ConvInput, "shortconv.in_proj", "conv.in_proj"),
+    (Role::Conv, "shortconv.conv", "conv.conv"),
+    (Role::ConvOutput, "shortconv.out_proj", "conv.out_proj"),
 ];
 
 /// Prefixes under which a Hugging Face checkpoint may hold its language model, and the head's name beside it.
@@ -45,43 +51,74 @@ const PREFIXES: [(&str, &str); 4] = [
     ("", "lm_head"),
 ];
 
+/// Architectures whose files name tensors in their own way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    Usual,
+    Lfm2,
+}
+
+impl Family {
+    pub fn of(architecture: &str) -> Family {
+        if architecture == "lfm2" { Family::Lfm2 } else { Family::Usual }
+    }
+
+    /// The Hugging Face name of a tensor that the family names in its own way.
+    fn layer(self, role: Role) -> Option<&'static str> {
+        Some(match (self, role) {
+            (Family::Usual, _) => return None,
+            (Family::Lfm2, Role::AttentionNorm) => "operator_norm",
+            (Family::Lfm2, Role::O) => "self_attn.out_proj",
+            (Family::Lfm2, Role::QNorm) => "self_attn.q_layernorm",
+            (Family::Lfm2, Role::KNorm) => "self_attn.k_layernorm",
+            (Family::Lfm2, Role::FfnNorm) => "ffn_norm",
+            (Family::Lfm2, Role::Gate) => "feed_forward.w1",
+            (Family::Lfm2, Role::Up) => "feed_forward.w3",
+            (Family::Lfm2, Role::Down) => "feed_forward.w2",
+            (Family::Lfm2, _) => return None,
+        })
+    }
+}
+
 /// How a file names its tensors.
 #[derive(Clone, Copy)]
 pub(super) enum Naming {
-    Gguf,
-    HuggingFace { prefix: &'static str, head: &'static str },
+    Gguf(Family),
+    HuggingFace { prefix: &'static str, head: &'static str, family: Family },
 }
 
 impl Naming {
-    /// The names that most Hugging Face checkpoints use.
-    pub fn usual() -> Naming {
-        Naming::HuggingFace { prefix: PREFIXES[0].0, head: PREFIXES[0].1 }
-    }
-
-    /// Finds the prefix that this checkpoint uses; the first one when none fits, so that messages name a usual tensor.
-    pub fn hugging_face(tensors: &TensorTable) -> Naming {
-        let fits = |p: &&(&str, &str)| tensors.get(&format!("{}embed_tokens.weight", p.0)).is_some();
+    /// Finds the prefix that this checkpoint uses; that of most where none fits or nothing is known, so that messages name a usual tensor.
+    pub fn hugging_face(tensors: Option<&TensorTable>, family: Family) -> Naming {
+        let fits = |p: &&(&str, &str)| {
+            tensors.is_some_and(|t| t.get(&format!("{}embed_tokens.weight", p.0)).is_some())
+        };
         let (prefix, head) = PREFIXES.iter().find(fits).copied().unwrap_or(PREFIXES[0]);
-        Naming::HuggingFace { prefix, head }
+        Naming::HuggingFace { prefix, head, family }
     }
 
     pub fn embedding(self) -> String {
         match self {
-            Naming::Gguf => "token_embd.weight".to_owned(),
+            Naming::Gguf(_) => "token_embd.weight".to_owned(),
             Naming::HuggingFace { prefix, .. } => format!("{prefix}embed_tokens.weight"),
         }
     }
 
     pub fn final_norm(self) -> String {
         match self {
-            Naming::Gguf => "output_norm.weight".to_owned(),
+            // It norms no embedding, whatever its name.
+            Naming::Gguf(Family::Lfm2) => "token_embd_norm.weight".to_owned(),
+            Naming::Gguf(Family::Usual) => "output_norm.weight".to_owned(),
+            Naming::HuggingFace { prefix, family: Family::Lfm2, .. } => {
+                format!("{prefix}embedding_norm.weight")
+            }
             Naming::HuggingFace { prefix, .. } => format!("{prefix}norm.weight"),
         }
     }
 
     pub fn head(self) -> String {
         match self {
-            Naming::Gguf => "output.weight".to_owned(),
+            Naming::Gguf(_) => "output.weight".to_owned(),
             Naming::HuggingFace { head, .. } => format!("{head}.weight"),
         }
     }
@@ -89,7 +126,7 @@ impl Naming {
     /// What all tensor names of a layer begin with.
     pub fn layer_prefix(self, layer: usize) -> String {
         match self {
-            Naming::Gguf => format!("blk.{layer}."),
+            Naming::Gguf(_) => format!("blk.{layer}."),
             Naming::HuggingFace { prefix, .. } => format!("{prefix}layers.{layer}."),
         }
     }
@@ -98,7 +135,10 @@ impl Naming {
     pub fn layer(self, layer: usize, role: Role, post_norm: bool) -> String {
         let (_, gguf, hugging_face) = LAYER[role as usize];
         let suffix = match self {
-            Naming::Gguf => gguf,
+            Naming::Gguf(_) => gguf,
+            Naming::HuggingFace { family, .. } if family.layer(role).is_some() => {
+                family.layer(role).unwrap_or(hugging_face)
+            }
             // Without post norms, the norm before the ffn goes by the name of the one after attention.
             Naming::HuggingFace { .. } if role == Role::FfnNorm && !post_norm => "post_attention_layernorm",
             Naming::HuggingFace { .. } => hugging_face,

@@ -46,6 +46,8 @@ pub(super) struct LayerPlan {
     pub o_bias: Bias,
     /// A norm after each block as well as before it.
     pub post_norm: bool,
+    /// The mixer is a short convolution over so many positions, and no attention.
+    pub short_conv: Option<usize>,
     pub hidden: usize,
     pub activation: Activation,
 }

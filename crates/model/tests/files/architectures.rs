@@ -3,7 +3,7 @@
 use unicorn_core::rope::RopeScaling;
 use unicorn_core::{
     Activation, AttentionSpec, AttentionWeights, Block, BlockKind, FfnSpec, HeadSpec, ModelSpec, RopeSpec,
-    RopeStyle, TensorType, WeightSource,
+    RopeStyle, StateSpec, TensorType, WeightSource,
 };
 use unicorn_model::{ModelError, OpenModel, inspect, open};
 
@@ -143,6 +143,36 @@ fn gemma3() {
 }
 
 #[test]
+fn lfm2() {
+    let model = open_gguf(&tiny("lfm2", 4)).unwrap();
+    let spec = &model.spec;
+    let states: Vec<_> = spec.blocks.iter().filter_map(Block::state).collect();
+    let convolution = StateSpec::Recurrent { floats: 2 * 32 };
+    assert_eq!(states, [convolution, convolution, StateSpec::Paged, convolution]);
+    let Block::ShortConv { spec: c, weights: w } = &spec.blocks[1] else { panic!("the first mixer") };
+    assert_eq!((c.width, c.kernel, c.norm.eps), (32, 3, 1e-5));
+    assert_eq!((w.conv.rows, w.conv.cols, w.input.rows, w.output.rows), (32, 3, 96, 32));
+    let (a, w) = attention(spec, 2);
+    assert!(a.qk_norm.is_some() && w.q_norm.is_some() && a.rope.style == RopeStyle::Neox);
+    assert_eq!((a.heads, a.kv_heads, a.head_dim), (4, 2, 8));
+    let Some(Block::Head { norm, .. }) = spec.blocks.last() else { panic!("head") };
+    assert_eq!(norm.name, "token_embd_norm.weight");
+    let with = |key: &str, value: V| {
+        let mut g = tiny("lfm2", 3);
+        g.set(key, value);
+        open_gguf(&g).map(|m| m.spec).expect_err(key).to_string()
+    };
+    assert_eq!(with("lfm2.shortconv.l_cache", V::U32(1)), "key lfm2.shortconv.l_cache: must be at least 2");
+    let text = with("lfm2.shortconv.l_cache", V::U32(4));
+    assert_eq!(text, "tensor blk.0.shortconv.conv.weight: expected shape [32, 4], found [32, 3]");
+    let text = with("lfm2.attention.head_count_kv", V::U32s(vec![2, 0, 2]));
+    assert_eq!(text, "tensor blk.0.attn_q.weight is missing");
+    let mut g = tiny("lfm2", 3);
+    g.keys.retain(|k| k.0 != "lfm2.shortconv.l_cache");
+    assert_eq!(open_gguf(&g).unwrap_err().to_string(), "key lfm2.shortconv.l_cache is missing");
+}
+
+#[test]
 fn rope_scaling() {
     let mut g = tiny("llama", 1).f32("rope_freqs.weight", &[4]);
     g.tensor("rope_freqs.weight").data = [1f32, 2.0, 4.0, 8.0].iter().flat_map(|f| f.to_le_bytes()).collect();
@@ -229,7 +259,7 @@ fn bad_hyperparameters() {
 #[test]
 fn bad_architecture() {
     let text = open_gguf(&tiny("mamba", 1)).unwrap_err().to_string();
-    assert_eq!(text, "unknown architecture \"mamba\"; known are llama, qwen2, qwen3, gemma3, bert");
+    assert_eq!(text, "unknown architecture \"mamba\"; known are llama, qwen2, qwen3, gemma3, lfm2, bert");
     let mut g = tiny("llama", 1);
     g.keys.remove(0);
     assert_eq!(open_gguf(&g).unwrap_err().to_string(), "key general.architecture is missing");
@@ -240,8 +270,8 @@ fn bad_architecture() {
 
 #[test]
 fn every_tensor_is_needed_and_has_one_shape() {
-    for architecture in ["llama", "qwen2", "qwen3", "gemma3"] {
-        let g = tiny(architecture, 2);
+    for (architecture, layers) in [("llama", 2), ("qwen2", 2), ("qwen3", 2), ("gemma3", 2), ("lfm2", 3)] {
+        let g = tiny(architecture, layers);
         for t in &g.tensors {
             let text = open_gguf(&g.clone().without(&t.name)).unwrap_err().to_string();
             assert_eq!(text, format!("tensor {} is missing", t.name));

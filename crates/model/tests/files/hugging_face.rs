@@ -112,6 +112,77 @@ fn qwen() {
     assert_eq!(attention(&model.spec, 1).0.window, None);
 }
 
+/// Two layers, a convolution and an attention, with a hidden width.
+fn lfm2_tensors(hidden: u64) -> Vec<(String, Vec<u64>)> {
+    let mut all: Vec<(String, Vec<u64>)> =
+        vec![("embed_tokens".into(), vec![6, 32]), ("embedding_norm".into(), vec![32])];
+    for layer in 0..2 {
+        let mut add =
+            |name: &str, shape: &[u64]| all.push((format!("layers.{layer}.{name}"), shape.to_vec()));
+        add("operator_norm", &[32]);
+        add("ffn_norm", &[32]);
+        for (name, shape) in [("w1", [hidden, 32]), ("w3", [hidden, 32]), ("w2", [32, hidden])] {
+            add(&format!("feed_forward.{name}"), &shape);
+        }
+    }
+    for (name, shape) in [("in_proj", &[96, 32][..]), ("conv", &[32, 1, 3]), ("out_proj", &[32, 32])] {
+        all.push((format!("layers.0.conv.{name}"), shape.to_vec()));
+    }
+    for (name, shape) in [
+        ("q_proj", &[32, 32][..]),
+        ("k_proj", &[16, 32]),
+        ("v_proj", &[16, 32]),
+        ("out_proj", &[32, 32]),
+        ("q_layernorm", &[8]),
+        ("k_layernorm", &[8]),
+    ] {
+        all.push((format!("layers.1.self_attn.{name}"), shape.to_vec()));
+    }
+    all.into_iter().map(|(name, shape)| (format!("model.{name}.weight"), shape)).collect()
+}
+
+#[test]
+fn lfm2() {
+    let base = with(
+        config("Lfm2ForCausalLM", 2),
+        json!({"norm_eps": 1e-5, "head_dim": null, "full_attn_idxs": [1]}),
+    );
+    let open_hidden = |changes: Value, hidden: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), &with(base.clone(), changes), "F32", &lfm2_tensors(hidden));
+        open(dir.path()).map(|m| m.spec).map_err(|e| e.to_string())
+    };
+    // Two thirds of 64, rounded up to the default multiple.
+    let spec = open_hidden(json!({}), 256).unwrap();
+    let Block::ShortConv { spec: c, weights } = &spec.blocks[1] else { panic!("the first mixer") };
+    assert_eq!((c.kernel, c.norm.eps, weights.conv.rows, weights.conv.cols), (3, 1e-5, 32, 3));
+    assert_eq!(weights.norm.name, "model.layers.0.operator_norm.weight");
+    let (a, w) = attention(&spec, 1);
+    assert_eq!(
+        (a.head_dim, a.qk_norm.is_some(), w.o.name.as_str()),
+        (8, true, "model.layers.1.self_attn.out_proj.weight")
+    );
+    for (changes, hidden) in [
+        (json!({"block_auto_adjust_ff_dim": false}), 64),
+        (json!({"block_multiple_of": 4}), 44),
+        (json!({"block_multiple_of": 4, "block_ff_dim": 100}), 68),
+        (json!({"block_multiple_of": 4, "block_ffn_dim_multiplier": 2.0}), 84),
+    ] {
+        assert_eq!(ffn(&open_hidden(changes, hidden).unwrap(), 0).hidden, hidden as usize);
+    }
+    let types = json!({"layer_types": ["full_attention", "conv"]});
+    assert_eq!(
+        open_hidden(types, 256).unwrap_err(),
+        "tensor model.layers.0.self_attn.q_proj.weight is missing"
+    );
+    let text = open_hidden(json!({"layer_types": ["conv", "mamba"]}), 256).unwrap_err();
+    assert_eq!(text, "key layer_types: \"mamba\" is not supported");
+    assert_eq!(
+        open_hidden(json!({"conv_bias": true}), 256).unwrap_err(),
+        "conv_bias = true is not supported"
+    );
+}
+
 fn gemma() -> Value {
     with(
         config("Gemma3ForCausalLM", 7),

@@ -188,17 +188,32 @@ pub fn tiny(architecture: &'static str, layers: usize) -> Gguf {
         .key("tokenizer.chat_template", V::Str("{{ messages[0].content }}"))
         .f32("token_embd.weight", &[32, 6])
         .f32("output_norm.weight", &[32]);
+    if architecture == "lfm2" {
+        // Two convolutions, then attention.
+        let kv = (0..layers).map(|i| if i % 3 == 2 { 2 } else { 0 }).collect();
+        g.tensors.pop();
+        g.set("lfm2.attention.head_count_kv", V::U32s(kv));
+        g = g.key("lfm2.shortconv.l_cache", V::U32(3)).f32("token_embd_norm.weight", &[32]);
+    }
     if architecture == "gemma3" {
         g = g.key("gemma3.attention.sliding_window", V::U32(4));
     }
     for i in 0..layers {
         let n = |name: &str| format!("blk.{i}.{name}.weight");
+        let convolution = architecture == "lfm2" && i % 3 != 2;
+        g = g.f32(n("attn_norm"), &[32]);
+        g = match convolution {
+            true => g
+                .f32(n("shortconv.in_proj"), &[32, 96])
+                .f32(n("shortconv.conv"), &[3, 32])
+                .f32(n("shortconv.out_proj"), &[32, 32]),
+            false => g
+                .f32(n("attn_q"), &[32, 32])
+                .f32(n("attn_k"), &[32, 16])
+                .f32(n("attn_v"), &[32, 16])
+                .f32(n("attn_output"), &[32, 32]),
+        };
         g = g
-            .f32(n("attn_norm"), &[32])
-            .f32(n("attn_q"), &[32, 32])
-            .f32(n("attn_k"), &[32, 16])
-            .f32(n("attn_v"), &[32, 16])
-            .f32(n("attn_output"), &[32, 32])
             .f32(n("ffn_norm"), &[32])
             .f32(n("ffn_gate"), &[32, 64])
             .f32(n("ffn_up"), &[32, 64])
@@ -208,7 +223,7 @@ pub fn tiny(architecture: &'static str, layers: usize) -> Gguf {
                 g = g.f32(format!("blk.{i}.{name}.bias"), &[len]);
             }
         }
-        if matches!(architecture, "qwen3" | "gemma3") {
+        if matches!(architecture, "qwen3" | "gemma3" | "lfm2") && !convolution {
             g = g.f32(n("attn_q_norm"), &[8]).f32(n("attn_k_norm"), &[8]);
         }
         if architecture == "gemma3" {

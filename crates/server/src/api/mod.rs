@@ -1,4 +1,6 @@
 //! The APIs: each turns its requests into jobs and the pieces of answers into its own form.
 
+pub(crate) mod anthropic;
 pub(crate) mod native;
 pub(crate) mod openai;
+pub(crate) mod responses;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use unicorn_engine::SequenceState;
@@ -16,6 +16,7 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::http::body::JsonBody;
 use crate::job;
+use crate::page;
 use crate::registry::{InUse, Standing};
 use crate::shape::Shape;
 
@@ -51,6 +52,27 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
                 .into_response()
         }
     }
+}
+
+/// A file of the chat page.
+pub(crate) async fn page(headers: HeaderMap, uri: Uri) -> Result<Response, ApiError> {
+    let asset = page::asset(uri.path());
+    let asset = asset.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "the page has no such file"))?;
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == asset.etag.as_bytes());
+    let mut response = match known {
+        true => StatusCode::NOT_MODIFIED.into_response(),
+        false => ([(header::CONTENT_TYPE, asset.content_type)], asset.body).into_response(),
+    };
+    let out = response.headers_mut();
+    let policy = (header::CONTENT_SECURITY_POLICY.as_str(), page::CONTENT_SECURITY_POLICY);
+    let cache = (header::CACHE_CONTROL.as_str(), page::CACHE_CONTROL);
+    for (name, value) in page::HEADERS.into_iter().chain([policy, cache]) {
+        out.insert(name, HeaderValue::from_static(value));
+    }
+    if let Ok(tag) = HeaderValue::from_str(&asset.etag) {
+        out.insert(header::ETAG, tag);
+    }
+    Ok(response)
 }
 
 /// Prometheus' text format.
@@ -129,7 +151,8 @@ pub(crate) async fn tokenize(
     .to_owned();
     let options = EncodeOptions {
         parse_special: fields.bool("parse_special")?.unwrap_or(true),
-        add_special: fields.bool("add_special")?.unwrap_or(false),
+        // llama.cpp's name, then vLLM's.
+        add_special: fields.bool("add_special")?.or(fields.bool("add_special_tokens")?).unwrap_or(false),
     };
     let pieces = fields.bool("with_pieces")?.unwrap_or(false);
     job::blocking(move || {
@@ -149,7 +172,7 @@ pub(crate) async fn tokenize(
     .await
 }
 
-/// Token ids to text: `{"tokens"}` to `{"content"}`.
+/// Token ids to text: `{"tokens"}` to `{"content"}` and `{"prompt"}`.
 pub(crate) async fn detokenize(
     State(app): State<Arc<App>>,
     JsonBody(body): JsonBody,
@@ -162,7 +185,20 @@ pub(crate) async fn detokenize(
     };
     let ids: Option<Vec<u32>> = list.iter().map(id).collect();
     let ids = ids.ok_or_else(|| fields.wrong("tokens", "must be token ids of this model"))?;
-    Ok(Json(json!({"content": model.text.tokenizer.decode(&ids, false)})))
+    let text = model.text.tokenizer.decode(&ids, false);
+    // llama.cpp's name, then vLLM's.
+    Ok(Json(json!({"content": text, "prompt": text})))
+}
+
+/// What vLLM's clients ask about the tokenizer of the default model.
+pub(crate) async fn tokenizer_info(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let model = model(&app, &Fields::of(&json!({}))?).await?;
+    let tokenizer = &model.text.tokenizer;
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
+    Ok(Json(json!({
+        "bos_token": text(tokenizer.bos()), "eos_token": text(tokenizer.eos()), "model_max_length": model.context,
+        "tokenizer_class": null, "chat_template": null,
+    })))
 }
 
 /// A conversation as the model sees it: `{"messages"}` to `{"prompt"}`.

@@ -6,9 +6,16 @@ use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_stream::StreamExt;
 
 use crate::app::App;
 use crate::error::ApiError;
+
+/// Bodies up to this length are parsed at once.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+/// Marks of JSON in a body: each may take some hundred bytes of memory where it took one of the body.
+const MARKS_MAX: usize = 1 << 19;
 
 /// The JSON of a request's body.
 pub(crate) struct JsonBody(pub Value);
@@ -19,14 +26,44 @@ impl FromRequest<Arc<App>> for JsonBody {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<JsonBody, ApiError> {
         let (parts, body) = request.into_parts();
         check_type(&parts.headers)?;
-        let bytes = read(&parts.headers, body, app).await?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|error| ApiError::bad_request(format!("the body is not UTF-8: {error}")))?;
-        // serde_json goes 128 levels deep and no deeper.
-        let value = serde_json::from_str(text)
-            .map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))?;
+        let Bytes { bytes, held } = read(&parts.headers, body, app).await?;
+        // What takes long is not done where connections are served.
+        let value = match bytes.len() > INLINE_BYTES_MAX {
+            true => tokio::task::spawn_blocking(move || parse(&bytes)).await.unwrap_or_else(|_| {
+                Err(ApiError::internal("the body could not be read: a fault of the server"))
+            })?,
+            false => parse(&bytes)?,
+        };
+        drop(held);
         Ok(JsonBody(value))
     }
+}
+
+fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| ApiError::bad_request(format!("the body is not UTF-8: {error}")))?;
+    if marks(bytes) > MARKS_MAX {
+        let message = format!("the body has more than {MARKS_MAX} values");
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+    }
+    // serde_json goes 128 levels deep and no deeper.
+    serde_json::from_str(text)
+        .map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))
+}
+
+/// Brackets, commas and colons outside of strings.
+fn marks(bytes: &[u8]) -> usize {
+    let (mut count, mut quoted, mut escaped) = (0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' | b',' | b':' if !quoted => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 /// A page of another site can make a browser send forms, but no JSON. Programs, which send no `Origin`, may call JSON what they like.
@@ -45,33 +82,66 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-async fn read(headers: &HeaderMap, body: Body, app: &App) -> Result<bytes::Bytes, ApiError> {
-    let max = app.options.body_bytes_max;
-    let too_large =
-        || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {max} bytes"));
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > max) {
-        return Err(too_large());
-    }
-    let read = axum::body::to_bytes(body, max);
-    match tokio::time::timeout(app.options.body_time, read).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => match is_length_limit(&error) {
-            true => Err(too_large()),
-            false => Err(ApiError::bad_request(format!("the body ended early: {error}"))),
-        },
-        Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
-    }
+/// A body, and its part of what all bodies may take.
+struct Bytes {
+    bytes: Vec<u8>,
+    held: Option<OwnedSemaphorePermit>,
 }
 
-fn is_length_limit(error: &axum::Error) -> bool {
-    let mut source: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = source {
-        // The type is http-body-util's, of which nothing else is used here.
-        if error.to_string().contains("length limit exceeded") {
-            return true;
-        }
-        source = error.source();
+async fn read(headers: &HeaderMap, body: Body, app: &App) -> Result<Bytes, ApiError> {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > app.options.body_bytes_max) {
+        return Err(too_large(app));
     }
-    false
+    let gathered = tokio::time::timeout(app.options.body_time, gather(body, app)).await;
+    gathered
+        .unwrap_or_else(|_| Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")))
+}
+
+/// Room is taken as bytes come, so that a client that promises many takes none from others.
+async fn gather(body: Body, app: &App) -> Result<Bytes, ApiError> {
+    let mut gathered = Bytes { bytes: Vec::new(), held: None };
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| ApiError::bad_request(format!("the body ended early: {error}")))?;
+        if gathered.bytes.len() + chunk.len() > app.options.body_bytes_max {
+            return Err(too_large(app));
+        }
+        let room =
+            u32::try_from(chunk.len()).ok().and_then(|n| app.bodies.clone().try_acquire_many_owned(n).ok());
+        let room = room.ok_or_else(|| ApiError::unavailable("too many large requests at once", 1))?;
+        match &mut gathered.held {
+            Some(held) => held.merge(room),
+            held => *held = Some(room),
+        }
+        gathered.bytes.extend_from_slice(&chunk);
+    }
+    Ok(gathered)
+}
+
+fn too_large(app: &App) -> ApiError {
+    let message = format!("the body has more than {} bytes", app.options.body_bytes_max);
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_in_texts_do_not_count() {
+        for (text, count) in
+            [("{}", 1), ("{\"a\":[1,2]}", 4), ("{\"a,b:[\":\"x\\\",,{\"}", 2), ("\"\\\\\",", 1), ("", 0)]
+        {
+            assert_eq!(marks(text.as_bytes()), count, "{text}");
+        }
+    }
+
+    #[test]
+    fn values_are_bounded_and_texts_are_not() {
+        let many = format!("[{}0]", "0,".repeat(MARKS_MAX));
+        assert_eq!(parse(many.as_bytes()).unwrap_err().status, StatusCode::PAYLOAD_TOO_LARGE);
+        let text = format!("\"{}\"", ",".repeat(2 * MARKS_MAX));
+        assert!(parse(text.as_bytes()).is_ok());
+    }
 }

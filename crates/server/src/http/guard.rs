@@ -1,6 +1,6 @@
 //! Who may ask: `Host`, `Origin` and API keys, before anything else of a request is looked at.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -13,6 +13,8 @@ use subtle::ConstantTimeEq;
 
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
+use crate::http::client::Client;
+use crate::job::fresh_id;
 use crate::options::ServerOptions;
 
 /// Hashes of the keys: comparing these takes as long whatever a guess has in common with a key.
@@ -29,6 +31,15 @@ impl Keys {
         // All are compared, so that the time does not tell which one came near.
         let found = self.0.iter().fold(0u8, |found, key| found | key.ct_eq(&given).unwrap_u8());
         self.0.is_empty() || found == 1
+    }
+
+    /// Whose request this is: the key's, where there are keys, else the address's.
+    fn client(&self, given: Option<&[u8]>, address: Option<SocketAddr>) -> Client {
+        match (self.0.is_empty(), address) {
+            (false, _) => Client::of_key(&hash(given.unwrap_or_default())),
+            (true, Some(address)) => Client::at(address),
+            (true, None) => Client::default(),
+        }
     }
 }
 
@@ -66,9 +77,17 @@ fn host_name(authority: &str) -> &str {
 
 /// A page can make a browser send a foreign name to this address (DNS rebinding), but no number.
 fn host_is_known(headers: &HeaderMap, options: &ServerOptions) -> bool {
-    let Some(host) = headers.get(header::HOST) else { return true };
-    let Ok(host) = host.to_str() else { return false };
-    let name = host_name(host).trim_end_matches('.').to_ascii_lowercase();
+    // A request has one name, or is not to be trusted with any of them.
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let Some(host) = hosts.next() else { return true };
+    match host.to_str() {
+        Ok(host) => hosts.next().is_none() && name_is_known(host, options),
+        Err(_) => false,
+    }
+}
+
+fn name_is_known(authority: &str, options: &ServerOptions) -> bool {
+    let name = host_name(authority).trim_end_matches('.').to_ascii_lowercase();
     name == "localhost"
         || name.ends_with(".localhost")
         || name == "host.docker.internal"
@@ -118,7 +137,9 @@ fn preflight(headers: &HeaderMap) -> Response {
 }
 
 fn refusal(request: &Request, app: &App) -> Option<ApiError> {
-    if !host_is_known(request.headers(), &app.options) {
+    // The first line of a request may name a host too, as it does for proxies.
+    let named = request.uri().authority().is_none_or(|named| name_is_known(named.as_str(), &app.options));
+    if !named || !host_is_known(request.headers(), &app.options) {
         let message = "this Host is not known here; --allow-host NAME makes it so";
         return Some(ApiError::new(StatusCode::FORBIDDEN, message));
     }
@@ -134,28 +155,48 @@ fn refusal(request: &Request, app: &App) -> Option<ApiError> {
     None
 }
 
+/// A refusal that another library made, in words of its own.
+fn untold(response: &Response) -> Option<ApiError> {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_json = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let refused = (status.is_client_error() || status.is_server_error()) && !is_json;
+    refused.then(|| ApiError::new(status, status.canonical_reason().unwrap_or("the request is refused")))
+}
+
 /// Lets a request through or refuses it, and puts errors into the form that its route speaks.
-pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let route = request.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
     let allowed = match origin(request.headers(), &app.options) {
         Origin::Allowed(origin) => Some(origin),
         _ => None,
     };
+    let address = request.extensions().get::<SocketAddr>().copied();
+    let client = app.keys.client(key(request.headers()).as_deref(), address);
+    request.extensions_mut().insert(client);
     let asks = request.method() == Method::OPTIONS && allowed.is_some();
     let mut response = match refusal(&request, &app) {
         Some(refused) if !asks || refused.status == StatusCode::FORBIDDEN => refused.into_response(),
         _ if asks => preflight(request.headers()),
         _ => next.run(request).await,
     };
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        response = error.response(Dialect::of_path(&path));
+    let dialect = Dialect::of_path(&path);
+    let request_id = fresh_id("req_");
+    let told = response.extensions_mut().remove::<ApiError>();
+    if let Some(error) = told.or_else(|| untold(&response)) {
+        response = error.response(dialect, &request_id);
         if error.status == StatusCode::UNAUTHORIZED && !path.starts_with("/v1/") && !path.starts_with("/api/")
         {
             // A browser asks the person for the key then.
             let basic = HeaderValue::from_static("Basic realm=\"unicorn\", charset=\"UTF-8\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
         }
+    }
+    // Clients show it, or write it down.
+    let header = if dialect == Dialect::Anthropic { "request-id" } else { "x-request-id" };
+    if let Ok(id) = HeaderValue::try_from(request_id) {
+        response.headers_mut().insert(header, id);
     }
     if let Some(origin) = allowed {
         allow(&mut response, origin);

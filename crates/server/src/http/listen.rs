@@ -17,12 +17,17 @@ use crate::error::{ApiError, Dialect};
 use crate::http::patience::Patient;
 use crate::options::ServerOptions;
 
-/// Serves connections until `ending` turns true, then lets those that have answers under way finish for a while.
+/// Time in which answers that were given up can still say so.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Serves connections until `ending` turns true, then lets those that have answers under way finish for a while. `give_up` ends what is not
+/// finished by then.
 pub(crate) async fn listen(
     listener: TcpListener,
     router: Router,
     options: &ServerOptions,
     mut ending: watch::Receiver<bool>,
+    give_up: impl FnOnce(),
 ) {
     let room = Arc::new(Semaphore::new(options.connections_max));
     let (open, mut closed) = tokio::sync::mpsc::channel::<()>(1);
@@ -32,7 +37,12 @@ pub(crate) async fn listen(
             () = told_to_end(&mut ending) => break,
         };
         let Some((stream, permit)) = accepted else { continue };
-        let (router, options, ending, open) = (router.clone(), options.clone(), ending.clone(), open.clone());
+        // Whose requests these are.
+        let router = match stream.peer_addr() {
+            Ok(address) => router.clone().layer(axum::Extension(address)),
+            Err(_) => continue,
+        };
+        let (options, ending, open) = (options.clone(), ending.clone(), open.clone());
         tokio::spawn(async move {
             serve(stream, router, &options, ending).await;
             drop((permit, open));
@@ -40,7 +50,10 @@ pub(crate) async fn listen(
     }
     drop((listener, open));
     // `recv` ends when the last connection has.
-    let _ = tokio::time::timeout(options.drain, closed.recv()).await;
+    if tokio::time::timeout(options.drain, closed.recv()).await.is_err() {
+        give_up();
+        let _ = tokio::time::timeout(LAST_WORDS, closed.recv()).await;
+    }
 }
 
 async fn told_to_end(ending: &mut watch::Receiver<bool>) {

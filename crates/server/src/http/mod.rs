@@ -1,6 +1,7 @@
 //! What all routes share: connections, who may ask, bodies, streams.
 
 pub(crate) mod body;
+pub(crate) mod client;
 pub(crate) mod guard;
 pub(crate) mod listen;
 pub(crate) mod patience;

@@ -116,6 +116,11 @@ impl ChatTemplate {
         Ok(Some(Self { engine, specials, source: source.to_owned() }))
     }
 
+    /// The template as it was written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Renders a conversation: `messages` is the list that the chat API receives.
     ///
     /// A system message that the template refuses or leaves out is put in front of the first user message,

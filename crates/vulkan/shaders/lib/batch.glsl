@@ -3,6 +3,6 @@ struct Row {
     uint token;
     uint position;
     uint pages;     // index of the sequence's first page in `pages`
-    uint unused;
+    uint slice;
 };
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Rows { Row v[]; };

@@ -1,11 +1,14 @@
 //! A loaded block of any kind.
 
+use unicorn_core::StateSpec;
+
 use super::attention::AttentionBlock;
 use super::builder::{NextInput, Norm};
 use super::embedding::EmbeddingBlock;
 use super::encoder::{EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock, EncoderHeadBlock};
 use super::ffn::FfnBlock;
 use super::head::HeadBlock;
+use super::short_conv::ShortConvBlock;
 use crate::select::BlockShape;
 use crate::weights::Matrix;
 
@@ -13,6 +16,7 @@ use crate::weights::Matrix;
 pub(crate) enum GpuBlock {
     Embedding(EmbeddingBlock),
     Attention(Box<AttentionBlock>),
+    ShortConv(Box<ShortConvBlock>),
     Ffn(FfnBlock),
     Head(HeadBlock),
     EncoderEmbedding(Box<EncoderEmbeddingBlock>),
@@ -27,12 +31,24 @@ impl GpuBlock {
         match self {
             GpuBlock::Embedding(e) => BlockShape::Embedding(e.table.shape()),
             GpuBlock::Attention(a) => BlockShape::Attention(a.shape()),
+            GpuBlock::ShortConv(c) => BlockShape::ShortConv(c.shape()),
             GpuBlock::Ffn(f) => BlockShape::Ffn(f.shape()),
             GpuBlock::Head(h) => BlockShape::Head(h.shape()),
             GpuBlock::EncoderEmbedding(e) => BlockShape::EncoderEmbedding(e.tokens.table.shape()),
             GpuBlock::EncoderAttention(a) => BlockShape::EncoderAttention(a.shape()),
             GpuBlock::EncoderFfn(f) => BlockShape::EncoderFfn(f.shape()),
             GpuBlock::EncoderHead(_) => BlockShape::EncoderHead,
+        }
+    }
+
+    /// What the block keeps per sequence.
+    pub(crate) fn state(&self) -> Option<StateSpec> {
+        match self {
+            GpuBlock::Attention(a) => Some(a.spec.state()),
+            GpuBlock::ShortConv(c) => Some(c.spec.state()),
+            GpuBlock::Embedding(_) | GpuBlock::Ffn(_) | GpuBlock::Head(_) => None,
+            GpuBlock::EncoderEmbedding(_) | GpuBlock::EncoderAttention(_) => None,
+            GpuBlock::EncoderFfn(_) | GpuBlock::EncoderHead(_) => None,
         }
     }
 
@@ -49,6 +65,7 @@ impl GpuBlock {
                 let matrices: Vec<&Matrix> = a.inputs.iter().map(|p| &*p.matrix).collect();
                 form(&a.norm, &matrices)
             }
+            GpuBlock::ShortConv(c) => form(&c.norm, &[&c.input]),
             GpuBlock::Ffn(f) => form(&f.norm, &[&f.gate, &f.up]),
             GpuBlock::Head(h) => form(&h.norm, &[&h.weight]),
             GpuBlock::EncoderEmbedding(_) | GpuBlock::EncoderAttention(_) => None,

@@ -9,6 +9,7 @@ mod ffn;
 mod head;
 mod linear;
 mod residual;
+mod short_conv;
 mod tiled;
 
 pub(crate) use attention::{AttentionBlock, Cache, Projection};
@@ -22,3 +23,4 @@ pub(crate) use encoder::{
 };
 pub(crate) use ffn::FfnBlock;
 pub(crate) use head::HeadBlock;
+pub(crate) use short_conv::ShortConvBlock;

@@ -32,6 +32,8 @@ pub(crate) enum BlockShape {
     Embedding(WeightShape),
     /// Softmax attention.
     Attention(AttentionShape),
+    /// Short convolution.
+    ShortConv(ShortConvShape),
     /// Gated feed-forward network.
     Ffn(FfnShape),
     /// Output head.
@@ -81,6 +83,15 @@ pub(crate) struct AttentionShape {
     pub output_bias: bool,
     /// Whether the output is normed.
     pub post_norm: bool,
+}
+
+/// What a short convolution's kernels are chosen by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ShortConvShape {
+    /// The product of the gates.
+    pub input: WeightShape,
+    /// The output product.
+    pub output: WeightShape,
 }
 
 /// What a feed-forward block's kernels are chosen by.
@@ -151,6 +162,10 @@ impl BlockShape {
                 output_bias: w.o_bias.is_some(),
                 post_norm: spec.post_norm.is_some(),
             }),
+            Block::ShortConv { weights: w, .. } => BlockShape::ShortConv(ShortConvShape {
+                input: WeightShape::of(&w.input),
+                output: WeightShape::of(&w.output),
+            }),
             Block::Ffn { spec, weights: w } => BlockShape::Ffn(FfnShape {
                 gate: WeightShape::of(&w.gate),
                 up: WeightShape::of(&w.up),
@@ -184,6 +199,7 @@ impl BlockShape {
         match self {
             BlockShape::Embedding(_) => Vec::new(),
             BlockShape::Attention(a) => a.inputs.iter().map(|(_, w)| *w).chain([a.output]).collect(),
+            BlockShape::ShortConv(c) => vec![c.input, c.output],
             BlockShape::Ffn(f) => vec![f.gate, f.up, f.down],
             BlockShape::Head(h) => vec![h.weight],
             BlockShape::EncoderEmbedding(_) | BlockShape::EncoderHead => Vec::new(),

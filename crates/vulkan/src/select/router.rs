@@ -5,7 +5,8 @@ use unicorn_core::{DeviceOptions, KvType, TensorType};
 
 use super::attention::kv_suffix;
 use super::block::{
-    AttentionShape, BlockShape, EncoderAttentionShape, EncoderFfnShape, FfnShape, HeadShape, WeightShape,
+    AttentionShape, BlockShape, EncoderAttentionShape, EncoderFfnShape, FfnShape, HeadShape, ShortConvShape,
+    WeightShape,
 };
 use super::flash::{FlashProblem, flash_kernel};
 use super::form::{Form, form};
@@ -170,6 +171,7 @@ impl Router<'_> {
                 vec![Selected { op: "embedding", shader, ty: table.ty, minor: false }]
             }
             BlockShape::Attention(a) => self.attention(a, way),
+            BlockShape::ShortConv(c) => self.short_conv(c, way.path),
             BlockShape::Ffn(f) => self.ffn(f, way.path),
             BlockShape::Head(h) => self.head(h, way.path),
             BlockShape::EncoderEmbedding(table) => {
@@ -204,6 +206,17 @@ impl Router<'_> {
         all.extend(self.product_and_sum("attention_output", &a.output, path));
         all.extend(a.output_bias.then(|| minor("add_bias", "add_bias")));
         all.extend(a.post_norm.then(|| minor("post_norm", "norm")));
+        all
+    }
+
+    fn short_conv(&self, c: &ShortConvShape, path: Path) -> Vec<Selected> {
+        let mut all = vec![minor("norm", "norm")];
+        all.extend(self.product_and_sum("short_conv_input", &c.input, path));
+        all.push(Selected { minor: false, ..minor("short_conv", "short_conv") });
+        all.push(minor("short_conv_states", "short_conv"));
+        let quantized = form(c.output.ty, path, self.gpu) == Form::Quantized;
+        all.extend(quantized.then(|| minor("quantize", "norm")));
+        all.extend(self.product_and_sum("short_conv_output", &c.output, path));
         all
     }
 
@@ -268,6 +281,9 @@ impl Router<'_> {
             BlockShape::Attention(a) => {
                 let inputs = a.inputs.iter().map(|(op, weight)| product(*op, weight));
                 inputs.chain([product("attention_output", &a.output)]).collect()
+            }
+            BlockShape::ShortConv(c) => {
+                vec![product("short_conv_input", &c.input), product("short_conv_output", &c.output)]
             }
             BlockShape::Ffn(f) if self.fuses(f, path) => {
                 let fused = self.product("ffn_gate_up", &f.gate, Some(f.activation), path);

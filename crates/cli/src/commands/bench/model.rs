@@ -174,6 +174,8 @@ fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result
     let choice = EngineChoice {
         kv_tokens: None,
         queue: 0,
+        kept: None,
+        rows: 0,
         device: &args.device,
         place: &args.place.of(&args.device),
         kv: args.kv.kv,

@@ -66,6 +66,8 @@ pub fn run(args: &EmbedArgs, config: &Config) -> anyhow::Result<Exit> {
         drafts: false,
         kv_tokens: None,
         queue: 0,
+        kept: None,
+        rows: 0,
     };
     let mut session = Session::of_model(model, &fetched, &choice, config, &mut |_| {})?;
     let context = session.engine.options().context;
@@ -176,7 +178,7 @@ impl Run<'_> {
                     _ => bail!("text {number}: the model's output is not finite: its file may be damaged"),
                 }
             }
-            Event::Token { .. } => {}
+            Event::Token { .. } | Event::PromptLogprobs { .. } => {}
         }
         Ok(())
     }

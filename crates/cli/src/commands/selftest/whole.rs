@@ -58,6 +58,8 @@ fn choice_of(device: &DeviceArgs, context: ContextChoice) -> EngineChoice<'_> {
     EngineChoice {
         kv_tokens: None,
         queue: 0,
+        kept: None,
+        rows: 0,
         device,
         place: &Place::One,
         kv,

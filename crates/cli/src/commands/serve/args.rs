@@ -8,6 +8,7 @@ use clap::{Args, ValueHint};
 use crate::args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, MemoryArgs, PlaceArgs};
 use crate::context::ContextChoice;
 use crate::parse;
+use crate::settings::DraftChoice;
 
 /// Serve models over HTTP: OpenAI's API and a chat page
 ///
@@ -54,6 +55,12 @@ pub struct ServeArgs {
     /// Name under which clients may reach this server, beside localhost and numbers
     #[arg(long, value_name = "NAME", help_heading = "Network")]
     pub allow_host: Vec<String>,
+    /// Seconds in which a client must send the head of a request
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = parse::positive, allow_negative_numbers = true, help_heading = "Network")]
+    pub head_timeout: usize,
+    /// Seconds in which a client must send the body of a request
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse::positive, allow_negative_numbers = true, help_heading = "Network")]
+    pub body_timeout: usize,
     /// Requests that run at once; more wait
     #[arg(long, aliases = ["parallel", "max-num-seqs", "sequences"], value_name = "N", default_value = "16", value_parser = parse::positive, allow_negative_numbers = true, help_heading = "Load")]
     pub slots: usize,
@@ -74,6 +81,9 @@ pub struct ServeArgs {
     /// Tokens that the KV cache holds for all requests together [default: 65536, or one context where that is longer; less where it does not fit]
     #[arg(long, value_name = "TOKENS", value_parser = parse::positive, allow_negative_numbers = true, help_heading = "Load")]
     pub kv_tokens: Option<usize>,
+    /// Guess the next tokens and verify several at once, as in `run`; it stops by itself in requests where it loses time [default: no guesses]
+    #[arg(long, value_name = "HOW", help_heading = "Load")]
+    pub draft: Option<DraftChoice>,
     /// Seconds that running answers may take once the server is told to end
     #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Load")]
     pub drain: u32,

@@ -20,6 +20,11 @@ const CONTEXT_MAX: usize = 32_768;
 /// Tokens in the KV cache where nobody asks for more.
 const KV_TOKENS: usize = 65_536;
 
+/// Beginnings of texts that are kept; what they take is bounded by the KV cache.
+const KEPT: usize = 256;
+/// Rows of logits that are read at once to score prompts.
+const ROWS: usize = 32;
+
 /// A model on this machine.
 #[derive(Clone, Debug)]
 struct Known {
@@ -141,9 +146,11 @@ fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> a
         context,
         memory: args.memory.memory_max.as_ref(),
         scores: false,
-        drafts: false,
+        drafts: args.draft.is_some(),
         load: Load { sequences: args.slots, ..Load::default() },
         queue: args.queue,
+        kept: Some(KEPT),
+        rows: ROWS,
     };
     let fetched = Fetched { path: known.path.clone(), lacking: known.lacking.clone() };
     let mut session = Session::loading(&fetched, &choice, config, &mut |done| {
@@ -153,7 +160,7 @@ fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> a
         session::set_template(&mut session.text, file, source)?;
     }
     let facts = facts(&session.engine, size_and_time(&known.path).1);
-    Ok(LoadedModel { engine: session.engine, text: session.text, facts })
+    Ok(LoadedModel { engine: session.engine, text: session.text, facts, drafts: args.draft.is_some() })
 }
 
 fn facts(engine: &Engine, created: u64) -> ModelFacts {

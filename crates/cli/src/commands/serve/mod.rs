@@ -70,6 +70,8 @@ fn options(args: &ServeArgs, config: &Config) -> anyhow::Result<ServerOptions> {
         hosts: args.allow_host.clone(),
         aliases,
         budget: Budget { models: args.models_max, bytes: None },
+        head_time: Duration::from_secs(args.head_timeout as u64),
+        body_time: Duration::from_secs(args.body_timeout as u64),
         drain: Duration::from_secs(u64::from(args.drain)),
         ..default
     })

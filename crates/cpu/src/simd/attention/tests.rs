@@ -172,6 +172,7 @@ fn run(
                     sequence: SequenceId(i as u64),
                     tokens: vec![0; count],
                     slot: None,
+                    snapshots: vec![],
                     start: *start as u32,
                     tables: vec![table[..(start + count).div_ceil(shape.page_tokens)].to_vec()],
                 }

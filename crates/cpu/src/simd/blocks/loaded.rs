@@ -6,12 +6,14 @@ use super::encoder::{EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlo
 use super::ffn::FfnBlock;
 use super::head::HeadBlock;
 use super::region::Region;
+use super::short_conv::ShortConvBlock;
 use crate::simd::pool::Worker;
 
 /// A loaded block.
 pub(crate) enum Loaded {
     Embedding(EmbeddingBlock),
     Attention(Box<AttentionBlock>),
+    ShortConv(Box<ShortConvBlock>),
     Ffn(FfnBlock),
     Head(HeadBlock),
     EncoderEmbedding(EncoderEmbeddingBlock),
@@ -26,6 +28,7 @@ impl Loaded {
         match self {
             Loaded::Embedding(b) => vec![b.label.name.clone()],
             Loaded::Attention(b) => b.labels().map(|l| l.name.clone()).to_vec(),
+            Loaded::ShortConv(b) => b.labels().iter().map(|l| l.name.clone()).collect(),
             Loaded::Ffn(b) => b.labels().map(|l| l.name.clone()).to_vec(),
             Loaded::Head(b) => b.labels().map(|l| l.name.clone()).to_vec(),
             Loaded::EncoderEmbedding(b) => vec![b.label.name.clone()],
@@ -40,6 +43,7 @@ impl Loaded {
         match self {
             Loaded::Embedding(b) => b.spec.width,
             Loaded::Attention(b) => b.spec.width,
+            Loaded::ShortConv(b) => b.spec.width,
             Loaded::Ffn(b) => b.spec.width,
             Loaded::Head(b) => b.spec.width,
             Loaded::EncoderEmbedding(b) => b.spec.width,
@@ -59,6 +63,7 @@ impl Loaded {
             match self {
                 Loaded::Embedding(b) => b.run(worker, region),
                 Loaded::Attention(b) => b.run(worker, region),
+                Loaded::ShortConv(b) => b.run(worker, region),
                 Loaded::Ffn(b) => b.run(worker, region),
                 Loaded::Head(b) => b.run(worker, region),
                 Loaded::EncoderEmbedding(b) => b.run(worker, region),

@@ -13,6 +13,7 @@ mod loaded;
 mod norm;
 mod region;
 mod scratch;
+mod short_conv;
 
 pub(crate) use attention::{AttentionBlock, QkNorm};
 pub(crate) use embedding::EmbeddingBlock;
@@ -25,3 +26,4 @@ pub(crate) use loaded::Loaded;
 pub(crate) use norm::Norm;
 pub(crate) use region::{Buffers, Needs, REDUNDANT_ELEMENTS, Region, RopeTable};
 pub(crate) use scratch::{SharedActivations, ThreadScratch};
+pub(crate) use short_conv::ShortConvBlock;

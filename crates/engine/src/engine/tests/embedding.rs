@@ -22,6 +22,7 @@ fn vectors(engine: &mut Engine) -> (Vectors, Texts) {
             match event {
                 Event::Embedding { vector, .. } => assert_eq!(entry.0.replace(vector), None),
                 Event::Finished { reason, .. } => entry.1 = Some(reason),
+                Event::PromptLogprobs { .. } => panic!("nobody asked"),
                 Event::Token { token, sequence, .. } => texts.entry(sequence).or_default().0.push(token),
             }
         }

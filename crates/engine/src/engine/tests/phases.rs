@@ -5,7 +5,7 @@ use super::*;
 /// A conversation of several turns, whose prompts are read on one device and whose answers come from the other.
 #[test]
 fn state_follows_a_sequence_from_phase_to_phase() {
-    for spec in [tiny_spec(3), sliding_spec(3, 40)] {
+    for spec in [tiny_spec(3), sliding_spec(3, 40), recurrent_spec(3)] {
         let on = |device| Placement::new(&spec, 2, vec![device; spec.blocks.len()]).unwrap();
         let placements = Placements { prefill: on(0), decode: on(1) };
         let small = EngineOptions { prefill_chunk: 32, ..options() };

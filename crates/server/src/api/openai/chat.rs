@@ -5,16 +5,17 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio_stream::StreamMap;
 
-use super::usage::{finish_reason, logprobs, timings, usage};
+use super::usage::{FINGERPRINT, finish_reason, logprobs, timings, usage};
 use crate::app::App;
 use crate::chat::{self, Conversation};
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
 use crate::generation::{Answer, Delta, End, Finish, Generation, Part, collect};
 use crate::http::body::JsonBody;
+use crate::http::client::Client;
 use crate::http::sse::{self, Events};
 use crate::job::{self, Ask, fresh_id, now_seconds};
 use crate::registry::InUse;
@@ -35,6 +36,7 @@ struct Form {
 /// Answers a conversation.
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
+    client: Client,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let fields = Fields::of(&body)?;
@@ -46,7 +48,7 @@ pub(crate) async fn create(
         Some(options) => options.bool("include_usage")?.unwrap_or(false),
         None => false,
     };
-    let (ask, shape) = (ask(&fields, &model)?, Shape::of_chat(&fields)?);
+    let (ask, shape) = (Ask { client, ..ask(&fields, &model)? }, Shape::of_chat(&fields)?);
     let generations = job::converse(&model, conversation, &shape, ask, choices).await?;
     let form =
         Form { id: fresh_id("chatcmpl-"), created: now_seconds(), model: model.id.clone(), include_usage };
@@ -63,15 +65,7 @@ pub(crate) async fn create(
 /// The conversation in a request.
 pub(crate) fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
     let messages = chat::messages(fields)?;
-    let mut kwargs = match fields.get("chat_template_kwargs") {
-        None => Map::new(),
-        Some(Value::Object(map)) => map.clone(),
-        Some(_) => return Err(fields.wrong("chat_template_kwargs", "must be an object")),
-    };
-    if let Some(effort) = fields.str("reasoning_effort")? {
-        kwargs.entry("reasoning_effort").or_insert(effort.into());
-        kwargs.entry("enable_thinking").or_insert((effort != "none").into());
-    }
+    let kwargs = chat::kwargs(fields, fields.str("reasoning_effort")?)?;
     let continues = fields.bool("continue_final_message")?.unwrap_or(false);
     if continues && messages.last().is_none_or(|message| message["role"] != "assistant") {
         return Err(fields.wrong("continue_final_message", "the last message must be the assistant's"));
@@ -100,13 +94,16 @@ fn ask(fields: &Fields<'_>, model: &InUse) -> Result<Ask, ApiError> {
         stops: sampling::stops(fields, "stop")?,
         ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
         logprobs,
+        prompt_logprobs: None,
+        client: Client::default(),
         prompt_field: "messages",
     })
 }
 
 fn whole(form: &Form, answers: &[Answer]) -> Value {
     let choice = |(index, answer): (usize, &Answer)| {
-        let mut message = json!({"role": "assistant", "content": answer.text, "refusal": null});
+        let mut message =
+            json!({"role": "assistant", "content": answer.text, "refusal": null, "annotations": []});
         if !answer.reasoning.is_empty() {
             message["reasoning_content"] = answer.reasoning.as_str().into();
         }
@@ -129,7 +126,7 @@ fn whole(form: &Form, answers: &[Answer]) -> Value {
     let ends: Vec<End> = answers.iter().map(|answer| answer.end.clone()).collect();
     json!({
         "id": form.id, "object": "chat.completion", "created": form.created, "model": form.model,
-        "system_fingerprint": null, "service_tier": null,
+        "system_fingerprint": FINGERPRINT, "service_tier": "default",
         "choices": answers.iter().enumerate().map(choice).collect::<Vec<_>>(),
         "usage": usage(&ends),
         "timings": timings(&ends[0].timings),
@@ -140,7 +137,7 @@ impl Form {
     fn chunk(&self, choices: Value) -> Value {
         let mut chunk = json!({
             "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
-            "system_fingerprint": null, "choices": choices,
+            "system_fingerprint": FINGERPRINT, "service_tier": "default", "choices": choices,
         });
         if self.include_usage {
             chunk["usage"] = Value::Null;
@@ -161,7 +158,7 @@ async fn send(events: Events, generations: Vec<Generation>, form: Form, model: I
         events.data(&form.delta(index, first, Value::Null, None)).await?;
     }
     let mut ends: Vec<End> = Vec::new();
-    while let Some((index, Delta { parts, tokens, end })) = events.next(&mut streams).await {
+    while let Some((index, Delta { parts, tokens, end, .. })) = events.next(&mut streams).await {
         let mut scores = if tokens.is_empty() { Value::Null } else { logprobs(&tokens) };
         for part in parts {
             events.data(&form.delta(index, delta_of(part), scores.take(), None)).await?;

@@ -9,12 +9,13 @@ use serde_json::{Map, Value, json};
 use tokio_stream::StreamMap;
 use unicorn_text::EncodeOptions;
 
-use super::usage::{finish_reason, finite, timings, usage};
+use super::usage::{FINGERPRINT, finish_reason, finite, timings, usage};
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
-use crate::generation::{Answer, Delta, End, Finish, Generation, Part, Scored, collect};
+use crate::generation::{Answer, Delta, End, Finish, Generation, Part, Scored, Spelled, collect};
 use crate::http::body::JsonBody;
+use crate::http::client::Client;
 use crate::http::sse::{self, Events};
 use crate::job::{self, Ask, fresh_id, now_seconds};
 use crate::registry::InUse;
@@ -32,14 +33,48 @@ struct Form {
     model: String,
     include_usage: bool,
     /// What each answer begins with: its prompt, where that is wanted.
-    echoes: Vec<String>,
+    echoes: Vec<Echo>,
+}
+
+/// The prompt of an answer that begins with it.
+#[derive(Clone, Default)]
+struct Echo {
+    text: String,
+    /// Its first token, which nothing stands before, where its tokens are scored.
+    first: Option<Spelled>,
+}
+
+impl Echo {
+    /// The scores of the prompt, those of the answer behind them.
+    fn logprobs(&self, prompt: &[Scored], tokens: &[Scored]) -> Value {
+        match &self.first {
+            None => logprobs(tokens, self.text.chars().count()),
+            Some(first) => {
+                let mut all = logprobs(&[prompt, tokens].concat(), first.text.chars().count());
+                let front: [(&str, Value); 4] = [
+                    ("tokens", first.text.as_str().into()),
+                    ("token_logprobs", Value::Null),
+                    ("top_logprobs", Value::Null),
+                    ("text_offset", 0.into()),
+                ];
+                for (name, value) in front {
+                    if let Some(Value::Array(list)) = all.get_mut(name) {
+                        list.insert(0, value);
+                    }
+                }
+                all
+            }
+        }
+    }
 }
 
 /// Continues texts.
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
+    client: Client,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
+    let body = Arc::new(body);
     let fields = Fields::of(&body)?;
     let model = app.registry.get(fields.required("model", fields.str("model")?)?, true).await?;
     let choices = fields.count("n", 1, app.options.choices_max)?.unwrap_or(1);
@@ -57,12 +92,13 @@ pub(crate) async fn create(
         None => false,
     };
     let echo = fields.bool("echo")?.unwrap_or(false);
-    let ask = ask(&fields, &model)?;
-    if echo && ask.logprobs.is_some() {
-        return Err(fields.wrong("echo", "with logprobs is not supported yet"));
+    let mut ask = Ask { client, ..ask(&fields, &model)? };
+    if echo {
+        ask.prompt_logprobs = ask.logprobs;
     }
     let shape = Shape { tools: Vec::new(), choice: ToolChoice::Auto, ..Shape::of_chat(&fields)? };
-    let prompts = prompts(&fields, &model)?;
+    let (asked, of) = (body.clone(), model.clone());
+    let prompts = job::blocking(move || prompts(&Fields::of(&asked)?, &of)).await?;
     let mut form = Form {
         id: fresh_id("cmpl-"),
         created: now_seconds(),
@@ -72,8 +108,16 @@ pub(crate) async fn create(
     };
     let mut generations = Vec::with_capacity(prompts.len() * choices);
     for prompt in prompts {
-        let echoed = if echo { model.text.tokenizer.decode(&prompt, true) } else { String::new() };
-        generations.extend(job::start(&model, &shape, Ask { prompt, ..ask.clone() }, choices).await?);
+        let tokenizer = &model.text.tokenizer;
+        let first = prompt.first().filter(|_| ask.prompt_logprobs.is_some());
+        let echoed = match echo {
+            true => Echo {
+                text: tokenizer.decode(&prompt, true),
+                first: first.map(|id| Spelled::new(*id, tokenizer)),
+            },
+            false => Echo::default(),
+        };
+        generations.extend(job::start(&model, &shape, Ask { prompt, ..ask.clone() }, None, choices).await?);
         form.echoes.resize(generations.len(), echoed);
     }
     if stream {
@@ -97,14 +141,17 @@ fn ask(fields: &Fields<'_>, model: &InUse) -> Result<Ask, ApiError> {
         stops: sampling::stops(fields, "stop")?,
         ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
         logprobs: fields.count("logprobs", 0, LOGPROBS_MAX)?,
+        prompt_logprobs: None,
+        client: Client::default(),
         prompt_field: "prompt",
     })
 }
 
-/// The prompts: a text, a list of texts, a list of token ids, or a list of such lists.
+/// The prompts: a text, a list of texts, a list of token ids, or a list of such lists. Takes its time: call it where that may be.
 fn prompts(fields: &Fields<'_>, model: &InUse) -> Result<Vec<Vec<u32>>, ApiError> {
     let value = fields.required("prompt", fields.get("prompt"))?;
     let text = |text: &str, at: &str| {
+        model.check_text(text, at)?;
         let options = EncodeOptions { parse_special: true, add_special: true };
         model.text.tokenizer.encode(text, options).map_err(|error| fields.wrong(at, error))
     };
@@ -156,19 +203,19 @@ fn logprobs(tokens: &[Scored], mut offset: usize) -> Value {
 fn whole(form: &Form, answers: &[Answer], choices: usize) -> Value {
     let choice = |(index, answer): (usize, &Answer)| {
         let echo = &form.echoes[index];
-        let scores = match answer.tokens.is_empty() {
+        let scores = match answer.tokens.is_empty() && answer.prompt.is_empty() {
             true => Value::Null,
-            false => logprobs(&answer.tokens, echo.chars().count()),
+            false => echo.logprobs(&answer.prompt, &answer.tokens),
         };
         json!({
-            "index": index, "text": format!("{echo}{}", answer.text), "logprobs": scores,
+            "index": index, "text": format!("{}{}", echo.text, answer.text), "logprobs": scores,
             "finish_reason": finish_reason(&answer.end.finish),
         })
     };
     let ends: Vec<End> = answers.iter().map(|answer| answer.end.clone()).collect();
     json!({
         "id": form.id, "object": "text_completion", "created": form.created, "model": form.model,
-        "system_fingerprint": null,
+        "system_fingerprint": FINGERPRINT,
         "choices": answers.iter().enumerate().map(choice).collect::<Vec<_>>(),
         "usage": usage_of(&ends, choices),
         "timings": timings(&ends[0].timings),
@@ -192,7 +239,7 @@ impl Form {
     fn chunk(&self, choices: Value) -> Value {
         let mut chunk = json!({
             "id": self.id, "object": "text_completion", "created": self.created, "model": self.model,
-            "system_fingerprint": null, "choices": choices,
+            "system_fingerprint": FINGERPRINT, "choices": choices,
         });
         if self.include_usage {
             chunk["usage"] = Value::Null;
@@ -208,12 +255,15 @@ impl Form {
 async fn send(events: Events, generations: Vec<Generation>, form: Form, model: InUse) -> Option<()> {
     let mut streams: StreamMap<usize, Generation> = generations.into_iter().enumerate().collect();
     let choices = streams.len();
-    let mut offsets: Vec<usize> = form.echoes.iter().map(|echo| echo.chars().count()).collect();
-    for (index, echo) in form.echoes.iter().enumerate().filter(|(_, echo)| !echo.is_empty()) {
-        events.data(&form.text(index, echo, Value::Null, None)).await?;
+    let mut offsets: Vec<usize> = form.echoes.iter().map(|echo| echo.text.chars().count()).collect();
+    // With scores the text of a prompt comes when they do.
+    for (index, echo) in
+        form.echoes.iter().enumerate().filter(|(_, e)| !e.text.is_empty() && e.first.is_none())
+    {
+        events.data(&form.text(index, &echo.text, Value::Null, None)).await?;
     }
     let mut ends: Vec<(usize, End)> = Vec::new();
-    while let Some((index, Delta { parts, tokens, end })) = events.next(&mut streams).await {
+    while let Some((index, Delta { parts, tokens, prompt, end })) = events.next(&mut streams).await {
         let said: String = parts
             .into_iter()
             .filter_map(|part| match part {
@@ -221,6 +271,10 @@ async fn send(events: Events, generations: Vec<Generation>, form: Form, model: I
                 _ => None,
             })
             .collect();
+        if !prompt.is_empty() {
+            let echo = &form.echoes[index];
+            events.data(&form.text(index, &echo.text, echo.logprobs(&prompt, &[]), None)).await?;
+        }
         if !said.is_empty() || !tokens.is_empty() {
             let scores = if tokens.is_empty() { Value::Null } else { logprobs(&tokens, offsets[index]) };
             offsets[index] += tokens.iter().map(|scored| scored.token.text.chars().count()).sum::<usize>();

@@ -5,6 +5,9 @@ use unicorn_engine::Timings;
 
 use crate::generation::{End, Finish, Scored, Spelled};
 
+/// What answers with the same seed should have in common. OpenAI's specification has no null here.
+pub(crate) const FINGERPRINT: &str = concat!("unicorn-", env!("CARGO_PKG_VERSION"));
+
 /// The `usage` of answers to one prompt.
 pub(crate) fn usage(ends: &[End]) -> Value {
     let prompt = ends.first().map_or(0, |end| end.timings.prompt_tokens);

@@ -93,6 +93,7 @@ impl<'a> Run<'a> {
             tokens: vec![0; tokens],
             start: 0,
             tables: Vec::new(),
+            snapshots: Vec::new(),
             slot: None,
         };
         let limits = Arc::new(BatchLimits { vocab: 1, state: None });

@@ -1,0 +1,237 @@
+//! From the text of an answer to what is said, thought and called.
+
+use super::json_calls::JsonReader;
+use super::python_calls::PythonReader;
+use super::scan::{Found, find};
+use super::xml_calls::XmlReader;
+use super::{AnswerRules, Calls, Dialect, Thinking, ToolChoice};
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// What is said.
+    Text(String),
+    /// What is thought.
+    Reasoning(String),
+    /// A call begins.
+    CallStart {
+        /// Number of the call, from 0.
+        index: usize,
+        /// What a result refers to.
+        id: String,
+        /// The tool.
+        name: String,
+    },
+    /// More of a call's arguments: all together they are one JSON object.
+    CallArguments {
+        /// Number of the call.
+        index: usize,
+        /// The text to append.
+        delta: String,
+    },
+    /// A call is complete.
+    CallEnd {
+        /// Number of the call.
+        index: usize,
+    },
+}
+
+/// Reads an answer as it comes, and holds back only what may still become a mark.
+#[derive(Debug)]
+pub struct Reader {
+    dialect: Dialect,
+    state: State,
+    held: String,
+    /// Whether calls are looked for.
+    calls: bool,
+    seed: u64,
+    json: JsonReader,
+    xml: XmlReader,
+    python: PythonReader,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing but white space came: a thought or a bare call may begin.
+    Start,
+    Thinking,
+    /// Behind a thought: white space is dropped.
+    AfterThought,
+    Saying,
+    /// Inside of calls, to the end.
+    Calling,
+}
+
+impl Reader {
+    /// A reader of an answer that follows these rules. Ids of calls are made from `seed`, which should differ from answer to
+    /// answer.
+    pub fn new(dialect: &Dialect, rules: &AnswerRules<'_>, seed: u64) -> Reader {
+        let state = match rules.thinking {
+            Thinking::Begun if dialect.reasoning.is_some() => State::Thinking,
+            _ => State::Start,
+        };
+        Reader {
+            dialect: dialect.clone(),
+            state,
+            held: String::new(),
+            calls: !rules.tools.is_empty() && rules.choice != ToolChoice::None,
+            seed,
+            json: JsonReader::default(),
+            xml: XmlReader::new(rules.tools),
+            python: PythonReader::default(),
+        }
+    }
+
+    /// Takes more text and returns what is certain.
+    pub fn push(&mut self, text: &str) -> Vec<Piece> {
+        self.held.push_str(text);
+        let mut pieces = Vec::new();
+        while self.step(&mut pieces, false) {}
+        pieces
+    }
+
+    /// The answer has ended: returns the rest.
+    pub fn finish(&mut self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        while self.step(&mut pieces, true) {}
+        pieces
+    }
+
+    /// Whether any call has begun.
+    pub fn has_calls(&self) -> bool {
+        self.state == State::Calling
+    }
+
+    /// Makes progress, or returns false where more text is needed.
+    fn step(&mut self, out: &mut Vec<Piece>, last: bool) -> bool {
+        match self.state {
+            State::Start => self.start(last),
+            State::Thinking => {
+                let close = self.dialect.reasoning.map_or("", |reasoning| reasoning.close);
+                match find(&self.held, &[close]).0 {
+                    Found::At(at, end) => {
+                        emit(out, Piece::Reasoning, &self.held[..at]);
+                        self.held.drain(..end);
+                        self.state = State::AfterThought;
+                        true
+                    }
+                    Found::NotBefore(at) => self.say(out, Piece::Reasoning, at, last),
+                }
+            }
+            State::AfterThought => {
+                let blank = self.held.len() - self.held.trim_start().len();
+                self.held.drain(..blank);
+                if self.held.is_empty() {
+                    return false;
+                }
+                if self.begins_bare_call() {
+                    return self.call();
+                }
+                if !last && self.may_become_bare_call() {
+                    return false;
+                }
+                self.state = State::Saying;
+                true
+            }
+            State::Saying => {
+                let open = self.dialect.mark();
+                if !self.calls || self.dialect.is_bare() {
+                    let all = self.held.len();
+                    return self.say(out, Piece::Text, all, last);
+                }
+                match find(&self.held, &[open]).0 {
+                    Found::At(at, _) => {
+                        emit(out, Piece::Text, self.held[..at].trim_end_matches(['\n', ' ']));
+                        self.held.drain(..at);
+                        self.call()
+                    }
+                    Found::NotBefore(at) => {
+                        // Blank space in front of a call is not said.
+                        let solid = self.held[..at].trim_end_matches(['\n', ' ']).len();
+                        self.say(out, Piece::Text, solid, last)
+                    }
+                }
+            }
+            State::Calling => match self.dialect.calls {
+                Calls::Json(calls) => self.json.step(&mut self.held, calls, self.seed, out),
+                Calls::Xml => self.xml.step(&mut self.held, self.seed, out),
+                Calls::Python => self.python.step(&mut self.held, self.seed, out),
+                Calls::Named(calls) => self.json.step_named(&mut self.held, calls, self.seed, out),
+            },
+        }
+    }
+
+    fn start(&mut self, last: bool) -> bool {
+        let trimmed = self.held.trim_start();
+        if trimmed.is_empty() && !last {
+            return false;
+        }
+        if let Some(reasoning) = self.dialect.reasoning {
+            if trimmed.starts_with(reasoning.open) {
+                let end = self.held.len() - trimmed.len() + reasoning.open.len();
+                self.held.drain(..end);
+                self.state = State::Thinking;
+                return true;
+            }
+            if !last && reasoning.open.starts_with(trimmed) {
+                return false;
+            }
+        }
+        if self.begins_bare_call() {
+            return self.call();
+        }
+        if !last && self.may_become_bare_call() {
+            return false;
+        }
+        self.state = State::Saying;
+        true
+    }
+
+    fn may_become_bare_call(&self) -> bool {
+        self.dialect.is_bare() && self.calls && self.dialect.mark().starts_with(self.held.trim_start())
+    }
+
+    /// Whether the answer itself is a call.
+    fn begins_bare_call(&self) -> bool {
+        let text = self.held.trim_start();
+        self.dialect.is_bare()
+            && self.calls
+            && (text.starts_with('{') || text.starts_with(self.dialect.mark()))
+    }
+
+    fn call(&mut self) -> bool {
+        self.state = State::Calling;
+        true
+    }
+
+    /// Passes on what is certain, or all at the end.
+    fn say(&mut self, out: &mut Vec<Piece>, piece: fn(String) -> Piece, certain: usize, last: bool) -> bool {
+        let certain = if last { self.held.len() } else { certain };
+        emit(out, piece, &self.held[..certain]);
+        self.held.drain(..certain);
+        false
+    }
+}
+
+fn emit(out: &mut Vec<Piece>, piece: fn(String) -> Piece, text: &str) {
+    if !text.is_empty() {
+        out.push(piece(text.to_owned()));
+    }
+}
+
+/// An id of a call: nine letters and digits, which is what the strictest templates ask for.
+pub(super) fn call_id(seed: u64, index: usize) -> String {
+    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    // SplitMix64, so that near seeds give ids that are far apart.
+    let mut z = seed.wrapping_add((index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    (0..9)
+        .map(|_| {
+            let letter = ALPHABET[(z % 62) as usize];
+            z /= 62;
+            char::from(letter)
+        })
+        .collect()
+}
