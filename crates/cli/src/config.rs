@@ -101,9 +101,11 @@ impl Config {
     }
 }
 
-/// Keys separated by commas or lines; blanks around them do not count.
+/// Keys separated by commas or lines; blanks around them do not count, nor do lines that begin with `#`.
 pub fn keys(text: &str) -> Vec<String> {
-    text.split([',', '\n']).map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect()
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let keys = lines.flat_map(|line| line.split(','));
+    keys.map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -125,6 +127,12 @@ mod tests {
         assert_eq!(config(false, &[("UNICORN_MODEL", "a")]).model(&flag), "b");
         let home = config(false, &[("UNICORN_MODEL", "~/m.gguf"), ("HOME", "/u")]);
         assert_eq!(home.model(&unset), "/u/m.gguf");
+    }
+
+    #[test]
+    fn keys_stand_in_lines_or_between_commas() {
+        assert_eq!(keys(" a, b\n# no key, none\n\nc\n"), ["a", "b", "c"]);
+        assert_eq!(keys(" ,\n#x"), [] as [&str; 0]);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use clap::{Arg, Command};
 /// Commands of other programs, and what to say about them.
 const COMMANDS: [(&[&str], &str); 12] = [
     (&["generate", "ask", "complete", "prompt"], "did you mean `unicorn run PROMPT`?"),
-    (&["serve", "server", "start", "api"], "a server is not built yet; `unicorn run` answers here"),
-    (&["ps", "stop"], "there is no server yet: a model lives as long as the `unicorn run` that uses it"),
+    (&["start", "api"], "`unicorn serve` is the server"),
+    (&["ps", "stop"], "a model lives as long as the `unicorn run` or `unicorn serve` that uses it"),
     (&["delete", "uninstall", "erase"], "did you mean `unicorn rm MODEL`?"),
     (&["install", "get", "fetch", "add"], "did you mean `unicorn pull MODEL`?"),
     (&["info", "metadata", "dump"], "did you mean `unicorn inspect MODEL`?"),
@@ -138,7 +138,7 @@ const FLAGS: [(&[&str], &str); 34] = [
             "--keepalive",
             "--api-key",
         ],
-        "a server is not built yet",
+        "`unicorn serve` has it, or has no need of it",
     ),
     (
         &["--rope-scaling", "--rope-scale", "--rope-freq-base", "--rope-freq-scale", "--yarn-orig-ctx"],
@@ -318,9 +318,8 @@ mod tests {
     #[test]
     fn commands_of_other_programs_name_ours() {
         for (line, part) in [
-            (&["serve"][..], "not built yet"),
-            (&["serve", "-m", "x", "--port", "80"], "not built yet"),
-            (&["ps"], "no server"),
+            (&["start"][..], "unicorn serve"),
+            (&["ps"], "as long as"),
             (&["generate", "hi"], "unicorn run PROMPT"),
             (&["install", "x"], "unicorn pull"),
             (&["gemma3-270m"], "unicorn run -m gemma3-270m"),

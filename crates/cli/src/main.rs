@@ -30,6 +30,7 @@ mod progress;
 mod prompt;
 mod session;
 mod settings;
+mod shared_args;
 mod stdin;
 mod table;
 mod term;

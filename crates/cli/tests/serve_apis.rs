@@ -524,3 +524,106 @@ fn models_are_listed_for_both() {
     }
     assert!(model["created_at"].as_str().is_some_and(|date| date.len() == 20 && date.ends_with('Z')));
 }
+
+/// A schema of one value, so that any model writes the same.
+fn narrow() -> Value {
+    json!({"type": "object", "properties": {"city": {"type": "string", "enum": ["Rome"]}}, "required": ["city"],
+        "additionalProperties": false})
+}
+
+#[test]
+fn responses_call_tools_and_keep_to_formats() {
+    let server = Server::plain();
+    let tools = json!([{"type": "web_search"}, {"type": "namespace", "name": "sky", "tools": [
+        {"type": "function", "name": "weather", "description": "d", "parameters": narrow()}]}]);
+    let body = json!({"input": "x", "tools": tools, "tool_choice": "required", "parallel_tool_calls": false,
+        "max_output_tokens": 500, "temperature": 1, "seed": 1});
+    let response = server.response(body.clone());
+    assert_eq!(response["status"], "completed", "{response}");
+    let call = field(&response, "/output/0");
+    assert_eq!((&call["type"], &call["name"]), (&json!("function_call"), &json!("weather")));
+    assert_eq!((&call["namespace"], &call["status"]), (&json!("sky"), &json!("completed")));
+    let arguments: Value = serde_json::from_str(call["arguments"].as_str().expect("text")).expect("JSON");
+    assert_eq!(arguments, json!({"city": "Rome"}));
+
+    let mut streamed = body;
+    for (name, value) in [("stream", json!(true)), ("model", json!("tiny"))] {
+        streamed[name] = value;
+    }
+    let events = server.post("/v1/responses", streamed).events();
+    let mut names: Vec<&str> = events.iter().map(|(name, _)| name.as_str()).collect();
+    names.dedup();
+    assert_eq!(
+        names,
+        [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.function_call_arguments.delta",
+            "response.function_call_arguments.done",
+            "response.output_item.done",
+            "response.completed",
+        ]
+    );
+    let deltas: String = events.iter().filter_map(|(_, event)| event["delta"].as_str()).collect();
+    assert_eq!(call["arguments"], deltas);
+
+    // The result goes back with the call, and the conversation goes on.
+    let output = json!([{"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"}]);
+    let on =
+        server.response(json!({"input": output, "previous_response_id": response["id"], "tools": tools}));
+    assert_eq!(on["status"], "incomplete");
+
+    let format = json!({"format": {"type": "json_schema", "name": "n", "schema": narrow(), "strict": true}});
+    let body = json!({"input": "x", "text": format, "max_output_tokens": 500, "temperature": 1, "seed": 1});
+    let formed = server.response(body);
+    assert_eq!(formed["status"], "completed", "{formed}");
+    assert_eq!(serde_json::from_str::<Value>(&text_of(&formed)).expect("JSON"), json!({"city": "Rome"}));
+    let wrong = json!({"format": {"type": "json_schema", "name": "n", "schema": {"type": "nonsense"}}});
+    let refused = server.post("/v1/responses", json!({"model": "tiny", "input": "x", "text": wrong}));
+    assert_eq!((refused.status, field(&refused.json(), "/error/param")), (400, json!("text.format")));
+}
+
+#[test]
+fn messages_use_tools_and_keep_to_formats() {
+    let server = Server::plain();
+    let tools =
+        json!([{"name": "weather", "input_schema": narrow()}, {"type": "bash_20250124", "name": "bash"}]);
+    let asked = json!([{"role": "user", "content": "x"}]);
+    let body =
+        message(json!({"messages": asked, "tools": tools, "max_tokens": 500, "temperature": 1, "seed": 1,
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": true}}));
+    let answer = server.post("/v1/messages", body.clone()).ok();
+    assert_eq!(answer["stop_reason"], "tool_use", "{answer}");
+    let used = field(&answer, "/content/0");
+    assert_eq!((&used["type"], &used["name"]), (&json!("tool_use"), &json!("weather")));
+    assert_eq!((&used["input"], &used["caller"]), (&json!({"city": "Rome"}), &json!({"type": "direct"})));
+
+    let mut streamed = body.clone();
+    streamed["stream"] = true.into();
+    let events = server.post("/v1/messages", streamed).events();
+    let started = events.iter().find(|(name, _)| name == "content_block_start").expect("a block");
+    assert_eq!(field(&started.1, "/content_block/input"), json!({}));
+    let json: String =
+        events.iter().filter_map(|(_, event)| event.pointer("/delta/partial_json")?.as_str()).collect();
+    assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON"), json!({"city": "Rome"}));
+
+    let result = json!({"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": used["id"], "content": "sunny"}, {"type": "text", "text": "and?"}]});
+    let turns = json!([asked[0], {"role": "assistant", "content": answer["content"]}, result]);
+    let on = message(json!({"messages": turns, "tools": tools}));
+    let counted = server.post("/v1/messages/count_tokens", on.clone()).ok();
+    let on = server.post("/v1/messages", on).ok();
+    assert_eq!(field(&on, "/usage/input_tokens"), counted["input_tokens"]);
+
+    let format = json!({"format": {"type": "json_schema", "schema": narrow()}});
+    let formed = message(
+        json!({"messages": asked, "output_config": format, "max_tokens": 500, "temperature": 1, "seed": 1}),
+    );
+    let formed = server.post("/v1/messages", formed).ok();
+    let text = field(&formed, "/content/0/text");
+    assert_eq!(
+        serde_json::from_str::<Value>(text.as_str().expect("text")).expect("JSON"),
+        json!({"city": "Rome"})
+    );
+}

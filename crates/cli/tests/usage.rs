@@ -55,7 +55,7 @@ fn wrong_usage_exits_with_2_and_names_the_flag() {
         (&["run", "--threads", "2000", "x"], "--threads"),
         (&["run", "--seed", "-2", "x"], "-1 takes a new seed"),
         (&["run", "-ngl", "99", "x"], "--device vulkan"),
-        (&["serve"], "not built yet"),
+        (&["serve", "--alias", "a*b*"], "one * at most"),
         (&["smollm2-135m"], "did you mean `unicorn run -m smollm2-135m`?"),
         (&["modles"], "models"),
         (&["bench", "--shape", "135m:q8_0", "-p", "1000000000000", "-n", "0"], "1000000000000"),

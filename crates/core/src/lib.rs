@@ -5,6 +5,7 @@
 
 mod batch;
 mod block;
+mod block_error;
 mod check;
 mod cost;
 mod device;
@@ -28,7 +29,7 @@ pub use block::{
     Activation, AttentionSpec, AttentionWeights, Block, BlockKind, EmbeddingSpec, FfnSpec, FfnWeights,
     HeadSpec, ModelSpec, state_groups,
 };
-pub use check::BlockError;
+pub use block_error::BlockError;
 pub use cost::{BatchShape, Cost, Span};
 pub use device::{
     BlockId, Crossing, Device, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime, MemoryUse,

@@ -1,6 +1,6 @@
 //! The short convolution of LFM2 (Liquid AI 2025): a mixer that looks back a few positions and keeps what it needs of them.
 
-use crate::check::{BlockError, shape};
+use crate::block_error::{BlockError, shape};
 use crate::{NormSpec, StateSpec, Weight};
 
 /// Gated causal convolution, each channel by itself: `[b, c, z] = Win norm(x)`, `u = b * z`,

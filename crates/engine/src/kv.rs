@@ -4,99 +4,14 @@
 //! positions, and full pages are never written again. A sliding window gives up the pages that it no longer sees. Recurrent state has its
 //! own lists: see `states.rs`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use unicorn_core::{PageId, StateLayout, StateSpec};
 
 use crate::KvFull;
+use crate::pages::{Page, PagePool};
 use crate::placement::Phase;
 use crate::states::{StateList, boundaries};
-
-#[derive(Debug)]
-struct Shared {
-    pages: usize,
-    page_tokens: usize,
-    free: Mutex<Vec<PageId>>,
-}
-
-impl Shared {
-    fn free(&self) -> MutexGuard<'_, Vec<PageId>> {
-        // The list is valid after every single push or pop, so a panic elsewhere cannot have broken it.
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A page in use. Dropping the last owner returns it to the pool, whatever path ended the request.
-#[derive(Debug)]
-pub(crate) struct Page {
-    id: PageId,
-    pool: Arc<Shared>,
-}
-
-impl Page {
-    /// Its number in the pool.
-    pub fn id(&self) -> PageId {
-        self.id
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        self.pool.free().push(self.id);
-    }
-}
-
-/// The pool of one state group, which all sequences draw from.
-#[derive(Clone, Debug)]
-pub struct PagePool {
-    shared: Arc<Shared>,
-}
-
-impl PagePool {
-    /// A pool of `pages` pages, each holding `page_tokens` positions of every mixer.
-    pub fn new(pages: usize, page_tokens: usize) -> PagePool {
-        let free = Mutex::new((0..pages as PageId).rev().collect());
-        PagePool { shared: Arc::new(Shared { pages, page_tokens, free }) }
-    }
-
-    /// Pages in all.
-    pub fn pages(&self) -> usize {
-        self.shared.pages
-    }
-
-    /// Positions per page.
-    pub fn page_tokens(&self) -> usize {
-        self.shared.page_tokens
-    }
-
-    /// Pages that no list holds.
-    pub fn free(&self) -> usize {
-        self.shared.free().len()
-    }
-
-    /// Pages needed for this many positions.
-    pub fn pages_for(&self, tokens: usize) -> usize {
-        tokens.div_ceil(self.shared.page_tokens)
-    }
-
-    /// Takes so many pages, or none and an error.
-    pub(crate) fn take(&self, count: usize) -> Result<Vec<Arc<Page>>, KvFull> {
-        let mut free = self.shared.free();
-        if count > free.len() {
-            return Err(KvFull { asked: count, free: free.len(), pages: self.pages() });
-        }
-        let kept = free.len() - count;
-        let taken = free.split_off(kept);
-        drop(free);
-        let page = |id| Arc::new(Page { id, pool: self.shared.clone() });
-        Ok(taken.into_iter().rev().map(page).collect())
-    }
-
-    /// A list without pages.
-    pub fn list(&self) -> PageList {
-        PageList { pool: self.clone(), dropped: 0, pages: Vec::new() }
-    }
-}
 
 /// The pages of one sequence in one state group, in order of position.
 #[derive(Debug)]
@@ -108,6 +23,11 @@ pub struct PageList {
 }
 
 impl PageList {
+    /// A list without pages.
+    pub fn new(pool: &PagePool) -> PageList {
+        PageList { pool: pool.clone(), dropped: 0, pages: Vec::new() }
+    }
+
     /// Number of pages held.
     #[cfg(test)]
     pub fn len(&self) -> usize {
@@ -127,14 +47,14 @@ impl PageList {
     /// The page of each of the first `tokens` positions, page by page. Where one was given up, another of the list stands in its place.
     pub fn table(&self, tokens: usize) -> Vec<PageId> {
         let pages = self.pool.pages_for(tokens);
-        let stand_in = self.pages.first().map_or(0, |p| p.id);
+        let stand_in = self.pages.first().map_or(0, |p| p.id());
         let dropped = std::iter::repeat_n(stand_in, self.dropped);
-        dropped.chain(self.pages.iter().map(|p| p.id)).take(pages).collect()
+        dropped.chain(self.pages.iter().map(|p| p.id())).take(pages).collect()
     }
 
     /// Indices of the pages held.
     pub fn ids(&self) -> impl Iterator<Item = PageId> + '_ {
-        self.pages.iter().map(|p| p.id)
+        self.pages.iter().map(|p| p.id())
     }
 
     /// Pages that are missing until `tokens` positions fit.
@@ -285,7 +205,7 @@ impl StatePools {
     pub fn empty(&self) -> StatePages {
         let empty = |(spec, pool): &(StateSpec, PagePool)| match spec.is_recurrent() {
             true => GroupPages::States(StateList::new(pool.clone())),
-            false => GroupPages::Positions { spec: *spec, list: pool.list() },
+            false => GroupPages::Positions { spec: *spec, list: PageList::new(pool) },
         };
         StatePages {
             groups: self.groups.iter().map(empty).collect(),
@@ -511,7 +431,7 @@ impl StatePages {
             let first = held.max(list.first()) / tokens;
             let end = if held < start { start.div_ceil(tokens) } else { 0 };
             let pages = (first..end).filter_map(|page| list.pages.get(page.checked_sub(list.dropped)?));
-            pages.map(|page| page.id).collect()
+            pages.map(|page| page.id()).collect()
         };
         self.groups.iter().map(pages).collect()
     }
@@ -567,9 +487,9 @@ mod tests {
     #[test]
     fn a_full_pool_is_a_typed_error_and_takes_nothing() {
         let pool = PagePool::new(3, 32);
-        let mut a = pool.list();
+        let mut a = PageList::new(&pool);
         a.grow(33).unwrap();
-        let mut b = pool.list();
+        let mut b = PageList::new(&pool);
         assert_eq!(b.grow(64), Err(KvFull { asked: 2, free: 1, pages: 3 }));
         assert_eq!((b.len(), pool.free()), (0, 1));
         a.truncate(32);
@@ -600,7 +520,7 @@ mod tests {
         #[test]
         fn pages_are_neither_leaked_nor_used_twice(ops in prop::collection::vec(op(), 0..80)) {
             let pool = PagePool::new(20, 32);
-            let mut lists: Vec<PageList> = (0..6).map(|_| pool.list()).collect();
+            let mut lists: Vec<PageList> = (0..6).map(|_| PageList::new(&pool)).collect();
             for op in ops {
                 match op {
                     Op::Grow(l, n) => {
@@ -614,7 +534,7 @@ mod tests {
                         let pages = lists[l].pages[..full].to_vec();
                         lists[(l + 1) % 6] = PageList { pool: pool.clone(), dropped: 0, pages };
                     }
-                    Op::Drop(l) => lists[l] = pool.list(),
+                    Op::Drop(l) => lists[l] = PageList::new(&pool),
                 }
                 let held: HashSet<PageId> = lists.iter().flat_map(|l| l.ids().collect::<Vec<_>>()).collect();
                 prop_assert_eq!(held.len() + pool.free(), 20);

@@ -18,6 +18,7 @@ mod kv;
 mod memory;
 mod need;
 mod ngram;
+mod pages;
 pub mod perplexity;
 mod place;
 mod placement;

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use unicorn_core::{PageId, StateSpec};
 
 use crate::KvFull;
-use crate::kv::{Page, StatePages, StatePools, needed};
+use crate::kv::{StatePages, StatePools, needed};
+use crate::pages::Page;
 use crate::placement::Phase;
 
 type NodeId = u64;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use unicorn_core::PageId;
 
 use crate::KvFull;
-use crate::kv::{Page, PagePool};
+use crate::pages::{Page, PagePool};
 use crate::placement::Phase;
 
 /// States at ends of pages that a sequence keeps for going back and for others that begin alike.

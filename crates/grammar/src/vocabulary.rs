@@ -29,8 +29,6 @@ struct Parts {
 struct Environment {
     trie: TokTrie,
     tokenizer: Tokenizer,
-    /// Whether a piece of text becomes the same tokens alone as within a text.
-    canonical: bool,
 }
 
 impl TokenizerEnv for Environment {
@@ -47,9 +45,9 @@ impl TokenizerEnv for Environment {
         })
     }
 
-    /// Where only one text may follow, the mask allows the first token that the tokenizer would cut it into.
+    /// No: else the library would follow a text that is the only one to its end at every mask, and a count of 10^9 has none in sight.
     fn tokenize_is_canonical(&self) -> bool {
-        self.canonical
+        false
     }
 }
 
@@ -71,8 +69,7 @@ impl Vocabulary {
         }
         let info = TokRxInfo::new(size as u32, *first);
         let trie = TokTrie::from(&info, &words).with_eos_tokens(&ends);
-        let canonical = keeps_text(tokenizer);
-        let environment: TokEnv = Arc::new(Environment { trie, tokenizer: tokenizer.clone(), canonical });
+        let environment: TokEnv = Arc::new(Environment { trie, tokenizer: tokenizer.clone() });
         let capabilities = InferenceCapabilities::default();
         let slices = SlicedBiasComputer::json_slices();
         let mut factory = ParserFactory::new(&environment, capabilities, &slices)
@@ -116,16 +113,6 @@ impl std::fmt::Debug for Vocabulary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Vocabulary").field("size", &self.0.size).field("ends", &self.0.ends).finish()
     }
-}
-
-/// Whether encoding adds nothing to a text, such as a space in front.
-fn keeps_text(tokenizer: &Tokenizer) -> bool {
-    ["\"a", "{\"", "word"].iter().all(|text| {
-        let ids = tokenizer.encode(text, EncodeOptions::default()).unwrap_or_default();
-        let bytes: Vec<u8> =
-            ids.iter().filter_map(|id| tokenizer.token_bytes(*id)).flat_map(|bytes| bytes.to_vec()).collect();
-        bytes == text.as_bytes()
-    })
 }
 
 /// The bytes that a token stands for. A token that stands for no text gets the marker of the library in front, a byte

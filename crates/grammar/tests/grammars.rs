@@ -21,6 +21,23 @@ fn regular_expressions_and_choices_match_as_a_whole() {
 }
 
 #[test]
+fn end_tokens_are_allowed_where_the_grammar_may_end() {
+    let vocabulary = smollm2();
+    let grammar = Grammar::choice(vocabulary, &["red".to_owned(), "reddish".to_owned()]).unwrap();
+    let end = vocabulary.ends()[0];
+    let mut matcher = Matcher::new(&grammar);
+    assert!(!matcher.mask().unwrap().unwrap().allows(end) && !matcher.may_end());
+    assert!(Matcher::new(&grammar).accept(end).is_err());
+    for id in vocabulary.tokenizer().encode("red", EncodeOptions::default()).unwrap() {
+        assert!(!matcher.accept(id).unwrap());
+    }
+    let mask = matcher.mask().unwrap().unwrap();
+    assert!(vocabulary.ends().iter().all(|end| mask.allows(*end)) && mask.fits(vocabulary.size()));
+    assert!(matcher.accept(end).unwrap(), "complete");
+    assert!(matcher.mask().is_err() && matcher.accept(end).is_err());
+}
+
+#[test]
 fn lark_and_gbnf_grammars_are_followed() {
     let lark = Grammar::lark(smollm2(), "start: \"a\" item+\nitem: /[0-9]/ | \"(\" item \")\"").unwrap();
     assert!(accepts(&lark, "a1(2)") && !accepts(&lark, "a") && !accepts(&lark, "a(1"));

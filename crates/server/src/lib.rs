@@ -7,24 +7,27 @@
 mod api;
 mod app;
 mod chat;
+mod embedding;
 mod error;
 mod fields;
 mod generation;
+mod grammars;
 mod http;
 mod job;
 mod metrics;
 mod model;
 mod options;
-// Routes take it into use; until then its own tests alone do.
 mod page;
 mod registry;
+mod routes;
 mod sampling;
+mod server;
 mod shape;
 mod stops;
 mod structure;
 mod worker;
 
-pub use app::Server;
-pub use model::{LoadedModel, Loader, ModelEntry, ModelFacts};
+pub use model::{Description, LoadedModel, Loader, ModelEntry, ModelFacts};
 pub use options::ServerOptions;
 pub use registry::Budget;
+pub use server::Server;

@@ -26,6 +26,8 @@ pub struct ModelFacts {
     pub parameters: u64,
     /// Bytes of weights.
     pub weight_bytes: u64,
+    /// Bytes that it holds on devices that are no processors.
+    pub gpu_bytes: u64,
     /// Element type of most weights, for example `Q4_K`.
     pub quantization: String,
     /// Length of the residual stream.
@@ -38,6 +40,16 @@ pub struct ModelFacts {
     pub placement: String,
     /// Seconds since 1970 when its file was written.
     pub created: u64,
+}
+
+/// A model that was looked at and not loaded.
+pub struct Description {
+    /// Tokenizer, template, recommendations.
+    pub text: TextSide,
+    /// What is told about it. Nothing runs it yet, so that devices and placement are empty.
+    pub facts: ModelFacts,
+    /// Tokens of a sequence as it would be loaded, prompt and answer together.
+    pub context: usize,
 }
 
 /// A model that can be asked for.
@@ -61,4 +73,10 @@ pub trait Loader: Send + Sync + 'static {
     /// # Errors
     /// A sentence for the person who asked, on one line.
     fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, String>;
+
+    /// Looks at the model with this id without reading its weights.
+    ///
+    /// # Errors
+    /// A sentence for the person who asked, on one line.
+    fn describe(&self, id: &str) -> Result<Description, String>;
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use unicorn_engine::{Engine, Event, FinishReason, Request};
@@ -12,9 +12,9 @@ use unicorn_model::TextSide;
 use unicorn_text::ChatTemplate;
 
 use crate::error::ApiError;
+use crate::grammars::Grammars;
 use crate::metrics::Metrics;
-use crate::model::{LoadedModel, Loader, ModelEntry, ModelFacts};
-use crate::structure::Grammars;
+use crate::model::{Description, LoadedModel, Loader, ModelEntry, ModelFacts};
 use crate::worker::Worker;
 
 /// A model that answers.
@@ -39,6 +39,8 @@ pub(crate) struct Model {
     used: AtomicU64,
     /// Requests that have it.
     users: AtomicUsize,
+    /// When it is to go, and the tick of `used` for which that holds: asking for it takes that back.
+    leaves: Mutex<Option<(u64, SystemTime)>>,
 }
 
 impl Model {
@@ -54,6 +56,12 @@ impl Model {
 
     fn is_idle(&self) -> bool {
         self.users.load(Ordering::Acquire) == 0
+    }
+
+    /// When it is unloaded if nobody asks for it; `None` where it stays until its memory is wanted.
+    pub fn leaves_at(&self) -> Option<SystemTime> {
+        let leaves = *self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        leaves.filter(|(used, _)| *used == self.used.load(Ordering::Relaxed)).map(|(_, at)| at)
     }
 }
 
@@ -222,11 +230,18 @@ impl Registry {
 
     /// Loads the model that the server begins with.
     pub async fn warm(self: &Arc<Self>, name: &str) -> Result<(), ApiError> {
+        self.bring(name, true, LOAD_WAIT_FIRST).await
+    }
+
+    /// Loads a model and waits for it, whichever it is.
+    pub async fn fetch(self: &Arc<Self>, name: &str) -> Result<(), ApiError> {
+        self.bring(name, false, LOAD_WAIT).await
+    }
+
+    async fn bring(self: &Arc<Self>, name: &str, first: bool, wait: Duration) -> Result<(), ApiError> {
         let entry = self.find(name)?;
-        match self.look(&entry.id, true)? {
-            Slot::Loading { share, .. } => {
-                self.loaded(&entry.id, share, Instant::now() + LOAD_WAIT_FIRST).await
-            }
+        match self.look(&entry.id, first)? {
+            Slot::Loading { share, .. } => self.loaded(&entry.id, share, Instant::now() + wait).await,
             Slot::Ready(_) => Ok(()),
             Slot::Failed(why) => Err(failed(&entry.id, &why)),
         }
@@ -299,9 +314,11 @@ impl Registry {
         let vocab = engine.spec().vocab;
         let template = text.template().ok().flatten().map(ChatTemplate::source).unwrap_or_default();
         let dialect = Dialect::detect(template);
+        let ends = text.stop_tokens.clone();
+        let grammars = Grammars::new(text.tokenizer.clone(), vocab, ends, dialect.clone());
         let worker =
             Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
-        let (used, users) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let (used, users, leaves) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::new(None));
         let tokenizer = &text.tokenizer;
         let lengths =
             (0..tokenizer.vocab_size() as u32).filter_map(|id| Some(tokenizer.token_bytes(id)?.len()));
@@ -315,11 +332,12 @@ impl Registry {
             sequences_max,
             vocab,
             token_bytes_max,
-            grammars: Grammars::default(),
+            grammars,
             dialect,
             drafts,
             used,
             users,
+            leaves,
         })
     }
 
@@ -372,6 +390,37 @@ impl Registry {
         self.metrics.unloaded();
         ended.wait().await;
         true
+    }
+
+    /// Ends the use of a model, and unloads it once nobody has asked for it for this long. Whoever asks meanwhile, over whatever API, takes
+    /// that back.
+    pub fn let_go(self: &Arc<Self>, model: InUse, after: Duration) {
+        let used = model.used.load(Ordering::Relaxed);
+        let (id, watched) = (model.id.clone(), Arc::downgrade(&model.0));
+        let leaves = SystemTime::now().checked_add(after).map(|at| (used, at));
+        *model.leaves.lock().unwrap_or_else(PoisonError::into_inner) = leaves;
+        drop(model);
+        // A server that has ended unloads everything anyway.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let registry = self.clone();
+        runtime.spawn(async move {
+            tokio::time::sleep(after).await;
+            let waits = || {
+                let model = watched.upgrade().filter(|m| m.used.load(Ordering::Relaxed) == used)?;
+                Some(model.is_idle())
+            };
+            while let Some(idle) = waits() {
+                if idle && registry.unload(&id).await {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+
+    /// What is known about a model without loading it.
+    pub fn describe(&self, id: &str) -> Result<Description, ApiError> {
+        self.loader.describe(id).map_err(|why| ApiError::internal(format!("{id}: {why}")))
     }
 }
 
@@ -428,6 +477,10 @@ mod tests {
             progress(0.5);
             self.0.lock().unwrap().recv().unwrap();
             Err("it is broken".into())
+        }
+
+        fn describe(&self, _id: &str) -> Result<Description, String> {
+            Err("nothing is there".into())
         }
     }
 

@@ -70,7 +70,8 @@ fn tried(
     clients: &[&Client],
 ) -> Result<Tally> {
     let smollm2 = data.smollm2.display().to_string();
-    let mut arguments = vec!["-m", &smollm2, "--device", "cpu"];
+    // Some clients set no bound on an answer, and a small model may not find its end.
+    let mut arguments = vec!["-m", &smollm2, "--device", "cpu", "--ctx", "1024"];
     let embedder = embedder.map(|folder| folder.display().to_string());
     if let Some(folder) = &embedder {
         arguments.extend(["-m", folder.as_str(), "--models-max", "2"]);

@@ -51,7 +51,7 @@ fn json_that_is_too_deep_or_no_text_is_refused() {
     let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
     let objects = format!("{}1{}", "{\"a\":".repeat(10_000), "}".repeat(10_000));
     let within = format!("{{\"model\":\"tiny\",\"prompt\":\"1\",\"x\":{}}}", nested(10_000));
-    let unclosed = "[".repeat(1_000_000);
+    let unclosed = "[".repeat(100_000);
     for body in
         [nested(10_000), objects, within, unclosed, String::new(), "{".into(), "null".into(), "[]".into()]
     {
@@ -224,6 +224,24 @@ fn a_refusal_arrives_though_the_body_is_unread() {
         let told = raw(&server, &request("POST", path, headers, Some(&body)));
         assert_eq!(told.unwrap_or_else(|| panic!("{path}: no answer")).status, status, "{path}");
     }
+    server.survived();
+}
+
+/// A connection on which a request was refused goes on.
+#[test]
+fn a_refusal_does_not_end_the_connection() {
+    let mut server = Server::tiny(&[]);
+    let mut connection = server.connect();
+    for (path, status) in [("/no/such/route", 404), ("/health", 405), ("/v1/models", 405)] {
+        for headers in [&[][..], &[("Origin", "http://evil.example")]] {
+            let body = vec![b' '; 200_000];
+            assert!(connection.send(&request("POST", path, headers, Some(&body))), "{path}");
+            let status = if headers.is_empty() { status } else { 403 };
+            assert_eq!(connection.reply().status, status, "{path}");
+        }
+    }
+    assert!(connection.send(&request("GET", "/health", &[], None)));
+    assert_eq!(connection.reply().status, 200);
     server.survived();
 }
 

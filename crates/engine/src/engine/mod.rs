@@ -6,6 +6,7 @@ pub(crate) mod batching;
 mod counters;
 mod embedding;
 mod evaluator;
+mod info;
 mod options;
 mod queue;
 mod report;

@@ -286,6 +286,10 @@ impl Engine {
                 }
                 let busy = |s: &Sequence| s.flights > 0 || planned.iter().any(|p| p.id == s.id);
                 if self.running.len() == 1 && !busy(&self.running[0]) {
+                    if !self.ending.is_empty() {
+                        // What is in flight of ended ones holds pages still.
+                        break;
+                    }
                     let sequence = self.running.remove(0);
                     self.finish(sequence, FinishReason::OutOfKvPages);
                     break;

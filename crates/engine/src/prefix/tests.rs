@@ -213,6 +213,25 @@ fn state_that_lies_apart_is_resumed_only_where_one_phase_has_all() {
     assert_eq!((PHASES.map(|phase| pages.reach(phase)), reused), ([32, 64], 64));
 }
 
+#[test]
+fn what_a_window_gave_up_is_where_it_was_computed() {
+    let pool = pools_of(&[(StateSpec::Paged, 9), (WINDOW, 9)]);
+    let mut cache = PrefixCache::new(&pool, 4, true);
+    let mut pages = filled(&pool, 160);
+    pages.written(Phase::Prefill, 0, 128);
+    cache.publish(0, &text(0..128), &pages);
+    // The last token is computed where answers are; only what the window holds was brought there.
+    pages.slide(128);
+    pages.written(Phase::Decode, 128, 160);
+    cache.publish(0, &text(0..160), &pages);
+    let reach = |cache: &mut PrefixCache, end| {
+        let (pages, reused) = take(cache, &text(0..end));
+        (PHASES.map(|phase| pages.reach(phase)), reused)
+    };
+    assert_eq!(reach(&mut cache, 40), ([32, 0], 32));
+    assert_eq!(reach(&mut cache, 100), ([96, 0], 96));
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Start { scope: u64, text: Vec<u32> },

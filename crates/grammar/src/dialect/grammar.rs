@@ -6,10 +6,11 @@ use llguidance::derivre::RegexAst;
 use serde_json::{Map, Value, json};
 use unicorn_text::Tokenizer;
 
+use super::answer::{AnswerRules, Body, Thinking, Tool, ToolChoice};
+use super::kind::{Calls, Dialect, JsonCalls, Layout, NamedCalls};
 use super::python_calls;
 use super::spans::Spans;
 use super::xml_calls::{self, Written, written};
-use super::{Calls, Dialect, JsonCalls, Layout, NamedCalls, Thinking, Tool, ToolChoice};
 use crate::error::GrammarError;
 use crate::grammar::{Grammar, check_text, compile};
 use crate::rules::{Class, Rules, Symbol};
@@ -17,41 +18,6 @@ use crate::vocabulary::Vocabulary;
 use crate::{gbnf, schema};
 
 type Result<T> = std::result::Result<T, GrammarError>;
-
-/// What the text of an answer has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum Body<'a> {
-    /// Anything.
-    #[default]
-    Text,
-    /// A JSON object.
-    JsonObject,
-    /// JSON that satisfies a schema; what cannot be honoured is refused.
-    Schema(&'a Value),
-    /// What a regular expression matches.
-    Regex(&'a str),
-    /// One of these.
-    Choice(&'a [String]),
-    /// What a grammar in Lark's syntax describes.
-    Lark(&'a str),
-    /// What a grammar in llama.cpp's syntax describes.
-    Gbnf(&'a str),
-}
-
-/// What an answer may be.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct AnswerRules<'a> {
-    /// What its text has to be, where there are no calls.
-    pub body: Body<'a>,
-    /// Tools that may be called.
-    pub tools: &'a [Tool],
-    /// Whether they are.
-    pub choice: ToolChoice,
-    /// Whether an answer may hold several calls.
-    pub parallel: bool,
-    /// Whether the model thinks before it answers.
-    pub thinking: Thinking,
-}
 
 impl Dialect {
     /// The grammar of an answer. `None` where everything is allowed.

@@ -1,8 +1,8 @@
 //! Reading calls whose arguments are JSON.
 
-use super::reader::{Piece, call_id};
+use super::answer::{Piece, call_id};
+use super::kind::{JsonCalls, NamedCalls};
 use super::scan::JsonScan;
-use super::{JsonCalls, NamedCalls};
 
 /// Follows calls one after the other.
 #[derive(Debug, Default)]

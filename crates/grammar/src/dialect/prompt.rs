@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Dialect, Tool};
+use super::answer::Tool;
+use super::kind::Dialect;
 
 impl Dialect {
     /// What the system message must say of the tools, where the template does not tell of them itself.

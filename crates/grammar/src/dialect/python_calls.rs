@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::reader::{Piece, call_id};
+use super::answer::{Piece, call_id};
 use super::scan::JsonScan;
 
 pub(super) const OPEN: &str = "<|tool_call_start|>";

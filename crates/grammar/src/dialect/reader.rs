@@ -1,45 +1,18 @@
 //! From the text of an answer to what is said, thought and called.
 
+use super::answer::{AnswerRules, Piece, Thinking, ToolChoice};
 use super::json_calls::JsonReader;
+use super::kind::{Calls, Dialect, Reasoning};
 use super::python_calls::PythonReader;
 use super::scan::{Found, find};
 use super::xml_calls::XmlReader;
-use super::{AnswerRules, Calls, Dialect, Thinking, ToolChoice};
-
-/// A piece of an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    /// What is said.
-    Text(String),
-    /// What is thought.
-    Reasoning(String),
-    /// A call begins.
-    CallStart {
-        /// Number of the call, from 0.
-        index: usize,
-        /// What a result refers to.
-        id: String,
-        /// The tool.
-        name: String,
-    },
-    /// More of a call's arguments: all together they are one JSON object.
-    CallArguments {
-        /// Number of the call.
-        index: usize,
-        /// The text to append.
-        delta: String,
-    },
-    /// A call is complete.
-    CallEnd {
-        /// Number of the call.
-        index: usize,
-    },
-}
 
 /// Reads an answer as it comes, and holds back only what may still become a mark.
 #[derive(Debug)]
 pub struct Reader {
     dialect: Dialect,
+    /// Absent where the model does not think.
+    reasoning: Option<Reasoning>,
     state: State,
     held: String,
     /// Whether calls are looked for.
@@ -66,12 +39,14 @@ impl Reader {
     /// A reader of an answer that follows these rules. Ids of calls are made from `seed`, which should differ from answer to
     /// answer.
     pub fn new(dialect: &Dialect, rules: &AnswerRules<'_>, seed: u64) -> Reader {
+        let reasoning = dialect.reasoning.filter(|_| rules.thinking != Thinking::Over);
         let state = match rules.thinking {
-            Thinking::Begun if dialect.reasoning.is_some() => State::Thinking,
+            Thinking::Begun if reasoning.is_some() => State::Thinking,
             _ => State::Start,
         };
         Reader {
             dialect: dialect.clone(),
+            reasoning,
             state,
             held: String::new(),
             calls: !rules.tools.is_empty() && rules.choice != ToolChoice::None,
@@ -107,7 +82,7 @@ impl Reader {
         match self.state {
             State::Start => self.start(last),
             State::Thinking => {
-                let close = self.dialect.reasoning.map_or("", |reasoning| reasoning.close);
+                let close = self.reasoning.map_or("", |reasoning| reasoning.close);
                 match find(&self.held, &[close]).0 {
                     Found::At(at, end) => {
                         emit(out, Piece::Reasoning, &self.held[..at]);
@@ -166,7 +141,7 @@ impl Reader {
         if trimmed.is_empty() && !last {
             return false;
         }
-        if let Some(reasoning) = self.dialect.reasoning {
+        if let Some(reasoning) = self.reasoning {
             if trimmed.starts_with(reasoning.open) {
                 let end = self.held.len() - trimmed.len() + reasoning.open.len();
                 self.held.drain(..end);
@@ -217,21 +192,4 @@ fn emit(out: &mut Vec<Piece>, piece: fn(String) -> Piece, text: &str) {
     if !text.is_empty() {
         out.push(piece(text.to_owned()));
     }
-}
-
-/// An id of a call: nine letters and digits, which is what the strictest templates ask for.
-pub(super) fn call_id(seed: u64, index: usize) -> String {
-    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    // SplitMix64, so that near seeds give ids that are far apart.
-    let mut z = seed.wrapping_add((index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^= z >> 31;
-    (0..9)
-        .map(|_| {
-            let letter = ALPHABET[(z % 62) as usize];
-            z /= 62;
-            char::from(letter)
-        })
-        .collect()
 }

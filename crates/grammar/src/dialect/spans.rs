@@ -2,8 +2,9 @@
 
 use unicorn_text::Tokenizer;
 
+use super::answer::{AnswerRules, Body, Thinking, ToolChoice};
+use super::kind::Dialect;
 use super::scan::begun;
-use super::{AnswerRules, Body, Dialect, Thinking, ToolChoice};
 use crate::vocabulary::Vocabulary;
 
 /// Follows an answer's bytes through its free spans.

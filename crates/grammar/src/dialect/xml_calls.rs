@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use super::Tool;
-use super::reader::{Piece, call_id};
+use super::answer::{Piece, Tool, call_id};
 use super::scan::{Found, find};
 
 pub(super) const OPEN: &str = "<tool_call>";

@@ -93,7 +93,7 @@ impl Decimal {
     /// of a whole number, or all behind the point. `None` where no few digits do.
     pub(crate) fn telling_digits(self) -> Option<(u32, u32, u32)> {
         let (coefficient, places) = self.places()?;
-        let divides = |digits: u32| 10u32.pow(digits) % coefficient == 0;
+        let divides = |digits: u32| 10u32.pow(digits).is_multiple_of(coefficient);
         let digits = if places > 0 {
             Some(places).filter(|p| *p <= 4 && divides(*p))
         } else {
@@ -102,6 +102,12 @@ impl Decimal {
         digits
             .filter(|digits| 10u32.pow(*digits) / coefficient <= 1000)
             .map(|digits| (coefficient, places, digits))
+    }
+
+    /// The number without its fraction, where it is not too large.
+    pub(crate) fn whole(self) -> Option<i64> {
+        let whole: i64 = self.digits()?.0.parse().ok().filter(|whole| *whole < i64::MAX / 2)?;
+        Some(if self.is_negative() { -whole } else { whole })
     }
 
     /// Whether `self` is a whole number of times `step`. `None` where the numbers are too far apart to tell.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::goal::Goal;
 use super::plan::{Extra, ORDERS_MAX, PlannedArray, PlannedObject, Plans};
 use super::regexes::quoted;
+use super::shape::Contains;
 use crate::error::GrammarError;
 use crate::rules::{Rules, Symbol};
 
@@ -15,6 +16,12 @@ type Result<T> = std::result::Result<T, GrammarError>;
 
 /// States in which an array or object can be while its items or properties are counted.
 const STATES_MAX: usize = 4000;
+
+/// A state of items that are counted: whether the array may end in it, and which items lead where.
+struct Step {
+    may_end: bool,
+    next: Vec<(Goal, usize)>,
+}
 
 /// Writes the rules of goals.
 pub(crate) struct Emitter<'r, 'p> {
@@ -284,50 +291,69 @@ impl Emitter<'_, '_> {
         if states.is_none_or(|states| states > STATES_MAX) {
             return Err(GrammarError::TooComplex("too many items are counted".to_owned()));
         }
+        let steps = self.steps(planned, &tops, last);
+        // A state from which no end can be reached is not written: the answer would be stuck there.
+        let mut alive: Vec<bool> = steps.iter().map(|step| step.may_end).collect();
+        loop {
+            let more: Vec<usize> = (0..steps.len())
+                .filter(|at| !alive[*at] && steps[*at].next.iter().any(|(_, to)| alive[*to]))
+                .collect();
+            if more.is_empty() {
+                break;
+            }
+            more.into_iter().for_each(|at| alive[at] = true);
+        }
+        if !alive[0] {
+            return Ok(None);
+        }
         let comma = self.rules.literal(",")?;
-        let start = (0, vec![0; tops.len()]);
-        let mut symbols = HashMap::from([(start.clone(), self.rules.symbol("items")?)]);
-        let mut waiting = vec![start.clone()];
-        let mut finished = false;
-        while let Some(state) = waiting.pop() {
-            let symbol = symbols[&state];
-            let (at, counts) = &state;
-            let enough = array.contains.iter().zip(counts);
-            let enough = enough.map(|(c, n)| *n >= c.min && c.max.is_none_or(|max| *n <= max));
-            if *at >= array.min && enough.fold(true, |all, one| all && one) {
-                self.rules.rule(symbol, &[])?;
-                finished = true;
+        let symbols: Vec<Symbol> = steps.iter().map(|_| self.rules.symbol("items")).collect::<Result<_>>()?;
+        for (at, step) in steps.iter().enumerate().filter(|(at, _)| alive[*at]) {
+            if step.may_end {
+                self.rules.rule(symbols[at], &[])?;
             }
-            if array.max.is_some_and(|max| *at >= max) {
-                continue;
+            for (goal, to) in step.next.iter().filter(|(_, to)| alive[*to]) {
+                let item = self.goal(*goal)?;
+                let parts: &[Symbol] =
+                    if at == 0 { &[item, symbols[*to]] } else { &[comma, item, symbols[*to]] };
+                self.rules.rule(symbols[at], parts)?;
             }
-            let roles = planned.roles[(*at).min(planned.roles.len() - 1)].clone();
-            for (mask, goal) in roles {
-                let mut next = counts.clone();
-                for (index, count) in next.iter_mut().enumerate() {
+        }
+        Ok(Some(symbols[0]))
+    }
+
+    /// The states of items that are counted. The first is that of no item.
+    fn steps(&self, planned: &PlannedArray, tops: &[usize], last: usize) -> Vec<Step> {
+        let array = &planned.array;
+        let mut states = vec![(0, vec![0; tops.len()])];
+        let mut places = HashMap::from([(states[0].clone(), 0)]);
+        let mut steps = Vec::new();
+        while let Some((at, counts)) = states.get(steps.len()).cloned() {
+            let fits = |(c, n): (&Contains, &usize)| *n >= c.min && c.max.is_none_or(|max| *n <= max);
+            let may_end = at >= array.min && array.contains.iter().zip(&counts).all(fits);
+            let mut next = Vec::new();
+            let full = array.max.is_some_and(|max| at >= max);
+            let roles = &planned.roles[at.min(planned.roles.len() - 1)];
+            for (mask, goal) in roles.iter().filter(|_| !full) {
+                let mut more = counts.clone();
+                for (index, count) in more.iter_mut().enumerate() {
                     *count = (*count + (mask >> index & 1) as usize).min(tops[index]);
                 }
-                let over = array.contains.iter().zip(&next).any(|(c, n)| c.max.is_some_and(|max| *n > max));
-                if over || !self.plans.is_productive(goal) {
+                let over = array.contains.iter().zip(&more).any(|(c, n)| c.max.is_some_and(|max| *n > max));
+                if over || !self.plans.is_productive(*goal) {
                     continue;
                 }
                 // The first item is told from others for the comma's sake.
-                let next = ((at + 1).min(last.max(1)), next);
-                let target = match symbols.get(&next) {
-                    Some(symbol) => *symbol,
-                    None => {
-                        let symbol = self.rules.symbol("items")?;
-                        symbols.insert(next.clone(), symbol);
-                        waiting.push(next);
-                        symbol
-                    }
-                };
-                let item = self.goal(goal)?;
-                let parts: &[Symbol] = if *at == 0 { &[item, target] } else { &[comma, item, target] };
-                self.rules.rule(symbol, parts)?;
+                let state = ((at + 1).min(last.max(1)), more);
+                let place = *places.entry(state.clone()).or_insert_with(|| {
+                    states.push(state);
+                    states.len() - 1
+                });
+                next.push((*goal, place));
             }
+            steps.push(Step { may_end, next });
         }
-        Ok(finished.then(|| symbols[&start]))
+        steps
     }
 
     /// Items that differ: in any order where they are few, else in the order of the schema.

@@ -12,6 +12,8 @@ use super::shape::Number;
 const ANY: &str = r"(?:0|-?[1-9][0-9]{0,30})|-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30}(?:[eE][+-]?[0-9]{1,2})?|[eE][+-]?[0-9]{1,2})";
 /// There is no -0: readers take it for a fraction.
 const ANY_INTEGER: &str = r"0|-?[1-9][0-9]{0,30}";
+/// Multiples that are listed at most.
+const FEW: i64 = 1000;
 /// Digits that are told apart.
 const DIGITS: usize = 15;
 
@@ -42,12 +44,30 @@ pub(crate) fn language(number: &Number) -> Option<RegexAst> {
     if !compared {
         return Some(regex(if number.integer == Some(true) { ANY_INTEGER } else { ANY }));
     }
+    if let Some(few) = few(number) {
+        let texts: Vec<RegexAst> = few.into_iter().filter_map(Decimal::text).map(RegexAst::Literal).collect();
+        return (!texts.is_empty()).then_some(RegexAst::Or(texts));
+    }
     let whole = number.integer == Some(true) || number.multiples.iter().any(|step| step.is_integer());
     let mut options = Vec::new();
     for negative in [false, true] {
         options.extend(half(number, whole, negative));
     }
     (!options.is_empty()).then_some(RegexAst::Or(options))
+}
+
+/// All numbers, where they are multiples in a small range and digits do not tell them: they are listed, since the library does not
+/// see that no more digits can make a multiple.
+fn few(number: &Number) -> Option<Vec<Decimal>> {
+    let step = number.multiples.iter().find(|step| step.is_integer() && step.telling_digits().is_none())?;
+    let (step, _) = step.places()?;
+    let (low, high) = (number.min?.0.whole()?, number.max?.0.whole()?);
+    let (first, last) = (low.div_euclid(i64::from(step)), high.div_euclid(i64::from(step)) + 1);
+    if last.checked_sub(first)? > FEW {
+        return None;
+    }
+    let all = (first..=last).map(|times| Decimal::integer(times * i64::from(step)));
+    Some(all.filter(|point| number.has(*point)).collect())
 }
 
 /// The numbers of one sign; zero has none.
@@ -140,7 +160,7 @@ fn multiples(step: Decimal) -> Option<RegexAst> {
 fn magnitudes(whole: bool, low: Decimal, high: Option<Decimal>) -> RegexAst {
     let digits = |bound: Decimal| bound.digits().map_or(DIGITS, |(integer, _)| integer.len());
     // A bound may have more digits than are told apart: numbers as long as it are told by its own digits.
-    let longest = digits(low).max(high.map_or(0, digits)).max(DIGITS).min(19);
+    let longest = digits(low).max(high.map_or(0, digits)).clamp(DIGITS, 19);
     let integers = format!("(?:0|[1-9][0-9]{{0,{}}})", longest - 1);
     if whole {
         return regex(integers);

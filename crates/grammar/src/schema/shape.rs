@@ -313,7 +313,7 @@ impl Number {
     }
 
     /// Whether a number satisfies everything but the list of points.
-    fn has(&self, point: Decimal) -> bool {
+    pub(crate) fn has(&self, point: Decimal) -> bool {
         !self.not_points.contains(&point)
             && self.min.is_none_or(|(min, excluded)| if excluded { point > min } else { point >= min })
             && self.max.is_none_or(|(max, excluded)| if excluded { point < max } else { point <= max })

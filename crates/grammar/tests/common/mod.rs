@@ -63,7 +63,9 @@ pub fn answer(grammar: &Grammar, seed: u64, closing: &[&str]) -> Option<String> 
     let mut matcher = Matcher::new(grammar);
     let mut bytes = Vec::new();
     for step in 0..1500 {
-        let mask = matcher.mask().unwrap();
+        let mask = matcher.mask();
+        let mask =
+            mask.unwrap_or_else(|error| panic!("{error} behind {:?}", String::from_utf8_lossy(&bytes)));
         let allows = |id: u32| mask.as_ref().is_none_or(|mask| mask.allows(id));
         let end = vocabulary.ends().iter().any(|end| allows(*end));
         if end && numbers.below(if mask.is_some() { 3 } else { 30 }) == 0 {

@@ -1,6 +1,7 @@
 //! Bodies: JSON within bounds of size and time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -25,7 +26,10 @@ impl FromRequest<Arc<App>> for JsonBody {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<JsonBody, ApiError> {
         let (parts, body) = request.into_parts();
-        check_type(&parts.headers)?;
+        if let Err(refused) = check_type(&parts.headers) {
+            drain(body).await;
+            return Err(refused);
+        }
         let Bytes { bytes, held } = read(&parts.headers, body, app).await?;
         // What takes long is not done where connections are served.
         let value = match bytes.len() > INLINE_BYTES_MAX {
@@ -80,6 +84,27 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
             Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
         }
     }
+}
+
+/// Bytes of a refused request that are read all the same.
+const DRAIN_BYTES_MAX: usize = 1 << 20;
+/// Time that may take.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// Reads the body of a request that is refused, as far as it is short and comes soon: else the connection would have to be closed, and a
+/// client that goes on using it fails with its next request.
+pub(crate) async fn drain(body: Body) {
+    let read = async {
+        let (mut chunks, mut left) = (body.into_data_stream(), DRAIN_BYTES_MAX);
+        while let Some(Ok(chunk)) = chunks.next().await {
+            match left.checked_sub(chunk.len()) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // One that takes longer is closed.
+    let _ = tokio::time::timeout(DRAIN_TIME, read).await;
 }
 
 /// A body, and its part of what all bodies may take.

@@ -8,44 +8,12 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
-use crate::http::client::Client;
+use crate::http::body::drain;
 use crate::job::fresh_id;
 use crate::options::ServerOptions;
-
-/// Hashes of the keys: comparing these takes as long whatever a guess has in common with a key.
-pub(crate) struct Keys(Vec<[u8; 32]>);
-
-impl Keys {
-    pub fn new(keys: &[String]) -> Keys {
-        Keys(keys.iter().map(|key| hash(key.as_bytes())).collect())
-    }
-
-    /// True for one of the keys, and for anything where there are none.
-    fn admit(&self, given: Option<&[u8]>) -> bool {
-        let given = hash(given.unwrap_or_default());
-        // All are compared, so that the time does not tell which one came near.
-        let found = self.0.iter().fold(0u8, |found, key| found | key.ct_eq(&given).unwrap_u8());
-        self.0.is_empty() || found == 1
-    }
-
-    /// Whose request this is: the key's, where there are keys, else the address's.
-    fn client(&self, given: Option<&[u8]>, address: Option<SocketAddr>) -> Client {
-        match (self.0.is_empty(), address) {
-            (false, _) => Client::of_key(&hash(given.unwrap_or_default())),
-            (true, Some(address)) => Client::at(address),
-            (true, None) => Client::default(),
-        }
-    }
-}
-
-fn hash(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
-}
 
 /// The key of a request: `Authorization: Bearer KEY`, the password of `Authorization: Basic` (which browsers can ask for), or Anthropic's
 /// `x-api-key`.
@@ -177,7 +145,10 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     request.extensions_mut().insert(client);
     let asks = request.method() == Method::OPTIONS && allowed.is_some();
     let mut response = match refusal(&request, &app) {
-        Some(refused) if !asks || refused.status == StatusCode::FORBIDDEN => refused.into_response(),
+        Some(refused) if !asks || refused.status == StatusCode::FORBIDDEN => {
+            drain(request.into_body()).await;
+            refused.into_response()
+        }
         _ if asks => preflight(request.headers()),
         _ => next.run(request).await,
     };
@@ -208,6 +179,7 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::keys::Keys;
 
     fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
         list.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()

@@ -35,7 +35,9 @@ def stream():
 
 @check
 def forced_tool():
-    for choice in [{"type": "any"}, {"type": "tool", "name": "get_weather"}]:
+    # A small model would go on calling until its tokens are used up.
+    one = {"disable_parallel_tool_use": True}
+    for choice in [{"type": "any", **one}, {"type": "tool", "name": "get_weather", **one}]:
         answer = ask(tools=tools, tool_choice=choice)
         use = next(block for block in answer.content if block.type == "tool_use")
         assert answer.stop_reason == "tool_use" and use.name == "get_weather", answer

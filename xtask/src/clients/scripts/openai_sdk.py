@@ -58,7 +58,8 @@ def forced_tool():
 @check
 def required_tool_streamed():
     name, arguments, reason = None, "", None
-    for chunk in ask(tools=tools, tool_choice="required", stream=True):
+    # A small model would go on calling until its tokens are used up.
+    for chunk in ask(tools=tools, tool_choice="required", parallel_tool_calls=False, stream=True):
         for call in chunk.choices[0].delta.tool_calls or []:
             name = call.function.name or name
             arguments += call.function.arguments or ""

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use crate::args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, MemoryArgs, PlaceArgs};
 use crate::context::ContextChoice;
 use crate::parse;
 use crate::settings::DraftChoice;
+use crate::shared_args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, MemoryArgs, PlaceArgs};
 
 /// Serve models over HTTP: OpenAI's API and a chat page
 ///
@@ -46,7 +46,7 @@ pub struct ServeArgs {
     /// Port to listen on; 0 for any that is free
     #[arg(short, long, value_name = "PORT", default_value = "8080", help_heading = "Network")]
     pub port: u16,
-    /// File with API keys, one a line; clients must bring one of them, or of those in UNICORN_API_KEY
+    /// File with API keys, one a line, `#` begins a comment; clients must bring one of them, or of those in UNICORN_API_KEY
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Network")]
     pub api_key_file: Option<PathBuf>,
     /// Origin whose web pages may call, such as https://chat.example; * for all

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use unicorn_core::ModelSpec;
+use unicorn_core::{DeviceKind, ModelSpec};
 use unicorn_engine::Engine;
-use unicorn_server::{LoadedModel, Loader, ModelEntry, ModelFacts};
+use unicorn_model::TextSide;
+use unicorn_server::{Description, LoadedModel, Loader, ModelEntry, ModelFacts};
 
 use super::args::ServeArgs;
 use crate::clean::one_line;
@@ -132,12 +133,18 @@ impl Loader for ModelLoader {
         let known = known.ok_or_else(|| format!("{id} is not there any more"))?;
         open(self, &known, progress).map_err(|error| one_line(&format!("{error:#}")))
     }
+
+    fn describe(&self, id: &str) -> Result<Description, String> {
+        let known = self.known().into_iter().find(|known| known.id == id);
+        let known = known.ok_or_else(|| format!("{id} is not there any more"))?;
+        describe(self, &known).map_err(|error| one_line(&format!("{error:#}")))
+    }
 }
 
 fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> anyhow::Result<LoadedModel> {
     let ModelLoader { args, config, template, .. } = loader;
     let place = args.place.of(&args.device);
-    let context = args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX));
+    let context = context(args);
     let choice = EngineChoice {
         kv_tokens: Some(args.kv_tokens.unwrap_or(KV_TOKENS)),
         device: &args.device,
@@ -159,12 +166,39 @@ fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> a
     if let (Some(file), Some(source)) = (&args.chat_template, template) {
         session::set_template(&mut session.text, file, source)?;
     }
-    let facts = facts(&session.engine, size_and_time(&known.path).1);
+    let facts = running(&session.engine, facts(session.engine.spec(), size_and_time(&known.path).1));
     Ok(LoadedModel { engine: session.engine, text: session.text, facts, drafts: args.draft.is_some() })
 }
 
-fn facts(engine: &Engine, created: u64) -> ModelFacts {
-    let spec = engine.spec();
+fn describe(loader: &ModelLoader, known: &Known) -> anyhow::Result<Description> {
+    let ModelLoader { args, template, .. } = loader;
+    let model = unicorn_model::open(&known.path)?;
+    let (mut text, _) = TextSide::open(&model)?;
+    if let (Some(file), Some(source)) = (&args.chat_template, template) {
+        session::set_template(&mut text, file, source)?;
+    }
+    let context = context(args).resolve(model.spec.context_max).map_err(anyhow::Error::msg)?;
+    Ok(Description { text, facts: facts(&model.spec, size_and_time(&known.path).1), context })
+}
+
+/// The context that is asked for.
+fn context(args: &ServeArgs) -> ContextChoice {
+    args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX))
+}
+
+/// What is known once a model runs.
+fn running(engine: &Engine, facts: ModelFacts) -> ModelFacts {
+    let report = engine.report();
+    let held = report.devices.iter().filter(|device| device.kind != DeviceKind::Cpu);
+    ModelFacts {
+        gpu_bytes: held.map(|d| d.memory.weights + d.memory.kv + d.memory.scratch).sum(),
+        devices: engine.devices().iter().map(|device| device.profile().name.clone()).collect(),
+        placement: report.placement.join("; "),
+        ..facts
+    }
+}
+
+fn facts(spec: &ModelSpec, created: u64) -> ModelFacts {
     ModelFacts {
         name: spec.name.clone(),
         architecture: spec.architecture.clone(),
@@ -173,9 +207,8 @@ fn facts(engine: &Engine, created: u64) -> ModelFacts {
         quantization: main_type(spec),
         width: spec.width,
         context_trained: spec.context_max,
-        devices: engine.devices().iter().map(|device| device.profile().name.clone()).collect(),
-        placement: engine.report().placement.join("; "),
         created,
+        ..ModelFacts::default()
     }
 }
 

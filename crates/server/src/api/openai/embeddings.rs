@@ -1,0 +1,65 @@
+//! `/v1/embeddings`
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::embedding::{Long, Vectors, dimensions, embed, texts};
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::http::body::JsonBody;
+
+/// Turns texts into vectors.
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, ApiError> {
+    let fields = Fields::of(&body)?;
+    let model = app.registry.get(fields.required("model", fields.str("model")?)?, true).await?;
+    let base64 = fields.choice("encoding_format", &["float", "base64"])? == Some("base64");
+    let texts = texts(&fields, "input")?;
+    if texts.is_empty() {
+        return Err(fields.wrong("input", "is empty"));
+    }
+    let dimensions = dimensions(&fields, &model)?;
+    let vectors = embed(&model, texts, Long::Refuse, true, dimensions).await?;
+    Ok(Json(whole(&model.id, &vectors, base64)))
+}
+
+fn whole(model: &str, vectors: &Vectors, base64: bool) -> Value {
+    let one = |(index, vector): (usize, &Vec<f32>)| {
+        let embedding = if base64 { encoded(vector).into() } else { json!(vector) };
+        json!({"object": "embedding", "index": index, "embedding": embedding})
+    };
+    json!({
+        "object": "list", "model": model,
+        "data": vectors.vectors.iter().enumerate().map(one).collect::<Vec<_>>(),
+        "usage": {"prompt_tokens": vectors.tokens, "total_tokens": vectors.tokens},
+    })
+}
+
+/// The numbers in little endian, base64.
+fn encoded(vector: &[f32]) -> String {
+    let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_written_as_numbers_or_base64() {
+        let vectors = Vectors { vectors: vec![vec![1.0, -0.5], vec![0.0, 2.0]], tokens: 9 };
+        let written = whole("m", &vectors, false);
+        assert_eq!(written["data"][0], json!({"object": "embedding", "index": 0, "embedding": [1.0, -0.5]}));
+        assert_eq!(written["data"][1]["index"], 1);
+        assert_eq!(written["usage"], json!({"prompt_tokens": 9, "total_tokens": 9}));
+        // struct.pack("<2f", 1.0, -0.5)
+        assert_eq!(whole("m", &vectors, true)["data"][0]["embedding"], "AACAPwAAAL8=");
+    }
+}

@@ -1,0 +1,212 @@
+//! Texts that become vectors, in terms that all APIs share.
+
+use axum::http::StatusCode;
+use serde_json::Value;
+use unicorn_text::EncodeOptions;
+
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::job::{blocking, check_length};
+use crate::registry::InUse;
+
+/// Texts of one request, as OpenAI has it.
+const TEXTS_MAX: usize = 2048;
+
+/// What becomes of a text that the context does not hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Long {
+    Refuse,
+    /// Its end is left out.
+    Cut,
+}
+
+/// A text or its token ids.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Text {
+    Plain(String),
+    Ids(Vec<u32>),
+}
+
+/// The texts in a field: one, a list of them, a list of token ids, or a list of such lists. Each comes with its path.
+pub(crate) fn texts(fields: &Fields<'_>, name: &str) -> Result<Vec<(String, Text)>, ApiError> {
+    let ids = |list: &[Value], at: &str| {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids: Option<Vec<u32>> = list.iter().map(id).collect();
+        ids.filter(|ids| !ids.is_empty())
+            .map(Text::Ids)
+            .ok_or_else(|| fields.wrong(at, "must be texts or token ids"))
+    };
+    match fields.required(name, fields.get(name))? {
+        Value::String(text) => Ok(vec![(name.to_owned(), Text::Plain(text.clone()))]),
+        Value::Array(list) if list.first().is_some_and(Value::is_number) => {
+            Ok(vec![(name.to_owned(), ids(list, name)?)])
+        }
+        Value::Array(list) if list.len() > TEXTS_MAX => {
+            Err(fields.wrong(name, format!("has {} texts, at most {TEXTS_MAX} are taken", list.len())))
+        }
+        Value::Array(list) => {
+            let one = |(i, value): (usize, &Value)| {
+                let at = format!("{name}[{i}]");
+                let text = match value {
+                    Value::String(text) => Text::Plain(text.clone()),
+                    Value::Array(list) => ids(list, &at)?,
+                    _ => return Err(fields.wrong(&at, "must be a text or a list of token ids")),
+                };
+                Ok((at, text))
+            };
+            list.iter().enumerate().map(one).collect()
+        }
+        _ => Err(fields.wrong(name, "must be a text, token ids, or a list of these")),
+    }
+}
+
+/// The tokens of texts with the special ones that the model wants around them.
+async fn tokens(model: &InUse, texts: Vec<(String, Text)>, long: Long) -> Result<Vec<Vec<u32>>, ApiError> {
+    let model = model.clone();
+    blocking(move || {
+        let one = |(at, text): (String, Text)| {
+            let mut tokens = match text {
+                Text::Ids(ids) => ids,
+                Text::Plain(text) => {
+                    if long == Long::Refuse {
+                        model.check_text(&text, &at)?;
+                    }
+                    let options = EncodeOptions { parse_special: false, add_special: true };
+                    let encoded = model.text.tokenizer.encode(&text, options);
+                    encoded.map_err(|error| ApiError::param(&at, error))?
+                }
+            };
+            if let Some(id) = tokens.iter().find(|id| **id as usize >= model.vocab) {
+                return Err(ApiError::param(at, format!("{id} is no token id of this model")));
+            }
+            if tokens.is_empty() {
+                return Err(ApiError::param(at, "is empty"));
+            }
+            if long == Long::Cut {
+                cut(&mut tokens, model.context.saturating_sub(1));
+            }
+            check_length(&model, tokens.len(), &at)?;
+            Ok(tokens)
+        };
+        texts.into_iter().map(one).collect()
+    })
+    .await
+}
+
+/// Leaves out what is too much before the last token, which is often a special one.
+fn cut(tokens: &mut Vec<u32>, most: usize) {
+    if let Some(last) = tokens.last().copied().filter(|_| tokens.len() > most && most > 0) {
+        tokens.truncate(most - 1);
+        tokens.push(last);
+    }
+}
+
+/// Vectors in the order of their texts.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Vectors {
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens of all texts.
+    pub tokens: usize,
+}
+
+/// Turns texts into vectors; `normalize` gives them the length 1. `dimensions` keeps the first so many numbers of each.
+pub(crate) async fn embed(
+    model: &InUse,
+    texts: Vec<(String, Text)>,
+    long: Long,
+    normalize: bool,
+    dimensions: Option<usize>,
+) -> Result<Vectors, ApiError> {
+    let tokens = tokens(model, texts, long).await?;
+    let count = tokens.iter().map(Vec::len).sum();
+    let mut vectors = run(model, tokens, normalize)?;
+    if let Some(dimensions) = dimensions {
+        vectors.iter_mut().for_each(|vector| shorten(vector, dimensions));
+    }
+    Ok(Vectors { vectors, tokens: count })
+}
+
+/// The engine's part, which it has not learnt yet.
+fn run(model: &InUse, _tokens: Vec<Vec<u32>>, _normalize: bool) -> Result<Vec<Vec<f32>>, ApiError> {
+    let message = format!("embeddings of {} cannot be computed: the engine does not do that yet", model.id);
+    Err(ApiError { code: Some("not_supported"), ..ApiError::new(StatusCode::NOT_IMPLEMENTED, message) })
+}
+
+/// The number of dimensions that a request wants, which may be fewer than the model has.
+pub(crate) fn dimensions(fields: &Fields<'_>, model: &InUse) -> Result<Option<usize>, ApiError> {
+    fields.count("dimensions", 1, model.facts.width)
+}
+
+/// Keeps the first numbers of a vector and gives it the length 1 again. Good for models that were trained for it (Kusupati et al., "Matryoshka
+/// Representation Learning", 2022), and what the client asks for in any case.
+fn shorten(vector: &mut Vec<f32>, dimensions: usize) {
+    if dimensions >= vector.len() {
+        return;
+    }
+    vector.truncate(dimensions);
+    let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(input: Value) -> Result<Vec<(String, Text)>, ApiError> {
+        texts(&Fields::of(&json!({"input": input})).unwrap(), "input")
+    }
+
+    #[test]
+    fn texts_come_in_four_forms() {
+        let plain = |at: &str, text: &str| (at.to_owned(), Text::Plain(text.to_owned()));
+        let ids = |at: &str, ids: &[u32]| (at.to_owned(), Text::Ids(ids.to_vec()));
+        assert_eq!(read(json!("a")), Ok(vec![plain("input", "a")]));
+        assert_eq!(read(json!(["a", "b"])), Ok(vec![plain("input[0]", "a"), plain("input[1]", "b")]));
+        assert_eq!(read(json!([1, 2])), Ok(vec![ids("input", &[1, 2])]));
+        assert_eq!(
+            read(json!([[1], [2, 3], "c"])),
+            Ok(vec![ids("input[0]", &[1]), ids("input[1]", &[2, 3]), plain("input[2]", "c")])
+        );
+        assert_eq!(read(json!([])), Ok(vec![]));
+    }
+
+    #[test]
+    fn wrong_texts_are_named() {
+        for (input, param) in [
+            (Value::Null, "input"),
+            (json!(7), "input"),
+            (json!([1, "a"]), "input"),
+            (json!([1, -1]), "input"),
+            (json!(["a", 7]), "input[1]"),
+            (json!(["a", []]), "input[1]"),
+            (json!(vec!["a"; 2049]), "input"),
+        ] {
+            assert_eq!(read(input).unwrap_err().param.as_deref(), Some(param));
+        }
+    }
+
+    #[test]
+    fn shortened_vectors_have_the_length_one() {
+        let mut vector = vec![0.6, 0.0, 0.8];
+        shorten(&mut vector, 3);
+        assert_eq!(vector, [0.6, 0.0, 0.8]);
+        shorten(&mut vector, 2);
+        assert_eq!(vector, [1.0, 0.0]);
+        let mut nothing = vec![0.0, 0.0, 1.0];
+        shorten(&mut nothing, 2);
+        assert_eq!(nothing, [0.0, 0.0]);
+    }
+
+    #[test]
+    fn what_is_cut_off_keeps_its_last_token() {
+        let mut tokens = vec![101, 1, 2, 3, 102];
+        cut(&mut tokens, 5);
+        assert_eq!(tokens, [101, 1, 2, 3, 102]);
+        cut(&mut tokens, 3);
+        assert_eq!(tokens, [101, 1, 102]);
+    }
+}
