@@ -229,7 +229,9 @@ mod tests {
         let names: HashSet<&str> = cases.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names.len(), cases.len());
         for ty in TensorType::ALL {
-            for op in ["embedding", "linear", "ffn", "attention", "short_conv", "encoder_attention", "encoder_ffn"] {
+            for op in
+                ["embedding", "linear", "ffn", "attention", "short_conv", "encoder_attention", "encoder_ffn"]
+            {
                 let found = select(&format!("{op}/{}/", lower(ty)));
                 assert!(found.iter().any(|c| c.types() == [ty]), "no {op} case for {ty}");
             }

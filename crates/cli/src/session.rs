@@ -150,22 +150,12 @@ impl Session {
 
     /// Opens model and device. The tokenizer is built on a thread of its own while the weights load.
     pub fn of(fetched: &Fetched, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
-        Session::loading(fetched, choice, config, &mut |_| {})
-    }
-
-    /// As [`Session::of`], and tells how far it is.
-    pub fn loading(
-        fetched: &Fetched,
-        choice: &EngineChoice<'_>,
-        config: &Config,
-        progress: &mut dyn FnMut(LoadProgress),
-    ) -> anyhow::Result<Session> {
         let model = open_model(fetched, config)?;
         refuse_encoder(&model.spec)?;
-        Session::of_model(model, fetched, choice, config, progress)
+        Session::of_model(model, fetched, choice, config, &mut |_| {})
     }
 
-    /// As [`Session::loading`], of an opened model, which may be one that only turns texts into vectors.
+    /// As [`Session::of`], of an opened model, which may be one that only turns texts into vectors. `progress` is told how far it is.
     pub fn of_model(
         model: OpenModel,
         fetched: &Fetched,

@@ -177,11 +177,6 @@ pub(crate) struct Pick<'a> {
 }
 
 impl<'a> Pick<'a> {
-    /// A quantization alone.
-    pub fn quant(quant: &'a str) -> Pick<'a> {
-        Pick { quant: Some(quant), file: None }
-    }
-
     /// True where safetensors may be meant.
     pub fn allows_safetensors(&self) -> bool {
         let small = |file: &str| file.ends_with(".safetensors") || file.ends_with(".json");

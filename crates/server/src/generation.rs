@@ -311,6 +311,8 @@ impl Stream for Generation {
             let delta = match std::task::ready!(this.tokens.poll_next(cx)) {
                 Some(Progress::Token { token, logprobs }) => this.token(token, logprobs),
                 Some(Progress::Prompt(logprobs)) => this.prompt(logprobs),
+                // Comes of texts that are not continued.
+                Some(Progress::Embedding(_)) => Delta::default(),
                 Some(Progress::Finished { reason, timings }) => this.finish(reason, timings),
                 None => {
                     this.done = true;

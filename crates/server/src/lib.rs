@@ -25,6 +25,7 @@ mod server;
 mod shape;
 mod stops;
 mod structure;
+mod turns;
 mod worker;
 
 pub use model::{Description, LoadedModel, Loader, ModelEntry, ModelFacts};

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
-use unicorn_engine::{Engine, Event, FinishReason, Request};
+use unicorn_core::Pooling;
+use unicorn_engine::{EmbedRequest, Engine, Event, FinishReason, Request};
 use unicorn_grammar::Dialect;
 use unicorn_model::TextSide;
 use unicorn_text::ChatTemplate;
@@ -15,6 +16,7 @@ use crate::error::ApiError;
 use crate::grammars::Grammars;
 use crate::metrics::Metrics;
 use crate::model::{Description, LoadedModel, Loader, ModelEntry, ModelFacts};
+use crate::turns::Turns;
 use crate::worker::Worker;
 
 /// A model that answers.
@@ -33,6 +35,10 @@ pub(crate) struct Model {
     pub grammars: Grammars,
     /// As in [`LoadedModel`].
     pub drafts: bool,
+    /// As in [`LoadedModel`].
+    pub pooling: Result<Pooling, String>,
+    /// Texts on their way to vectors.
+    pub turns: Turns,
     /// How it writes calls and thoughts.
     pub dialect: Dialect,
     /// Ticks of the registry's clock when it was asked last.
@@ -52,6 +58,28 @@ impl Model {
         let message =
             format!("{} bytes of text are too long: the context holds {} tokens", text.len(), self.context);
         Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::param(field, message) })
+    }
+
+    /// Errors where a model writes no answers.
+    pub fn check_writes(&self) -> Result<(), ApiError> {
+        if !self.facts.encodes {
+            return Ok(());
+        }
+        let message = format!(
+            "{} does not support chat or completion: it is an encoder, which turns texts into vectors; /v1/embeddings and /api/embed do that",
+            self.id
+        );
+        Err(ApiError::param("model", message))
+    }
+
+    /// Text that certainly has more tokens than the context holds is left out, so that nobody waits for its tokens.
+    pub fn beginning<'a>(&self, text: &'a str) -> &'a str {
+        let most = self.token_bytes_max.max(1).saturating_mul(self.context.saturating_add(1));
+        match self.facts.encodes {
+            // Its tokens may stand for any number of bytes, and are found in one pass.
+            true => text,
+            false => &text[..text.floor_char_boundary(most)],
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -308,9 +336,10 @@ impl Registry {
     }
 
     fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<Model, String> {
-        let LoadedModel { mut engine, text, facts, drafts } = self.loader.load(id, progress)?;
+        let LoadedModel { mut engine, text, facts, drafts, pooling } = self.loader.load(id, progress)?;
         warm_up(&mut engine)?;
         let (context, sequences_max) = (engine.options().context, engine.options().sequences_max);
+        let turns = Turns::new(sequences_max, engine.options().queue_max);
         let vocab = engine.spec().vocab;
         let template = text.template().ok().flatten().map(ChatTemplate::source).unwrap_or_default();
         let dialect = Dialect::detect(template);
@@ -335,6 +364,8 @@ impl Registry {
             grammars,
             dialect,
             drafts,
+            pooling,
+            turns,
             used,
             users,
             leaves,
@@ -432,15 +463,18 @@ fn failed(id: &str, why: &str) -> ApiError {
     ApiError::internal(format!("{id}: {why}"))
 }
 
-/// Runs a prompt and two steps, so that what devices do only once is done before someone waits for it.
+/// Runs a prompt and two steps, or a text, so that what devices do only once is done before someone waits for it.
 fn warm_up(engine: &mut Engine) -> Result<(), String> {
     let tokens = engine.options().context.saturating_sub(2).min(32).min(engine.spec().vocab);
     let prompt: Vec<u32> = (0..tokens as u32).collect();
     if prompt.is_empty() {
         return Ok(());
     }
-    let request = Request { prompt, max_tokens: Some(2), ..Request::default() };
-    engine.add(request).map_err(|error| format!("the first request was refused: {error}"))?;
+    let added = match engine.spec().is_encoder() {
+        true => engine.add_embedding(EmbedRequest::new(prompt, Pooling::Mean, true)),
+        false => engine.add(Request { prompt, max_tokens: Some(2), ..Request::default() }),
+    };
+    added.map_err(|error| format!("the first request was refused: {error}"))?;
     while !engine.is_idle() {
         for event in engine.step().map_err(|error| error.to_string())? {
             if let Event::Finished { reason: FinishReason::Device(failure), .. } = event {

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use unicorn_core::SequenceId;
 use unicorn_engine::{
-    AdmissionError, Counters, Engine, EngineError, Event, FinishReason, Guides, Request, SequenceInfo,
-    Timings, TokenLogprobs,
+    AdmissionError, Counters, EmbedRequest, Engine, EngineError, Event, FinishReason, Guides, Request,
+    SequenceInfo, Timings, TokenLogprobs,
 };
 
 use crate::metrics::Metrics;
@@ -25,6 +25,12 @@ pub(crate) struct Job {
     pub guides: Guides,
 }
 
+/// What an engine can be asked for.
+enum Work {
+    Continue(Job),
+    Embed(EmbedRequest),
+}
+
 /// What happened to a job.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Progress {
@@ -32,6 +38,8 @@ pub(crate) enum Progress {
     Prompt(Vec<TokenLogprobs>),
     /// A token was chosen.
     Token { token: u32, logprobs: Option<TokenLogprobs> },
+    /// A text became a vector.
+    Embedding(Vec<f32>),
     /// The last that comes.
     Finished { reason: FinishReason, timings: Timings },
 }
@@ -43,7 +51,7 @@ const JOBS_MAX: usize = 64;
 const BEHIND_MAX: usize = 16 * 1024;
 
 struct Submission {
-    job: Job,
+    work: Work,
     reply: oneshot::Sender<Result<Tokens, AdmissionError>>,
 }
 
@@ -121,8 +129,17 @@ impl Worker {
 
     /// Hands a job to the engine. `None` where the engine has stopped.
     pub async fn submit(&self, job: Job) -> Option<Result<Tokens, AdmissionError>> {
+        self.send(Work::Continue(job)).await
+    }
+
+    /// Hands a text to the engine, to become a vector. `None` where the engine has stopped.
+    pub async fn embed(&self, request: EmbedRequest) -> Option<Result<Tokens, AdmissionError>> {
+        self.send(Work::Embed(request)).await
+    }
+
+    async fn send(&self, work: Work) -> Option<Result<Tokens, AdmissionError>> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Submission { job, reply }).await.ok()?;
+        self.jobs.send(Submission { work, reply }).await.ok()?;
         answer.await.ok()
     }
 
@@ -153,6 +170,11 @@ impl Tokens {
     /// The next thing that happened; `None` after the last, and where the job was given up because nobody took what came of it.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
         Pin::new(&mut self.progress).poll_recv(cx)
+    }
+
+    /// As [`Tokens::poll_next`].
+    pub async fn next(&mut self) -> Option<Progress> {
+        self.progress.recv().await
     }
 
     /// Ends the job. What has come of it can still be taken.
@@ -224,9 +246,15 @@ impl Pump {
         }
     }
 
-    fn admit(&mut self, Submission { job, reply }: Submission) {
-        let added = self.engine.add_guided(job.request, job.guides);
-        let answer = added.map(|sequence| {
+    fn add(&mut self, work: Work) -> Result<SequenceId, AdmissionError> {
+        match work {
+            Work::Continue(Job { request, guides }) => self.engine.add_guided(request, guides),
+            Work::Embed(request) => self.engine.add_embedding(request),
+        }
+    }
+
+    fn admit(&mut self, Submission { work, reply }: Submission) {
+        let answer = self.add(work).map(|sequence| {
             let (progress, received) = mpsc::channel(BEHIND_MAX);
             let client =
                 Client { progress, gone: false, slow: false, since: Instant::now(), last_token: None };
@@ -256,7 +284,10 @@ impl Pump {
                     self.engine.cancel(sequence);
                 }
             }
-            Event::Embedding { .. } => {}
+            Event::Embedding { vector, .. } => {
+                // The channel of a text is empty until now: only a client that is gone does not take it.
+                let _ = client.progress.try_send(Progress::Embedding(vector));
+            }
             Event::PromptLogprobs { logprobs, .. } => {
                 // The channel has room: nothing came before. One that is gone is seen at the next token.
                 let _ = client.progress.try_send(Progress::Prompt(logprobs));
@@ -276,8 +307,8 @@ impl Pump {
         self.metrics.engine_stopped();
         self.tell(None, true);
         self.clients.clear();
-        while let Some(Submission { reply, job }) = self.submissions.blocking_recv() {
-            let refused = self.engine.add(job.request).err();
+        while let Some(Submission { reply, work }) = self.submissions.blocking_recv() {
+            let refused = self.add(work).err();
             // The engine refuses everything by now, with the reason.
             let Some(refused) = refused else { continue };
             debug_assert!(matches!(refused, AdmissionError::Stopped { .. }), "{error}");

@@ -27,11 +27,11 @@ pub use args::EmbedArgs;
 /// Largest file of texts, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Texts in the engine at once: enough short ones for a large batch.
-const TEXTS_AT_ONCE: usize = 64;
+pub const TEXTS_AT_ONCE: usize = 64;
 /// The same for a model that keeps state for each of them.
 const TEXTS_AT_ONCE_GENERATING: usize = 4;
 /// Tokens of a text at most where the model allows more.
-const CONTEXT_MAX: usize = 8192;
+pub const CONTEXT_MAX: usize = 8192;
 
 /// One line of the output.
 #[derive(Serialize)]
