@@ -154,7 +154,7 @@ fn wrong_requests_are_refused_by_name() {
     // As many tokens as it takes are no mistake, and neither is much that is no token.
     vectors(&ask(&server, json!(vec![5; CONTEXT]), json!({})));
     vectors(&ask(&server, json!(format!("cat{}cat", " ".repeat(1 << 20))), json!({})));
-    // 40 tokens each for 2048 texts would be fine, were they not more in all.
+    // Each of them is short enough, and yet they are too many together.
     let server = Server::tiny(&[]);
     let reply = ask(&server, json!(vec![vec![5; 1000]; 301]), json!({}));
     reply.refuses(400, Some("input[300]"));

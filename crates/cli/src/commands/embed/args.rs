@@ -10,11 +10,11 @@ use crate::args::{DeviceArgs, KvArgs, MemoryArgs, ModelArgs, PlaceArgs};
 /// Turn texts into vectors
 ///
 /// One line of JSON for each text goes to stdout, in the order of the texts: the text, its tokens, and its vector. Models made for this,
-/// such as all-MiniLM-L6-v2, say themselves how a vector comes of a text; every other model works too, with the mean of its tokens.
+/// such as minilm, say themselves how a vector comes of a text; every other model works too, with the mean of its tokens.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  unicorn embed -m ./all-MiniLM-L6-v2 \"The cat sat on the mat.\" \"A feline rested.\"
-  unicorn embed -m ./all-MiniLM-L6-v2 --file sentences.txt > vectors.jsonl")]
+  unicorn embed -m minilm \"The cat sat on the mat.\" \"A feline rested.\"
+  unicorn embed -m minilm --file sentences.txt > vectors.jsonl")]
 pub struct EmbedArgs {
     /// The texts
     #[arg(value_name = "TEXT", conflicts_with = "file", required_unless_present = "file")]

@@ -45,7 +45,7 @@ struct Line<'a> {
 pub fn run(args: &EmbedArgs, config: &Config) -> anyhow::Result<Exit> {
     let texts = texts(args)?;
     let name = config.model_named(&args.model).ok_or_else(|| {
-        usage("no model is named: -m MODEL, best one that is made for this, such as all-MiniLM-L6-v2")
+        usage("no model is named: -m MODEL, best one that is made for this, such as minilm")
     })?;
     let fetched = find_model(name, config)?;
     let model = open_model(&fetched, config)?;
