@@ -38,6 +38,7 @@ pub use drafts::{Drafter, LENGTH_MAX as DRAFT_MAX};
 pub use embed::EmbedRequest;
 pub use engine::{
     Counters, DeviceReport, Engine, EngineOptions, LoadProgress, Report, SequenceInfo, SequenceState,
+    Survivors,
 };
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;

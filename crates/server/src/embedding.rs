@@ -93,7 +93,7 @@ fn tokens_of(model: &InUse, at: &str, text: Text, long: Long) -> Result<Vec<u32>
             let text = match long {
                 Long::Cut => model.beginning(&text),
                 // An encoder's tokens may stand for any number of bytes, and are found in one pass.
-                Long::Refuse if model.facts.encodes => &text,
+                Long::Refuse if model.encodes => &text,
                 Long::Refuse => {
                     model.check_text(&text, at)?;
                     &text
@@ -185,7 +185,7 @@ async fn vector(model: &InUse, request: EmbedRequest) -> Result<Vec<f32>, ApiErr
     let _place = model.turns.place().await?;
     let submitted = model.worker.embed(request).await;
     let mut progress = submitted
-        .ok_or_else(|| ApiError::unavailable("the engine of this model has stopped", 5))?
+        .map_err(|why| ApiError::unavailable(format!("the engine of this model has stopped: {why}"), 5))?
         .map_err(|error| ApiError::admission(error, "input"))?;
     match progress.next().await {
         Some(Progress::Embedding(vector)) => Ok(vector),
@@ -193,6 +193,7 @@ async fn vector(model: &InUse, request: EmbedRequest) -> Result<Vec<f32>, ApiErr
             FinishReason::NoCandidate => {
                 ApiError::internal("the vector of a text is not finite: the model's file may be damaged")
             }
+            FinishReason::Context => ApiError::internal("a text is longer than what the model takes by now"),
             FinishReason::OutOfKvPages => ApiError::internal("the KV cache is too small for a text"),
             FinishReason::Cancelled => ApiError::unavailable("the server is shutting down", 5),
             FinishReason::Device(failure) => ApiError::internal(failure.to_string()),
@@ -204,7 +205,7 @@ async fn vector(model: &InUse, request: EmbedRequest) -> Result<Vec<f32>, ApiErr
 
 /// The number of dimensions that a request wants, which may be fewer than the model has.
 pub(crate) fn dimensions(fields: &Fields<'_>, model: &InUse) -> Result<Option<usize>, ApiError> {
-    fields.count("dimensions", 1, model.facts.width)
+    fields.count("dimensions", 1, model.facts().width)
 }
 
 /// Keeps the first numbers of a vector and gives it the length 1 again. Good for models that were trained for it (Kusupati et al., "Matryoshka

@@ -285,6 +285,9 @@ impl Generation {
             }
             FinishReason::Constraint(why) => Finish::Failed(why),
             FinishReason::Embedded => Finish::Failed("a vector is no answer".into()),
+            FinishReason::Device(failure) if failure.0.is_lost() => Finish::Failed(format!(
+                "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
+            )),
             FinishReason::Device(failure) => Finish::Failed(failure.to_string()),
         };
         let (finish, generated_tokens) = match self.stops.found() {

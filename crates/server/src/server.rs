@@ -39,9 +39,9 @@ impl Server {
     }
 
     /// What is known of a model that is loaded.
-    pub fn facts(&self, id: &str) -> Option<ModelFacts> {
+    pub fn facts(&self, id: &str) -> Option<Arc<ModelFacts>> {
         let ready = self.app.registry.ready();
-        ready.into_iter().find(|model| model.id == id).map(|model| model.facts.clone())
+        ready.into_iter().find(|model| model.id == id).map(|model| model.facts())
     }
 
     /// Answers requests until `ending` turns true and answers under way have finished, or have had their time.

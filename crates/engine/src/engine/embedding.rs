@@ -33,7 +33,7 @@ impl Engine {
     pub(super) fn whole_texts(&self, ready: &[usize]) -> Vec<(usize, usize, Vec<u32>)> {
         let alone = ready.iter().find(|i| self.running[**i].alone);
         let candidates = alone.map_or(ready, std::slice::from_ref);
-        let (mut left, mut texts) = (self.options.prefill_chunk, Vec::new());
+        let (mut left, mut texts) = (self.options.prefill_chunk.min(self.caution.rows()), Vec::new());
         for &i in candidates {
             let tokens = self.running[i].pending();
             if tokens > left && !texts.is_empty() {

@@ -3,6 +3,7 @@
 
 mod admission;
 pub(crate) mod batching;
+mod caution;
 mod counters;
 mod embedding;
 mod evaluator;
@@ -14,6 +15,7 @@ mod scores;
 mod sequence;
 mod speed;
 mod step;
+mod survivors;
 
 use std::sync::Arc;
 
@@ -34,6 +36,7 @@ use crate::sampling::Sampler;
 use crate::{AdmissionError, EngineError, Guides, Placement, PlacementError, Timeline};
 
 use batching::Room;
+use caution::Caution;
 pub use counters::{Counters, SequenceInfo, SequenceState};
 pub(crate) use evaluator::Evaluator;
 pub use options::EngineOptions;
@@ -41,6 +44,7 @@ use queue::Queue;
 pub use report::{DeviceReport, Report};
 use sequence::Sequence;
 use speed::Speed;
+pub use survivors::Survivors;
 
 /// How far loading has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +80,7 @@ pub struct Engine {
     /// Prompts are read on devices where answers are generated too.
     mixes: bool,
     speed: Speed,
+    caution: Caution,
     /// Set when a device was lost.
     stopped: Option<Failure>,
 }
@@ -130,6 +135,7 @@ impl Engine {
             rooms,
             mixes,
             speed: Speed::default(),
+            caution: Caution::default(),
             stopped: None,
         })
     }

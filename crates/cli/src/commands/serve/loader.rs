@@ -7,15 +7,19 @@ use std::time::UNIX_EPOCH;
 use unicorn_core::{DeviceKind, ModelSpec, Pooling};
 use unicorn_engine::Engine;
 use unicorn_model::{OpenModel, TextSide};
-use unicorn_server::{Description, LoadedModel, Loader, ModelEntry, ModelFacts};
+use unicorn_server::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts};
 
 use super::args::ServeArgs;
 use crate::clean::one_line;
 use crate::commands::embed;
 use crate::config::Config;
+use crate::devices;
+use crate::memory::Refused;
+use crate::output::say;
 use crate::planner::{Load, Place};
 use crate::progress::Fetched;
 use crate::session::{self, ContextChoice, EngineChoice, Session, find_model, open_model};
+use crate::shared_args::DeviceArgs;
 
 /// Context where nobody asks for another: the first prompts of coding agents have up to 19,000 tokens.
 const CONTEXT_MAX: usize = 32_768;
@@ -129,10 +133,19 @@ impl Loader for ModelLoader {
         self.known().into_iter().map(entry).collect()
     }
 
-    fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, String> {
+    fn load(&self, id: &str, care: &Care, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, LoadError> {
         let known = self.known().into_iter().find(|known| known.id == id);
         let known = known.ok_or_else(|| format!("{id} is not there any more"))?;
-        open(self, &known, progress).map_err(|error| one_line(&format!("{error:#}")))
+        open_with(self, &known, care, progress).map_err(|error| LoadError {
+            memory: error.downcast_ref::<Refused>().is_some(),
+            message: one_line(&format!("{error:#}")),
+        })
+    }
+
+    fn tell(&self, line: &str) {
+        if self.config.talks() {
+            say!("{}", one_line(line));
+        }
     }
 
     fn describe(&self, id: &str) -> Result<Description, String> {
@@ -142,7 +155,43 @@ impl Loader for ModelLoader {
     }
 }
 
-fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> anyhow::Result<LoadedModel> {
+fn open_with(
+    loader: &ModelLoader,
+    known: &Known,
+    care: &Care,
+    progress: &mut dyn FnMut(f32),
+) -> anyhow::Result<LoadedModel> {
+    let ServeArgs { device, place, .. } = &loader.args;
+    match care {
+        Care::Usual => open(loader, known, device, &place.of(device), progress),
+        Care::Small => {
+            let device = DeviceArgs { small: true, ..device.clone() };
+            open(loader, known, &device, &place.of(&device), progress)
+        }
+        Care::Without(lost) => {
+            let mut why = anyhow::anyhow!("there is no other device");
+            for choice in devices::unasked() {
+                let device = DeviceArgs { small: true, ..device.on(choice.clone()) };
+                match open(loader, known, &device, &Place::One, progress) {
+                    Ok(model) if model.engine.devices().iter().all(|d| d.profile().name != *lost) => {
+                        return Ok(model);
+                    }
+                    Ok(_) => {}
+                    Err(error) => why = error.context(choice.to_string()),
+                }
+            }
+            Err(why)
+        }
+    }
+}
+
+fn open(
+    loader: &ModelLoader,
+    known: &Known,
+    device: &DeviceArgs,
+    place: &Place,
+    progress: &mut dyn FnMut(f32),
+) -> anyhow::Result<LoadedModel> {
     let ModelLoader { args, config, template, .. } = loader;
     let fetched = Fetched { path: known.path.clone(), lacking: known.lacking.clone() };
     let model = open_model(&fetched, config)?;
@@ -152,8 +201,7 @@ fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> a
         Err(why) if !model.spec.is_encoder() => Err(one_line(&why.to_string())),
         Err(why) => return Err(why.into()),
     };
-    let place = args.place.of(&args.device);
-    let choice = choice(args, &model, &place)?;
+    let choice = choice(args, device, place, &model)?;
     let mut session = Session::of_model(model, &fetched, &choice, config, &mut |done| {
         progress(done.loaded_bytes as f32 / done.total_bytes.max(1) as f32);
     })?;
@@ -166,10 +214,15 @@ fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> a
 }
 
 /// How the engine of a model is set up. An encoder keeps nothing between batches, so that it can have more texts at once, and guesses nothing.
-fn choice<'a>(args: &'a ServeArgs, model: &OpenModel, place: &'a Place) -> anyhow::Result<EngineChoice<'a>> {
+fn choice<'a>(
+    args: &'a ServeArgs,
+    device: &'a DeviceArgs,
+    place: &'a Place,
+    model: &OpenModel,
+) -> anyhow::Result<EngineChoice<'a>> {
     let choice = EngineChoice {
         kv_tokens: Some(args.kv_tokens.unwrap_or(KV_TOKENS)),
-        device: &args.device,
+        device,
         place,
         kv: args.kv.kv,
         context: context(args, model)?,

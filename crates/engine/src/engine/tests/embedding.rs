@@ -237,3 +237,69 @@ fn what_an_encoder_cannot_do_is_said() {
     let id = engine.add_embedding(text(1, 9, Pooling::Mean)).unwrap();
     assert_eq!(vectors(&mut engine).0[&id], (None, Some(FinishReason::NoCandidate)));
 }
+
+/// Steps until devices are lost, and goes on with another engine.
+fn lose_and_go_on(
+    mut engine: Engine,
+    device: &FakeDevice,
+    mut other: Engine,
+) -> (HashMap<SequenceId, Vec<f32>>, Engine) {
+    let mut vectors = HashMap::new();
+    let mut take = |events: Vec<Event>| {
+        for event in events {
+            if let Event::Embedding { sequence, vector } = event {
+                assert_eq!(vectors.insert(sequence, vector), None, "a second vector");
+            }
+        }
+    };
+    take(engine.step().unwrap());
+    device.set_faults(Faults { lost: true, ..Faults::default() });
+    while let Ok(events) = engine.step() {
+        assert!(!engine.is_idle(), "nothing is left to lose");
+        take(events);
+    }
+    other.adopt(engine.survivors().unwrap());
+    while !other.is_idle() {
+        take(other.step().unwrap());
+    }
+    (vectors, other)
+}
+
+#[test]
+fn a_lost_device_costs_no_vector() {
+    for spec in [tiny_spec(2), encoder_spec(2)] {
+        let device = FakeDevice::plain();
+        let options = EngineOptions { prefill_chunk: 32, ..options() };
+        let mut engine = engine_with(&spec, device.clone(), options.clone());
+        let requests: Vec<EmbedRequest> =
+            (0..30).map(|i| text(i, 3 + 7 * i as usize, Pooling::ALL[i as usize % 3].0)).collect();
+        let ids: Vec<_> = requests.iter().map(|r| engine.add_embedding(r.clone()).unwrap()).collect();
+        let other = engine_with(&spec, FakeDevice::plain(), options);
+        // Some are under way, others wait.
+        let (vectors, other) = lose_and_go_on(engine, &device, other);
+        for (id, request) in ids.iter().zip(&requests) {
+            let wanted = if spec.is_encoder() { encoded(request) } else { pooled(request) };
+            assert_eq!(vectors[id], wanted, "{request:?}");
+        }
+        assert!(all_free(&other));
+    }
+}
+
+#[test]
+fn an_encoder_without_memory_takes_fewer_texts_at_once() {
+    let device = FakeDevice::plain();
+    let options = EngineOptions { sequences_max: 16, prefill_chunk: 200, ..options() };
+    let mut engine = engine_with(&encoder_spec(2), device.clone(), options);
+    device.set_faults(Faults { memory: Some(40), ..Faults::default() });
+    let requests: Vec<EmbedRequest> = (0..12).map(|i| text(i, 10 + i as usize, Pooling::Mean)).collect();
+    let ids: Vec<_> = requests.iter().map(|r| engine.add_embedding(r.clone()).unwrap()).collect();
+    // One that cannot be made smaller ends, and does not keep others from going on.
+    let long = engine.add_embedding(text(50, 41, Pooling::Mean)).unwrap();
+    let ends = vectors(&mut engine).0;
+    for (id, request) in ids.iter().zip(&requests) {
+        assert!(is_vector(&ends[id], &encoded(request)), "{request:?} {:?}", ends[id]);
+    }
+    let reason = |what: &Failure| what.to_string().contains("memory");
+    assert!(matches!(&ends[&long], (None, Some(FinishReason::Device(what))) if reason(what)));
+    assert!(engine.counters().batches_cut > 0);
+}
