@@ -290,14 +290,16 @@ struct Pump {
 impl Pump {
     fn run(mut self) {
         loop {
-            if self.engine.is_idle() {
+            // Of an engine that has stopped nothing is asked any more: what comes now waits for the next one.
+            let takes = !self.engine.has_stopped();
+            if takes && self.engine.is_idle() {
                 self.tell(None, Health::Works);
                 match self.submissions.blocking_recv() {
                     Some(submission) => self.admit(submission),
                     None => return,
                 }
             }
-            while let Ok(submission) = self.submissions.try_recv() {
+            while takes && let Ok(submission) = self.submissions.try_recv() {
                 self.admit(submission);
             }
             while let Ok(sequence) = self.cancels.try_recv() {

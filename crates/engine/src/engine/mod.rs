@@ -238,6 +238,11 @@ impl Engine {
         true
     }
 
+    /// True once a device is lost: nothing more is taken in, and [`Engine::step`] errors when all that came before was reported.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
     /// True when no sequence waits, runs or holds pages of a batch in flight, and every event was reported.
     pub fn is_idle(&self) -> bool {
         let sequences = [self.running.is_empty(), self.ending.is_empty(), self.waiting.is_empty()];
