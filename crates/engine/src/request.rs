@@ -51,8 +51,10 @@ pub enum FinishReason {
     OutOfKvPages,
     /// The vector of a text was reported.
     Embedded,
-    /// Every token was banned, or the model produced no finite logit, or a vector that is not finite.
+    /// Every token was banned.
     NoCandidate,
+    /// A logit, or a number of a vector, is NaN or infinite: the file, a kernel or a driver is wrong, and whatever were chosen would be wrong too.
+    NotFinite,
     /// The request's constraint failed, for this reason: nothing that it did not allow was reported.
     Constraint(String),
     /// A device failed.

@@ -190,9 +190,9 @@ async fn vector(model: &InUse, request: EmbedRequest) -> Result<Vec<f32>, ApiErr
     match progress.next().await {
         Some(Progress::Embedding(vector)) => Ok(vector),
         Some(Progress::Finished { reason, .. }) => Err(match reason {
-            FinishReason::NoCandidate => {
-                ApiError::internal("the vector of a text is not finite: the model's file may be damaged")
-            }
+            FinishReason::NotFinite => ApiError::internal(
+                "the vector of a text is not finite: the model's file, a kernel or the driver is wrong; `unicorn selftest` looks for it",
+            ),
             FinishReason::Context => ApiError::internal("a text is longer than what the model takes by now"),
             FinishReason::OutOfKvPages => ApiError::internal("the KV cache is too small for a text"),
             FinishReason::Cancelled => ApiError::unavailable("the server is shutting down", 5),

@@ -28,7 +28,7 @@ pub(crate) struct Job {
 
 /// What an engine can be asked for.
 enum Work {
-    Continue(Job),
+    Continue(Box<Job>),
     Embed(EmbedRequest),
 }
 
@@ -145,7 +145,7 @@ impl Worker {
     /// # Errors
     /// The reason where the engine has stopped.
     pub async fn submit(&self, job: Job) -> Result<Result<Tokens, AdmissionError>, String> {
-        self.send(Work::Continue(job)).await
+        self.send(Work::Continue(Box::new(job))).await
     }
 
     /// Hands a text to the engine, to become a vector. Errors as [`Worker::submit`] does.
@@ -326,7 +326,7 @@ impl Pump {
 
     fn add(&mut self, work: Work) -> Result<SequenceId, AdmissionError> {
         match work {
-            Work::Continue(Job { request, guides }) => self.engine.add_guided(request, guides),
+            Work::Continue(job) => self.engine.add_guided(job.request, job.guides),
             Work::Embed(request) => self.engine.add_embedding(request),
         }
     }

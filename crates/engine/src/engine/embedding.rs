@@ -62,7 +62,7 @@ impl Engine {
         if sequence.computed < sequence.tokens.len() {
             return None;
         }
-        let Some(vector) = pooler.finish() else { return Some(FinishReason::NoCandidate) };
+        let Some(vector) = pooler.finish() else { return Some(FinishReason::NotFinite) };
         self.events.push(Event::Embedding { sequence: sequence.id, vector });
         Some(FinishReason::Embedded)
     }

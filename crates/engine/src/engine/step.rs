@@ -13,7 +13,7 @@ use crate::drafts::Drafting;
 use crate::executor::Landed;
 use crate::placement::Phase;
 use crate::request::{Event, Failure, FinishReason};
-use crate::sampling::{NoCandidate, Sampled};
+use crate::sampling::{Sampled, Unchosen};
 
 /// What a sequence adds to the next batch.
 struct Planned {
@@ -590,11 +590,12 @@ impl Engine {
             RowOutput::Logits(logits) => sequence.sampler.sample(&sequence.tokens, logits),
             RowOutput::Top(top) => sequence.sampler.sample_top(&sequence.tokens, top),
             // Only texts that become vectors ask for these.
-            RowOutput::Hidden(_) => Err(NoCandidate),
+            RowOutput::Hidden(_) => Err(Unchosen::NoCandidate),
         };
         let Sampled { token, logprobs } = match sampled {
             Ok(sampled) => sampled,
-            Err(NoCandidate) => return Some(FinishReason::NoCandidate),
+            Err(Unchosen::NoCandidate) => return Some(FinishReason::NoCandidate),
+            Err(Unchosen::NotFinite) => return Some(FinishReason::NotFinite),
         };
         sequence.push(token);
         self.counted.generated_tokens += 1;

@@ -235,7 +235,7 @@ fn what_an_encoder_cannot_do_is_said() {
     assert!(is_vector(&ends[&first], &encoded(&text(1, 9, Pooling::Mean))));
     device.set_faults(Faults { nan: true, ..Faults::default() });
     let id = engine.add_embedding(text(1, 9, Pooling::Mean)).unwrap();
-    assert_eq!(vectors(&mut engine).0[&id], (None, Some(FinishReason::NoCandidate)));
+    assert_eq!(vectors(&mut engine).0[&id], (None, Some(FinishReason::NotFinite)));
 }
 
 /// Steps until devices are lost, and goes on with another engine.
