@@ -69,6 +69,13 @@ impl Leeway {
         Leeway { kv_tokens: self.kv_tokens.map(|_| context), ..*self }.wished(options, context)
     }
 
+    /// The options once all has given way: where these do not fit, nothing does.
+    pub fn least(&self, options: &EngineOptions) -> EngineOptions {
+        let page = options.page_tokens.max(1);
+        let shortest = self.context_min.map_or(options.context, |min| min.div_ceil(page).max(1) * page);
+        self.smallest(options, shortest.min(options.context))
+    }
+
     /// The options nearest to these with which something fits: first the cache becomes smaller, then the context shorter, whole pages then.
     /// `None` where nothing does.
     ///
@@ -281,6 +288,10 @@ mod tests {
         assert_eq!(of(8192), Some((8192, 8192)));
         assert_eq!(of(2048), Some((2048, 2048)));
         assert_eq!(of(2047), None);
+        assert_eq!((leeway.least(&options).context, leeway.least(&options).pages()), (2048, 32));
+        let odd = Leeway { context_min: Some(2000), ..leeway };
+        assert_eq!(odd.least(&options), leeway.least(&options));
+        assert_eq!(odd.least(&EngineOptions { context: 1000, ..options.clone() }).context, 1000);
         // A context that was asked for stays.
         let exact = Leeway { context_min: None, ..leeway };
         assert_eq!(nearest(32_768, &options, &exact), Some((32_768, 32_768)));

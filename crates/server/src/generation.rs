@@ -14,6 +14,7 @@ use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
 
 /// Why an answer was cut short that its client still wants.
+const NOT_FINITE: &str = "the model's output is not finite: its file, a kernel or the driver is wrong; `unicorn selftest` looks for it";
 const ENDING: &str = "the server is shutting down";
 /// Seconds until another one may be there.
 const RETRY_SECONDS: u64 = 5;
@@ -281,9 +282,11 @@ impl Generation {
                 Finish::Failed("the KV cache is too small for this request alone".into())
             }
             FinishReason::NoCandidate => {
-                Finish::Failed("no token could be chosen: the model's output is not finite".into())
+                Finish::Failed("no token could be chosen: the request rules out every one".into())
             }
+            FinishReason::NotFinite => Finish::Failed(NOT_FINITE.into()),
             FinishReason::Constraint(why) => Finish::Failed(why),
+            FinishReason::Embedded => Finish::Failed("a vector is no answer".into()),
             FinishReason::Device(failure) if failure.0.is_lost() => Finish::Failed(format!(
                 "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
             )),
@@ -313,6 +316,8 @@ impl Stream for Generation {
             let delta = match std::task::ready!(this.tokens.poll_next(cx)) {
                 Some(Progress::Token { token, logprobs }) => this.token(token, logprobs),
                 Some(Progress::Prompt(logprobs)) => this.prompt(logprobs),
+                // Comes of texts that are not continued.
+                Some(Progress::Embedding(_)) => Delta::default(),
                 Some(Progress::Finished { reason, timings }) => this.finish(reason, timings),
                 None => {
                     this.done = true;

@@ -56,7 +56,10 @@ impl Sizes {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Capacity {
     pub(crate) rows: usize,
+    /// Rows whose logits are asked for.
     pub(crate) outputs: usize,
+    /// Rows whose hidden states are asked for.
+    pub(crate) hidden: usize,
     /// Rows times splits of their keys, of one dispatch of attention.
     pub(crate) row_splits: usize,
     /// Pages of all slices together, in one state group.
@@ -72,12 +75,22 @@ pub(crate) struct Capacity {
 
 impl Capacity {
     /// Of a new stream.
-    pub(crate) const FIRST: Capacity =
-        Capacity { rows: 8, outputs: 8, row_splits: 8, pages: 64, groups: 1, top: 1, masks: 0, takes: 0 };
+    pub(crate) const FIRST: Capacity = Capacity {
+        rows: 8,
+        outputs: 8,
+        hidden: 0,
+        row_splits: 8,
+        pages: 64,
+        groups: 1,
+        top: 1,
+        masks: 0,
+        takes: 0,
+    };
 
     pub(crate) fn covers(&self, o: &Capacity) -> bool {
         self.rows >= o.rows
             && self.outputs >= o.outputs
+            && self.hidden >= o.hidden
             && self.row_splits >= o.row_splits
             && self.pages >= o.pages
             && self.groups >= o.groups
@@ -92,6 +105,7 @@ impl Capacity {
         Capacity {
             rows: up(self.rows, o.rows),
             outputs: up(self.outputs, o.outputs),
+            hidden: up(self.hidden, o.hidden),
             row_splits: up(self.row_splits, o.row_splits),
             pages: up(self.pages, o.pages),
             groups: self.groups.max(o.groups),
@@ -150,6 +164,8 @@ pub(crate) struct Scratch {
     pub(crate) take_list: Buffer,
     /// f32 for each of them, read by the host.
     pub(crate) taken: Arc<Buffer>,
+    /// f32 `[hidden, width]`, read by the host.
+    pub(crate) hidden_host: Arc<Buffer>,
 }
 
 /// Bytes of the buffers of a stream, as [`Scratch`] names them; of activations those of packed values and of their scales.
@@ -176,6 +192,7 @@ pub(crate) struct Extents {
     masks: usize,
     take_list: usize,
     taken: usize,
+    hidden_host: usize,
 }
 
 impl Extents {
@@ -186,7 +203,9 @@ impl Extents {
         let wide = sizes.attended.max(sizes.hidden);
         let activations = |cols: usize| [32, 8].map(|bytes| c.rows * cols.div_ceil(32) * bytes);
         Extents {
-            batch: c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES) + c.outputs * 4 + c.groups * c.pages * 4,
+            batch: c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES)
+                + (c.outputs + c.hidden) * 4
+                + c.groups * c.pages * 4,
             residual: c.rows * sizes.width * 4,
             normed: activations(sizes.width),
             inner: activations(wide),
@@ -208,6 +227,7 @@ impl Extents {
             masks: c.masks * 4,
             take_list: c.takes * 8 + 8,
             taken: c.takes * 4,
+            hidden_host: c.hidden * sizes.width * 4,
         }
     }
 
@@ -236,10 +256,11 @@ impl Extents {
             masks,
             take_list,
             taken,
+            hidden_host,
         } = self;
         let wholes = [residual, squares, float, half, half_wide, splits, qkv, queries, wide, up, partial];
         let device = [&wholes[..], &normed, &inner, &[tickets, logits, pairs]].concat();
-        let (near, readback) = (vec![batch, masks, take_list], vec![logits_host, top, taken]);
+        let (near, readback) = (vec![batch, masks, take_list], vec![logits_host, top, taken, hidden_host]);
         let places = [(Place::Device, device), (Place::Near, near), (Place::Readback, readback)];
         places.into_iter().flat_map(|(place, all)| all.into_iter().map(move |bytes| (place, bytes as u64)))
     }
@@ -293,6 +314,7 @@ impl Scratch {
             masks: near(bytes.masks, "masks of tokens")?,
             take_list: near(bytes.take_list, "adjusted tokens")?,
             taken: readback(bytes.taken, "adjusted logits")?,
+            hidden_host: readback(bytes.hidden_host, "hidden states")?,
         })
     }
 
@@ -301,13 +323,14 @@ impl Scratch {
         self.batch.address() + (self.capacity.rows * Scratch::ROW_BYTES) as u64
     }
 
-    /// Address of the list of output rows.
+    /// Address of the list of output rows: those with logits, then those with hidden states.
     pub(crate) fn outputs_address(&self) -> u64 {
         self.tiles_address() + (self.capacity.rows * FlashTile::BYTES) as u64
     }
 
     /// Address of the page lists of a state group.
     pub(crate) fn pages_address(&self, group: usize) -> u64 {
-        self.outputs_address() + ((self.capacity.outputs + group * self.capacity.pages) * 4) as u64
+        self.outputs_address()
+            + ((self.capacity.outputs + self.capacity.hidden + group * self.capacity.pages) * 4) as u64
     }
 }

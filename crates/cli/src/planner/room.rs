@@ -47,14 +47,7 @@ impl Room {
         options: &EngineOptions,
         leeway: &Leeway,
     ) -> Option<Misfit> {
-        let context = leeway.context_min.map_or(options.context, |min| min.min(options.context));
-        let last = self.misfit(spec, placements, &leeway.smallest(options, context))?;
-        let fits = |options: &EngineOptions| Ok(self.misfit(spec, placements, options).is_none());
-        match leeway.nearest::<std::convert::Infallible>(options, fits) {
-            Ok(Some(_)) => None,
-            Ok(None) => Some(last),
-            Err(never) => match never {},
-        }
+        self.misfit(spec, placements, &leeway.least(options))
     }
 }
 
