@@ -13,8 +13,9 @@ use crate::error::ApiError;
 use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
 
-/// Why an answer was cut short that its client still wants.
+/// What is told where a logit is no number.
 const NOT_FINITE: &str = "the model's output is not finite: its file, a kernel or the driver is wrong; `unicorn selftest` looks for it";
+/// Why an answer was cut short that its client still wants.
 const ENDING: &str = "the server is shutting down";
 /// Seconds until another one may be there.
 const RETRY_SECONDS: u64 = 5;
