@@ -80,7 +80,7 @@ impl Leeway {
     /// `None` where nothing does.
     ///
     /// Errors as `fits` does.
-    pub fn nearest<E>(
+    fn nearest<E>(
         &self,
         options: &EngineOptions,
         fits: impl Fn(&EngineOptions) -> Result<bool, E>,
