@@ -1,6 +1,8 @@
 //! A fake device for tests: a tiny language model made of hashes, whose K and V go through real pages. Wrong pages, positions,
 //! order or leftovers of other sequences change its tokens.
 
+pub mod store;
+
 use std::collections::HashMap;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
