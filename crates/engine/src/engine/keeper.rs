@@ -50,6 +50,8 @@ pub(super) struct Restore {
     /// What is still to be read.
     pub left: VecDeque<Piece>,
     pub reading: Vec<Reading>,
+    /// Bytes that have come, and since when they were waited for.
+    pub came: (u64, Instant),
 }
 
 impl Restore {
@@ -195,6 +197,11 @@ impl Keeper {
         self.bad.extend(keys);
         self.restores[restore].left.clear();
         true
+    }
+
+    /// Bytes of pages by group and number.
+    pub fn bytes(&self, pages: &[(usize, usize)]) -> u64 {
+        pages.iter().map(|(group, _)| self.shapes[*group].bytes() as u64).sum()
     }
 
     /// The pages that texts on their way hold, by group.

@@ -1,5 +1,7 @@
 //! Computed pages that a store has, on their way to who waits for them.
 
+use std::time::Instant;
+
 use unicorn_core::SequenceId;
 
 use super::Engine;
@@ -37,12 +39,17 @@ impl Engine {
         self.prefixes.plan(scope, text, chains, found, |key| keeper.gives(key))
     }
 
-    /// Lets the beginning of a waiting sequence come from the store. Where there are no pages for that, it does not wait for it again.
+    /// Lets the beginning of a waiting sequence come from the store. Where that takes longer than computing it, or there are no pages for it,
+    /// the sequence does not wait for it again.
     pub(super) fn restore(&mut self, id: SequenceId, plan: Plan) {
         let Plan { owns, missing, from } = plan;
         let page_tokens = self.pools.page_tokens();
         let Some(sequence) = self.waiting.get_mut(id) else { return };
         let Some(keeper) = &mut self.keeper else { return };
+        if !self.speed.pays(keeper.bytes(&missing), (owns.len() - from) * page_tokens) {
+            sequence.restores = TRIES_MAX;
+            return;
+        }
         let mut left = Vec::new();
         for alike in missing.chunk_by(|a, b| a.0 == b.0) {
             let group = alike[0].0;
@@ -68,6 +75,7 @@ impl Engine {
             from,
             left: left.into(),
             reading: Vec::new(),
+            came: (0, Instant::now()),
         });
         self.save_left();
         self.read_on();
@@ -79,6 +87,8 @@ impl Engine {
         let (waiting, stopped) = (&self.waiting, self.stopped.is_some());
         keeper.read_on(&mut self.executor, |restore| !stopped && is_wanted(waiting, restore));
         for over in keeper.restores.extract_if(.., |restore| restore.is_over()) {
+            let (bytes, since) = over.came;
+            self.speed.restored(bytes, since.elapsed());
             // Else its pages are free now.
             if !stopped && is_wanted(waiting, &over) {
                 self.prefixes.adopt(over.scope, &over.tokens, over.owns, over.from);
@@ -95,6 +105,7 @@ impl Engine {
                 let bytes = keeper.shapes[piece.group].bytes() as u64;
                 self.counted.restored_pages += piece.numbers.len() as u64;
                 self.counted.restored_bytes += piece.numbers.len() as u64 * bytes;
+                keeper.restores[at].came.0 += piece.numbers.len() as u64 * bytes;
                 let Piece { group, numbers, pages } = piece;
                 for (number, page) in numbers.into_iter().zip(pages) {
                     keeper.restores[at].owns[number].pages[group] = Some(page);

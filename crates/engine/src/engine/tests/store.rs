@@ -228,7 +228,9 @@ fn what_falls_out_of_memory_is_saved_and_comes_back() {
     // Room for one conversation and a half.
     let few = EngineOptions { kv_pages: Some(14), kept_max: 8, ..options() };
     for spec in [tiny_spec(2), recurrent_spec(2)] {
-        let mut engine = engine_with(&spec, FakeDevice::plain(), with(&store, few.clone()));
+        let device = FakeDevice::plain();
+        device.set_faults(Faults { late: Some(Duration::from_millis(3)), ..Faults::default() });
+        let mut engine = engine_with(&spec, device, with(&store, few.clone()));
         let requests: Vec<Request> = (0..4).map(|i| kept(request(i, 250, 20))).collect();
         for round in 0..2 {
             for request in &requests {
@@ -242,6 +244,31 @@ fn what_falls_out_of_memory_is_saved_and_comes_back() {
         engine.clear_kept();
         assert!(all_free(&engine));
     }
+}
+
+#[test]
+fn saving_takes_a_small_share_of_the_time_while_somebody_waits_for_tokens() {
+    let store = FakeStore::new(None, StoreFaults::default());
+    let device = Arc::new(FakeDevice::new("fake", Pace::Lazy(Duration::from_millis(1)), Log::default()));
+    let copy = Duration::from_millis(3);
+    device.set_faults(Faults { late: Some(copy), ..Faults::default() });
+    let mut engine = engine_with(&tiny_spec(1), device, with(&store, options()));
+    cut(&mut engine, 1);
+    let first = kept(request(1, 400, 1));
+    engine.add(first).unwrap();
+    engine.add(kept(request(2, 10, 200))).unwrap();
+    let mut texts = Texts::new();
+    let since = Instant::now();
+    while !engine.is_idle() {
+        collect(&mut texts, engine.step().unwrap());
+    }
+    let (took, saved) = (since.elapsed(), engine.counters().saved_pages as u32);
+    assert!(saved > 2 && copy * saved < took / 5, "{saved} pages in {took:?}");
+    // Nobody waits any more.
+    let since = Instant::now();
+    settle(&mut engine);
+    let left = engine.counters().saved_pages as u32 - saved;
+    assert!(left > 2 && since.elapsed() < copy * 5 * left, "{left} pages in {:?}", since.elapsed());
 }
 
 #[test]
@@ -329,7 +356,7 @@ proptest! {
         apart in any::<bool>(), lens in prop::collection::vec((1usize..150, 1usize..40, 0u64..2, any::<bool>()), 1..7),
         (cancel, drafts) in (prop::option::of((0usize..7, 0usize..30)), prop::option::of(0u32..20)),
         slow in prop::option::of(0u64..300), (loses, fails) in (prop::option::of(1u64..9), prop::option::of(1u64..9)),
-        ends in prop::collection::vec((0usize..120, any::<bool>()), 1..4),
+        ends in prop::collection::vec((0usize..120, any::<bool>()), 1..4), late in prop::option::of(0u64..400),
     ) {
         let spec = match window {
             None => tiny_spec(layers),
@@ -346,7 +373,13 @@ proptest! {
         });
         let engine = || {
             let paces = paces.map(|lazy| if lazy { LAZY } else { Pace::Eager });
-            let (mut engine, _) = engine_of_two(&spec, placements.clone(), paces, options.clone());
+            let devices = ["a", "b"].into_iter().zip(paces).map(|(name, pace)| {
+                let device = FakeDevice::new(name, pace, Log::default());
+                device.set_faults(Faults { late: late.map(Duration::from_micros), ..Faults::default() });
+                Arc::new(device) as Arc<dyn Device>
+            });
+            let mut engine =
+                Engine::new(&spec, &zero_weights(), devices.collect(), placements.clone(), options.clone(), &mut |_| {}).unwrap();
             cut(&mut engine, rows);
             engine
         };
