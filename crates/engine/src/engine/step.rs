@@ -421,7 +421,7 @@ impl Engine {
     /// Records what a batch brought, chooses tokens and ends sequences.
     fn land(&mut self, landed: Landed) {
         let start = Instant::now();
-        let Landed { batch, result, flight, launched } = landed;
+        let Landed { batch, result, flight, phase, launched } = landed;
         if result.is_ok() {
             let turns = self.room(Phase::Decode).lanes == 1 && !self.executor.has_two_ways();
             self.speed.landed(batch.rows(), batch.slices().len(), launched, turns);
@@ -456,6 +456,7 @@ impl Engine {
                 Ok(_) if sequence.failure.is_some() || sequence.cancelled => None,
                 Ok(_) => {
                     sequence.alone = false;
+                    sequence.pages.landed(phase, slice.end());
                     self.score(&mut sequence, slice, parts.scored.iter().zip(brought));
                     let chosen = &brought[parts.scored.len().min(brought.len())..];
                     sequence.timed = batch.outputs().len() == batch.rows();

@@ -213,16 +213,19 @@ fn state_that_lies_apart_is_resumed_only_where_one_phase_has_all() {
     let mut cache = PrefixCache::new(&pool, 4, true);
     let mut prefilled = filled(&pool, 32);
     prefilled.written(Phase::Prefill, 0, 32);
+    prefilled.landed(Phase::Prefill, 32);
     cache.publish(0, &text(0..32), &prefilled);
     // The same computed where answers are, and more.
     let mut decoded = filled(&pool, 64);
     decoded.written(Phase::Decode, 0, 64);
+    decoded.landed(Phase::Decode, 64);
     cache.publish(0, &text(0..64), &decoded);
     assert_eq!(cache.find(0, &text(0..70)).tokens, 32);
     let (pages, _) = take(&mut cache, &text(0..70));
     assert_eq!(PHASES.map(|phase| pages.reach(phase)), [32, 0]);
     // The first goes on and its state is brought to the other phase.
     prefilled.written(Phase::Decode, 0, 32);
+    prefilled.landed(Phase::Decode, 32);
     cache.publish(0, &text(0..32), &prefilled);
     let (pages, reused) = take(&mut cache, &text(0..70));
     assert_eq!((PHASES.map(|phase| pages.reach(phase)), reused), ([32, 64], 64));
@@ -234,10 +237,12 @@ fn what_a_window_gave_up_is_where_it_was_computed() {
     let mut cache = PrefixCache::new(&pool, 4, true);
     let mut pages = filled(&pool, 160);
     pages.written(Phase::Prefill, 0, 128);
+    pages.landed(Phase::Prefill, 128);
     cache.publish(0, &text(0..128), &pages);
     // The last token is computed where answers are; only what the window holds was brought there.
     pages.slide(128);
     pages.written(Phase::Decode, 128, 160);
+    pages.landed(Phase::Decode, 160);
     cache.publish(0, &text(0..160), &pages);
     let reach = |cache: &mut PrefixCache, end| {
         let (pages, reused) = take(cache, &text(0..end));
@@ -451,6 +456,9 @@ impl Model {
             Op::Evict(group) if group < self.cache.specs.len() => drop(self.cache.evict(group)),
             _ => {}
         }
+        // What was to be saved may have gone otherwise.
+        self.cache.trim();
+        self.take_left();
     }
 
     /// Every running sequence sees what it computed or what was computed for the same tokens, and no page is lost.
