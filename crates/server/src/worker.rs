@@ -4,6 +4,7 @@
 //! that takes nothing from a full channel is cancelled, and so is one that is gone.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -185,15 +186,6 @@ struct Client {
     last_token: Option<Instant>,
 }
 
-/// What an engine without sequences does.
-enum Next {
-    Job(Submission),
-    /// It goes on saving.
-    Background,
-    /// Nobody will come any more.
-    End,
-}
-
 /// What the thread has.
 struct Pump {
     engine: Engine,
@@ -214,9 +206,8 @@ impl Pump {
             if self.engine.is_idle() {
                 self.tell(None, false);
                 match self.next() {
-                    Next::Job(submission) => self.admit(submission),
-                    Next::Background => {}
-                    Next::End => {
+                    ControlFlow::Continue(submission) => submission.into_iter().for_each(|s| self.admit(s)),
+                    ControlFlow::Break(()) => {
                         self.engine.flush(Instant::now() + FLUSH_MAX);
                         return;
                     }
@@ -248,16 +239,17 @@ impl Pump {
         }
     }
 
-    /// What to do when no sequence is there.
-    fn next(&mut self) -> Next {
+    /// Who comes next when no sequence is there: nobody yet where pages are still to be saved, and nobody any more at the end.
+    fn next(&mut self) -> ControlFlow<(), Option<Submission>> {
         use mpsc::error::TryRecvError;
         if !self.engine.has_background() {
-            return self.submissions.blocking_recv().map_or(Next::End, Next::Job);
+            let next = self.submissions.blocking_recv();
+            return next.map_or(ControlFlow::Break(()), |job| ControlFlow::Continue(Some(job)));
         }
         match self.submissions.try_recv() {
-            Ok(submission) => Next::Job(submission),
-            Err(TryRecvError::Empty) => Next::Background,
-            Err(TryRecvError::Disconnected) => Next::End,
+            Ok(submission) => ControlFlow::Continue(Some(submission)),
+            Err(TryRecvError::Empty) => ControlFlow::Continue(None),
+            Err(TryRecvError::Disconnected) => ControlFlow::Break(()),
         }
     }
 
