@@ -692,4 +692,5 @@ mod prefixes;
 mod prompt_logprobs;
 mod queue;
 mod serving;
+mod store;
 mod survivors;

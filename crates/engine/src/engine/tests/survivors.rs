@@ -14,6 +14,7 @@ const LOST: Faults = Faults {
     lacks: None,
     copies: 0,
     copy_time: std::time::Duration::ZERO,
+    late: None,
 };
 
 /// Steps until the engine has stopped.
