@@ -12,6 +12,7 @@ mod arch;
 mod check;
 mod error;
 mod files;
+mod fingerprint;
 mod folder;
 mod generation;
 pub mod gguf;
