@@ -106,10 +106,20 @@ impl Conversation {
         }
         let text = std::fs::read_to_string(path).with_context(named)?;
         let loaded: Conversation = serde_json::from_str(&text).with_context(named)?;
-        if loaded.messages.iter().skip(1).any(|m| m.role == Role::System) {
-            bail!("{}: a system message stands after the first message", path.display());
+        Conversation::of(loaded.messages).with_context(|| path.display().to_string())
+    }
+
+    /// A conversation of these messages. Errors where a system message is not the first.
+    pub fn of(messages: Vec<Message>) -> anyhow::Result<Conversation> {
+        if messages.iter().skip(1).any(|m| m.role == Role::System) {
+            bail!("a system message stands after the first message");
         }
-        Ok(loaded)
+        Ok(Conversation { messages })
+    }
+
+    /// The question that was asked last.
+    pub fn last_question(&self) -> Option<&str> {
+        self.messages.iter().rfind(|m| m.role == Role::User).map(|m| m.content.as_str())
     }
 }
 
@@ -160,7 +170,7 @@ mod tests {
             r#"{"messages":[{"role":"user","content":"x"},{"role":"system","content":"y"}]}"#,
         )
         .unwrap();
-        assert!(Conversation::load(&path).unwrap_err().to_string().contains("system message"));
+        assert!(Conversation::load(&path).unwrap_err().root_cause().to_string().contains("system message"));
         std::fs::write(&path, "[]").unwrap();
         assert!(Conversation::load(&path).unwrap_err().to_string().contains("chat.json"));
     }

@@ -20,6 +20,7 @@ use crate::clean::one_line;
 use crate::config::Config;
 pub use crate::context::ContextChoice;
 use crate::exit::usage;
+use crate::kv_disk::{self, About, Kept};
 use crate::memory::{self, Refused};
 use crate::memory_max::MemoryMax;
 use crate::output::say;
@@ -93,6 +94,8 @@ pub struct EngineChoice<'a> {
     pub kept: Option<usize>,
     /// Rows of logits that are read at once beyond one for each sequence; 0 for none.
     pub rows: usize,
+    /// Disk that computed pages of all models may take; 0 keeps none. `None` where the model need not be told from others either.
+    pub disk_bytes: Option<u64>,
 }
 
 /// A context that nobody asked for may become shorter where it does not fit, but not shorter than this.
@@ -129,6 +132,10 @@ pub struct Session {
     pub grader: Option<Grader>,
     /// Its text side.
     pub text: TextSide,
+    /// Tells the model from others, where that was asked for.
+    pub fingerprint: Option<[u8; 32]>,
+    /// Pages on disk, where any are kept. Dropped after the engine, which writes there.
+    pub kept: Option<Kept>,
 }
 
 impl Session {
@@ -154,8 +161,7 @@ impl Session {
         let model = open_model(fetched, config)?;
         let (text, engine) = std::thread::scope(|scope| {
             let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model, fetched, config));
-            let source: Arc<dyn WeightSource> = model.source.clone();
-            let engine = open_engine(&model.spec, &source, choice, config, progress);
+            let engine = open_engine(&model, path, choice, config, progress);
             let text = match text {
                 Ok(text) => text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked"))),
                 // The system has no thread left: one after the other does it too.
@@ -167,11 +173,14 @@ impl Session {
             Ok(error) => named(path, error),
             Err(error) => error.context(format!("cannot open model {}", path.display())),
         })?;
-        let (engine, grader) = engine?;
-        let session = Session { text, engine, grader };
+        let Running { engine, grader, fingerprint, kept } = engine?;
+        let session = Session { text, engine, grader, fingerprint, kept };
         if config.explains() {
             say!("{}", path.display());
             explain(&session.engine, start);
+            if let (Some(kept), Some(bytes)) = (&session.kept, choice.disk_bytes) {
+                kv_disk::explain(kept, bytes);
+            }
         }
         Ok(session)
     }
@@ -192,17 +201,37 @@ pub fn no_template(system: bool) -> &'static str {
     }
 }
 
-/// Opens the device and loads the weights.
-pub fn open_engine(
-    spec: &ModelSpec,
-    source: &Arc<dyn WeightSource>,
+/// An engine with what belongs to it.
+struct Running {
+    engine: Engine,
+    grader: Option<Grader>,
+    fingerprint: Option<[u8; 32]>,
+    kept: Option<Kept>,
+}
+
+/// Opens the device and the pages on disk, and loads the weights.
+fn open_engine(
+    model: &OpenModel,
+    path: &Path,
     choice: &EngineChoice<'_>,
     config: &Config,
     progress: &mut dyn FnMut(LoadProgress),
-) -> anyhow::Result<(Engine, Option<Grader>)> {
+) -> anyhow::Result<Running> {
+    let spec = &model.spec;
+    let source: Arc<dyn WeightSource> = model.source.clone();
     let placed = open_devices(spec, choice, config)?;
     let grader = if config.explains() { Grader::new(&placed, spec, config)? } else { None };
-    Ok((engine_on(placed, spec, source, choice, config, progress)?, grader))
+    let fingerprint = choice.disk_bytes.map(|_| model.fingerprint()).transpose()?;
+    let kept = match (fingerprint, choice.disk_bytes) {
+        (Some(fingerprint), Some(bytes @ 1..)) => {
+            let options = engine_options(spec, choice)?;
+            let identity = kv_disk::identity(&fingerprint, spec, &options, &placed);
+            kv_disk::open(identity, &About::new(spec, path, &options, &placed), bytes, config)?
+        }
+        _ => None,
+    };
+    let engine = engine_on(placed, spec, &source, choice, kept.as_ref(), config, progress)?;
+    Ok(Running { engine, grader, fingerprint, kept })
 }
 
 /// Opens the devices for a model and places it on them.
@@ -256,10 +285,13 @@ pub fn engine_on(
     spec: &ModelSpec,
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
+    kept: Option<&Kept>,
     config: &Config,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> anyhow::Result<Engine> {
     let mut options = engine_options(spec, choice)?;
+    // HERE the pages on disk become the engine's: its option takes `kept.store` and `kept.identity`.
+    let _ = kept;
     let Placed { opened, placements } = placed;
     let context = options.context;
     options.memory_limits = memory::limits(&opened, choice.memory);

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod completions;
 pub mod devices;
 pub mod inspect;
+pub mod kv;
 pub mod models;
 pub mod perplexity;
 pub mod plan;

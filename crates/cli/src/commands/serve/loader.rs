@@ -158,6 +158,7 @@ fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> a
         queue: args.queue,
         kept: Some(KEPT),
         rows: ROWS,
+        disk_bytes: Some(args.disk.bytes()),
     };
     let fetched = Fetched { path: known.path.clone(), lacking: known.lacking.clone() };
     let mut session = Session::loading(&fetched, &choice, config, &mut |done| {
