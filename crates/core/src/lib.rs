@@ -35,7 +35,7 @@ pub use device::{
     RateKind, Roofline, Sharing, StateCopy, StateWay, StreamId, Work, run_to_end,
 };
 pub use error::{DeviceError, WeightError};
-pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
+pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal, WOKEN, Waker};
 pub use memory::{MemoryNeed, MemoryRoom, Workload};
 pub use norm::{NormKind, NormSpec};
 pub use output::{Adjustment, Edits, OutputRow, SLOTS, Select, TokenMask, TopEntry};

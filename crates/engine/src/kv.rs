@@ -139,12 +139,13 @@ impl StatePools {
         window_pages(spec, self.page_tokens, self.ahead).unwrap_or(usize::MAX)
     }
 
-    /// True when a new sequence of `next` tokens, which holds the pages `shared` of each group from the start, fits beside all that `running`
-    /// sequences hold and will need to compute the tokens they have.
+    /// True when a new sequence of `next` tokens, which holds the pages `shared` of each group from the start, fits beside the pages `held` of
+    /// each group, and beside all that `running` sequences hold and will need to compute the tokens they have.
     pub fn fits<'a>(
         &self,
         next: usize,
         shared: &[Vec<PageId>],
+        held: &[Vec<PageId>],
         running: impl Iterator<Item = (&'a StatePages, usize)> + Clone,
     ) -> bool {
         (0..self.groups.len()).all(|g| {
@@ -155,8 +156,10 @@ impl StatePools {
                 false => pool.pages_for(tokens).min(self.held_max(*spec)),
             };
             let shared = shared.get(g).map_or(&[][..], |shared| shared);
+            let others = held.get(g).map_or(&[][..], |held| held);
+            let known = shared.iter().chain(others).copied();
             let held: std::collections::HashSet<PageId> =
-                running.clone().flat_map(|(s, _)| s.groups[g].ids()).chain(shared.iter().copied()).collect();
+                running.clone().flat_map(|(s, _)| s.groups[g].ids()).chain(known).collect();
             let promised =
                 running.clone().map(|(s, tokens)| needed(tokens).saturating_sub(s.groups[g].ids().len()));
             let more = needed(next).saturating_sub(shared.len());
@@ -169,6 +172,16 @@ impl StatePools {
     pub fn shrink_states(&mut self, pages: usize) {
         let states = self.groups.iter_mut().filter(|(spec, _)| spec.is_recurrent());
         states.for_each(|(_, pool)| *pool = PagePool::new(pages.min(pool.pages()), self.page_tokens));
+    }
+
+    /// Takes so many pages of a group, or none and an error.
+    pub fn take(&self, group: usize, count: usize) -> Result<Vec<Arc<Page>>, KvFull> {
+        self.groups[group].1.take(count)
+    }
+
+    /// Free pages of a group.
+    pub fn free(&self, group: usize) -> usize {
+        self.groups[group].1.free()
     }
 
     /// What each group keeps.

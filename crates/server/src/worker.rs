@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use unicorn_core::SequenceId;
+use unicorn_core::{SequenceId, Waker};
 use unicorn_engine::{
     AdmissionError, Counters, Engine, EngineError, Event, FinishReason, Guides, Request, SequenceInfo,
     Timings, TokenLogprobs,
@@ -41,6 +41,9 @@ const JOBS_MAX: usize = 64;
 /// Tokens that a client may be behind. A tiny model makes thousands in the moment that a busy machine keeps a client's task waiting; one that
 /// takes nothing for long is given up by its connection before.
 const BEHIND_MAX: usize = 16 * 1024;
+
+/// How long a model that is unloaded takes for pages that are not saved yet, and for copies that have begun.
+const FLUSH_MAX: Duration = Duration::from_secs(10);
 
 struct Submission {
     job: Job,
@@ -79,6 +82,8 @@ pub(crate) struct Worker {
     load: Arc<Mutex<Load>>,
     ending: Arc<AtomicBool>,
     ended: watch::Receiver<()>,
+    /// Of the engine, which may be waiting for a store.
+    waker: Waker,
 }
 
 /// Tells when a worker's thread has ended and its model is unloaded.
@@ -100,6 +105,7 @@ impl Worker {
         let load = Arc::new(Mutex::new(Load::default()));
         let (cancel, cancels) = mpsc::unbounded_channel();
         let (clients, ending) = (HashMap::new(), Arc::new(AtomicBool::new(false)));
+        let waker = engine.waker();
         let pump = Pump {
             engine,
             submissions,
@@ -116,13 +122,14 @@ impl Worker {
             pump.run();
             drop(alive);
         })?;
-        Ok(Worker { jobs, load, ending, ended })
+        Ok(Worker { jobs, load, ending, ended, waker })
     }
 
     /// Hands a job to the engine. `None` where the engine has stopped.
     pub async fn submit(&self, job: Job) -> Option<Result<Tokens, AdmissionError>> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Submission { job, reply }).await.ok()?;
+        self.waker.wake();
         answer.await.ok()
     }
 
@@ -178,6 +185,15 @@ struct Client {
     last_token: Option<Instant>,
 }
 
+/// What an engine without sequences does.
+enum Next {
+    Job(Submission),
+    /// It goes on saving.
+    Background,
+    /// Nobody will come any more.
+    End,
+}
+
 /// What the thread has.
 struct Pump {
     engine: Engine,
@@ -197,9 +213,13 @@ impl Pump {
         loop {
             if self.engine.is_idle() {
                 self.tell(None, false);
-                match self.submissions.blocking_recv() {
-                    Some(submission) => self.admit(submission),
-                    None => return,
+                match self.next() {
+                    Next::Job(submission) => self.admit(submission),
+                    Next::Background => {}
+                    Next::End => {
+                        self.engine.flush(Instant::now() + FLUSH_MAX);
+                        return;
+                    }
                 }
             }
             while let Ok(submission) = self.submissions.try_recv() {
@@ -214,13 +234,30 @@ impl Pump {
                 }
             }
             let began = Instant::now();
-            self.tell(Some(began), false);
+            // A store may be slow without a device that hangs.
+            let works = !self.engine.is_idle();
+            self.tell(works.then_some(began), false);
             let stepped = self.engine.step();
-            self.longest_step = self.longest_step.max(began.elapsed());
+            if works {
+                self.longest_step = self.longest_step.max(began.elapsed());
+            }
             match stepped {
                 Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
                 Err(error) => return self.stop(&error),
             }
+        }
+    }
+
+    /// What to do when no sequence is there.
+    fn next(&mut self) -> Next {
+        use mpsc::error::TryRecvError;
+        if !self.engine.has_background() {
+            return self.submissions.blocking_recv().map_or(Next::End, Next::Job);
+        }
+        match self.submissions.try_recv() {
+            Ok(submission) => Next::Job(submission),
+            Err(TryRecvError::Empty) => Next::Background,
+            Err(TryRecvError::Disconnected) => Next::End,
         }
     }
 

@@ -6,9 +6,12 @@ pub(crate) mod batching;
 mod counters;
 mod evaluator;
 mod info;
+mod keeper;
 mod options;
 mod queue;
 mod report;
+mod restoring;
+mod saving;
 mod scores;
 mod sequence;
 mod speed;
@@ -16,7 +19,9 @@ mod step;
 
 use std::sync::Arc;
 
-use unicorn_core::{Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, WeightSource};
+use unicorn_core::{
+    Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, Waker, WeightSource,
+};
 
 use crate::RunStats;
 use crate::constraint::Constrained;
@@ -34,6 +39,7 @@ use crate::{AdmissionError, EngineError, Guides, Placement, PlacementError, Time
 use batching::Room;
 pub use counters::{Counters, SequenceInfo, SequenceState};
 pub(crate) use evaluator::Evaluator;
+use keeper::Keeper;
 pub use options::EngineOptions;
 use queue::Queue;
 pub use report::{DeviceReport, Report};
@@ -50,7 +56,8 @@ pub struct LoadProgress {
 }
 
 /// One model on its devices, with the sequences that it is working on. Has no threads: call [`Engine::step`] until
-/// [`Engine::is_idle`]. Dropping it unloads the model.
+/// [`Engine::is_idle`], and with a store as long as it [has more to do](Engine::has_background). Dropping it unloads the model; what was not
+/// saved by then, or by [`Engine::flush`], is lost.
 pub struct Engine {
     spec: Arc<ModelSpec>,
     options: EngineOptions,
@@ -74,6 +81,8 @@ pub struct Engine {
     /// Prompts are read on devices where answers are generated too.
     mixes: bool,
     speed: Speed,
+    /// What goes to a store and comes from it, where there is one.
+    keeper: Option<Keeper>,
     /// Set when a device was lost.
     stopped: Option<Failure>,
 }
@@ -112,9 +121,15 @@ impl Engine {
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
         executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
+        let keeper = options.store.as_ref().map(|store| Keeper::new(store, spec, &layout));
+        let mut prefixes = PrefixCache::new(&pools, options.kept_max, executor.has_two_ways());
+        if let Some(keeper) = &keeper {
+            prefixes = prefixes.with_keys(keeper.keys.clone());
+        }
         Ok(Engine {
             spec: executor.spec().clone(),
-            prefixes: PrefixCache::new(&pools, options.kept_max, executor.has_two_ways()),
+            prefixes,
+            keeper,
             limits: Arc::new(BatchLimits { vocab: spec.vocab, state: Some(layout) }),
             options,
             executor,
@@ -175,7 +190,9 @@ impl Engine {
         let Guides { drafter, constraint } = guides;
         let drafting = drafter.filter(|_| constraint.is_none()).map(Drafting::new);
         let constraint = constraint.map(|c| Constrained::new(c, request.mask.clone()));
-        self.waiting.push(Sequence::new(id, request, sampler, drafting, constraint, self.pools.empty()));
+        let mut sequence = Sequence::new(id, request, sampler, drafting, constraint, self.pools.empty());
+        sequence.name_pages(self.keeper.as_ref());
+        self.waiting.push(sequence);
         Ok(id)
     }
 
@@ -220,6 +237,11 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         let sequences = [self.running.is_empty(), self.ending.is_empty(), self.waiting.is_empty()];
         sequences == [true; 3] && self.events.is_empty()
+    }
+
+    /// Ends a [`Engine::step`] that waits for nothing but a store, from any thread: for who hands requests to the thread that steps.
+    pub fn waker(&self) -> Waker {
+        self.executor.waker()
     }
 
     /// Sequences that wait and that run.

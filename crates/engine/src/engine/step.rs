@@ -10,7 +10,7 @@ use super::sequence::{Fault, Sequence};
 use super::{Engine, batching};
 use crate::EngineError;
 use crate::drafts::Drafting;
-use crate::executor::Landed;
+use crate::executor::{Ended, Landed};
 use crate::placement::Phase;
 use crate::request::{Event, Failure, FinishReason};
 use crate::sampling::{NoCandidate, Sampled};
@@ -55,15 +55,15 @@ impl Parts<'_> {
 impl Engine {
     /// Keeps the devices busy and returns what happened: waits until a batch has landed if none has, chooses tokens, and launches what
     /// they make possible before it returns, so that the devices work while the caller does. With nothing to do, only events of
-    /// cancelled sequences come back.
+    /// cancelled sequences come back. With a store it may return with no event where pages went there or came from there.
     ///
     /// A failing device ends only the sequences that it fails for, with an event. Errors once a device is lost and
     /// the events that this caused were reported; nothing can run any more then.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
         self.launch_all();
         let mut wait = self.events.is_empty();
-        while let Some(landed) = self.executor.landed(wait) {
-            self.land(landed);
+        while let Some(ended) = self.executor.ended(wait) {
+            self.take_in(ended);
             // Once a device is lost everything in flight comes back with errors.
             wait = self.stopped.is_some();
         }
@@ -89,16 +89,30 @@ impl Engine {
 
     /// Waits for everything in flight, without launching more.
     pub(super) fn drain(&mut self) {
-        while let Some(landed) = self.executor.landed(true) {
-            self.land(landed);
+        while let Some(ended) = self.executor.ended(true) {
+            self.take_in(ended);
+        }
+    }
+
+    pub(super) fn take_in(&mut self, ended: Ended) {
+        match ended {
+            Ended::Batch(landed) => self.land(landed),
+            Ended::Copies(copied) if copied.saved => self.saved(&copied),
+            Ended::Copies(copied) => self.restored(&copied),
+            Ended::Woken => {}
         }
     }
 
     fn launch_all(&mut self) {
-        if self.stopped.is_some() {
-            return;
+        if self.stopped.is_none() {
+            self.admit();
+            self.launch_batches();
+            // Behind what somebody waits for.
+            self.save_some();
         }
-        self.admit();
+    }
+
+    fn launch_batches(&mut self) {
         while self.executor.has_room() {
             let (planned, phase) = self.plan();
             if planned.is_empty() {
@@ -283,8 +297,8 @@ impl Engine {
                 }
                 let busy = |s: &Sequence| s.flights > 0 || planned.iter().any(|p| p.id == s.id);
                 if self.running.len() == 1 && !busy(&self.running[0]) {
-                    if !self.ending.is_empty() {
-                        // What is in flight of ended ones holds pages still.
+                    if !self.ending.is_empty() || self.restoring() > 0 {
+                        // What is in flight of ended ones holds pages still, and so does what comes from a store.
                         break;
                     }
                     let sequence = self.running.remove(0);
@@ -299,6 +313,7 @@ impl Engine {
                 let mut last = self.running.remove(last);
                 let itself = last.id == id;
                 last.preempt();
+                last.name_pages(self.keeper.as_ref());
                 self.counted.preemptions += 1;
                 self.waiting.give_back(last);
                 if itself {
@@ -371,6 +386,7 @@ impl Engine {
     }
 
     fn launch(&mut self, batch: Batch, phase: Phase, planned: &[Planned]) -> Result<(), DeviceError> {
+        self.save_left();
         let kept: Vec<u32> = batch.keeps().map(|(_, slot)| slot).collect();
         let mut pages: Vec<_> = self.running.iter_mut().map(|s| (s.id, &mut s.pages)).collect();
         Engine::send(&mut self.executor, batch, phase, &mut pages)?;
@@ -536,6 +552,11 @@ impl Engine {
             sequence.published = full;
             let computed = &sequence.tokens[..sequence.computed];
             self.prefixes.publish(sequence.scope, computed, &sequence.pages);
+        }
+        // A device that computes garbage shows it by the first token.
+        if sequence.keep && sequence.decodes() && full > sequence.wanted {
+            sequence.wanted = full;
+            self.prefixes.want_text(sequence.scope, &sequence.tokens[..sequence.computed]);
         }
         // Others may have begun with what the sequence itself no longer sees.
         sequence.pages.slide(sequence.computed);

@@ -750,3 +750,4 @@ mod prefixes;
 mod prompt_logprobs;
 mod queue;
 mod serving;
+mod store;
