@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
 use unicorn_engine::{
-    DRAFT_MAX, Engine, EngineError, EngineOptions, LoadProgress, MemoryPlan, Placements, longest_context,
-    perplexity,
+    DRAFT_MAX, Engine, EngineError, EngineOptions, KvStore, LoadProgress, MemoryPlan, Placements,
+    longest_context, perplexity,
 };
 use unicorn_model::{ModelError, Notice, OpenModel, TextSide};
 use unicorn_text::Tokenizer;
@@ -138,7 +138,24 @@ pub struct Session {
     pub kept: Option<Kept>,
 }
 
+/// How long is waited for pages that are not saved yet, before a person may type again.
+const SAVE_MAX: Duration = Duration::from_millis(500);
+/// The same before the program ends.
+const SAVE_LAST_MAX: Duration = Duration::from_secs(10);
+
 impl Session {
+    /// Saves pages for another day, as far as that takes no time that a person notices.
+    pub fn save(&mut self) {
+        self.engine.flush(Instant::now() + SAVE_MAX);
+    }
+
+    /// Saves the pages that are kept, and ends. Nothing is waited for where none are kept on disk.
+    pub fn end(mut self) {
+        self.engine.flush(Instant::now() + SAVE_LAST_MAX);
+        // The store writes what waits when the last who has it is gone.
+        drop(self);
+    }
+
     /// Finds the model, and opens it and the device.
     pub fn open(model: &str, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
         Session::of(&find_model(model, config)?, choice, config)
@@ -290,8 +307,7 @@ pub fn engine_on(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> anyhow::Result<Engine> {
     let mut options = engine_options(spec, choice)?;
-    // HERE the pages on disk become the engine's: its option takes `kept.store` and `kept.identity`.
-    let _ = kept;
+    options.store = kept.map(|kept| KvStore { pages: kept.store.clone(), identity: kept.identity });
     let Placed { opened, placements } = placed;
     let context = options.context;
     options.memory_limits = memory::limits(&opened, choice.memory);

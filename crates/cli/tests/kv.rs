@@ -246,6 +246,74 @@ fn the_environment_names_the_folder_and_trouble_with_it_costs_no_answer() {
     assert!(stderr(&size).contains("`8` has no unit"), "{}", stderr(&size));
 }
 
+/// A prompt of several pages, one token a byte.
+fn long() -> String {
+    (0..60).map(|i| format!("line {i} of a long story\n")).collect()
+}
+
+#[test]
+fn what_was_read_once_is_not_read_again_and_the_answer_is_the_same() {
+    let tiny = Fixture::new();
+    let long = long();
+    let cold = tiny.run(&["--kv-disk", "0", &long]);
+    let first = tiny.run(&[&long]);
+    let listed = tiny.json();
+    let pages = listed[0]["pages"].as_u64().unwrap();
+    assert!(pages > 10 && listed[0]["bytes"].as_u64().unwrap() > 0, "{listed:?}\n{}", stderr(&first));
+    assert_eq!(listed[0]["tokens"].as_u64().unwrap() % pages, 0);
+    let second = tiny.run(&["-v", &long]);
+    let said = stderr(&second);
+    assert!(
+        said.contains("from disk") && said.contains(&format!("KV pages on disk {pages} of this model")),
+        "{said}"
+    );
+    let on = tiny.run(&["--continue", "and then?"]);
+    assert!(stderr(&on).contains("from disk"), "{}", stderr(&on));
+    assert_eq!((stdout(&first), stdout(&second)), (stdout(&cold), stdout(&cold)));
+    // Another type of page is none of these.
+    assert!(!stderr(&tiny.run(&["--kv", "f32", &long])).contains("from disk"));
+    // Nor is anything of use once it is removed.
+    assert!(tiny.kv(&["rm", "--all"]).status.success());
+    assert!(!stderr(&tiny.run(&["--kv-disk", "0", &long])).contains("from disk"));
+    let again = tiny.run(&[&long]);
+    assert!(!stderr(&again).contains("from disk"), "{}", stderr(&again));
+    assert_eq!(stdout(&again), stdout(&cold));
+}
+
+#[test]
+fn damaged_pages_cost_time_and_no_answer() {
+    let tiny = Fixture::new();
+    let long = long();
+    let whole = tiny.run(&[&long]);
+    let folder = PathBuf::from(tiny.json()[0]["folder"].as_str().unwrap());
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().ends_with(".page") {
+            let mut bytes = std::fs::read(entry.path()).unwrap();
+            let at = 200 + damaged % 100;
+            bytes[at] ^= 1;
+            std::fs::write(entry.path(), bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 10);
+    let out = tiny.run(&[&long]);
+    assert_eq!(stdout(&out), stdout(&whole));
+    let said = stderr(&out);
+    assert_eq!(said.lines().filter(|line| line.contains("warning: a saved page")).count(), 1, "{said}");
+}
+
+#[test]
+fn a_bound_on_disk_holds_over_runs() {
+    let tiny = Fixture::new();
+    for n in 0..6 {
+        let out = tiny.run(&["--kv-disk", "100kB", &format!("{n} {}", long())]);
+        assert!(out.status.success(), "{}", stderr(&out));
+    }
+    let bytes = tiny.json()[0]["bytes"].as_u64().unwrap();
+    assert!((1..=100_000).contains(&bytes), "{bytes}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_chat_goes_on_another_day() {

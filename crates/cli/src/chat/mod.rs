@@ -82,28 +82,38 @@ pub fn run(session: Session, args: &RunArgs, config: &Config) -> anyhow::Result<
     if let Some(reminder) = reminder.filter(|_| config.talks()) {
         chat.note(&reminder);
     }
-    let mut warned = false;
-    loop {
-        chat.catch.forgive(PRESSES_AT_PROMPT);
-        let typed = reader.read()?;
-        let interrupted = matches!(typed, Typed::Interrupted);
-        match typed {
-            Typed::End => return Ok(Exit::Done),
-            Typed::Interrupted if warned => return Ok(Exit::Done),
-            Typed::Interrupted => chat.note("press Ctrl-C again, or Ctrl-D, to leave"),
-            Typed::Dropped => {}
-            Typed::Unreadable => say!("what was typed is not UTF-8 text"),
-            Typed::Line(line) => {
-                if chat.handle(&line)? == Next::Leave {
-                    return Ok(Exit::Done);
-                }
-            }
-        }
-        warned = interrupted;
-    }
+    let exit = chat.talk(&mut reader)?;
+    let Chat { session, catch, .. } = chat;
+    // From here on Ctrl-C ends the program at once.
+    drop(catch);
+    session.end();
+    Ok(exit)
 }
 
 impl Chat<'_> {
+    /// Reads and answers until the person leaves.
+    fn talk(&mut self, reader: &mut LineReader) -> anyhow::Result<Exit> {
+        let mut warned = false;
+        loop {
+            self.catch.forgive(PRESSES_AT_PROMPT);
+            let typed = reader.read()?;
+            let interrupted = matches!(typed, Typed::Interrupted);
+            match typed {
+                Typed::End => return Ok(Exit::Done),
+                Typed::Interrupted if warned => return Ok(Exit::Done),
+                Typed::Interrupted => self.note("press Ctrl-C again, or Ctrl-D, to leave"),
+                Typed::Dropped => {}
+                Typed::Unreadable => say!("what was typed is not UTF-8 text"),
+                Typed::Line(line) => {
+                    if self.handle(&line)? == Next::Leave {
+                        return Ok(Exit::Done);
+                    }
+                }
+            }
+            warned = interrupted;
+        }
+    }
+
     fn greet(&self, args: &RunArgs) {
         if !self.config.talks() {
             return;
@@ -247,6 +257,7 @@ impl Chat<'_> {
                 self.conversation = before;
                 self.last = Some(answer);
                 self.keep();
+                self.session.save();
                 Ok(())
             }
             Err(error) if exit::is_output_lost(&error) || is_stopped(&mut self.session.engine) => Err(error),

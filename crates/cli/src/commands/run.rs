@@ -247,6 +247,9 @@ fn answer(
         let engine = &session.engine;
         grader.tell(engine.spec(), engine.options(), &answer.timings, config)?;
     }
+    // From here on Ctrl-C ends the program at once.
+    drop(catch);
+    session.end();
     Ok(if answer.reason == FinishReason::Cancelled { Exit::Interrupted } else { Exit::Done })
 }
 
