@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,16 @@ pub fn absolute(path: &Path) -> String {
     std::path::absolute(path).as_deref().unwrap_or(path).display().to_string()
 }
 
+/// Tells this program from others of its version, whose kernels may compute otherwise: length and time of its file. Empty where the system
+/// does not tell; versions are told apart all the same.
+fn build() -> Vec<u8> {
+    let told = std::env::current_exe().and_then(std::fs::metadata);
+    let time =
+        |told: &std::fs::Metadata| Some(told.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos());
+    let of = |told: std::fs::Metadata| [u128::from(told.len()), time(&told).unwrap_or(0)];
+    told.map(of).map_or_else(|_| Vec::new(), |numbers| numbers.map(u128::to_le_bytes).concat())
+}
+
 /// Stands for everything that decides what a page holds, but for the text: the model, the layout, and what computes which block. All blocks
 /// count, and not mixers alone: keys and values come from what the blocks before them made. Worker threads do not count.
 pub fn identity(
@@ -76,6 +87,7 @@ pub fn identity(
         hash.update(bytes);
     };
     add(VERSION);
+    add(&build());
     add(fingerprint);
     add(options.kv_type.tensor_type().name().as_bytes());
     add(&(options.page_tokens as u64).to_le_bytes());

@@ -187,7 +187,7 @@ struct Client {
 
 /// What an engine without sequences does.
 enum Next {
-    Job(Submission),
+    Job(Box<Submission>),
     /// It goes on saving.
     Background,
     /// Nobody will come any more.
@@ -214,7 +214,7 @@ impl Pump {
             if self.engine.is_idle() {
                 self.tell(None, false);
                 match self.next() {
-                    Next::Job(submission) => self.admit(submission),
+                    Next::Job(submission) => self.admit(*submission),
                     Next::Background => {}
                     Next::End => {
                         self.engine.flush(Instant::now() + FLUSH_MAX);
@@ -252,10 +252,10 @@ impl Pump {
     fn next(&mut self) -> Next {
         use mpsc::error::TryRecvError;
         if !self.engine.has_background() {
-            return self.submissions.blocking_recv().map_or(Next::End, Next::Job);
+            return self.submissions.blocking_recv().map_or(Next::End, |job| Next::Job(Box::new(job)));
         }
         match self.submissions.try_recv() {
-            Ok(submission) => Next::Job(submission),
+            Ok(submission) => Next::Job(Box::new(submission)),
             Err(TryRecvError::Empty) => Next::Background,
             Err(TryRecvError::Disconnected) => Next::End,
         }
