@@ -10,6 +10,7 @@ mod lives;
 mod load;
 mod names;
 mod numbers;
+mod outlives;
 mod schemas;
 mod support;
 mod templates;
