@@ -1,7 +1,7 @@
 //! Pages of all identities, as people see them.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -94,9 +94,14 @@ pub fn remove(root: &Path, folder: &str) -> Result<Removed, StoreError> {
             Err(source) => return Err(StoreError::Io { path: file, source }),
         }
     }
-    let _ = fs::remove_file(path.join(names::ABOUT));
-    // It stays where someone writes into it, or where a file lies in it that is not the store's.
-    let _ = fs::remove_dir(&path);
+    let about = path.join(names::ABOUT);
+    let told = fs::read(&about).unwrap_or_default();
+    let _ = fs::remove_file(&about);
+    // It stays where someone writes into it, or where a file lies in it that is not the store's; it then still tells what it is.
+    if fs::remove_dir(&path).is_err() && !told.is_empty() {
+        let made = private().write(true).create_new(true).open(&about);
+        let _ = made.and_then(|mut file| file.write_all(&told));
+    }
     lock.set_used(before.bytes.saturating_sub(removed.bytes)).map_err(StoreError::io(root))?;
     Ok(removed)
 }

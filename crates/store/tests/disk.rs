@@ -308,6 +308,8 @@ fn what_others_put_there_stays() {
     assert_eq!(models.len(), 1);
     remove(root.path(), &models[0].folder).unwrap();
     assert!(mine.exists() && beside.join("a.page").exists());
+    let left = list(root.path()).unwrap();
+    assert_eq!((left.len(), left[0].pages, &left[0].about), (1, 0, &models[0].about));
 }
 
 #[cfg(unix)]
