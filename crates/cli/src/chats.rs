@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,8 @@ pub fn begin(session: &Session, args: &RunArgs, piped: bool, config: &Config) ->
     if args.go_on && !can_chat {
         bail!("--continue goes on with a chat, and this model has no chat template");
     }
-    let conversation = Conversation::new(args.system.as_deref().or(session.text.recommended.system));
+    let mut conversation = Conversation::new(args.system.as_deref().or(session.text.recommended.system));
+    conversation.begin_at(whole_seconds(SystemTime::now()));
     let mut chats = match (&config.state_dir, &session.fingerprint) {
         (Some(state), Some(fingerprint)) => Some(Chats::new(state, fingerprint, &session.engine.spec().name)),
         _ => None,
@@ -72,6 +73,8 @@ struct Stored {
     model: String,
     /// The model's fingerprint in hexadecimal digits.
     fingerprint: String,
+    /// Seconds since 1970 when it began.
+    began: u64,
     messages: Vec<Message>,
 }
 
@@ -144,7 +147,10 @@ impl Chats {
         anyhow::ensure!(text.len() as u64 <= FILE_BYTES_MAX, "too large for a chat");
         let stored: Stored = serde_json::from_str(&text)?;
         anyhow::ensure!(stored.fingerprint == self.fingerprint, "it is a chat with another model");
-        Conversation::of(stored.messages)
+        let mut conversation = Conversation::of(stored.messages)?;
+        let began = UNIX_EPOCH.checked_add(Duration::from_secs(stored.began));
+        conversation.begin_at(began.context("it began at no time that there is")?);
+        Ok(conversation)
     }
 
     /// What is said next belongs to another chat; the one before is kept as it is.
@@ -164,7 +170,9 @@ impl Chats {
         }
         let named = || format!("cannot keep the chat for --continue in {}", self.folder.display());
         let (model, fingerprint) = (self.name.clone(), self.fingerprint.clone());
-        let stored = Stored { model, fingerprint, messages: conversation.messages().to_vec() };
+        let began = conversation.began().unwrap_or_else(SystemTime::now);
+        let began = began.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let stored = Stored { model, fingerprint, began, messages: conversation.messages().to_vec() };
         let text = serde_json::to_string(&stored).with_context(named)? + "\n";
         make_private(&self.folder).with_context(named)?;
         let path = self.current.clone().unwrap_or_else(|| self.fresh());
@@ -197,6 +205,12 @@ impl Chats {
     }
 }
 
+/// As a file keeps it.
+fn whole_seconds(time: SystemTime) -> SystemTime {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
 fn make_private(folder: &Path) -> std::io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -213,6 +227,7 @@ mod tests {
 
     fn chat(question: &str) -> Conversation {
         let mut conversation = Conversation::new(Some("Be brief."));
+        conversation.begin_at(UNIX_EPOCH + Duration::from_secs(86_400));
         conversation.ask(question.into());
         conversation.answer("yes".into());
         conversation
@@ -295,15 +310,16 @@ mod tests {
         let path = files(state.path()).remove(0);
         let whole = fs::read_to_string(&path).unwrap();
         let other = whole.replace("0101010101010101", "0101010101010102");
+        let never = whole.replace("86400", "18446744073709551615");
         let late = whole.replace("\"assistant\"", "\"system\"");
-        for text in [&whole[..50], "[]", "", &other, &late] {
+        for text in [&whole[..50], "[]", "", &other, &never, &late] {
             fs::write(&path, text).unwrap();
             let error = of(state.path(), 1).go_on().map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(path.to_str().unwrap()), "{error}");
         }
         // It can be loaded as a conversation, too.
         fs::write(&path, &whole).unwrap();
-        assert_eq!(Conversation::load(&path).unwrap(), chat("first"));
+        assert_eq!(Conversation::load(&path).unwrap().messages(), chat("first").messages());
     }
 
     #[cfg(unix)]

@@ -1,6 +1,7 @@
 //! A conversation: what was said, and its file format.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ pub struct Message {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Conversation {
     messages: Vec<Message>,
+    /// When it began, where that is to be remembered.
+    #[serde(skip)]
+    began: Option<SystemTime>,
 }
 
 /// Largest conversation file that is read, in bytes.
@@ -36,6 +40,16 @@ impl Conversation {
         let mut conversation = Conversation::default();
         conversation.set_system(system);
         conversation
+    }
+
+    /// When it began: the date that a template tells. A chat that goes on another day begins with the same tokens that way.
+    pub fn began(&self) -> Option<SystemTime> {
+        self.began
+    }
+
+    /// It began then.
+    pub fn begin_at(&mut self, time: SystemTime) {
+        self.began = Some(time);
     }
 
     /// All messages.
@@ -114,7 +128,7 @@ impl Conversation {
         if messages.iter().skip(1).any(|m| m.role == Role::System) {
             bail!("a system message stands after the first message");
         }
-        Ok(Conversation { messages })
+        Ok(Conversation { messages, began: None })
     }
 
     /// The question that was asked last.

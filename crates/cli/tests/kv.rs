@@ -280,6 +280,26 @@ fn what_was_read_once_is_not_read_again_and_the_answer_is_the_same() {
     assert_eq!(stdout(&again), stdout(&cold));
 }
 
+/// A template may tell the date. A chat of another day goes on with the one that it began with, else nothing of it could be used again.
+#[test]
+fn the_date_of_a_chat_is_that_of_its_beginning() {
+    let template =
+        "{{ strftime_now('%Y-%m-%d') }}{% for m in messages %}<|turn|>{{ m.content }}{% endfor %}<|turn|>";
+    let tiny = Fixture::with(Some(template));
+    tiny.run(&[&long()]);
+    let chat = tiny.chats().remove(0);
+    let on = |began: &str| {
+        let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&chat).unwrap()).unwrap();
+        stored["began"] = began.parse::<u64>().map_or_else(|_| stored["began"].clone(), Into::into);
+        std::fs::write(&chat, stored.to_string()).unwrap();
+        stderr(&tiny.run(&["--continue", "and?"]))
+    };
+    assert!(on("as it was").contains("from disk"));
+    let other_day = on("86400");
+    assert!(other_day.contains("continuing") && !other_day.contains("from disk"), "{other_day}");
+    assert!(on("86400").contains("from disk"));
+}
+
 #[test]
 fn damaged_pages_cost_time_and_no_answer() {
     let tiny = Fixture::new();

@@ -5,6 +5,7 @@ mod input;
 
 use std::io::Write;
 use std::path::Path;
+use std::time::SystemTime;
 
 use unicorn_engine::{AdmissionError, Request};
 use unicorn_text::TemplateError;
@@ -206,6 +207,7 @@ impl Chat<'_> {
 
     /// The conversation is another one from here on; what it was stays kept.
     fn begin_anew(&mut self) {
+        self.conversation.begin_at(SystemTime::now());
         if let Some(chats) = &mut self.chats {
             chats.begin_anew();
         }
