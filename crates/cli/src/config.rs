@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use unicorn_hub::{HubConfig, SettingError};
 
 use crate::args::{GlobalArgs, ModelArgs};
+use crate::devices::Faults;
 use crate::environment::Environment;
 use crate::term::Style;
 
@@ -25,6 +26,8 @@ pub struct Config {
     model: Option<String>,
     /// API keys that clients of a server have to bring.
     pub api_keys: Vec<String>,
+    /// What shall go wrong, to see what becomes of it.
+    pub faults: Faults,
     /// Folder for state that outlives a run (history), if the system has one.
     pub state_dir: Option<PathBuf>,
     /// Folder for what can be found out again (measurements, selftests), if the system has one.
@@ -75,6 +78,7 @@ impl Config {
             style: Style::stderr(environment.text("NO_COLOR").is_some()),
             model,
             api_keys: keys(environment.text("UNICORN_API_KEY").as_deref().unwrap_or_default()),
+            faults: Faults::parse(&environment.text("UNICORN_FAULTS").unwrap_or_default()),
             state_dir: folder("XDG_STATE_HOME", ".local/state"),
             cache_dir,
             kv_dir,

@@ -76,7 +76,7 @@ pub fn open_all(
     let Some(rules) = rules else { return Ok(vec![open(args, config)?]) };
     let named = |name: &String| {
         let choice: DeviceChoice = name.parse().map_err(|why: String| usage(format!("--place: {why}")))?;
-        open(&DeviceArgs { device: Some(choice), threads: args.threads }, config)
+        open(&args.on(choice), config)
     };
     let opened = rules.devices().iter().map(named).collect::<anyhow::Result<Vec<Opened>>>()?;
     for (i, other) in opened.iter().enumerate() {
@@ -104,7 +104,7 @@ pub fn open_limited(args: &DeviceArgs, tier: Option<Tier>, config: &Config) -> a
         Err(refused) => {
             let Some(other) = choice.instead() else { return Err(refused) };
             say!("{}; {other} runs in its place", describe(&refused));
-            let device = other.open(&options(args.threads, tier, config))?;
+            let device = other.open(&options(args, tier, config))?;
             let found = heed(&*device, &other, config)?;
             Ok(opened(&other, device, found))
         }
@@ -117,7 +117,7 @@ pub fn open_as_is(
     tier: Option<Tier>,
     config: &Config,
 ) -> anyhow::Result<(DeviceChoice, Arc<dyn Instrument>)> {
-    let options = options(args.threads, tier, config);
+    let options = options(args, tier, config);
     let (choice, device, ()) = open_by(args, config, &|choice| Ok((choice.open(&options)?, ())))?;
     warn_of_threads(args.threads, &*device, config);
     Ok((choice, device))
@@ -130,19 +130,21 @@ pub fn open_watched(
     tier: Option<Tier>,
     config: &Config,
 ) -> anyhow::Result<(DeviceChoice, WatchedDevice)> {
-    let options = options(args.threads, tier, config);
+    let options = options(args, tier, config);
     let (choice, device, watched) = open_by(args, config, &|choice| choice.open_watched(&options, watch))?;
     Ok((choice, (device, watched)))
 }
 
 /// What a device is told when it is opened.
-pub fn options<'a>(
-    threads: Option<OrAuto<usize>>,
-    tier: Option<Tier>,
-    config: &'a Config,
-) -> OpenOptions<'a> {
-    let threads = threads.and_then(OrAuto::value);
-    OpenOptions { threads, tier, cache_folder: config.cache_dir.as_deref(), note: &|note| say!("{note}") }
+pub fn options<'a>(args: &DeviceArgs, tier: Option<Tier>, config: &'a Config) -> OpenOptions<'a> {
+    OpenOptions {
+        threads: args.threads.and_then(OrAuto::value),
+        tier,
+        small: args.small,
+        cache_folder: config.cache_dir.as_deref(),
+        faults: &config.faults,
+        note: &|note| say!("{note}"),
+    }
 }
 
 /// Says it where a processor is to use more threads than it can run at once: they take turns, and wait for each other at every step.

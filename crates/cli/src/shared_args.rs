@@ -33,6 +33,21 @@ pub struct DeviceArgs {
     /// Worker threads; 0 or -1 for the default [default: one per physical core]
     #[arg(short, long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true, help_heading = "Device")]
     pub threads: Option<OrAuto<usize>>,
+    /// Devices get little work at a time: one that was lost may have been given too much.
+    #[arg(skip)]
+    pub small: bool,
+}
+
+impl DeviceArgs {
+    /// Whatever device is chosen.
+    pub fn any(threads: Option<OrAuto<usize>>) -> DeviceArgs {
+        DeviceArgs { device: None, threads, small: false }
+    }
+
+    /// The same with this device.
+    pub fn on(&self, device: DeviceChoice) -> DeviceArgs {
+        DeviceArgs { device: Some(device), ..self.clone() }
+    }
 }
 
 #[derive(Args, Clone, Debug)]

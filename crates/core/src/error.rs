@@ -127,8 +127,21 @@ impl DeviceError {
         }
     }
 
+    /// True where something smaller may fit.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self.root(), DeviceError::OutOfMemory { .. })
+    }
+
     /// True where the device's memory is gone and nothing can run on it any more.
     pub fn is_lost(&self) -> bool {
-        matches!(self.root(), DeviceError::Lost { .. })
+        self.lost_device().is_some()
+    }
+
+    /// The name of the device that was lost.
+    pub fn lost_device(&self) -> Option<&str> {
+        match self.root() {
+            DeviceError::Lost { device, .. } => Some(device),
+            _ => None,
+        }
     }
 }

@@ -41,6 +41,7 @@ pub(crate) type BatchResult = Result<Option<HeadOutput>, Arc<DeviceError>>;
 /// A batch whose last step has ended, well or not.
 pub(crate) struct Landed {
     pub flight: u64,
+    pub phase: Phase,
     pub batch: Arc<Batch>,
     pub launched: Instant,
     pub result: BatchResult,
@@ -436,8 +437,9 @@ impl Executor {
             self.free.push(flight.stream);
             self.note(&flight);
             let result = result.and_then(|output| self.checked(output, &flight));
-            let Flight { batch, launched, .. } = flight;
-            return Some(Ended::Batch(Landed { flight: tag, batch, launched, result }));
+            let Flight { batch, launched, way, .. } = flight;
+            let phase = if way == 0 { Phase::Prefill } else { Phase::Decode };
+            return Some(Ended::Batch(Landed { flight: tag, phase, batch, launched, result }));
         }
         None
     }

@@ -204,3 +204,85 @@ impl Buffers {
         self.out + self.free.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use unicorn_core::KvType;
+
+    use super::*;
+    use crate::testing::{recurrent_spec, sliding_spec, tiny_spec};
+
+    fn layout(spec: &ModelSpec, page_tokens: usize, ty: KvType) -> StateLayout {
+        let group = |spec| unicorn_core::StateGroup { spec, pages: 9 };
+        let groups = spec.state_groups().into_iter().map(group).collect();
+        StateLayout { page_tokens, positions: 512, ty, groups }
+    }
+
+    fn key(spec: &ModelSpec, layout: &StateLayout, identity: u8, scope: u64, text: &[u32]) -> Vec<PageKey> {
+        let shapes = RecordShape::of(spec, layout);
+        let keys = Keys::new(&[identity; 32], layout, &shapes);
+        let mut chains = Vec::new();
+        keys.extend(scope, text, &mut chains);
+        let last = chains.last().expect("a page");
+        (0..shapes.len()).map(|group| keys.page(last, group)).collect()
+    }
+
+    #[test]
+    fn whatever_decides_what_a_page_holds_is_in_its_key() {
+        let text: Vec<u32> = (0..128).collect();
+        let departs: Vec<u32> = text.iter().map(|t| if *t == 3 { 4 } else { *t }).collect();
+        let plain = tiny_spec(2);
+        let f16 = layout(&plain, 32, KvType::F16);
+        let all = [
+            key(&plain, &f16, 1, 0, &text),
+            key(&plain, &f16, 2, 0, &text),
+            key(&plain, &f16, 1, 1, &text),
+            key(&plain, &f16, 1, 0, &departs),
+            key(&plain, &f16, 1, 0, &text[..96]),
+            key(&plain, &layout(&plain, 64, KvType::F16), 1, 0, &text),
+            key(&plain, &layout(&plain, 32, KvType::F32), 1, 0, &text),
+            key(&tiny_spec(3), &layout(&tiny_spec(3), 32, KvType::F16), 1, 0, &text),
+            key(&sliding_spec(3, 40), &layout(&sliding_spec(3, 40), 32, KvType::F16), 1, 0, &text),
+            key(&sliding_spec(3, 41), &layout(&sliding_spec(3, 41), 32, KvType::F16), 1, 0, &text)[1..]
+                .to_vec(),
+            key(&recurrent_spec(2), &layout(&recurrent_spec(2), 32, KvType::F16), 1, 0, &text),
+        ];
+        let different: HashSet<PageKey> = all.iter().flatten().copied().collect();
+        assert_eq!(different.len(), all.iter().map(Vec::len).sum::<usize>());
+        // What lies behind the last whole page is not.
+        assert_eq!(key(&plain, &f16, 1, 0, &text[..127]), all[4]);
+        // How many pages a device has is not either.
+        let mut more = f16.clone();
+        more.groups[0].pages = 99;
+        assert_eq!(key(&plain, &more, 1, 0, &text), all[0]);
+    }
+
+    #[test]
+    fn memory_for_chunks_is_bounded_and_used_again() {
+        let spec = sliding_spec(3, 40);
+        let layout = layout(&spec, 32, KvType::F16);
+        let shapes = RecordShape::of(&spec, &layout);
+        // Two mixers see everything, one a window; a page of keys and values is 2 * 32 * 4 values.
+        assert_eq!([shapes[0].bytes(), shapes[1].bytes()], [1024, 512]);
+        assert_eq!(shapes[0].rows, CHUNK_RECORDS);
+        let mut buffers = Buffers::new(2);
+        let first = buffers.take(0, &shapes[0]).unwrap();
+        assert!(first.len() == 2 && first.iter().all(|part| part.rows() == CHUNK_RECORDS));
+        let second = buffers.take(1, &shapes[1]).unwrap();
+        assert!(!buffers.has_room() && buffers.take(0, &shapes[0]).is_none());
+        let there = second[0].address();
+        buffers.give(1, second);
+        let again = buffers.take(1, &shapes[1]).unwrap();
+        assert_eq!(again[0].address(), there);
+        buffers.give(1, again);
+        // The other group's takes its place.
+        let third = buffers.take(0, &shapes[0]).unwrap();
+        assert_eq!(buffers.held(), 2);
+        buffers.give(0, third);
+        buffers.give(0, first);
+        assert_eq!(buffers.held(), 0);
+        assert!(chunk_bytes(&spec, &layout) >= 6 * CHUNK_BYTES as u64);
+    }
+}

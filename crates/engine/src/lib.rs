@@ -39,6 +39,7 @@ pub use constraint::{Constraint, Guides};
 pub use drafts::{Drafter, LENGTH_MAX as DRAFT_MAX};
 pub use engine::{
     Counters, DeviceReport, Engine, EngineOptions, LoadProgress, Report, SequenceInfo, SequenceState,
+    Survivors,
 };
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;

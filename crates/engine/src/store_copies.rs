@@ -116,3 +116,35 @@ impl StoreCopies {
         Some(Copied { tag, saved: left.is_some(), pages: count, launched, copies, outcome })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use unicorn_core::Signal;
+
+    use super::*;
+
+    #[test]
+    fn who_writes_a_page_comes_behind_who_reads_it() {
+        let mut copies = StoreCopies::default();
+        let (left, other) = (Signal::new(), Signal::new());
+        let first = copies.tag();
+        copies.save([(0, 3), (1, 4)].into_iter(), left.fence(), Vec::new());
+        copies.save([(0, 5)].into_iter(), other.fence(), Vec::new());
+        copies.restore(2, Vec::new());
+        let waits = |copies: &StoreCopies, pages: &[(usize, PageId)]| {
+            copies.reading(pages.iter().copied()).iter().map(Fence::id).collect::<Vec<_>>()
+        };
+        let (a, b) = (left.fence().id(), other.fence().id());
+        assert_eq!(waits(&copies, &[(0, 4), (1, 3), (0, 9)]), [0; 0]);
+        assert_eq!(waits(&copies, &[(1, 4), (0, 3)]), [a]);
+        let mut both = waits(&copies, &[(0, 5), (0, 3)]);
+        both.sort_unstable();
+        assert_eq!(both, [a.min(b), a.max(b)]);
+        left.give(Ok(None));
+        assert_eq!(waits(&copies, &[(0, 5), (0, 3)]), [b]);
+        assert!(copies.end(7, Ok(())).is_none());
+        let ended = copies.end(first, Ok(())).unwrap();
+        assert!(ended.saved && ended.pages == 2 && ended.busy().is_zero());
+        assert!(!copies.is_empty() && copies.end(first, Ok(())).is_none());
+    }
+}

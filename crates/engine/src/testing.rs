@@ -147,6 +147,8 @@ pub struct Faults {
     pub token: Option<u32>,
     /// Work with more rows than this fails.
     pub rows: Option<usize>,
+    /// For work with more rows than this there is no memory.
+    pub memory: Option<usize>,
     /// So much work from now on fails.
     pub next: usize,
     /// All work fails, the device being lost.
@@ -389,6 +391,10 @@ impl Inner {
         }
         if faults.rows.is_some_and(|max| batch.rows() > max) {
             return Err(self.failed("too many rows"));
+        }
+        if faults.memory.is_some_and(|max| batch.rows() > max) {
+            let (device, what) = (self.profile.name.clone(), "the batch".into());
+            return Err(DeviceError::OutOfMemory { device, what, requested: batch.rows() as u64, free: 0 });
         }
         if work.crossing.import {
             import(state, work);

@@ -28,7 +28,7 @@ impl App {
     /// The state of a server of the models that `loader` opens.
     pub fn new(loader: Arc<dyn Loader>, options: ServerOptions) -> App {
         let metrics = Arc::new(Metrics::new());
-        let registry = Registry::new(loader, options.aliases.clone(), options.budget, metrics.clone());
+        let registry = Registry::new(loader, options.aliases.clone(), options.models_max, metrics.clone());
         let keys = Keys::new(&options.keys);
         let bodies = Arc::new(Semaphore::new(options.bodies_bytes_max.min(Semaphore::MAX_PERMITS)));
         let responses = Store::new(options.responses_max, options.responses_bytes_max);

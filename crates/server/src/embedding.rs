@@ -134,7 +134,7 @@ fn run(model: &InUse, _tokens: Vec<Vec<u32>>, _normalize: bool) -> Result<Vec<Ve
 
 /// The number of dimensions that a request wants, which may be fewer than the model has.
 pub(crate) fn dimensions(fields: &Fields<'_>, model: &InUse) -> Result<Option<usize>, ApiError> {
-    fields.count("dimensions", 1, model.facts.width)
+    fields.count("dimensions", 1, model.facts().width)
 }
 
 /// Keeps the first numbers of a vector and gives it the length 1 again. Good for models that were trained for it (Kusupati et al., "Matryoshka

@@ -14,6 +14,7 @@ use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
 
 /// Why an answer was cut short that its client still wants.
+const NOT_FINITE: &str = "the model's output is not finite: its file, a kernel or the driver is wrong; `unicorn selftest` looks for it";
 const ENDING: &str = "the server is shutting down";
 /// Seconds until another one may be there.
 const RETRY_SECONDS: u64 = 5;
@@ -281,9 +282,13 @@ impl Generation {
                 Finish::Failed("the KV cache is too small for this request alone".into())
             }
             FinishReason::NoCandidate => {
-                Finish::Failed("no token could be chosen: the model's output is not finite".into())
+                Finish::Failed("no token could be chosen: the request rules out every one".into())
             }
+            FinishReason::NotFinite => Finish::Failed(NOT_FINITE.into()),
             FinishReason::Constraint(why) => Finish::Failed(why),
+            FinishReason::Device(failure) if failure.0.is_lost() => Finish::Failed(format!(
+                "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
+            )),
             FinishReason::Device(failure) => Finish::Failed(failure.to_string()),
         };
         let (finish, generated_tokens) = match self.stops.found() {

@@ -109,7 +109,7 @@ pub(crate) async fn start(
         let guides = Guides { constraint, drafter };
         let submitted = model.worker.submit(Job { request, guides }).await;
         let tokens = submitted
-            .ok_or_else(|| ApiError::unavailable("the engine of this model has stopped", 5))?
+            .map_err(|why| ApiError::unavailable(format!("the engine of this model has stopped: {why}"), 5))?
             .map_err(|error| ApiError::admission(error, ask.prompt_field))?;
         let tokenizer = model.text.tokenizer.clone();
         let scored_prompt = if ask.prompt_logprobs.is_some() { ask.prompt.clone() } else { Vec::new() };

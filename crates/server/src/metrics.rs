@@ -12,6 +12,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use unicorn_engine::{Counters, FinishReason, Timings};
 
+use crate::model::Care;
+
 /// Why a request ended.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Finished {
@@ -23,6 +25,12 @@ struct Finished {
 struct Answered {
     route: String,
     status: u16,
+}
+
+/// How a model was opened after its devices were lost.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Recovered {
+    how: &'static str,
 }
 
 /// Bounds of histograms in seconds, as vLLM has them.
@@ -54,6 +62,9 @@ pub(crate) struct Metrics {
     answered: Family<Answered, Counter>,
     slow_clients: Counter,
     engines_stopped: Counter,
+    recoveries: Family<Recovered, Counter>,
+    recovery_seconds: Counter<f64, AtomicU64>,
+    batches_cut: Gauge<i64, AtomicI64>,
     loads: Counter,
     unloads: Counter,
 }
@@ -83,6 +94,9 @@ impl Metrics {
             answered: Family::default(),
             slow_clients: Counter::default(),
             engines_stopped: Counter::default(),
+            recoveries: Family::default(),
+            recovery_seconds: Counter::default(),
+            batches_cut: Gauge::default(),
             loads: Counter::default(),
             unloads: Counter::default(),
         };
@@ -129,6 +143,17 @@ impl Metrics {
             self.slow_clients.clone(),
         );
         own.register("unicorn_engines_stopped", "Engines that lost a device", self.engines_stopped.clone());
+        own.register("unicorn_recoveries", "Engines that went on after that", self.recoveries.clone());
+        own.register(
+            "unicorn_recovery_seconds",
+            "Seconds that requests waited for that",
+            self.recovery_seconds.clone(),
+        );
+        own.register(
+            "unicorn_batches_cut_total",
+            "Batches for which a device found no memory",
+            self.batches_cut.clone(),
+        );
         own.register("unicorn_model_loads", "Models loaded", self.loads.clone());
         own.register("unicorn_model_unloads", "Models unloaded", self.unloads.clone());
         self.registry = registry;
@@ -176,6 +201,17 @@ impl Metrics {
         self.engines_stopped.inc();
     }
 
+    /// A model was opened again after a device was lost, and requests went on after that long.
+    pub fn recovered(&self, care: &Care, after: Duration) {
+        let how = match care {
+            Care::Usual => "usual",
+            Care::Small => "small",
+            Care::Without(_) => "elsewhere",
+        };
+        self.recoveries.get_or_create(&Recovered { how }).inc();
+        self.recovery_seconds.inc_by(after.as_secs_f64());
+    }
+
     /// A model was loaded.
     pub fn loaded(&self) {
         self.loads.inc();
@@ -192,6 +228,7 @@ impl Metrics {
         self.running.set(sum(|c| c.running) as i64);
         self.waiting.set(sum(|c| c.waiting) as i64);
         self.preemptions.set(engines.iter().map(|c| c.preemptions as i64).sum());
+        self.batches_cut.set(engines.iter().map(|c| c.batches_cut as i64).sum());
         let (pages, unused) = (sum(|c| c.pages), sum(|c| c.pages_free + c.pages_kept));
         self.cache_use.set(pages.saturating_sub(unused) as f64 / pages.max(1) as f64);
         self.cache_kept.set(sum(|c| c.pages_kept) as f64 / pages.max(1) as f64);

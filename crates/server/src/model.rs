@@ -63,6 +63,38 @@ pub struct ModelEntry {
     pub created: u64,
 }
 
+/// How a model is opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Care {
+    /// As the user wants it.
+    Usual,
+    /// Its devices were lost twice with the same requests: they are given less at a time.
+    Small,
+    /// The device of this name was lost again and again: on others of the machine.
+    Without(String),
+}
+
+/// Why a model could not be opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoadError {
+    /// A sentence for the person who asked, on one line.
+    pub message: String,
+    /// It did not fit beside what has memory already.
+    pub memory: bool,
+}
+
+impl From<String> for LoadError {
+    fn from(message: String) -> LoadError {
+        LoadError { message, memory: false }
+    }
+}
+
+impl From<&str> for LoadError {
+    fn from(message: &str) -> LoadError {
+        LoadError::from(message.to_owned())
+    }
+}
+
 /// Opens models. The server knows neither files nor devices.
 pub trait Loader: Send + Sync + 'static {
     /// The models that may be asked for, the default one first. Never empty.
@@ -71,12 +103,15 @@ pub trait Loader: Send + Sync + 'static {
     /// Opens the model with this id; `progress` is told the share that is done, from 0 to 1. Takes as long as it takes.
     ///
     /// # Errors
-    /// A sentence for the person who asked, on one line.
-    fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, String>;
+    /// Where it cannot be opened with this care: where there are no other devices, for one.
+    fn load(&self, id: &str, care: &Care, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, LoadError>;
 
     /// Looks at the model with this id without reading its weights.
     ///
     /// # Errors
     /// A sentence for the person who asked, on one line.
     fn describe(&self, id: &str) -> Result<Description, String>;
+
+    /// Tells whoever runs the server, in a line.
+    fn tell(&self, line: &str);
 }

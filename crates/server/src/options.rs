@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::registry::Budget;
-
 /// Limits, keys and names. Everything that a request may take is bounded here.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ServerOptions {
@@ -15,8 +13,8 @@ pub struct ServerOptions {
     pub hosts: Vec<String>,
     /// Names of models with at most one `*`, and what they stand for; an empty name is the default model.
     pub aliases: Vec<(String, String)>,
-    /// What loaded models may take.
-    pub budget: Budget,
+    /// Models that are loaded at once; fewer where the memory does not do for them.
+    pub models_max: usize,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
     /// Bytes of all bodies that are being read.
@@ -50,7 +48,7 @@ impl Default for ServerOptions {
             origins: Vec::new(),
             hosts: Vec::new(),
             aliases: ["gpt-*", "claude-*"].map(|pattern| (pattern.to_owned(), String::new())).to_vec(),
-            budget: Budget { models: 1, bytes: None },
+            models_max: 1,
             body_bytes_max: 32 << 20,
             bodies_bytes_max: 256 << 20,
             head_bytes_max: 32 << 10,

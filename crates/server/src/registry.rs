@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
-use unicorn_engine::{Engine, Event, FinishReason, Request};
 use unicorn_grammar::Dialect;
 use unicorn_model::TextSide;
 use unicorn_text::ChatTemplate;
@@ -14,14 +13,17 @@ use unicorn_text::ChatTemplate;
 use crate::error::ApiError;
 use crate::grammars::Grammars;
 use crate::metrics::Metrics;
-use crate::model::{Description, LoadedModel, Loader, ModelEntry, ModelFacts};
-use crate::worker::Worker;
+use crate::model::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts};
+use crate::recovery::Recovery;
+use crate::warm_up::warm_up;
+use crate::worker::{Ended, Worker};
 
 /// A model that answers.
 pub(crate) struct Model {
     pub id: String,
     pub text: TextSide,
-    pub facts: ModelFacts,
+    /// Others after a device was lost.
+    facts: Arc<RwLock<Arc<ModelFacts>>>,
     pub worker: Worker,
     /// Tokens of a sequence, prompt and answer together.
     pub context: usize,
@@ -52,6 +54,11 @@ impl Model {
         let message =
             format!("{} bytes of text are too long: the context holds {} tokens", text.len(), self.context);
         Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::param(field, message) })
+    }
+
+    /// What is told about it now.
+    pub fn facts(&self) -> Arc<ModelFacts> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn is_idle(&self) -> bool {
@@ -117,15 +124,6 @@ pub(crate) enum Standing {
     Failed(String),
 }
 
-/// What loaded models may take, all together. One model is loaded whatever it takes, as far as its devices have room.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Budget {
-    /// Models at once.
-    pub models: usize,
-    /// Bytes of their weights; `None` for any number.
-    pub bytes: Option<u64>,
-}
-
 /// All models of a server.
 pub(crate) struct Registry {
     loader: Arc<dyn Loader>,
@@ -133,7 +131,8 @@ pub(crate) struct Registry {
     slots: Mutex<HashMap<String, Slot>>,
     /// One model is loaded at a time.
     loading: tokio::sync::Mutex<()>,
-    budget: Budget,
+    /// Models that are loaded at once.
+    models_max: usize,
     clock: AtomicU64,
     metrics: Arc<Metrics>,
 }
@@ -150,12 +149,12 @@ impl Registry {
     pub fn new(
         loader: Arc<dyn Loader>,
         aliases: Vec<(String, String)>,
-        budget: Budget,
+        models_max: usize,
         metrics: Arc<Metrics>,
     ) -> Registry {
         let (slots, clock) = (Mutex::new(HashMap::new()), AtomicU64::new(0));
         let loading = tokio::sync::Mutex::new(());
-        Registry { loader, aliases, slots, loading, budget, clock, metrics }
+        Registry { loader, aliases, slots, loading, models_max, clock, metrics }
     }
 
     /// The models that may be asked for, the default one first.
@@ -273,42 +272,53 @@ impl Registry {
     /// The slot of a model; loading begins where it is not there. What failed or stopped is tried anew.
     fn look(self: &Arc<Self>, id: &str, first: bool) -> Result<Slot, ApiError> {
         let mut slots = self.slots();
-        match slots.get(id) {
-            Some(Slot::Ready(model)) if !model.worker.load().stopped => {
+        let before = match slots.get(id) {
+            Some(Slot::Ready(model)) if model.worker.stopped().is_none() => {
                 return Ok(Slot::Ready(model.clone()));
             }
             Some(slot @ Slot::Loading { .. }) => return Ok(slot.clone()),
-            _ => {}
-        }
+            Some(Slot::Ready(stopped)) => Some(stopped.worker.ended()),
+            Some(Slot::Failed(_)) | None => None,
+        };
         let (tell, share) = watch::channel(0.0);
         let slot = Slot::Loading { share, first };
         slots.insert(id.to_owned(), slot.clone());
         drop(slots);
-        tokio::spawn(self.clone().load_in_turn(id.to_owned(), Arc::new(tell)));
+        tokio::spawn(self.clone().load_in_turn(id.to_owned(), before, Arc::new(tell)));
         Ok(slot)
     }
 
-    /// Loads a model once those before it are loaded and there is room. `tell` closes when the slot is set.
-    async fn load_in_turn(self: Arc<Self>, id: String, tell: Arc<watch::Sender<f32>>) {
+    /// Loads a model once those before it are loaded and there is room, and the one that was there `before` has left its memory. `tell` closes
+    /// when the slot is set.
+    async fn load_in_turn(self: Arc<Self>, id: String, before: Option<Ended>, tell: Arc<watch::Sender<f32>>) {
         let _one = self.loading.lock().await;
-        self.make_room(&id).await;
-        let (registry, name, told) = (self.clone(), id.clone(), tell.clone());
-        let task = tokio::task::spawn_blocking(move || {
-            registry.load(&name, &mut |share| {
-                told.send_replace(share);
-            })
-        });
-        let slot = match task.await.unwrap_or_else(|_| Err("loading it panicked".into())) {
-            Ok(model) => Slot::Ready(Arc::new(model)),
-            Err(why) => Slot::Failed(why),
+        if let Some(before) = before {
+            before.wait().await;
+        }
+        let mut most = self.models_max;
+        let slot = loop {
+            let others = self.make_room(&id, most).await;
+            let (registry, name, told) = (self.clone(), id.clone(), tell.clone());
+            let task = tokio::task::spawn_blocking(move || {
+                registry.load(&name, &mut |share| {
+                    told.send_replace(share);
+                })
+            });
+            match task.await.unwrap_or_else(|_| Err("loading it panicked".into())) {
+                Ok(model) => break Slot::Ready(Arc::new(model)),
+                // Beside fewer others there may be room.
+                Err(error) if error.memory && others > 0 => most = others,
+                Err(error) => break Slot::Failed(error.message),
+            }
         };
         self.metrics.loaded();
         self.slots().insert(id, slot);
         drop(tell);
     }
 
-    fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<Model, String> {
-        let LoadedModel { mut engine, text, facts, drafts } = self.loader.load(id, progress)?;
+    fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<Model, LoadError> {
+        let loaded = self.loader.load(id, &Care::Usual, progress)?;
+        let LoadedModel { mut engine, text, facts, drafts } = loaded;
         warm_up(&mut engine)?;
         let (context, sequences_max) = (engine.options().context, engine.options().sequences_max);
         let vocab = engine.spec().vocab;
@@ -316,8 +326,13 @@ impl Registry {
         let dialect = Dialect::detect(template);
         let ends = text.stop_tokens.clone();
         let grammars = Grammars::new(text.tokenizer.clone(), vocab, ends, dialect.clone());
-        let worker =
-            Worker::start(engine, self.metrics.clone()).map_err(|e| format!("no thread for it: {e}"))?;
+        let facts = Arc::new(RwLock::new(Arc::new(facts)));
+        let told = facts.clone();
+        let recovery = Recovery::new(id, self.loader.clone(), move |again| {
+            *told.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(again.facts.clone());
+        });
+        let worker = Worker::start(engine, self.metrics.clone(), recovery)
+            .map_err(|e| format!("no thread for it: {e}"))?;
         let (used, users, leaves) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::new(None));
         let tokenizer = &text.tokenizer;
         let lengths =
@@ -341,36 +356,23 @@ impl Registry {
         })
     }
 
-    /// Unloads the models that were asked least lately until this one may be loaded. One that is in use is never unloaded: it is waited for.
-    async fn make_room(&self, id: &str) {
-        let bytes: HashMap<String, u64> = self.entries().into_iter().map(|e| (e.id, e.bytes)).collect();
-        let bytes_of = |id: &str| bytes.get(id).copied().unwrap_or(0);
+    /// Unloads the models that were asked least lately until there are less than `most` beside this one; returns how many are left. One that
+    /// is in use is never unloaded: it is waited for.
+    async fn make_room(&self, id: &str, most: usize) -> usize {
         loop {
-            let oldest = {
-                let slots = self.slots();
-                let others: Vec<(&String, &Arc<Model>)> = slots
-                    .iter()
-                    .filter_map(|(other, slot)| match slot {
-                        Slot::Ready(model) if other != id => Some((other, model)),
-                        _ => None,
-                    })
-                    .collect();
-                let taken = others.iter().map(|(other, _)| bytes_of(other)).sum::<u64>();
-                let fits = taken.saturating_add(bytes_of(id)) <= self.budget.bytes.unwrap_or(u64::MAX);
-                if others.is_empty() || (others.len() < self.budget.models && fits) {
-                    return;
-                }
-                let idle = others.iter().filter(|(_, model)| model.is_idle());
-                idle.min_by_key(|(_, model)| model.used.load(Ordering::Relaxed))
-                    .map(|(other, _)| (*other).clone())
-            };
+            let others: Vec<Arc<Model>> = self.ready().into_iter().filter(|other| other.id != id).collect();
+            if others.len() < most.max(1) {
+                return others.len();
+            }
+            let idle = others.iter().filter(|model| model.is_idle());
+            let oldest = idle.min_by_key(|model| model.used.load(Ordering::Relaxed)).map(|m| m.id.clone());
+            drop(others);
             match oldest {
-                Some(oldest) => self.unload(&oldest).await,
-                None => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
+                Some(oldest) => {
+                    self.unload(&oldest).await;
                 }
-            };
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
         }
     }
 
@@ -451,25 +453,6 @@ fn failed(id: &str, why: &str) -> ApiError {
     ApiError::internal(format!("{id}: {why}"))
 }
 
-/// Runs a prompt and two steps, so that what devices do only once is done before someone waits for it.
-fn warm_up(engine: &mut Engine) -> Result<(), String> {
-    let tokens = engine.options().context.saturating_sub(2).min(32).min(engine.spec().vocab);
-    let prompt: Vec<u32> = (0..tokens as u32).collect();
-    if prompt.is_empty() {
-        return Ok(());
-    }
-    let request = Request { prompt, max_tokens: Some(2), ..Request::default() };
-    engine.add(request).map_err(|error| format!("the first request was refused: {error}"))?;
-    while !engine.is_idle() {
-        for event in engine.step().map_err(|error| error.to_string())? {
-            if let Event::Finished { reason: FinishReason::Device(failure), .. } = event {
-                return Err(format!("the first request failed: {failure}"));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Whether a name fits a pattern with at most one `*`.
 fn fits(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
@@ -492,7 +475,7 @@ mod tests {
             vec![ModelEntry { id: "a".into(), bytes: 1, created: 0 }]
         }
 
-        fn load(&self, _: &str, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, String> {
+        fn load(&self, _: &str, _: &Care, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, LoadError> {
             progress(0.5);
             self.0.lock().unwrap().recv().unwrap();
             Err("it is broken".into())
@@ -501,14 +484,15 @@ mod tests {
         fn describe(&self, _id: &str) -> Result<Description, String> {
             Err("nothing is there".into())
         }
+
+        fn tell(&self, _: &str) {}
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_first_model_is_not_waited_for_but_later_ones_are() {
         let (go, told) = std::sync::mpsc::channel();
-        let budget = Budget { models: 1, bytes: None };
         let loader = Arc::new(Slow(Mutex::new(told)));
-        let registry = Arc::new(Registry::new(loader, Vec::new(), budget, Arc::new(Metrics::new())));
+        let registry = Arc::new(Registry::new(loader, Vec::new(), 1, Arc::new(Metrics::new())));
         let warm = tokio::spawn({
             let registry = registry.clone();
             async move { registry.warm("a").await }

@@ -4,6 +4,7 @@
 //! that takes nothing from a full channel is cancelled, and so is one that is gone.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,11 +14,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use unicorn_core::{SequenceId, Waker};
 use unicorn_engine::{
-    AdmissionError, Counters, Engine, EngineError, Event, FinishReason, Guides, Request, SequenceInfo,
-    Timings, TokenLogprobs,
+    AdmissionError, Counters, Engine, Event, FinishReason, Guides, Request, SequenceInfo, Timings,
+    TokenLogprobs,
 };
 
 use crate::metrics::Metrics;
+use crate::recovery::{LOSSES_MAX, Recovery};
 
 /// A request in the engine's terms.
 pub(crate) struct Job {
@@ -59,8 +61,18 @@ pub(crate) struct Load {
     pub stepping_since: Option<Instant>,
     /// The longest step so far.
     pub longest_step: Duration,
-    /// The engine has stopped for good.
-    pub stopped: bool,
+    pub health: Health,
+}
+
+/// Whether an engine works.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Health {
+    #[default]
+    Works,
+    /// A device was lost, and the model is opened anew; what was asked goes on then.
+    Recovers,
+    /// It has stopped for good, for this reason.
+    Stopped(String),
 }
 
 /// A step that takes longer than this may be a device that hangs.
@@ -82,8 +94,7 @@ pub(crate) struct Worker {
     load: Arc<Mutex<Load>>,
     ending: Arc<AtomicBool>,
     ended: watch::Receiver<()>,
-    /// Of the engine, which may be waiting for a store.
-    waker: Waker,
+    waker: Arc<Mutex<Waker>>,
 }
 
 /// Tells when a worker's thread has ended and its model is unloaded.
@@ -100,12 +111,13 @@ impl Worker {
     ///
     /// # Errors
     /// Where the system has no thread left.
-    pub fn start(engine: Engine, metrics: Arc<Metrics>) -> std::io::Result<Worker> {
+    pub fn start(engine: Engine, metrics: Arc<Metrics>, recovery: Recovery) -> std::io::Result<Worker> {
         let (jobs, submissions) = mpsc::channel(JOBS_MAX);
         let load = Arc::new(Mutex::new(Load::default()));
         let (cancel, cancels) = mpsc::unbounded_channel();
-        let (clients, ending) = (HashMap::new(), Arc::new(AtomicBool::new(false)));
-        let waker = engine.waker();
+        let clients = Clients { all: HashMap::new(), metrics: metrics.clone() };
+        let ending = Arc::new(AtomicBool::new(false));
+        let waker = Arc::new(Mutex::new(engine.waker()));
         let pump = Pump {
             engine,
             submissions,
@@ -116,6 +128,8 @@ impl Worker {
             ending: ending.clone(),
             metrics,
             longest_step: Duration::ZERO,
+            recovery,
+            waker: waker.clone(),
         };
         let (alive, ended) = watch::channel(());
         std::thread::Builder::new().name("engine".into()).spawn(move || {
@@ -125,12 +139,29 @@ impl Worker {
         Ok(Worker { jobs, load, ending, ended, waker })
     }
 
-    /// Hands a job to the engine. `None` where the engine has stopped.
-    pub async fn submit(&self, job: Job) -> Option<Result<Tokens, AdmissionError>> {
+    /// Hands a job to the engine.
+    ///
+    /// # Errors
+    /// The reason where the engine has stopped.
+    pub async fn submit(&self, job: Job) -> Result<Result<Tokens, AdmissionError>, String> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Submission { job, reply }).await.ok()?;
-        self.waker.wake();
-        answer.await.ok()
+        let sent = self.jobs.send(Submission { job, reply }).await;
+        self.wake();
+        let answered = if sent.is_ok() { answer.await.ok() } else { None };
+        answered.ok_or_else(|| self.stopped().unwrap_or_else(|| "it has ended".into()))
+    }
+
+    /// Lets an engine that waits for nothing but a store look who has come.
+    fn wake(&self) {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner).wake();
+    }
+
+    /// Why the engine has stopped for good; `None` while it works.
+    pub fn stopped(&self) -> Option<String> {
+        match &self.load.lock().unwrap_or_else(PoisonError::into_inner).health {
+            Health::Stopped(why) => Some(why.clone()),
+            Health::Works | Health::Recovers => None,
+        }
     }
 
     /// Ends all jobs, those that still come too.
@@ -175,6 +206,12 @@ impl Drop for Tokens {
     }
 }
 
+/// Who waits for what.
+struct Clients {
+    all: HashMap<SequenceId, Client>,
+    metrics: Arc<Metrics>,
+}
+
 struct Client {
     progress: mpsc::Sender<Progress>,
     /// Tokens are for nobody any more.
@@ -185,20 +222,48 @@ struct Client {
     last_token: Option<Instant>,
 }
 
-/// What an engine without sequences does.
-enum Next {
-    Job(Box<Submission>),
-    /// It goes on saving.
-    Background,
-    /// Nobody will come any more.
-    End,
+impl Clients {
+    /// Tells the client that an event concerns. Returns the sequence if nobody takes what comes of it.
+    fn hand_out(&mut self, event: Event) -> Option<SequenceId> {
+        let sequence = event.sequence();
+        let client = self.all.get_mut(&sequence)?;
+        match event {
+            Event::Token { token, logprobs, .. } => {
+                let now = Instant::now();
+                match client.last_token.replace(now) {
+                    None => self.metrics.first_token(now.duration_since(client.since)),
+                    Some(last) => self.metrics.next_token(now.duration_since(last)),
+                }
+                if client.gone {
+                    return None;
+                }
+                if let Err(error) = client.progress.try_send(Progress::Token { token, logprobs }) {
+                    client.gone = true;
+                    client.slow = matches!(error, mpsc::error::TrySendError::Full(_));
+                    return Some(sequence);
+                }
+            }
+            Event::PromptLogprobs { logprobs, .. } => {
+                // The channel has room: nothing came before. One that is gone is seen at the next token.
+                let _ = client.progress.try_send(Progress::Prompt(logprobs));
+            }
+            Event::Finished { reason, timings, .. } => {
+                self.metrics.finished(&reason, &timings, client.since.elapsed(), client.slow);
+                let client = self.all.remove(&sequence);
+                if let Some(client) = client.filter(|c| !c.gone) {
+                    let _ = client.progress.try_send(Progress::Finished { reason, timings });
+                }
+            }
+        }
+        None
+    }
 }
 
 /// What the thread has.
 struct Pump {
     engine: Engine,
     submissions: mpsc::Receiver<Submission>,
-    clients: HashMap<SequenceId, Client>,
+    clients: Clients,
     cancel: mpsc::UnboundedSender<SequenceId>,
     cancels: mpsc::UnboundedReceiver<SequenceId>,
     load: Arc<Mutex<Load>>,
@@ -206,17 +271,19 @@ struct Pump {
     ending: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
     longest_step: Duration,
+    recovery: Recovery,
+    /// The engine's, for whoever has something for it.
+    waker: Arc<Mutex<Waker>>,
 }
 
 impl Pump {
     fn run(mut self) {
         loop {
             if self.engine.is_idle() {
-                self.tell(None, false);
+                self.tell(None, Health::Works);
                 match self.next() {
-                    Next::Job(submission) => self.admit(*submission),
-                    Next::Background => {}
-                    Next::End => {
+                    ControlFlow::Continue(submission) => submission.into_iter().for_each(|s| self.admit(s)),
+                    ControlFlow::Break(()) => {
                         self.engine.flush(Instant::now() + FLUSH_MAX);
                         return;
                     }
@@ -229,35 +296,39 @@ impl Pump {
                 self.engine.cancel(sequence);
             }
             if self.ending.load(Ordering::Acquire) {
-                for sequence in self.clients.keys() {
+                for sequence in self.clients.all.keys() {
                     self.engine.cancel(*sequence);
                 }
             }
             let began = Instant::now();
             // A store may be slow without a device that hangs.
             let works = !self.engine.is_idle();
-            self.tell(works.then_some(began), false);
+            self.tell(works.then_some(began), Health::Works);
             let stepped = self.engine.step();
             if works {
                 self.longest_step = self.longest_step.max(began.elapsed());
             }
             match stepped {
                 Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
-                Err(error) => return self.stop(&error),
+                Err(_) => match self.recover() {
+                    Some(pump) => self = pump,
+                    None => return,
+                },
             }
         }
     }
 
-    /// What to do when no sequence is there.
-    fn next(&mut self) -> Next {
+    /// Who comes next when no sequence is there: nobody yet where pages are still to be saved, and nobody any more at the end.
+    fn next(&mut self) -> ControlFlow<(), Option<Submission>> {
         use mpsc::error::TryRecvError;
         if !self.engine.has_background() {
-            return self.submissions.blocking_recv().map_or(Next::End, |job| Next::Job(Box::new(job)));
+            let next = self.submissions.blocking_recv();
+            return next.map_or(ControlFlow::Break(()), |job| ControlFlow::Continue(Some(job)));
         }
         match self.submissions.try_recv() {
-            Ok(submission) => Next::Job(Box::new(submission)),
-            Err(TryRecvError::Empty) => Next::Background,
-            Err(TryRecvError::Disconnected) => Next::End,
+            Ok(submission) => ControlFlow::Continue(Some(submission)),
+            Err(TryRecvError::Empty) => ControlFlow::Continue(None),
+            Err(TryRecvError::Disconnected) => ControlFlow::Break(()),
         }
     }
 
@@ -267,7 +338,7 @@ impl Pump {
             let (progress, received) = mpsc::channel(BEHIND_MAX);
             let client =
                 Client { progress, gone: false, slow: false, since: Instant::now(), last_token: None };
-            self.clients.insert(sequence, client);
+            self.clients.all.insert(sequence, client);
             Tokens { progress: received, sequence, cancel: self.cancel.clone() }
         });
         // A client that is gone by now drops its `Tokens`, which cancels the job.
@@ -275,57 +346,45 @@ impl Pump {
     }
 
     fn hand_out(&mut self, event: Event) {
-        let sequence = event.sequence();
-        let Some(client) = self.clients.get_mut(&sequence) else { return };
-        match event {
-            Event::Token { token, logprobs, .. } => {
-                let now = Instant::now();
-                match client.last_token.replace(now) {
-                    None => self.metrics.first_token(now.duration_since(client.since)),
-                    Some(last) => self.metrics.next_token(now.duration_since(last)),
-                }
-                if client.gone {
-                    return;
-                }
-                if let Err(error) = client.progress.try_send(Progress::Token { token, logprobs }) {
-                    client.gone = true;
-                    client.slow = matches!(error, mpsc::error::TrySendError::Full(_));
-                    self.engine.cancel(sequence);
-                }
-            }
-            Event::PromptLogprobs { logprobs, .. } => {
-                // The channel has room: nothing came before. One that is gone is seen at the next token.
-                let _ = client.progress.try_send(Progress::Prompt(logprobs));
-            }
-            Event::Finished { reason, timings, .. } => {
-                self.metrics.finished(&reason, &timings, client.since.elapsed(), client.slow);
-                let client = self.clients.remove(&sequence);
-                if let Some(client) = client.filter(|c| !c.gone) {
-                    let _ = client.progress.try_send(Progress::Finished { reason, timings });
-                }
-            }
+        if let Some(gone) = self.clients.hand_out(event) {
+            self.engine.cancel(gone);
         }
     }
 
-    /// A device was lost: every job ends, and those that still come are refused.
-    fn stop(mut self, error: &EngineError) {
+    /// A device was lost: the model is opened anew, and what was asked goes on where it was. `None` where that is not possible any more; every
+    /// job has ended then, with the reason.
+    fn recover(mut self) -> Option<Pump> {
+        let began = Instant::now();
         self.metrics.engine_stopped();
-        self.tell(None, true);
-        self.clients.clear();
-        while let Some(Submission { reply, job }) = self.submissions.blocking_recv() {
-            let refused = self.engine.add(job.request).err();
-            // The engine refuses everything by now, with the reason.
-            let Some(refused) = refused else { continue };
-            debug_assert!(matches!(refused, AdmissionError::Stopped { .. }), "{error}");
-            let _ = reply.send(Err(refused));
+        self.tell(None, Health::Recovers);
+        let mut survivors = self.engine.survivors()?;
+        for event in survivors.end_beyond(LOSSES_MAX) {
+            self.clients.hand_out(event);
+        }
+        // Its memory is needed.
+        drop(self.engine);
+        match self.recovery.open(&survivors) {
+            Ok((mut engine, care)) => {
+                engine.adopt(survivors);
+                *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = engine.waker();
+                self.metrics.recovered(&care, began.elapsed());
+                Some(Pump { engine, longest_step: Duration::ZERO, ..self })
+            }
+            Err(why) => {
+                for event in survivors.end_all() {
+                    self.clients.hand_out(event);
+                }
+                self.load.lock().unwrap_or_else(PoisonError::into_inner).health = Health::Stopped(why);
+                None
+            }
         }
     }
 
-    fn tell(&self, stepping_since: Option<Instant>, stopped: bool) {
+    fn tell(&self, stepping_since: Option<Instant>, health: Health) {
         let (counters, sequences) = (self.engine.counters(), self.engine.sequences_info());
         let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
         let longest_step = self.longest_step;
-        *load = Load { counters, sequences, stepping_since, longest_step, stopped };
+        *load = Load { counters, sequences, stepping_since, longest_step, health };
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 use unicorn_core::{Instrument, Roofline};
 
-use crate::args::DevicesArgs;
+use crate::args::{DeviceArgs, DevicesArgs};
 use crate::config::Config;
 use crate::devices::cache::{DeviceCache, ago};
 use crate::devices::{self, DeviceChoice};
@@ -65,7 +65,7 @@ fn look(
     cache: &DeviceCache,
     config: &Config,
 ) -> anyhow::Result<Listing> {
-    let device = choice.open(&options(args.threads, None, config))?;
+    let device = choice.open(&options(&DeviceArgs::any(args.threads), None, config))?;
     warn_of_threads(args.threads, &*device, config);
     let key = choice.key(&*device);
     let known = cache.limits(&key).filter(|_| !args.fresh);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use unicorn_core::{DeviceError, Instrument};
 
+use super::faults::Faults;
+
 /// What a backend is told when it opens a device.
 #[derive(Clone, Copy)]
 pub struct OpenOptions<'a> {
@@ -12,6 +14,10 @@ pub struct OpenOptions<'a> {
     pub threads: Option<usize>,
     /// The best tier of kernels that a GPU may use; `None` leaves the choice to the device.
     pub tier: Option<Tier>,
+    /// Little work at a time, for a device that was lost before.
+    pub small: bool,
+    /// What shall go wrong, to see what becomes of it.
+    pub faults: &'a Faults,
     /// Folder for what can be made again, such as compiled pipelines; without one nothing is kept.
     pub cache_folder: Option<&'a Path>,
     /// Gets each line that a person should know about the device.

@@ -30,8 +30,9 @@ impl DeviceChoice {
     /// Opens the device with all its kernels up to the tier asked for, whatever a selftest said about them.
     pub fn open(&self, options: &OpenOptions<'_>) -> anyhow::Result<Arc<dyn Instrument>> {
         self.check_tier(options)?;
-        (self.backend.open)(self.variant.as_deref(), options)
-            .with_context(|| format!("cannot open device {self}"))
+        let device = (self.backend.open)(self.variant.as_deref(), options)
+            .with_context(|| format!("cannot open device {self}"))?;
+        Ok(options.faults.around(device))
     }
 
     /// Opens the device as [`DeviceChoice::open`] does, and watches its driver.

@@ -5,8 +5,10 @@ mod backend;
 pub mod cache;
 mod choice;
 mod cpu;
+mod faults;
 mod reference;
 mod vulkan;
 
 pub use backend::{OpenOptions, Tier, Watch, Watched, WatchedDevice};
 pub use choice::{DeviceChoice, preferred, present, unasked};
+pub use faults::Faults;

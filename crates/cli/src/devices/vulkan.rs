@@ -26,6 +26,9 @@ pub(super) const BACKEND: Backend = Backend {
     watch: Some(watch),
 };
 
+/// GPU seconds of a submission where a device was lost before, which may have been a watchdog's doing.
+const SMALL_SECONDS: f64 = 0.03;
+
 /// What was found when the device to take was chosen: loading the drivers a second time would cost a start some tens of milliseconds.
 static FOUND: Mutex<Option<(Library, Vec<Candidate>)>> = Mutex::new(None);
 
@@ -171,7 +174,8 @@ fn open_named(
     // What runs is named by number, whatever it was asked for as.
     let context = Context::open(library, &chosen)?;
     let cache_folder = options.cache_folder.map(|folder| folder.join("vulkan"));
-    let vulkan = VulkanOptions { cache_folder, ..VulkanOptions::default() };
+    let submit_seconds_max = options.small.then_some(SMALL_SECONDS);
+    let vulkan = VulkanOptions { cache_folder, submit_seconds_max };
     let device = VulkanDevice::open(context, &format!("vulkan:{number}"), &vulkan)?;
     device.notes().iter().for_each(|note| (options.note)(note));
     Ok(Arc::new(device))

@@ -88,7 +88,7 @@ fn automatic(wish: &Wish<'_>, spec: &ModelSpec, config: &Config) -> anyhow::Resu
     }
     let first = opened[0].device.profile().name.clone();
     for choice in choices.into_iter().filter(|choice| choice.to_string() != first) {
-        let named = DeviceArgs { device: Some(choice.clone()), threads: wish.device.threads };
+        let named = wish.device.on(choice.clone());
         match open_device::open(&named, config) {
             Ok(device) => opened.push(device),
             // It was not asked for.
@@ -332,12 +332,7 @@ mod tests {
             machine.memories[0].bytes = 1;
             let keys = opened.iter().map(|o| o.key.clone()).collect();
             let spec = shapes::model("smollm2-135m", TensorType::Q8_0).unwrap();
-            Pair {
-                here: Here { machine, keys },
-                opened,
-                spec,
-                args: DeviceArgs { device: None, threads: None },
-            }
+            Pair { here: Here { machine, keys }, opened, spec, args: DeviceArgs::any(None) }
         }
 
         /// Calls with what is wished under a limit.

@@ -8,6 +8,7 @@ mod http;
 mod keys;
 mod lives;
 mod load;
+mod losses;
 mod names;
 mod numbers;
 mod outlives;

@@ -53,11 +53,32 @@ impl Server {
         Some(server)
     }
 
+    /// A server of a tiny model, ready, in which things go wrong: see `UNICORN_FAULTS`.
+    pub fn faulty(faults: &str, args: &[&str]) -> Server {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = tiny_model(folder.path(), Some(TEMPLATE));
+        let mut server = Server::spawn_with(folder, Some(&model), args, &[("UNICORN_FAULTS", faults)]);
+        server.ready();
+        server
+    }
+
     /// A server that listens and loads its model.
     pub fn spawn(folder: tempfile::TempDir, model: Option<&Path>, args: &[&str]) -> Server {
+        Server::spawn_with(folder, model, args, &[])
+    }
+
+    fn spawn_with(
+        folder: tempfile::TempDir,
+        model: Option<&Path>,
+        args: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Server {
         let mut command = unicorn(folder.path());
-        command.env_remove("UNICORN_API_KEY");
-        command.args(["serve", "--device", "cpu", "--threads", "1"]);
+        command.env_remove("UNICORN_API_KEY").envs(variables.iter().copied());
+        command.args(["serve", "--threads", "1"]);
+        if !args.contains(&"--device") {
+            command.args(["--device", "cpu"]);
+        }
         if !args.contains(&"--port") {
             command.args(["--port", "0"]);
         }

@@ -41,6 +41,8 @@ pub struct Counters {
     pub drafted_tokens: u64,
     /// How many of them were what the model chose.
     pub accepted_tokens: u64,
+    /// Batches for which a device found no memory, and which were cut in smaller ones.
+    pub batches_cut: u64,
 }
 
 /// What a sequence is doing.

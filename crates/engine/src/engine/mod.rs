@@ -3,6 +3,7 @@
 
 mod admission;
 pub(crate) mod batching;
+mod caution;
 mod counters;
 mod evaluator;
 mod info;
@@ -16,6 +17,7 @@ mod scores;
 mod sequence;
 mod speed;
 mod step;
+mod survivors;
 
 use std::sync::Arc;
 
@@ -37,6 +39,7 @@ use crate::sampling::Sampler;
 use crate::{AdmissionError, EngineError, Guides, Placement, PlacementError, Timeline};
 
 use batching::Room;
+use caution::Caution;
 pub use counters::{Counters, SequenceInfo, SequenceState};
 pub(crate) use evaluator::Evaluator;
 use keeper::Keeper;
@@ -45,6 +48,7 @@ use queue::Queue;
 pub use report::{DeviceReport, Report};
 use sequence::Sequence;
 use speed::Speed;
+pub use survivors::Survivors;
 
 /// How far loading has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +87,7 @@ pub struct Engine {
     speed: Speed,
     /// What goes to a store and comes from it, where there is one.
     keeper: Option<Keeper>,
+    caution: Caution,
     /// Set when a device was lost.
     stopped: Option<Failure>,
 }
@@ -143,6 +148,7 @@ impl Engine {
             rooms,
             mixes,
             speed: Speed::default(),
+            caution: Caution::default(),
             stopped: None,
         })
     }
@@ -279,7 +285,7 @@ impl Engine {
 
     fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {
         let timings = sequence.timings();
-        sequence.keep &= !matches!(reason, FinishReason::Device(_) | FinishReason::NoCandidate);
+        sequence.keep &= !matches!(reason, FinishReason::Device(_) | FinishReason::NotFinite);
         self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
         match sequence.flights {
             0 => self.release(sequence),

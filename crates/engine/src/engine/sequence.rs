@@ -56,6 +56,8 @@ pub(super) struct Sequence {
     pub failure: Option<Fault>,
     /// The next batch is this sequence's own: one that it shared failed.
     pub alone: bool,
+    /// Devices that were lost while it ran.
+    pub losses: u32,
     /// It was cancelled, and ends when all of its batches have landed.
     pub cancelled: bool,
     pub sampler: Sampler,
@@ -109,6 +111,7 @@ impl Sequence {
             restores: 0,
             failure: None,
             alone: false,
+            losses: 0,
             cancelled: false,
             sampler,
             scores,
@@ -188,6 +191,21 @@ impl Sequence {
         self.pages.truncate(0);
         self.computed = 0;
         self.launched = 0;
+    }
+
+    /// Its devices are gone, and all that they had of it.
+    pub fn survive(&mut self) {
+        self.preempt();
+        self.failure = None;
+        self.alone = false;
+        self.kept = None;
+        self.chains.clear();
+        self.restores = 0;
+    }
+
+    /// True once it has left the queue.
+    pub fn was_started(&self) -> bool {
+        self.started.is_some()
     }
 
     /// A batch with `tokens` of it, drafts left out, has landed well, and `accepted` drafts behind them were right. What was computed for the

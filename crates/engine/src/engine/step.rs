@@ -13,7 +13,8 @@ use crate::drafts::Drafting;
 use crate::executor::{Ended, Landed};
 use crate::placement::Phase;
 use crate::request::{Event, Failure, FinishReason};
-use crate::sampling::{NoCandidate, Sampled};
+use crate::sampling::{Sampled, Unchosen};
+use crate::store_copies::Copied;
 
 /// What a sequence adds to the next batch.
 struct Planned {
@@ -57,8 +58,8 @@ impl Engine {
     /// they make possible before it returns, so that the devices work while the caller does. With nothing to do, only events of
     /// cancelled sequences come back. With a store it may return with no event where pages went there or came from there.
     ///
-    /// A failing device ends only the sequences that it fails for, with an event. Errors once a device is lost and
-    /// the events that this caused were reported; nothing can run any more then.
+    /// A failing device ends only the sequences that it fails for, with an event. Errors once a device is lost and what came before
+    /// was reported; nothing can run any more then, but the sequences are all there: see [`Engine::survivors`].
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
         self.launch_all();
         let mut wait = self.events.is_empty();
@@ -69,22 +70,10 @@ impl Engine {
         }
         match self.stopped.clone() {
             None => self.launch_all(),
-            Some(reason) => {
-                self.end_all(&reason);
-                if self.events.is_empty() {
-                    return Err(EngineError::Stopped { reason });
-                }
-            }
+            Some(reason) if self.events.is_empty() => return Err(EngineError::Stopped { reason }),
+            Some(_) => {}
         }
         Ok(std::mem::take(&mut self.events))
-    }
-
-    fn end_all(&mut self, reason: &Failure) {
-        let waiting: Vec<Sequence> = self.waiting.drain().collect();
-        for sequence in std::mem::take(&mut self.running).into_iter().chain(waiting) {
-            self.finish(sequence, FinishReason::Device(reason.clone()));
-        }
-        self.prefixes.clear();
     }
 
     /// Waits for everything in flight, without launching more.
@@ -95,6 +84,9 @@ impl Engine {
     }
 
     pub(super) fn take_in(&mut self, ended: Ended) {
+        if let Ended::Copies(Copied { outcome: Err(error), .. }) = &ended {
+            self.heed(error);
+        }
         match ended {
             Ended::Batch(landed) => self.land(landed),
             Ended::Copies(copied) if copied.saved => self.saved(&copied),
@@ -189,6 +181,7 @@ impl Engine {
     /// Tokens of a batch at most. Where others wait for their next tokens, prompts get only as much as takes no longer than is allowed.
     fn chunk(&self, phase: Phase) -> usize {
         let room = self.room(phase);
+        let room = batching::Room { chunk: room.chunk.min(self.caution.rows()), ..room };
         let decoding = self.running.iter().filter(|s| s.decodes() && s.pending() <= 1).count();
         if decoding == 0 || !self.mixes {
             return room.chunk;
@@ -404,11 +397,12 @@ impl Engine {
     /// A batch could not be launched: each of its sequences is tried alone, and one that was alone ends.
     fn refuse(&mut self, planned: &[Planned], error: DeviceError) {
         let error = Arc::new(error);
+        self.heed(&error);
         let alone = planned.len() == 1;
         for Planned { id, drafts, .. } in planned {
             let Some(at) = self.running.iter().position(|s| s.id == *id) else { continue };
             let sequence = &mut self.running[at];
-            if alone && drafts.is_empty() {
+            if alone && drafts.is_empty() && !error.is_lost() {
                 let sequence = self.running.remove(at);
                 self.finish(sequence, FinishReason::Device(Failure(error.clone())));
             } else {
@@ -418,20 +412,34 @@ impl Engine {
         }
     }
 
+    /// Nothing runs any more once a device is lost.
+    fn heed(&mut self, error: &Arc<DeviceError>) {
+        if error.is_lost() {
+            self.stopped.get_or_insert_with(|| Failure(error.clone()));
+        }
+    }
+
     /// Records what a batch brought, chooses tokens and ends sequences.
     fn land(&mut self, landed: Landed) {
         let start = Instant::now();
-        let Landed { batch, result, flight, launched } = landed;
+        let Landed { batch, result, flight, phase, launched } = landed;
         if result.is_ok() {
             let turns = self.room(Phase::Decode).lanes == 1 && !self.executor.has_two_ways();
             self.speed.landed(batch.rows(), batch.slices().len(), launched, turns);
         }
-        if let Err(error) = &result
-            && error.is_lost()
-        {
-            self.stopped.get_or_insert_with(|| Failure(error.clone()));
-        }
-        let shared = batch.slices().len() > 1;
+        let less = match &result {
+            Ok(_) => {
+                self.caution.landed();
+                false
+            }
+            Err(error) => {
+                self.heed(error);
+                let less = error.is_out_of_memory() && self.caution.failed(batch.rows());
+                self.counted.batches_cut += u64::from(less);
+                less
+            }
+        };
+        let shared = less || batch.slices().len() > 1;
         let rows = match &result {
             Ok(Some(output)) => output.rows(&batch).unwrap_or_default(),
             _ => Vec::new(),
@@ -456,6 +464,7 @@ impl Engine {
                 Ok(_) if sequence.failure.is_some() || sequence.cancelled => None,
                 Ok(_) => {
                     sequence.alone = false;
+                    sequence.pages.landed(phase, slice.end());
                     self.score(&mut sequence, slice, parts.scored.iter().zip(brought));
                     let chosen = &brought[parts.scored.len().min(brought.len())..];
                     sequence.timed = batch.outputs().len() == batch.rows();
@@ -565,7 +574,8 @@ impl Engine {
     /// Puts a sequence back in its place, or ends it for this reason or for one that waited until nothing of it was in flight.
     fn settle(&mut self, at: usize, mut sequence: Sequence, reason: Option<FinishReason>) {
         let reason = reason.or_else(|| {
-            let failed = sequence.failure.as_ref().filter(|f| !f.shared);
+            // Of a lost device no sequence is the cause.
+            let failed = sequence.failure.as_ref().filter(|f| !f.shared && !f.failure.0.is_lost());
             match failed {
                 _ if sequence.flights > 0 => None,
                 _ if sequence.cancelled => Some(FinishReason::Cancelled),
@@ -596,7 +606,8 @@ impl Engine {
         };
         let Sampled { token, logprobs } = match sampled {
             Ok(sampled) => sampled,
-            Err(NoCandidate) => return Some(FinishReason::NoCandidate),
+            Err(Unchosen::NoCandidate) => return Some(FinishReason::NoCandidate),
+            Err(Unchosen::NotFinite) => return Some(FinishReason::NotFinite),
         };
         sequence.push(token);
         self.counted.generated_tokens += 1;

@@ -573,31 +573,12 @@ fn a_batch_too_large_for_the_device_is_run_one_by_one() {
 }
 
 #[test]
-fn a_lost_device_stops_the_engine_and_tells_everyone() {
-    let device = FakeDevice::plain();
-    let mut engine = engine_on(device.clone(), options());
-    let ids: Vec<SequenceId> = (0..6).map(|i| engine.add(request(i, 10, 50)).unwrap()).collect();
-    engine.step().unwrap();
-    device.set_faults(Faults { lost: true, ..Faults::default() });
-    let texts = drain(&mut engine);
-    for id in &ids {
-        assert!(
-            matches!(&texts[id].1, Some(FinishReason::Device(what)) if what.to_string().contains("device lost"))
-        );
-    }
-    assert!(all_free(&engine));
-    assert!(matches!(engine.step(), Err(EngineError::Stopped { .. })));
-    assert!(matches!(engine.add(request(1, 5, 5)), Err(AdmissionError::Stopped { .. })));
-    assert!(matches!(engine.evaluator().prefill(&[1], true), Err(EngineError::Stopped { .. })));
-}
-
-#[test]
 fn a_model_without_finite_logits_ends_the_sequence() {
     let device = FakeDevice::plain();
     let mut engine = engine_on(device.clone(), options());
     device.set_faults(Faults { nan: true, ..Faults::default() });
     let id = engine.add(request(1, 10, 5)).unwrap();
-    assert_eq!(drain(&mut engine)[&id], (vec![], Some(FinishReason::NoCandidate)));
+    assert_eq!(drain(&mut engine)[&id], (vec![], Some(FinishReason::NotFinite)));
 }
 
 #[test]
@@ -751,3 +732,4 @@ mod prompt_logprobs;
 mod queue;
 mod serving;
 mod store;
+mod survivors;

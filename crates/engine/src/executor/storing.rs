@@ -32,15 +32,13 @@ impl Executor {
     pub(crate) fn save(&mut self, store: &dyn PageStore, chunk: &Chunk<'_>, phase: Phase) -> u64 {
         let tag = self.store_copies.tag();
         let way = &self.ways[self.way(phase)];
-        // What was brought from the other phase's devices may be on its way there.
-        let brings = if self.has_two_ways() { &self.flights[..] } else { &[] };
-        let after: Vec<Fence> = brings.iter().filter_map(|f| f.fences.last().cloned()).collect();
         let (mut copies, mut jobs) = (Vec::new(), Vec::new());
         for ((block, _), host) in chunk.shape.mixers.iter().zip(chunk.parts) {
             let (done, device) = (Signal::new(), way.placement.device(*block));
             copies.push(StoreCopy { block: *block, device, done: done.fence() });
-            let (mixer, pages, after) = (way.blocks[*block], chunk.pages.clone(), after.clone());
-            jobs.push((device, StateCopy { mixer, pages, way: StateWay::Save(host.clone()), after, done }));
+            let (mixer, pages, way) = (way.blocks[*block], chunk.pages.clone(), StateWay::Save(host.clone()));
+            // Whoever computed it has landed.
+            jobs.push((device, StateCopy { mixer, pages, way, after: Vec::new(), done }));
         }
         let saved: Vec<Fence> = copies.iter().map(|copy| copy.done.clone()).collect();
         let left = Signal::new();

@@ -19,6 +19,7 @@ use crate::job;
 use crate::page;
 use crate::registry::{InUse, Standing};
 use crate::shape::Shape;
+use crate::worker::Health;
 
 /// Whether requests can be answered: 200, or 503 with the reason. The default model decides.
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
@@ -34,8 +35,14 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
     };
     for model in app.registry.ready() {
         let load = model.worker.load();
-        if load.stopped {
-            return waits("a device was lost", json!({"model": model.id}));
+        match &load.health {
+            Health::Works => {}
+            Health::Recovers => {
+                return waits("a device was lost, the model is opened again", json!({"model": model.id}));
+            }
+            Health::Stopped(why) => {
+                return waits("a device was lost", json!({"model": model.id, "reason": why}));
+            }
         }
         if let Some(hangs) = load.hangs_for() {
             return waits(
@@ -90,7 +97,7 @@ pub(crate) async fn props(State(app): State<Arc<App>>) -> Json<Value> {
     let Some(model) = ready.iter().find(|model| model.id == default).or(ready.first()) else {
         return Json(json!({"model": default, "loaded": false}));
     };
-    let facts = &model.facts;
+    let facts = model.facts();
     let recommended = &model.text.recommended;
     Json(json!({
         "model": model.id, "loaded": true, "name": facts.name, "architecture": facts.architecture,

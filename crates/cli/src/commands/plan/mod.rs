@@ -145,13 +145,13 @@ fn has_other_source(name: &str, error: &anyhow::Error) -> bool {
 
 /// The devices that rules name, and else all that may be taken unasked. One of these that cannot be opened is left out.
 fn open_all(args: &PlanArgs, config: &Config) -> anyhow::Result<Vec<Opened>> {
-    let device = DeviceArgs { device: None, threads: args.threads };
+    let device = DeviceArgs::any(args.threads);
     if let Some(Place::Rules(rules)) = &args.place {
         return open_device::open_all(&device, Some(rules), config);
     }
     let mut opened = Vec::new();
     for choice in unasked() {
-        let named = DeviceArgs { device: Some(choice.clone()), threads: args.threads };
+        let named = device.on(choice.clone());
         match open_device::open(&named, config) {
             Ok(device) => opened.push(device),
             Err(error) => say!("{choice} is left out: {}", describe(&error)),

@@ -80,7 +80,7 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
     }
     let longest = PROMPTS.iter().map(|p| p.len()).max().unwrap_or(0).saturating_add(args.tokens);
     let context = ContextChoice::Exactly(longest.max(PERPLEXITY_CONTEXT));
-    let cpu = DeviceArgs { device: Some(DeviceChoice::cpu()), threads: args.device.threads };
+    let cpu = args.device.on(DeviceChoice::cpu());
     // Once for both, so that what it lacks is told once.
     let fetched = crate::session::find_model(model, config)?;
     let mut base = Session::of(&fetched, &choice_of(&cpu, context), config)?;

@@ -7,14 +7,18 @@ use std::time::UNIX_EPOCH;
 use unicorn_core::{DeviceKind, ModelSpec};
 use unicorn_engine::Engine;
 use unicorn_model::TextSide;
-use unicorn_server::{Description, LoadedModel, Loader, ModelEntry, ModelFacts};
+use unicorn_server::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts};
 
 use super::args::ServeArgs;
 use crate::clean::one_line;
 use crate::config::Config;
-use crate::planner::Load;
+use crate::devices;
+use crate::memory::Refused;
+use crate::output::say;
+use crate::planner::{Load, Place};
 use crate::progress::Fetched;
 use crate::session::{self, ContextChoice, EngineChoice, Session, find_model};
+use crate::shared_args::DeviceArgs;
 
 /// Context where nobody asks for another: the first prompts of coding agents have up to 19,000 tokens.
 const CONTEXT_MAX: usize = 32_768;
@@ -128,10 +132,19 @@ impl Loader for ModelLoader {
         self.known().into_iter().map(entry).collect()
     }
 
-    fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, String> {
+    fn load(&self, id: &str, care: &Care, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, LoadError> {
         let known = self.known().into_iter().find(|known| known.id == id);
         let known = known.ok_or_else(|| format!("{id} is not there any more"))?;
-        open(self, &known, progress).map_err(|error| one_line(&format!("{error:#}")))
+        open_with(self, &known, care, progress).map_err(|error| LoadError {
+            memory: error.downcast_ref::<Refused>().is_some(),
+            message: one_line(&format!("{error:#}")),
+        })
+    }
+
+    fn tell(&self, line: &str) {
+        if self.config.talks() {
+            say!("{}", one_line(line));
+        }
     }
 
     fn describe(&self, id: &str) -> Result<Description, String> {
@@ -141,14 +154,49 @@ impl Loader for ModelLoader {
     }
 }
 
-fn open(loader: &ModelLoader, known: &Known, progress: &mut dyn FnMut(f32)) -> anyhow::Result<LoadedModel> {
+fn open_with(
+    loader: &ModelLoader,
+    known: &Known,
+    care: &Care,
+    progress: &mut dyn FnMut(f32),
+) -> anyhow::Result<LoadedModel> {
+    let ServeArgs { device, place, .. } = &loader.args;
+    match care {
+        Care::Usual => open(loader, known, device, &place.of(device), progress),
+        Care::Small => {
+            let device = DeviceArgs { small: true, ..device.clone() };
+            open(loader, known, &device, &place.of(&device), progress)
+        }
+        Care::Without(lost) => {
+            let mut why = anyhow::anyhow!("there is no other device");
+            for choice in devices::unasked() {
+                let device = DeviceArgs { small: true, ..device.on(choice.clone()) };
+                match open(loader, known, &device, &Place::One, progress) {
+                    Ok(model) if model.engine.devices().iter().all(|d| d.profile().name != *lost) => {
+                        return Ok(model);
+                    }
+                    Ok(_) => {}
+                    Err(error) => why = error.context(choice.to_string()),
+                }
+            }
+            Err(why)
+        }
+    }
+}
+
+fn open(
+    loader: &ModelLoader,
+    known: &Known,
+    device: &DeviceArgs,
+    place: &Place,
+    progress: &mut dyn FnMut(f32),
+) -> anyhow::Result<LoadedModel> {
     let ModelLoader { args, config, template, .. } = loader;
-    let place = args.place.of(&args.device);
     let context = context(args);
     let choice = EngineChoice {
         kv_tokens: Some(args.kv_tokens.unwrap_or(KV_TOKENS)),
-        device: &args.device,
-        place: &place,
+        device,
+        place,
         kv: args.kv.kv,
         context,
         memory: args.memory.memory_max.as_ref(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use unicorn_server::{Budget, Loader, Server, ServerOptions};
+use unicorn_server::{Loader, Server, ServerOptions};
 
 pub use args::ServeArgs;
 use loader::ModelLoader;
@@ -69,7 +69,7 @@ fn options(args: &ServeArgs, config: &Config) -> anyhow::Result<ServerOptions> {
         origins: args.cors_origin.clone(),
         hosts: args.allow_host.clone(),
         aliases,
-        budget: Budget { models: args.models_max, bytes: None },
+        models_max: args.models_max,
         head_time: Duration::from_secs(args.head_timeout as u64),
         body_time: Duration::from_secs(args.body_timeout as u64),
         drain: Duration::from_secs(u64::from(args.drain)),

@@ -239,7 +239,9 @@ fn what_falls_out_of_memory_is_saved_and_comes_back() {
                 assert_eq!(timings.restored_tokens > 0, round == 1, "{timings:?}");
             }
         }
-        assert_eq!(engine.counters().unsaved_pages, 0);
+        // A few may have left while all the memory for copies was in use.
+        let counters = engine.counters();
+        assert!(counters.unsaved_pages < counters.saved_pages / 4, "{counters:?}");
         settle(&mut engine);
         engine.clear_kept();
         assert!(all_free(&engine));
@@ -322,14 +324,28 @@ fn a_lost_device_leaves_nothing_under_way() {
     let device = FakeDevice::plain();
     let mut two = engine_on(device.clone(), with(&store, options()));
     cut(&mut two, 1);
-    two.add(first.clone()).unwrap();
-    two.add(kept(request(2, 60, 50))).unwrap();
-    two.step().unwrap();
+    let other = kept(request(2, 60, 50));
+    let ids = [&first, &other].map(|request| two.add(request.clone()).unwrap());
+    let mut texts = Texts::new();
+    collect(&mut texts, two.step().unwrap());
     device.set_faults(Faults { lost: true, copies: true, ..Faults::default() });
-    let texts = drain(&mut two);
-    assert!(texts.values().all(|t| matches!(t.1, Some(FinishReason::Device(_)))));
-    assert!(all_free(&two) && !two.has_background());
-    assert!(matches!(two.step(), Err(EngineError::Stopped { .. })));
+    while let Ok(events) = two.step() {
+        collect(&mut texts, events);
+    }
+    let survivors = two.survivors().unwrap();
+    assert!(all_free(&two) && !two.has_background() && two.restoring() == 0);
+    // They go on elsewhere from what is in the store.
+    let mut three = engine_of(with(&store, options()));
+    three.adopt(survivors);
+    for (id, (tokens, end)) in settle(&mut three) {
+        let entry = texts.entry(id).or_default();
+        entry.0.extend(tokens);
+        entry.1 = end;
+    }
+    for (id, request) in ids.iter().zip([&first, &other]) {
+        assert_eq!(texts[id], alone(request));
+    }
+    assert!(three.counters().restored_pages >= 9);
 }
 
 #[test]
@@ -412,6 +428,8 @@ proptest! {
                 if engine.is_idle() && !engine.has_background() {
                     break;
                 }
+                // However fast a fake model computes.
+                engine.speed = Speed::default();
                 collect(&mut texts, engine.step().unwrap());
                 prop_assert!(engine.keeper.as_ref().unwrap().chunks() <= SAVES_MAX + RESTORES_MAX);
             }

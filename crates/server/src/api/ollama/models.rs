@@ -39,10 +39,10 @@ fn digest(entry: &ModelEntry) -> String {
 pub(crate) async fn tags(State(app): State<Arc<App>>) -> Json<Value> {
     let ready = app.registry.ready();
     let tag = |entry: &ModelEntry| {
-        let facts = ready.iter().find(|model| model.id == entry.id).map(|model| &model.facts);
+        let facts = ready.iter().find(|model| model.id == entry.id).map(|model| model.facts());
         json!({
             "name": entry.id, "model": entry.id, "modified_at": of_seconds(entry.created),
-            "size": entry.bytes, "digest": digest(entry), "details": details(facts),
+            "size": entry.bytes, "digest": digest(entry), "details": details(facts.as_deref()),
         })
     };
     Json(json!({"models": app.registry.entries().iter().map(tag).collect::<Vec<_>>()}))
@@ -55,11 +55,11 @@ pub(crate) async fn ps(State(app): State<Arc<App>>) -> Json<Value> {
     let for_ever = || SystemTime::now() + Duration::from_secs(292 * 365 * 86_400);
     let mut models = Vec::new();
     for model in app.registry.ready() {
-        let facts = &model.facts;
+        let facts = model.facts();
         let entry = entries.iter().find(|entry| entry.id == model.id);
         models.push(json!({
             "name": model.id, "model": model.id, "size": facts.weight_bytes.max(facts.gpu_bytes),
-            "digest": entry.map(digest).unwrap_or_default(), "details": details(Some(facts)),
+            "digest": entry.map(digest).unwrap_or_default(), "details": details(Some(&facts)),
             "expires_at": rfc3339(model.leaves_at().unwrap_or_else(for_ever)),
             "size_vram": facts.gpu_bytes, "context_length": model.context,
         }));

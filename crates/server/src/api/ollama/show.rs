@@ -116,7 +116,7 @@ pub(crate) async fn show(
     let id = find(&app, name(&Fields::of(&body)?)?)?.id;
     let ready = app.registry.ready().into_iter().find(|model| model.id == id);
     if let Some(model) = ready {
-        return Ok(Json(shown(&id, &model.facts, &model.text, model.context)));
+        return Ok(Json(shown(&id, &model.facts(), &model.text, model.context)));
     }
     let registry = app.registry.clone();
     blocking(move || {

@@ -20,7 +20,7 @@ fn model(app: &App, entry: &ModelEntry) -> Value {
     });
     let ready = app.registry.ready();
     if let Some(ready) = ready.iter().find(|ready| ready.id == entry.id) {
-        let facts = &ready.facts;
+        let facts = ready.facts();
         // What llama.cpp, vLLM and others tell, under their names.
         model["context_length"] = ready.context.into();
         model["max_model_len"] = ready.context.into();

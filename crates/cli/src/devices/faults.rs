@@ -1,0 +1,176 @@
+//! A layer around a real device in which things go wrong: to see, without a broken driver, what becomes of the work.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use unicorn_core::{
+    Block, BlockId, Device, DeviceError, DeviceOptions, DeviceProfile, Instrument, KernelTime, MemoryNeed,
+    MemoryRoom, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId,
+    TensorType, WeightSource, Work, Workload,
+};
+
+/// What goes wrong, and when: `UNICORN_FAULTS=lose@40,vulkan:0/memory@90`. The number counts the work that devices of that name, or all of
+/// them together, were given since the program started.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Faults(Vec<Fault>);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Fault {
+    /// `None` for any.
+    device: Option<String>,
+    kind: Kind,
+    at: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// The device is lost.
+    Lose,
+    /// There is no memory for the work.
+    Memory,
+}
+
+/// Work that was given so far, by device; the empty name stands for all.
+static GIVEN: Mutex<Option<HashMap<String, u64>>> = Mutex::new(None);
+
+impl Faults {
+    /// What cannot be read goes wrong at once: whoever set it wants to know.
+    pub fn parse(text: &str) -> Faults {
+        let fault = |text: &str| {
+            let (device, fault) = text.split_once('/').map_or((None, text), |(d, f)| (Some(d.to_owned()), f));
+            let (kind, at) = fault.split_once('@')?;
+            let kind = match kind {
+                "lose" => Kind::Lose,
+                "memory" => Kind::Memory,
+                _ => return None,
+            };
+            Some(Fault { device, kind, at: at.parse().ok()? })
+        };
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        Faults(
+            parts
+                .map(|part| fault(part).unwrap_or(Fault { device: None, kind: Kind::Lose, at: 1 }))
+                .collect(),
+        )
+    }
+
+    /// The device with what shall go wrong; the device itself where nothing shall.
+    pub fn around(&self, device: Arc<dyn Instrument>) -> Arc<dyn Instrument> {
+        match self.0.is_empty() {
+            true => device,
+            false => Arc::new(Faulty { device, faults: self.clone(), lost: AtomicBool::new(false) }),
+        }
+    }
+
+    /// What happens to the next work of a device.
+    fn next(&self, name: &str) -> Option<Kind> {
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = given.get_or_insert_default();
+        let mut count = |name: &str| {
+            let count = given.entry(name.to_owned()).or_default();
+            *count += 1;
+            *count
+        };
+        let (of_it, of_all) = (count(name), count(""));
+        let now = |fault: &&Fault| match &fault.device {
+            Some(device) => device == name && fault.at == of_it,
+            None => fault.at == of_all,
+        };
+        self.0.iter().find(now).map(|fault| fault.kind)
+    }
+}
+
+struct Faulty {
+    device: Arc<dyn Instrument>,
+    faults: Faults,
+    lost: AtomicBool,
+}
+
+impl Device for Faulty {
+    fn submit(&self, work: Work) {
+        let kind = self.faults.next(&self.profile().name);
+        if kind == Some(Kind::Lose) {
+            self.lost.store(true, Ordering::Release);
+        }
+        let device = self.profile().name.clone();
+        if self.lost.load(Ordering::Acquire) {
+            let lost = DeviceError::Lost { device, what: "a batch (UNICORN_FAULTS)".into() };
+            return work.done.give(Err(Arc::new(lost)));
+        }
+        match kind {
+            Some(Kind::Memory) => {
+                let (what, requested) = ("a batch (UNICORN_FAULTS)".into(), work.batch.rows() as u64);
+                let short = DeviceError::OutOfMemory { device, what, requested, free: 0 };
+                work.done.give(Err(Arc::new(short)));
+            }
+            _ => self.device.submit(work),
+        }
+    }
+
+    fn profile(&self) -> &DeviceProfile {
+        self.device.profile()
+    }
+    fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError> {
+        self.device.needs(blocks, workload)
+    }
+    fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
+        self.device.load(block, source)
+    }
+    fn unload(&self, block: BlockId) {
+        self.device.unload(block);
+    }
+    fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {
+        self.device.reserve(layout)
+    }
+    fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError> {
+        self.device.attach(stream, residual)
+    }
+    fn crosses_by(&self) -> Option<String> {
+        self.device.crosses_by()
+    }
+    fn copy_state(&self, copy: StateCopy) {
+        self.device.copy_state(copy);
+    }
+    fn memory(&self) -> MemoryUse {
+        self.device.memory()
+    }
+    fn describe(&self, block: BlockId) -> Vec<String> {
+        self.device.describe(block)
+    }
+}
+
+impl Instrument for Faulty {
+    fn measure(&self) -> Result<Roofline, DeviceError> {
+        self.device.measure()
+    }
+    fn room(&self) -> Option<MemoryRoom> {
+        self.device.room()
+    }
+    fn rate_kind(&self, ty: TensorType) -> RateKind {
+        self.device.rate_kind(ty)
+    }
+    fn configure(&self, options: &DeviceOptions) -> Result<(), DeviceError> {
+        self.device.configure(options)
+    }
+    fn set_profiling(&self, on: bool) {
+        self.device.set_profiling(on);
+    }
+    fn kernel_times(&self) -> Vec<KernelTime> {
+        self.device.kernel_times()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_come_when_they_are_to() {
+        let faults = Faults::parse("lose@2, there/memory@2");
+        let seen: Vec<Option<Kind>> = ["here", "there", "there"].map(|name| faults.next(name)).into();
+        assert_eq!(seen, [None, Some(Kind::Lose), Some(Kind::Memory)]);
+        assert_eq!(Faults::parse(""), Faults::default());
+        assert_eq!(Faults::parse("nonsense").0[0].at, 1);
+    }
+}
