@@ -70,7 +70,7 @@ fn run(engine: &mut Engine, prompt: &[u32]) -> (Vec<u32>, Timings) {
         for event in engine.step().unwrap() {
             match event {
                 Event::Token { token, .. } => tokens.push(token),
-                Event::PromptLogprobs { .. } => {}
+                Event::PromptLogprobs { .. } | Event::Embedding { .. } => {}
                 Event::Finished { timings, .. } => told = timings,
             }
         }

@@ -141,7 +141,7 @@ fn bytes(mixers: &[(usize, usize)]) -> usize {
 
 /// Bytes of host memory that saving and restoring take at most: the chunks under way, and again what a GPU copies from.
 pub(crate) fn chunk_bytes(spec: &ModelSpec, layout: &StateLayout) -> u64 {
-    let largest = RecordShape::of(spec, layout).iter().map(RecordShape::bytes).max().unwrap_or(0);
+    let Some(largest) = RecordShape::of(spec, layout).iter().map(RecordShape::bytes).max() else { return 0 };
     (largest.max(CHUNK_BYTES) as u64).saturating_mul(2 * (SAVES_MAX + RESTORES_MAX) as u64)
 }
 

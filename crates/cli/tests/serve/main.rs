@@ -4,6 +4,7 @@
 
 mod bodies;
 mod departures;
+mod embeddings;
 mod http;
 mod keys;
 mod lives;
