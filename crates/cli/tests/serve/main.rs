@@ -12,6 +12,7 @@ mod load;
 mod losses;
 mod names;
 mod numbers;
+mod outlives;
 mod schemas;
 mod support;
 mod templates;
