@@ -67,7 +67,7 @@ impl Server {
         Server::spawn_with(folder, model, args, &[])
     }
 
-    fn spawn_with(
+    pub fn spawn_with(
         folder: tempfile::TempDir,
         model: Option<&Path>,
         args: &[&str],

@@ -46,7 +46,9 @@ pub struct ServeArgs {
     /// Port to listen on; 0 for any that is free
     #[arg(short, long, value_name = "PORT", default_value = "8080", help_heading = "Network")]
     pub port: u16,
-    /// File with API keys, one a line, `#` begins a comment; clients must bring one of them, or of those in UNICORN_API_KEY
+    /// File with API keys, one a line, lines that begin with `#` are comments; clients must bring one of them, or of those in UNICORN_API_KEY
+    ///
+    /// UNICORN_API_KEY holds a key, or several with commas between them.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Network")]
     pub api_key_file: Option<PathBuf>,
     /// Origin whose web pages may call, such as https://chat.example; * for all
