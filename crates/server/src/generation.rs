@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt};
 use unicorn_engine::{FinishReason, Timings, TokenLogprobs};
 use unicorn_grammar::{Piece, Reader};
@@ -148,6 +149,25 @@ pub(crate) async fn collect(mut generation: Generation) -> Result<Answer, ApiErr
     Err(ApiError::internal("the answer ended without an end"))
 }
 
+/// Waits for all of several answers. They are taken as they come: one that nobody took would be given up.
+///
+/// # Errors
+/// Why the first that failed did; the others are cancelled then.
+pub(crate) async fn collect_all(generations: Vec<Generation>) -> Result<Vec<Answer>, ApiError> {
+    let mut answers: Vec<Option<Answer>> = generations.iter().map(|_| None).collect();
+    let mut all = JoinSet::new();
+    for (index, generation) in generations.into_iter().enumerate() {
+        all.spawn(async move { (index, collect(generation).await) });
+    }
+    // Dropped, the set ends what still runs.
+    while let Some(done) = all.join_next().await {
+        let (index, answer) =
+            done.map_err(|_| ApiError::internal("an answer panicked: a fault of the server"))?;
+        answers[index] = Some(answer?);
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
 /// How an answer is to be read.
 pub(crate) struct Reading {
     /// The prompt, where its tokens are to be scored.
@@ -264,6 +284,13 @@ impl Generation {
         Delta { prompt, ..Delta::default() }
     }
 
+    /// The end of an answer of which nothing more comes.
+    fn broken(&mut self, why: String) -> Delta {
+        self.done = true;
+        let end = End { finish: Finish::Failed(why), timings: Timings::default(), reasoning_tokens: 0 };
+        Delta { end: Some(end), ..Delta::default() }
+    }
+
     fn finish(&mut self, reason: FinishReason, timings: Timings) -> Delta {
         let rest = self.detokenizer.finish();
         let mut parts = self.parts(rest);
@@ -314,17 +341,74 @@ impl Stream for Generation {
                 Some(Progress::Token { token, logprobs }) => this.token(token, logprobs),
                 Some(Progress::Prompt(logprobs)) => this.prompt(logprobs),
                 Some(Progress::Finished { reason, timings }) => this.finish(reason, timings),
-                None => {
-                    this.done = true;
-                    let finish = Finish::Failed("nobody took the answer in time".into());
-                    let end = End { finish, timings: Timings::default(), reasoning_tokens: 0 };
-                    Delta { end: Some(end), ..Delta::default() }
-                }
+                Some(Progress::Broken(why)) => this.broken(why),
+                None => this.broken("nobody took the answer in time".into()),
             };
             if delta != Delta::default() {
                 return Poll::Ready(Some(delta));
             }
         }
         Poll::Ready(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use unicorn_text::GgufVocabulary;
+
+    use super::*;
+
+    /// An answer of a model with the tokens `a` and `b`, of which what is sent comes; `room` as in the worker's channels.
+    fn generation(
+        room: usize,
+        stops: &[&str],
+        reader: Option<Reader>,
+    ) -> (mpsc::Sender<Progress>, Generation) {
+        let tokenizer = Tokenizer::from_gguf(GgufVocabulary {
+            model: "gpt2".to_owned(),
+            tokens: ["a", "b", "ab"].map(str::to_owned).to_vec(),
+            merges: vec!["a b".to_owned()],
+            ..GgufVocabulary::default()
+        })
+        .unwrap();
+        let (sender, tokens) = Tokens::given(room);
+        let reading = Reading {
+            scored_prompt: Vec::new(),
+            detokenizer: tokenizer.detokenizer_after(None, true),
+            stops: stops.iter().map(|stop| (*stop).to_owned()).collect(),
+            tokenizer,
+            prompt_tokens: 1,
+            reader,
+            shown: HashMap::new(),
+        };
+        (sender, Generation::new(tokens, reading))
+    }
+
+    #[tokio::test]
+    async fn several_answers_are_taken_as_they_come() {
+        const ROOM: usize = 4;
+        const LONG: usize = 40;
+        let (senders, generations): (Vec<_>, Vec<_>) = (0..3).map(|_| generation(ROOM, &[], None)).unzip();
+        let collected = tokio::spawn(collect_all(generations));
+        for _ in 0..LONG / ROOM {
+            for sender in &senders {
+                for _ in 0..ROOM {
+                    // As the engine's thread, which waits for nobody.
+                    sender
+                        .try_send(Progress::Token { token: 0, logprobs: None })
+                        .expect("the channel has room");
+                }
+            }
+            while senders.iter().any(|sender| sender.capacity() < ROOM) {
+                tokio::task::yield_now().await;
+            }
+        }
+        for sender in senders {
+            let end = Progress::Finished { reason: FinishReason::Stop, timings: Timings::default() };
+            sender.try_send(end).unwrap();
+        }
+        let answers = collected.await.unwrap().unwrap();
+        assert!(answers.len() == 3 && answers.iter().all(|answer| answer.text == "a".repeat(LONG)));
     }
 }

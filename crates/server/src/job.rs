@@ -1,5 +1,10 @@
 //! From what a request asks to a running answer.
 
+use std::num::NonZero;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
 use unicorn_engine::{Constraint, Drafter, Guides, NgramDrafter, Request, SamplingOptions};
 use unicorn_grammar::Matcher;
 
@@ -52,10 +57,28 @@ pub(crate) async fn converse(
     start(model, shape, Ask { prompt: tokens, ..ask }, Some(text), choices).await
 }
 
+/// Threads that read requests at once: each may take hundreds of megabytes for a long one, and more than there are processors gain nothing.
+static READERS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism().map_or(2, NonZero::get);
+    Arc::new(Semaphore::new(2 * processors))
+});
+/// Longest wait for such a thread.
+const READER_WAIT: Duration = Duration::from_secs(30);
+
 /// Runs what takes its time on a thread for such things.
+///
+/// # Errors
+/// Those of the work; 503 where too many others are at it.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
+    let turn = tokio::time::timeout(READER_WAIT, READERS.clone().acquire_owned()).await;
+    let turn = turn.map_err(|_| ApiError::unavailable("too many requests are being read", 2))?;
+    let work = move || {
+        // Held to the end, also where the client is gone and nobody waits.
+        let _turn = turn;
+        work()
+    };
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|_| Err(ApiError::internal("the request could not be read: a fault of the server")))
 }

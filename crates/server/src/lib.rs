@@ -27,6 +27,7 @@ mod shape;
 mod stops;
 mod structure;
 mod warm_up;
+mod weight;
 mod worker;
 
 pub use model::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts};

@@ -191,6 +191,15 @@ impl Metrics {
         }
     }
 
+    /// A request ended with its engine, which tells nothing of it any more.
+    pub fn broken(&self, whole: Duration, slow_client: bool) {
+        self.finished.get_or_create(&Finished { finished_reason: "error" }).inc();
+        self.whole.observe(whole.as_secs_f64());
+        if slow_client {
+            self.slow_clients.inc();
+        }
+    }
+
     /// A request was answered. `route` is the pattern, not what was asked, so that there are few.
     pub fn answered(&self, route: &str, status: u16) {
         self.answered.get_or_create(&Answered { route: route.to_owned(), status }).inc();

@@ -4,6 +4,7 @@
 //! that takes nothing from a full channel is cancelled, and so is one that is gone.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +36,8 @@ pub(crate) enum Progress {
     Token { token: u32, logprobs: Option<TokenLogprobs> },
     /// The last that comes.
     Finished { reason: FinishReason, timings: Timings },
+    /// The last that comes, where the engine has failed and knows nothing of the job any more.
+    Broken(String),
 }
 
 /// Jobs on their way to the engine; more wait at the sender.
@@ -70,6 +73,9 @@ pub(crate) enum Health {
     /// It has stopped for good, for this reason.
     Stopped(String),
 }
+
+/// Why jobs end when the engine panics.
+const PANICKED: &str = "the engine of this model failed: a fault of the server";
 
 /// A step that takes longer than this may be a device that hangs.
 const STEP_MAX: Duration = Duration::from_secs(20);
@@ -125,8 +131,12 @@ impl Worker {
             recovery,
         };
         let (alive, ended) = watch::channel(());
+        let told = load.clone();
         std::thread::Builder::new().name("engine".into()).spawn(move || {
-            pump.run();
+            // What panics while a panic or a loss is mended is not mended: the model is loaded anew for who asks next.
+            if catch_unwind(AssertUnwindSafe(|| pump.run())).is_err() {
+                told.lock().unwrap_or_else(PoisonError::into_inner).health = Health::Stopped(PANICKED.into());
+            }
             drop(alive);
         })?;
         Ok(Worker { jobs, load, ending, ended })
@@ -178,6 +188,14 @@ impl Tokens {
     /// The next thing that happened; `None` after the last, and where the job was given up because nobody took what came of it.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
         Pin::new(&mut self.progress).poll_recv(cx)
+    }
+
+    /// What somebody gives, of a channel with this much room.
+    #[cfg(test)]
+    pub fn given(room: usize) -> (mpsc::Sender<Progress>, Tokens) {
+        let (sender, progress) = mpsc::channel(room);
+        let (cancel, _) = mpsc::unbounded_channel();
+        (sender, Tokens { progress, sequence: SequenceId(0), cancel })
     }
 
     /// Ends the job. What has come of it can still be taken.
@@ -246,6 +264,28 @@ impl Clients {
     }
 }
 
+impl Clients {
+    /// Ends all jobs of an engine that can tell nothing of them any more.
+    fn break_off(&mut self, why: &str) {
+        for (_, client) in self.all.drain() {
+            self.metrics.broken(client.since.elapsed(), client.slow);
+            if !client.gone {
+                // One whose channel is full learns from its end.
+                let _ = client.progress.try_send(Progress::Broken(why.to_owned()));
+            }
+        }
+    }
+}
+
+/// How a pump goes on.
+enum Turn {
+    Again,
+    /// The engine lost a device.
+    Lost,
+    /// Nobody has anything to ask any more.
+    Over,
+}
+
 /// What the thread has.
 struct Pump {
     engine: Engine,
@@ -264,36 +304,48 @@ struct Pump {
 impl Pump {
     fn run(mut self) {
         loop {
-            if self.engine.is_idle() {
-                self.tell(None, Health::Works);
-                match self.submissions.blocking_recv() {
-                    Some(submission) => self.admit(submission),
-                    None => return,
-                }
-            }
-            while let Ok(submission) = self.submissions.try_recv() {
-                self.admit(submission);
-            }
-            while let Ok(sequence) = self.cancels.try_recv() {
-                self.engine.cancel(sequence);
-            }
-            if self.ending.load(Ordering::Acquire) {
-                for sequence in self.clients.all.keys() {
-                    self.engine.cancel(*sequence);
-                }
-            }
-            let began = Instant::now();
-            self.tell(Some(began), Health::Works);
-            let stepped = self.engine.step();
-            self.longest_step = self.longest_step.max(began.elapsed());
-            match stepped {
-                Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
-                Err(_) => match self.recover() {
-                    Some(pump) => self = pump,
-                    None => return,
-                },
+            let next = match catch_unwind(AssertUnwindSafe(|| self.turn())) {
+                Ok(Turn::Again) => continue,
+                Ok(Turn::Over) => return,
+                Ok(Turn::Lost) => self.recover(),
+                Err(_) => self.begin_anew(),
+            };
+            match next {
+                Some(pump) => self = pump,
+                None => return,
             }
         }
+    }
+
+    /// Takes what is asked, and one step.
+    fn turn(&mut self) -> Turn {
+        if self.engine.is_idle() {
+            self.tell(None, Health::Works);
+            match self.submissions.blocking_recv() {
+                Some(submission) => self.admit(submission),
+                None => return Turn::Over,
+            }
+        }
+        while let Ok(submission) = self.submissions.try_recv() {
+            self.admit(submission);
+        }
+        while let Ok(sequence) = self.cancels.try_recv() {
+            self.engine.cancel(sequence);
+        }
+        if self.ending.load(Ordering::Acquire) {
+            for sequence in self.clients.all.keys() {
+                self.engine.cancel(*sequence);
+            }
+        }
+        let began = Instant::now();
+        self.tell(Some(began), Health::Works);
+        let stepped = self.engine.step();
+        self.longest_step = self.longest_step.max(began.elapsed());
+        match stepped {
+            Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
+            Err(_) => return Turn::Lost,
+        }
+        Turn::Again
     }
 
     fn admit(&mut self, Submission { job, reply }: Submission) {
@@ -341,6 +393,33 @@ impl Pump {
                 None
             }
         }
+    }
+
+    /// The engine panicked. What it holds cannot be trusted, so that every job ends; the model is opened anew. `None` where that fails.
+    fn begin_anew(mut self) -> Option<Pump> {
+        let began = Instant::now();
+        self.metrics.engine_stopped();
+        self.set_health(Health::Recovers);
+        self.clients.break_off(PANICKED);
+        // Its memory is needed. It may panic once more.
+        let engine = self.engine;
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
+        match self.recovery.open_anew(PANICKED) {
+            Ok((engine, care)) => {
+                self.metrics.recovered(&care, began.elapsed());
+                // Its sequences are numbered anew: who still cancels one of those before must not meet them.
+                let (cancel, cancels) = mpsc::unbounded_channel();
+                Some(Pump { engine, cancel, cancels, longest_step: Duration::ZERO, ..self })
+            }
+            Err(why) => {
+                self.load.lock().unwrap_or_else(PoisonError::into_inner).health = Health::Stopped(why);
+                None
+            }
+        }
+    }
+
+    fn set_health(&self, health: Health) {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner).health = health;
     }
 
     fn tell(&self, stepping_since: Option<Instant>, health: Health) {

@@ -103,8 +103,7 @@ fn a_key_in_the_environment_is_never_overlooked() {
     for (variable, right) in [("#s3cret", "#s3cret"), ("a-key,#other", "#other"), (" s3cret ", "s3cret")] {
         let folder = tempfile::tempdir().expect("a folder");
         let model = tiny_model(folder.path(), Some("x"));
-        let mut server =
-            Server::spawn_with(folder, Some(&model), &[], &[("UNICORN_API_KEY", variable)]);
+        let mut server = Server::spawn_with(folder, Some(&model), &[], &[("UNICORN_API_KEY", variable)]);
         server.ready();
         assert_eq!(server.get("/v1/models").status, 401, "{variable}");
         let bearer = format!("Bearer {right}");

@@ -99,6 +99,25 @@ fn who_loses_every_device_is_told_why() {
     assert!(!server.said().contains("panicked"));
 }
 
+/// A fault of the program ends the answers that were under way, with an error, and nothing more: the next request is answered.
+#[test]
+fn a_panic_of_the_engine_costs_no_model() {
+    for (at, stream) in [(4, false), (9, true), (30, false), (30, true)] {
+        let server = Server::faulty(&format!("panic@{at}"), &[]);
+        let reply = server.complete(json!({"max_tokens": 60, "ignore_eos": true, "stream": stream}));
+        assert_eq!(reply.status, if stream { 200 } else { 500 }, "{}", reply.text());
+        assert!(reply.text().contains("a fault of the server"), "{}", reply.text());
+        // By itself, before anybody asks.
+        eventually(Duration::from_secs(20), "it is opened again", || {
+            server.metric("unicorn_recoveries_total{how=\"usual\"}") == 1.0
+        });
+        assert_eq!(server.get("/health").status, 200);
+        let more = server.complete(json!({"max_tokens": 100, "ignore_eos": true})).json();
+        assert_eq!(more["usage"]["completion_tokens"], 100, "{more}");
+        eventually(Duration::from_secs(2), "everything is free", || server.idle());
+    }
+}
+
 /// With a second device, which the processor is: what the first cannot do goes on there.
 #[test]
 fn an_answer_goes_on_on_another_device() {

@@ -42,6 +42,8 @@ pub(crate) async fn create(
     if stream {
         return Ok(sse::respond(app.options.ping, |events| send(events, generation, writer, model)));
     }
+    // What was asked takes memory that others may want meanwhile.
+    drop(body);
     while let Some(delta) = generation.next().await {
         writer.push(delta);
     }

@@ -47,6 +47,8 @@ pub(crate) async fn create(
     let ask = ask(&fields, model, client, prompt.tokens, "messages")?;
     let mut generations = job::start(model, &shape, ask, Some(prompt.text), 1).await?;
     let generation = generations.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
+    // What was asked takes memory that others may want while it is answered.
+    drop(body);
     respond(generation, form, opened.kept, stream).await
 }
 

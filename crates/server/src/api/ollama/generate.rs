@@ -46,6 +46,8 @@ pub(crate) async fn create(
     let ask = ask(&fields, &opened.model, client, tokens, "prompt")?;
     let mut generations = job::start(&opened.model, &shape, ask, conversation, 1).await?;
     let generation = generations.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
+    // What was asked takes memory that others may want while it is answered.
+    drop(body);
     respond(generation, form, opened.kept, stream).await
 }
 

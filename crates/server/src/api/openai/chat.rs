@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::chat::{self, Conversation};
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
-use crate::generation::{Answer, Delta, End, Finish, Generation, Part, collect};
+use crate::generation::{Answer, Delta, End, Finish, Generation, Part, collect_all};
 use crate::http::body::JsonBody;
 use crate::http::client::Client;
 use crate::http::sse::{self, Events};
@@ -55,11 +55,9 @@ pub(crate) async fn create(
     if stream {
         return Ok(sse::respond(app.options.ping, |events| send(events, generations, form, model)));
     }
-    let mut answers = Vec::with_capacity(choices);
-    for generation in generations {
-        answers.push(collect(generation).await?);
-    }
-    Ok(Json(whole(&form, &answers)).into_response())
+    // What was asked takes memory that others may want meanwhile.
+    drop(body);
+    Ok(Json(whole(&form, &collect_all(generations).await?)).into_response())
 }
 
 /// The conversation in a request.

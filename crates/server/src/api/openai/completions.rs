@@ -13,7 +13,7 @@ use super::usage::{FINGERPRINT, finish_reason, finite, timings, usage};
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
-use crate::generation::{Answer, Delta, End, Finish, Generation, Part, Scored, Spelled, collect};
+use crate::generation::{Answer, Delta, End, Finish, Generation, Part, Scored, Spelled, collect_all};
 use crate::http::body::JsonBody;
 use crate::http::client::Client;
 use crate::http::sse::{self, Events};
@@ -123,11 +123,9 @@ pub(crate) async fn create(
     if stream {
         return Ok(sse::respond(app.options.ping, |events| send(events, generations, form, model)));
     }
-    let mut answers = Vec::with_capacity(generations.len());
-    for generation in generations {
-        answers.push(collect(generation).await?);
-    }
-    Ok(Json(whole(&form, &answers, choices)).into_response())
+    // What was asked takes memory that others may want meanwhile.
+    drop(body);
+    Ok(Json(whole(&form, &collect_all(generations).await?, choices)).into_response())
 }
 
 fn ask(fields: &Fields<'_>, model: &InUse) -> Result<Ask, ApiError> {
