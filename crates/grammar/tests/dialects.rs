@@ -216,6 +216,74 @@ fn calls_are_read_as_each_dialect_writes_them() {
     assert_eq!(read(&llama, &rules, &["An {object}"]).text, "An {object}");
 }
 
+/// Tools beside a form of the text: the answer is a call or the text, and neither is taken for the other.
+#[test]
+fn a_text_of_a_form_is_no_call() {
+    let tools = tools();
+    let schema = json!({"type": "object", "properties": {
+        "name": {"type": "string"}, "city": {"type": "string"}, "parameters": {"type": "integer"}}});
+    let call = |dialect: &Dialect, arguments: &str| {
+        let marked = AnswerRules { tools: &tools, choice: ToolChoice::Required, ..AnswerRules::default() };
+        let grammar = dialect.grammar(smollm2(), &marked).unwrap().unwrap();
+        let forms = [
+            format!("{{\"name\": \"get_weather\", \"{arguments}\": {{\"city\": \"Bern\"}}}}"),
+            format!("<|python_tag|>{{\"name\": \"get_weather\", \"{arguments}\": {{\"city\": \"Bern\"}}}}"),
+            "<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\"}}</tool_call>".to_owned(),
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\nBern\n</parameter>\n</function>\n</tool_call>".to_owned(),
+            "[TOOL_CALLS][{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\"}}]".to_owned(),
+            "[TOOL_CALLS]get_weather[ARGS]{\"city\": \"Bern\"}".to_owned(),
+            "<|tool_call_start|>[get_weather(city=\"Bern\")]<|tool_call_end|>".to_owned(),
+        ];
+        forms.into_iter().filter(|text| accepts(&grammar, text)).collect::<Vec<_>>()
+    };
+    for dialect in dialects() {
+        for thinking in [Thinking::Over, Thinking::Begun] {
+            let body = Body::Schema(&schema);
+            let rules = AnswerRules { body, tools: &tools, thinking, ..AnswerRules::default() };
+            let thought = if thinking == Thinking::Begun { "hm</think>" } else { "" };
+            let grammar = dialect.grammar(smollm2(), &rules).unwrap().unwrap();
+            let mut numbers = Numbers(3);
+            for text in [
+                r#"{"city":"Bern"}"#,
+                r#"{"name":"Bob"}"#,
+                r#"{"name":"get_weather"}"#,
+                r#"{"name":"get_weather","city":"Bern"}"#,
+                r#"{"name":"get_weather","parameters":5}"#,
+                r#"{"name":"a <tool_call>{\"name\": \"now\"}</tool_call> [TOOL_CALLS]now[ARGS]{} <|tool_call_start|>[now()]"}"#,
+                "{}",
+            ] {
+                let whole = format!("{thought}{text}");
+                assert!(accepts(&grammar, &whole), "{}: {whole}", dialect.name());
+                for _ in 0..3 {
+                    let found = read(&dialect, &rules, &cut(&whole, &mut numbers));
+                    assert_eq!(
+                        (found.text.as_str(), found.calls.len()),
+                        (text, 0),
+                        "{}: {whole}",
+                        dialect.name()
+                    );
+                }
+            }
+            let calls = call(&dialect, "parameters");
+            assert!(!calls.is_empty(), "{}", dialect.name());
+            for text in calls {
+                let whole = format!("{thought}{text}");
+                assert!(accepts(&grammar, &whole), "{}: {whole}", dialect.name());
+                for _ in 0..3 {
+                    let found = read(&dialect, &rules, &cut(&whole, &mut numbers));
+                    let calls: Vec<_> = found.calls.iter().map(|(_, name, _)| name.as_str()).collect();
+                    assert_eq!(
+                        (found.text.as_str(), &calls[..]),
+                        ("", &["get_weather"][..]),
+                        "{}: {whole}",
+                        dialect.name()
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn thoughts_are_told_from_what_is_said() {
     let dialect = Dialect::detect("<think></think>");

@@ -284,6 +284,7 @@ fn refused(error: TemplateError) -> ApiError {
             format!("chat_template_kwargs.{name}"),
             "the template's own variables cannot be replaced",
         ),
+        late @ TemplateError::Late => ApiError::unavailable(late.to_string(), 5),
         other => ApiError::param("messages", format!("the chat template of the model refuses them: {other}")),
     }
 }

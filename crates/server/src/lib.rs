@@ -6,6 +6,7 @@
 
 mod api;
 mod app;
+mod catalog;
 mod chat;
 mod embedding;
 mod error;
@@ -30,6 +31,6 @@ mod warm_up;
 mod weight;
 mod worker;
 
-pub use model::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts};
+pub use model::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts, Outline};
 pub use options::ServerOptions;
 pub use server::Server;

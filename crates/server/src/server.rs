@@ -35,7 +35,7 @@ impl Server {
     /// # Errors
     /// A sentence, where it cannot be loaded.
     pub async fn warm(&self, id: &str) -> Result<(), String> {
-        self.app.registry.warm(id).await.map_err(|error| error.message)
+        self.app.registry.warm(id).await
     }
 
     /// Answers requests until `ending` turns true and answers under way have finished, or have had their time.

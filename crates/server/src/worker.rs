@@ -81,12 +81,25 @@ const PANICKED: &str = "the engine of this model failed: a fault of the server";
 const STEP_MAX: Duration = Duration::from_secs(20);
 /// A slow device has shown before how slow it is: only this many times its longest step is a hang.
 const STEP_FACTOR: u32 = 8;
+/// After this many times as long nobody waits any more.
+const GIVE_UP_FACTOR: u32 = 3;
+/// How often those who wait look at that.
+const WATCH: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 2000 });
 
 impl Load {
     /// How long a device that hangs has not answered; `None` for one that is only slow.
     pub fn hangs_for(&self) -> Option<Duration> {
+        self.steps_beyond(1)
+    }
+
+    /// How long a device has not answered for which nobody should wait any more.
+    fn is_given_up(&self) -> Option<Duration> {
+        self.steps_beyond(GIVE_UP_FACTOR)
+    }
+
+    fn steps_beyond(&self, factor: u32) -> Option<Duration> {
         let step = self.stepping_since?.elapsed();
-        (step > STEP_MAX.max(self.longest_step * STEP_FACTOR)).then_some(step)
+        (step > STEP_MAX.max(self.longest_step * STEP_FACTOR) * factor).then_some(step)
     }
 }
 
@@ -99,11 +112,23 @@ pub(crate) struct Worker {
 }
 
 /// Tells when a worker's thread has ended and its model is unloaded.
+#[derive(Clone)]
 pub(crate) struct Ended(watch::Receiver<()>);
 
 impl Ended {
+    /// What has ended once the sender is gone.
+    #[cfg(test)]
+    pub fn given() -> (watch::Sender<()>, Ended) {
+        let (alive, ended) = watch::channel(());
+        (alive, Ended(ended))
+    }
+
     pub async fn wait(mut self) {
         while self.0.changed().await.is_ok() {}
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.0.has_changed().is_err()
     }
 }
 
@@ -145,12 +170,30 @@ impl Worker {
     /// Hands a job to the engine.
     ///
     /// # Errors
-    /// The reason where the engine has stopped.
+    /// The reason where the engine has stopped, or its device does not answer.
     pub async fn submit(&self, job: Job) -> Result<Result<Tokens, AdmissionError>, String> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.jobs.send(Submission { job, reply }).await;
-        let answered = if sent.is_ok() { answer.await.ok() } else { None };
-        answered.ok_or_else(|| self.stopped().unwrap_or_else(|| "it has ended".into()))
+        let answered = async {
+            self.jobs.send(Submission { job, reply }).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::select! {
+            answered = answered => {
+                answered.ok_or_else(|| self.stopped().unwrap_or_else(|| "it has ended".into()))
+            }
+            why = self.hung() => Err(why),
+        }
+    }
+
+    /// Waits until its device has not answered for long; says so.
+    async fn hung(&self) -> String {
+        loop {
+            let hangs = self.load.lock().unwrap_or_else(PoisonError::into_inner).hangs_for();
+            if let Some(hangs) = hangs {
+                return silent(hangs);
+            }
+            tokio::time::sleep(WATCH).await;
+        }
     }
 
     /// Why the engine has stopped for good; `None` while it works.
@@ -177,17 +220,45 @@ impl Worker {
     }
 }
 
+/// What those who wait for a device that does not answer are told.
+fn silent(hangs: Duration) -> String {
+    format!("its device has not answered for {} s", hangs.as_secs())
+}
+
 /// What comes of a job, as it comes. Dropping it cancels the job.
 pub(crate) struct Tokens {
     progress: mpsc::Receiver<Progress>,
     sequence: SequenceId,
     cancel: mpsc::UnboundedSender<SequenceId>,
+    load: Arc<Mutex<Load>>,
+    /// Made by who waits: the engine's thread knows no clock of theirs.
+    watch: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Tokens {
     /// The next thing that happened; `None` after the last, and where the job was given up because nobody took what came of it.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
-        Pin::new(&mut self.progress).poll_recv(cx)
+        if let Poll::Ready(progress) = Pin::new(&mut self.progress).poll_recv(cx) {
+            return Poll::Ready(progress);
+        }
+        // The thread that would say so is the one that hangs.
+        let watch = self.watch.get_or_insert_with(|| Box::pin(tokio::time::sleep(WATCH)));
+        while watch.as_mut().poll(cx).is_ready() {
+            if let Some(hangs) = self.load.lock().unwrap_or_else(PoisonError::into_inner).is_given_up() {
+                return Poll::Ready(Some(Progress::Broken(silent(hangs))));
+            }
+            watch.as_mut().reset(tokio::time::Instant::now() + WATCH);
+        }
+        Poll::Pending
+    }
+
+    fn new(
+        progress: mpsc::Receiver<Progress>,
+        sequence: SequenceId,
+        cancel: mpsc::UnboundedSender<SequenceId>,
+        load: Arc<Mutex<Load>>,
+    ) -> Tokens {
+        Tokens { progress, sequence, cancel, load, watch: None }
     }
 
     /// What somebody gives, of a channel with this much room.
@@ -195,7 +266,7 @@ impl Tokens {
     pub fn given(room: usize) -> (mpsc::Sender<Progress>, Tokens) {
         let (sender, progress) = mpsc::channel(room);
         let (cancel, _) = mpsc::unbounded_channel();
-        (sender, Tokens { progress, sequence: SequenceId(0), cancel })
+        (sender, Tokens::new(progress, SequenceId(0), cancel, Arc::default()))
     }
 
     /// Ends the job. What has come of it can still be taken.
@@ -355,7 +426,7 @@ impl Pump {
             let client =
                 Client { progress, gone: false, slow: false, since: Instant::now(), last_token: None };
             self.clients.all.insert(sequence, client);
-            Tokens { progress: received, sequence, cancel: self.cancel.clone() }
+            Tokens::new(received, sequence, self.cancel.clone(), self.load.clone())
         });
         // A client that is gone by now drops its `Tokens`, which cancels the job.
         let _ = reply.send(answer);
@@ -433,6 +504,36 @@ impl Pump {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What hangs since so many seconds.
+    fn hanging(seconds: u64) -> Arc<Mutex<Load>> {
+        let stepping_since = Instant::now().checked_sub(Duration::from_secs(seconds));
+        Arc::new(Mutex::new(Load { stepping_since, ..Load::default() }))
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever_for_a_device_that_hangs() {
+        let (jobs, _submissions) = mpsc::channel(1);
+        let (_alive, ended) = watch::channel(());
+        let worker = Worker { jobs, load: hanging(30), ending: Arc::default(), ended };
+        let job = || Job { request: Request::default(), guides: Guides::default() };
+        // The second finds the channel full, which the first does not.
+        for _ in 0..2 {
+            let refused = worker.submit(job()).await.err().expect("a refusal");
+            assert!(refused.contains("not answered for 30 s"), "{refused}");
+        }
+        // One that was taken waits longer, and gets what comes meanwhile.
+        let (sender, progress) = mpsc::channel(4);
+        let (cancel, _) = mpsc::unbounded_channel();
+        let mut tokens = Tokens::new(progress, SequenceId(0), cancel, hanging(30));
+        sender.try_send(Progress::Token { token: 5, logprobs: None }).unwrap();
+        let mut next = async || std::future::poll_fn(|cx| tokens.poll_next(cx)).await;
+        assert_eq!(next().await, Some(Progress::Token { token: 5, logprobs: None }));
+        assert!(tokio::time::timeout(10 * WATCH, next()).await.is_err());
+        tokens.load = hanging(70);
+        let mut next = async || std::future::poll_fn(|cx| tokens.poll_next(cx)).await;
+        assert!(matches!(next().await, Some(Progress::Broken(why)) if why.contains("not answered for 70 s")));
+    }
 
     #[test]
     fn a_slow_device_does_not_hang() {

@@ -9,6 +9,7 @@ mod keys;
 mod lives;
 mod load;
 mod losses;
+mod models;
 mod names;
 mod numbers;
 mod schemas;

@@ -33,27 +33,29 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         response
     };
-    for model in app.registry.ready() {
+    let ready = app.registry.ready();
+    // What others do is no reason to send nobody here.
+    if let Some(model) = ready.iter().find(|model| model.id == default) {
         let load = model.worker.load();
         match &load.health {
             Health::Works => {}
-            Health::Recovers => {
-                return waits("a device was lost, the model is opened again", json!({"model": model.id}));
-            }
+            Health::Recovers => return waits("a device was lost, the model is opened again", json!({})),
             Health::Stopped(why) => {
-                return waits("a device was lost", json!({"model": model.id, "reason": why}));
+                // Nobody may come while this is told: it has to get well by itself.
+                app.registry.revive(&default);
+                return waits("a device was lost", json!({"reason": why}));
             }
         }
         if let Some(hangs) = load.hangs_for() {
-            return waits(
-                "a device does not answer",
-                json!({"seconds": hangs.as_secs_f64(), "model": model.id}),
-            );
+            return waits("a device does not answer", json!({"seconds": hangs.as_secs_f64()}));
         }
     }
     match app.registry.standing(&default) {
         Standing::Loading(share) => waits("loading", json!({"progress": share})),
-        Standing::Failed(why) => waits("the model cannot be loaded", json!({"reason": why})),
+        Standing::Failed(why) => {
+            app.registry.revive(&default);
+            waits("the model cannot be loaded", json!({"reason": why}))
+        }
         Standing::Ready | Standing::Unloaded => {
             Json(json!({"status": "ok", "model": default, "uptime_seconds": app.started.elapsed().as_secs()}))
                 .into_response()
@@ -84,7 +86,7 @@ pub(crate) async fn page(headers: HeaderMap, uri: Uri) -> Result<Response, ApiEr
 
 /// Prometheus' text format.
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let counters: Vec<_> = app.registry.ready().iter().map(|model| model.worker.load().counters).collect();
+    let counters: Vec<_> = app.registry.running().iter().map(|model| model.worker.load().counters).collect();
     let text = app.metrics.text(&counters);
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -116,7 +118,7 @@ pub(crate) async fn props(State(app): State<Arc<App>>) -> Json<Value> {
 /// What the engines are doing.
 pub(crate) async fn slots(State(app): State<Arc<App>>) -> Json<Value> {
     let mut slots = Vec::new();
-    for model in app.registry.ready() {
+    for model in app.registry.running() {
         for sequence in model.worker.load().sequences {
             slots.push(json!({
                 "id": sequence.id.0, "model": model.id, "n_ctx": model.context,

@@ -143,6 +143,7 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     let address = request.extensions().get::<SocketAddr>().copied();
     let client = app.keys.client(key(request.headers()).as_deref(), address);
     request.extensions_mut().insert(client);
+    app.registry.refresh().await;
     let asks = request.method() == Method::OPTIONS && allowed.is_some();
     let mut response = match refusal(&request, &app) {
         Some(refused) if !asks || refused.status == StatusCode::FORBIDDEN => {

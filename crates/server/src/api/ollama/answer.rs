@@ -197,15 +197,15 @@ impl Pieces {
     }
 }
 
-/// Sends an answer, as lines or in one piece.
+/// Sends an answer in one piece, or as lines, where there is one after each silence of this length.
 pub(super) async fn respond(
     generation: Generation,
     form: Form,
     kept: Kept,
-    stream: bool,
+    stream: Option<Duration>,
 ) -> Result<Response, ApiError> {
-    if stream {
-        return Ok(respond_lines(|lines| send(lines, generation, form, kept)));
+    if let Some(silence) = stream {
+        return Ok(respond_lines(|lines| send(lines, generation, form, kept, silence)));
     }
     let answer = collect(generation).await?;
     let calls = calls(&answer.calls, &answer.end.finish).map_err(ApiError::internal)?;
@@ -218,9 +218,16 @@ pub(super) async fn respond(
     Ok(Json(whole).into_response())
 }
 
-async fn send(lines: Lines, mut generation: Generation, form: Form, kept: Kept) -> Option<()> {
+async fn send(
+    lines: Lines,
+    mut generation: Generation,
+    form: Form,
+    kept: Kept,
+    silence: Duration,
+) -> Option<()> {
     let (mut pieces, mut ended) = (Pieces::default(), false);
-    while let Some(delta) = lines.next(&mut generation).await {
+    let nothing = || form.line(Piece::default(), &[]);
+    while let Some(delta) = lines.next(&mut generation, silence, nothing).await {
         ended |= delta.end.is_some();
         for line in lines_of(&form, &mut pieces, delta) {
             lines.line(&line).await?;

@@ -49,7 +49,7 @@ pub(crate) async fn create(
     let generation = generations.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
     // What was asked takes memory that others may want while it is answered.
     drop(body);
-    respond(generation, form, opened.kept, stream).await
+    respond(generation, form, opened.kept, stream.then_some(app.options.ping)).await
 }
 
 /// Messages in the form that all chats share: contents may be left out, thoughts and tools have other names.

@@ -48,7 +48,7 @@ pub(crate) async fn create(
     let generation = generations.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
     // What was asked takes memory that others may want while it is answered.
     drop(body);
-    respond(generation, form, opened.kept, stream).await
+    respond(generation, form, opened.kept, stream.then_some(app.options.ping)).await
 }
 
 /// What would be lost if it were left aside.
