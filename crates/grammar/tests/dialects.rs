@@ -32,9 +32,32 @@ fn tools() -> Vec<Tool> {
     ]
 }
 
+/// What templates of each dialect hold.
+const TEMPLATES: [(&str, &str); 8] = [
+    ("hermes", "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>"),
+    ("qwen-xml", "<tool_call><function=f><parameter=a>"),
+    ("llama3", "<|start_header_id|>{\"name\": \"f\", \"parameters\": {}}"),
+    ("mistral", "[TOOL_CALLS][{"),
+    ("mistral-args", "[TOOL_CALLS]f[ARGS]"),
+    ("mistral-id", "[TOOL_CALLS]f[CALL_ID]c[ARGS]"),
+    ("lfm2", "<|tool_call_start|>[f()]<|tool_call_end|>"),
+    ("generic", ""),
+];
+
+/// The dialect of this name, of a model that does not think.
+fn dialect(name: &str) -> Dialect {
+    let (_, template) = TEMPLATES.iter().find(|(of, _)| *of == name).expect("a dialect");
+    Dialect::detect(template)
+}
+
+/// All of them, of models that think.
 fn dialects() -> Vec<Dialect> {
-    let thinking = Dialect::detect("<think></think>");
-    Dialect::NAMES.iter().map(|name| thinking.named(name).unwrap()).collect()
+    let thinking = |(name, template): &(&str, &str)| {
+        let dialect = Dialect::detect(&format!("{template}<think></think>"));
+        assert_eq!(dialect.name(), *name);
+        dialect
+    };
+    TEMPLATES.iter().map(thinking).collect()
 }
 
 /// Everything that a reader makes of a text, with adjacent pieces joined.
@@ -188,7 +211,7 @@ fn calls_are_read_as_each_dialect_writes_them() {
             &one,
         ),
     ] {
-        let dialect = Dialect::detect("").named(name).unwrap();
+        let dialect = dialect(name);
         let rules = AnswerRules { tools: &tools, parallel: true, ..AnswerRules::default() };
         let found = read(&dialect, &rules, &[text]);
         assert_eq!(found.text, "Let me see.", "{name}");
@@ -202,7 +225,7 @@ fn calls_are_read_as_each_dialect_writes_them() {
         let no_calls = AnswerRules { choice: ToolChoice::None, ..rules };
         assert_eq!(read(&dialect, &no_calls, &[text]).text, text, "{name}");
     }
-    let llama = Dialect::detect("").named("llama3").unwrap();
+    let llama = dialect("llama3");
     let rules = AnswerRules { tools: &tools, ..AnswerRules::default() };
     for text in [
         r#"{"name": "get_weather", "parameters": {"city":"Bern","days":3}}"#,
@@ -214,6 +237,47 @@ fn calls_are_read_as_each_dialect_writes_them() {
         assert!(accepts(&llama.grammar(smollm2(), &rules).unwrap().unwrap(), text));
     }
     assert_eq!(read(&llama, &rules, &["An {object}"]).text, "An {object}");
+}
+
+/// A small model would go on with white space for ever.
+#[test]
+fn space_within_calls_is_bounded() {
+    let tools = tools();
+    let calls = [
+        "<tool_call>{\"name\": \"now\", \"arguments\": {}}</tool_call>",
+        "<tool_call>\n<function=now>\n</function>\n</tool_call>",
+        "{\"name\": \"now\", \"parameters\": {}}",
+        "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}]",
+        "[TOOL_CALLS]now[ARGS]{}",
+        "<|tool_call_start|>[now()]<|tool_call_end|>",
+    ];
+    let encode = |text: &str| smollm2().tokenizer().encode(text, Default::default()).unwrap();
+    let space: Vec<u32> = [" ", "\n", "\t"].iter().flat_map(|text| encode(text)).collect();
+    for dialect in dialects() {
+        let rules = AnswerRules { tools: &tools, choice: ToolChoice::Required, ..AnswerRules::default() };
+        let grammar = dialect.grammar(smollm2(), &rules).unwrap().unwrap();
+        let mut tried = 0;
+        for call in calls.iter().filter(|call| accepts(&grammar, call)) {
+            let ids = encode(call);
+            for length in 0..ids.len() {
+                let mut matcher = Matcher::new(&grammar);
+                for id in &ids[..length] {
+                    matcher.accept(*id).unwrap();
+                }
+                let mut blank = 0;
+                while let Some(id) = {
+                    let mask = matcher.mask().unwrap().expect("a mask");
+                    space.iter().find(|id| mask.allows(**id))
+                } {
+                    matcher.accept(*id).unwrap();
+                    blank += 1;
+                    assert!(blank < 100, "{}: behind {length} tokens of {call}", dialect.name());
+                }
+                tried += 1;
+            }
+        }
+        assert!(tried > 0, "{}", dialect.name());
+    }
 }
 
 /// Tools beside a form of the text: the answer is a call or the text, and neither is taken for the other.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::task::JoinSet;
@@ -11,6 +12,7 @@ use unicorn_grammar::{Piece, Reader};
 use unicorn_text::{Detokenizer, Tokenizer};
 
 use crate::error::ApiError;
+use crate::record::Record;
 use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
 
@@ -80,8 +82,20 @@ pub(crate) enum Finish {
     Length,
     /// It ends in calls of tools.
     ToolCalls,
-    /// It failed.
-    Failed(String),
+    /// It failed, as its client is to be told.
+    Failed(ApiError),
+}
+
+impl Finish {
+    /// In a word, for figures.
+    fn word(&self) -> &'static str {
+        match self {
+            Finish::Stop | Finish::StopString(_) => "stop",
+            Finish::Length => "length",
+            Finish::ToolCalls => "tool_calls",
+            Finish::Failed(_) => "error",
+        }
+    }
 }
 
 /// The end of an answer.
@@ -138,10 +152,7 @@ pub(crate) async fn collect(mut generation: Generation) -> Result<Answer, ApiErr
         tokens.extend(delta.tokens);
         prompt.extend(delta.prompt);
         match delta.end {
-            Some(End { finish: Finish::Failed(why), .. }) if why == ENDING => {
-                return Err(ApiError::unavailable(why, RETRY_SECONDS));
-            }
-            Some(End { finish: Finish::Failed(why), .. }) => return Err(ApiError::internal(why)),
+            Some(End { finish: Finish::Failed(error), .. }) => return Err(error),
             Some(end) => return Ok(Answer { text, reasoning, calls, tokens, prompt, end }),
             None => {}
         }
@@ -168,6 +179,28 @@ pub(crate) async fn collect_all(generations: Vec<Generation>) -> Result<Vec<Answ
     Ok(answers.into_iter().flatten().collect())
 }
 
+/// What a client is told of an answer that could not be ended well.
+fn failure(reason: FinishReason) -> ApiError {
+    match reason {
+        // The client asked for what takes too much, and the same request would fail again.
+        FinishReason::OutOfKvPages => {
+            ApiError::bad_request("the KV cache is too small for this request alone")
+        }
+        FinishReason::Constraint(why) => {
+            let message = format!("the answer cannot be held to its form any further: {why}");
+            ApiError { code: Some("output_form_failed"), ..ApiError::bad_request(message) }
+        }
+        FinishReason::NoCandidate => {
+            ApiError::internal("no token could be chosen: the model's output is not finite")
+        }
+        FinishReason::Device(failure) if failure.0.is_lost() => ApiError::internal(format!(
+            "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
+        )),
+        FinishReason::Device(failure) => ApiError::internal(failure.to_string()),
+        other => ApiError::internal(format!("the answer ended as no answer should: {other:?}")),
+    }
+}
+
 /// How an answer is to be read.
 pub(crate) struct Reading {
     /// The prompt, where its tokens are to be scored.
@@ -181,6 +214,8 @@ pub(crate) struct Reading {
     pub reader: Option<Reader>,
     /// Control tokens that it must see, with their texts.
     pub shown: HashMap<u32, &'static str>,
+    /// Where its end is written down.
+    pub record: Option<Arc<Record>>,
 }
 
 /// One answer as it comes. Dropping it cancels the job.
@@ -192,6 +227,7 @@ pub(crate) struct Generation {
     reader: Option<Reader>,
     shown: HashMap<u32, &'static str>,
     scored_prompt: Vec<u32>,
+    record: Option<Arc<Record>>,
     prompt_tokens: usize,
     generated: usize,
     reasoning: usize,
@@ -200,7 +236,8 @@ pub(crate) struct Generation {
 
 impl Generation {
     pub fn new(tokens: Tokens, reading: Reading) -> Generation {
-        let Reading { scored_prompt, detokenizer, stops, tokenizer, reader, shown, prompt_tokens } = reading;
+        let Reading { scored_prompt, detokenizer, stops, tokenizer, reader, shown, prompt_tokens, record } =
+            reading;
         Generation {
             tokens,
             detokenizer,
@@ -209,6 +246,7 @@ impl Generation {
             reader,
             shown,
             scored_prompt,
+            record,
             prompt_tokens,
             generated: 0,
             reasoning: 0,
@@ -243,6 +281,10 @@ impl Generation {
             // Nothing comes behind a stop string.
             if self.stops.found().is_some() {
                 break;
+            }
+            // What may be the beginning of a stop string was said before what is no text.
+            if !matches!(piece, Piece::Text(_)) {
+                parts.push(Part::Text(self.stops.finish()));
             }
             match piece {
                 Piece::Text(text) => parts.push(Part::Text(self.stops.push(&text))),
@@ -284,10 +326,22 @@ impl Generation {
         Delta { prompt, ..Delta::default() }
     }
 
+    /// Lets go of the record, which waits for all answers.
+    fn write_down(&mut self, finish: &'static str, timings: &Timings) {
+        if let Some(record) = self.record.take() {
+            record.ended(finish, timings);
+        }
+    }
+
     /// The end of an answer of which nothing more comes.
     fn broken(&mut self, why: String) -> Delta {
         self.done = true;
-        let end = End { finish: Finish::Failed(why), timings: Timings::default(), reasoning_tokens: 0 };
+        self.write_down("error", &Timings::default());
+        let end = End {
+            finish: Finish::Failed(ApiError::internal(why)),
+            timings: Timings::default(),
+            reasoning_tokens: 0,
+        };
         Delta { end: Some(end), ..Delta::default() }
     }
 
@@ -303,18 +357,8 @@ impl Generation {
             FinishReason::Stop => Finish::Stop,
             FinishReason::Length | FinishReason::Context => Finish::Length,
             // Nobody reads the end of an answer that its client or a stop string has cancelled.
-            FinishReason::Cancelled => Finish::Failed(ENDING.into()),
-            FinishReason::OutOfKvPages => {
-                Finish::Failed("the KV cache is too small for this request alone".into())
-            }
-            FinishReason::NoCandidate => {
-                Finish::Failed("no token could be chosen: the model's output is not finite".into())
-            }
-            FinishReason::Constraint(why) => Finish::Failed(why),
-            FinishReason::Device(failure) if failure.0.is_lost() => Finish::Failed(format!(
-                "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
-            )),
-            FinishReason::Device(failure) => Finish::Failed(failure.to_string()),
+            FinishReason::Cancelled => Finish::Failed(ApiError::unavailable(ENDING, RETRY_SECONDS)),
+            other => Finish::Failed(failure(other)),
         };
         let (finish, generated_tokens) = match self.stops.found() {
             Some(stop) => (Finish::StopString(stop.to_owned()), self.generated),
@@ -325,9 +369,22 @@ impl Generation {
             parts.push(Part::Text(held));
         }
         let timings = Timings { generated_tokens, ..timings };
+        self.write_down(finish.word(), &timings);
         let end = End { finish, timings, reasoning_tokens: self.reasoning };
         self.done = true;
         Delta { parts, end: Some(end), ..Delta::default() }
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        // Nobody wanted the rest.
+        let timings = Timings {
+            prompt_tokens: self.prompt_tokens,
+            generated_tokens: self.generated,
+            ..Timings::default()
+        };
+        self.write_down("cancelled", &timings);
     }
 }
 
@@ -381,8 +438,34 @@ mod tests {
             prompt_tokens: 1,
             reader,
             shown: HashMap::new(),
+            record: None,
         };
         (sender, Generation::new(tokens, reading))
+    }
+
+    #[test]
+    fn what_a_stop_string_holds_back_stands_before_a_call() {
+        let (_sender, mut generation) = generation(4, &["STOP"], None);
+        let call = || Piece::CallStart { index: 0, id: "c".into(), name: "f".into() };
+        let parts = generation.of_pieces(vec![Piece::Text("a ST".into()), call(), Piece::Text("OP".into())]);
+        let start = Part::CallStart { index: 0, id: "c".into(), name: "f".into() };
+        assert_eq!(parts, [Part::Text("a ".into()), Part::Text("ST".into()), start]);
+        assert_eq!(generation.stops.found(), None);
+    }
+
+    #[test]
+    fn failures_tell_whose_fault_they_are() {
+        for (reason, status) in [
+            (FinishReason::Cancelled, 503),
+            (FinishReason::OutOfKvPages, 400),
+            (FinishReason::Constraint("too many items".into()), 400),
+            (FinishReason::NoCandidate, 500),
+        ] {
+            let (_sender, mut generation) = generation(4, &[], None);
+            let end = generation.finish(reason.clone(), Timings::default()).end.unwrap();
+            let Finish::Failed(error) = end.finish else { panic!("{reason:?}") };
+            assert_eq!(error.status.as_u16(), status, "{reason:?}");
+        }
     }
 
     #[tokio::test]

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use unicorn_engine::{Constraint, Drafter, Guides, NgramDrafter, Request, SamplingOptions};
-use unicorn_grammar::Matcher;
+use unicorn_grammar::{Grammar, Matcher};
 
 use crate::chat::{Conversation, Prompt, render};
 use crate::error::ApiError;
+use crate::fields::Fields;
 use crate::generation::{Generation, Reading};
 use crate::http::client::Client;
 use crate::registry::InUse;
@@ -18,7 +19,7 @@ use crate::structure::Structure;
 use crate::worker::Job;
 
 /// One answer that is wanted, in terms that all APIs share.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Ask {
     pub prompt: Vec<u32>,
     pub sampling: SamplingOptions,
@@ -30,6 +31,8 @@ pub(crate) struct Ask {
     /// As [`Request::prompt_logprobs`].
     pub prompt_logprobs: Option<usize>,
     pub client: Client,
+    /// Higher ones go first; see [`priority`].
+    pub priority: i32,
     /// The field that the prompt came from, for errors.
     pub prompt_field: &'static str,
 }
@@ -83,6 +86,18 @@ pub(crate) async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|_| Err(ApiError::internal("the request could not be read: a fault of the server")))
 }
 
+/// Furthest that a request may be set before or behind others.
+const PRIORITY_MAX: i64 = 1000;
+
+/// The `priority` of a request, as vLLM has it: 0 where nothing is said, and lower ones go first. The engine counts the other way.
+///
+/// # Errors
+/// Where it is no whole number from -1000 to 1000.
+pub(crate) fn priority(fields: &Fields<'_>) -> Result<i32, ApiError> {
+    let priority = fields.integer("priority", -PRIORITY_MAX, PRIORITY_MAX)?.unwrap_or(0);
+    Ok(-(priority as i32))
+}
+
 /// Errors where a prompt leaves no room for an answer.
 pub(crate) fn check_length(model: &InUse, tokens: usize, field: &str) -> Result<(), ApiError> {
     if tokens < model.context {
@@ -107,6 +122,11 @@ pub(crate) async fn start(
         let (model, shape) = (model.clone(), shape.clone());
         blocking(move || Structure::new(&model, &shape, conversation.as_deref())).await?
     };
+    let record = ask.client.record.as_ref();
+    if let Some(record) = record {
+        record.model(&model.id);
+        record.notices(structure.grammar.as_ref().map_or(&[], Grammar::notices));
+    }
     let room = model.context - ask.prompt.len();
     let mut running = Vec::with_capacity(choices);
     for choice in 0..choices {
@@ -124,6 +144,7 @@ pub(crate) async fn start(
             keep: true,
             group: ask.client.group,
             scope: ask.client.scope,
+            priority: ask.priority,
             ..Request::default()
         };
         let constraint =
@@ -132,14 +153,18 @@ pub(crate) async fn start(
         let guides = Guides { constraint, drafter };
         let submitted = model.worker.submit(Job { request, guides }).await;
         let tokens = submitted
-            .map_err(|why| ApiError::unavailable(format!("the engine of this model has stopped: {why}"), 5))?
+            .map_err(|why| {
+                ApiError::unavailable(format!("the engine of this model does not answer: {why}"), 5)
+            })?
             .map_err(|error| ApiError::admission(error, ask.prompt_field))?;
         let tokenizer = model.text.tokenizer.clone();
         let scored_prompt = if ask.prompt_logprobs.is_some() { ask.prompt.clone() } else { Vec::new() };
         let detokenizer = tokenizer.detokenizer_after(last, true);
         let (stops, prompt_tokens) = (ask.stops.clone(), ask.prompt.len());
         let (reader, shown) = (structure.reader(model), Structure::shown(model));
-        let reading = Reading { scored_prompt, detokenizer, stops, tokenizer, reader, shown, prompt_tokens };
+        let record = record.cloned();
+        let reading =
+            Reading { scored_prompt, detokenizer, stops, tokenizer, reader, shown, prompt_tokens, record };
         running.push(Generation::new(tokens, reading));
     }
     Ok(running)
@@ -156,4 +181,20 @@ pub(crate) fn fresh_id(prefix: &str) -> String {
 pub(crate) fn now_seconds() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn low_priorities_go_first() {
+        let read = |value| priority(&Fields::of(&json!({"priority": value})).unwrap());
+        assert_eq!((read(json!(null)), read(json!(-7)), read(json!(1000))), (Ok(0), Ok(7), Ok(-1000)));
+        for wrong in [json!(-1001), json!(0.5), json!("high")] {
+            assert_eq!(read(wrong).unwrap_err().param.as_deref(), Some("priority"));
+        }
+    }
 }

@@ -19,6 +19,7 @@ mod metrics;
 mod model;
 mod options;
 mod page;
+mod record;
 mod recovery;
 mod registry;
 mod routes;

@@ -133,4 +133,7 @@ pub trait Loader: Send + Sync + 'static {
 
     /// Tells whoever runs the server, in a line.
     fn tell(&self, line: &str);
+
+    /// Writes down a line of JSON about a request, where [`crate::ServerOptions::log_requests`] asks for them.
+    fn log(&self, line: &str);
 }

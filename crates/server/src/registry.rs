@@ -582,6 +582,11 @@ impl Registry {
         }
     }
 
+    /// Who writes down requests.
+    pub fn logger(&self) -> Arc<dyn Loader> {
+        self.loader.clone()
+    }
+
     /// What is known about a model without loading it.
     pub fn describe(&self, id: &str) -> Result<Description, ApiError> {
         self.loader.describe(id).map_err(|error| failed(id, &error))
@@ -637,6 +642,7 @@ mod tests {
         }
 
         fn tell(&self, _: &str) {}
+        fn log(&self, _: &str) {}
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

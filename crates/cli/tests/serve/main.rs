@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 mod bodies;
+mod completions;
 mod departures;
 mod http;
 mod keys;
@@ -12,6 +13,7 @@ mod losses;
 mod models;
 mod names;
 mod numbers;
+mod records;
 mod schemas;
 mod support;
 mod templates;

@@ -115,6 +115,13 @@ fn what_is_not_loaded_is_described() {
     assert_eq!(a["meta"], b["meta"]);
     assert_eq!(b["meta"]["n_ctx_train"], 1 << 20);
     assert_eq!(server.get("/v1/models/b").json()["context_length"], 512);
+    let props = server.get("/props?model=b").json();
+    assert_eq!(
+        (&props["model"], &props["loaded"], &props["context_length"]),
+        (&json!("b"), &json!(false), &json!(512))
+    );
+    assert_eq!(server.get("/props").json()["model"], "a");
+    server.get("/props?model=c").refuses(404, Some("model"));
     let tags = server.get("/api/tags").json();
     assert_eq!(tags["models"][1]["details"]["family"], "llama");
     assert_eq!(loaded(&server), ["a"]);
@@ -131,7 +138,7 @@ fn what_is_not_loaded_is_described() {
 #[test]
 fn health_is_that_of_the_default_model() {
     // Both models have been loaded by then, each with some work to warm up.
-    let faults = (30..60).map(|at| format!("lose@{at}")).collect::<Vec<_>>().join(",");
+    let faults = (30..36).map(|at| format!("lose@{at}")).collect::<Vec<_>>().join(",");
     for lost in ["b", "a"] {
         let (server, _) = server(&["a", "b"], &["--models-max", "2"], &[("UNICORN_FAULTS", &faults)]);
         server.complete(json!({"model": "b", "max_tokens": 1})).answer();

@@ -79,10 +79,6 @@ const MISTRAL_LIST: Calls =
     Calls::Json(JsonCalls { open: "[TOOL_CALLS]", close: "", layout: Layout::List, arguments: "arguments" });
 
 impl Dialect {
-    /// The names that [`named`](Self::named) knows.
-    pub const NAMES: [&'static str; 8] =
-        ["hermes", "qwen-xml", "llama3", "mistral", "mistral-args", "mistral-id", "lfm2", "generic"];
-
     /// What the first call begins with.
     pub(crate) fn mark(&self) -> &'static str {
         match self.calls {
@@ -117,23 +113,6 @@ impl Dialect {
         let pair = pairs.into_iter().find(|(open, close)| has(open) || has(close));
         let reasoning = pair.map(|(open, close)| Reasoning { open, close });
         Dialect { calls, reasoning, tells_tools }
-    }
-
-    /// A dialect by name, in place of the one that a template shows. What is known of thoughts stays.
-    pub fn named(&self, name: &str) -> Option<Dialect> {
-        let named = |id| Calls::Named(NamedCalls { open: "[TOOL_CALLS]", id, arguments: "[ARGS]" });
-        let calls = match name {
-            "hermes" | "generic" => HERMES,
-            "qwen-xml" => Calls::Xml,
-            "lfm2" => Calls::Python,
-            "llama3" => LLAMA,
-            "mistral" => MISTRAL_LIST,
-            "mistral-args" => named(None),
-            "mistral-id" => named(Some("[CALL_ID]")),
-            _ => return None,
-        };
-        let tells_tools = self.tells_tools && name != "generic";
-        Some(Dialect { calls, tells_tools, ..self.clone() })
     }
 
     /// Its name.
@@ -202,9 +181,7 @@ mod tests {
         ] {
             let dialect = Dialect::detect(template);
             assert_eq!(dialect.name(), name, "{template}");
-            assert_eq!(Dialect::detect("").named(name).is_some(), Dialect::NAMES.contains(&name));
         }
-        assert!(Dialect::detect("").named("klingon").is_none());
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What is no one else's API: health, metrics, properties, and the text side of a model, under llama.cpp's names.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -92,16 +93,32 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-/// What is known about the models that are loaded, the default one first.
-pub(crate) async fn props(State(app): State<Arc<App>>) -> Json<Value> {
-    let default = app.registry.entries().into_iter().next().map(|entry| entry.id).unwrap_or_default();
+/// What is known about the model that is named, or about the default one. Where that is not loaded it is the first that is.
+pub(crate) async fn props(
+    State(app): State<Arc<App>>,
+    Query(asked): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, ApiError> {
     let ready = app.registry.ready();
-    let Some(model) = ready.iter().find(|model| model.id == default).or(ready.first()) else {
-        return Json(json!({"model": default, "loaded": false}));
+    let entry = match asked.get("model").filter(|name| !name.is_empty()) {
+        Some(name) => Some(app.registry.find(name)?),
+        None => None,
+    };
+    let id = entry.as_ref().map(|entry| entry.id.clone());
+    let id = id.or_else(|| Some(app.registry.entries().into_iter().next()?.id)).unwrap_or_default();
+    let loaded = ready.iter().find(|model| model.id == id);
+    let Some(model) = loaded.or(ready.first().filter(|_| entry.is_none())) else {
+        let mut props = json!({"model": id, "loaded": false});
+        if let Some(entry) = entry
+            && let Some(outline) = app.registry.outlined(std::slice::from_ref(&entry)).await.get(&entry.id)
+        {
+            props["context_length"] = outline.context.into();
+            props["architecture"] = outline.facts.architecture.as_str().into();
+        }
+        return Ok(Json(props));
     };
     let facts = model.facts();
     let recommended = &model.text.recommended;
-    Json(json!({
+    Ok(Json(json!({
         "model": model.id, "loaded": true, "name": facts.name, "architecture": facts.architecture,
         "parameters": facts.parameters, "quantization": facts.quantization, "weight_bytes": facts.weight_bytes,
         "context_length": model.context, "total_slots": model.sequences_max,
@@ -112,7 +129,7 @@ pub(crate) async fn props(State(app): State<Arc<App>>) -> Json<Value> {
             "top_p": recommended.top_p, "min_p": recommended.min_p, "repeat_penalty": recommended.repeat_penalty,
             "system": recommended.system,
         },
-    }))
+    })))
 }
 
 /// What the engines are doing.

@@ -86,6 +86,9 @@ pub struct ServeArgs {
     /// Guess the next tokens and verify several at once, as in `run`; it stops by itself in requests where it loses time [default: no guesses]
     #[arg(long, value_name = "HOW", help_heading = "Load")]
     pub draft: Option<DraftChoice>,
+    /// Write a line of JSON to stderr for each request when it has ended: model, route, status, tokens and times, nothing that was said
+    #[arg(long, help_heading = "Load")]
+    pub log_requests: bool,
     /// Seconds that running answers may take once the server is told to end
     #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Load")]
     pub drain: u32,

@@ -149,6 +149,11 @@ impl Loader for ModelLoader {
         }
     }
 
+    fn log(&self, line: &str) {
+        // Asked for by a flag, so that `--quiet` does not count.
+        say!("{line}");
+    }
+
     fn describe(&self, id: &str) -> Result<Description, LoadError> {
         let known = self.find(id)?;
         describe(self, &known).map_err(|error| refusal(&known, &error))

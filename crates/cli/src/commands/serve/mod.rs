@@ -70,6 +70,7 @@ fn options(args: &ServeArgs, config: &Config) -> anyhow::Result<ServerOptions> {
         head_time: Duration::from_secs(args.head_timeout as u64),
         body_time: Duration::from_secs(args.body_timeout as u64),
         drain: Duration::from_secs(u64::from(args.drain)),
+        log_requests: args.log_requests,
         ..default
     })
 }

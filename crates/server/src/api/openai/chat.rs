@@ -93,6 +93,7 @@ fn ask(fields: &Fields<'_>, model: &InUse) -> Result<Ask, ApiError> {
         ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
         logprobs,
         prompt_logprobs: None,
+        priority: job::priority(fields)?,
         client: Client::default(),
         prompt_field: "messages",
     })
@@ -165,8 +166,8 @@ async fn send(events: Events, generations: Vec<Generation>, form: Form, model: I
             events.data(&form.delta(index, json!({"content": ""}), scores, None)).await?;
         }
         match end {
-            Some(End { finish: Finish::Failed(why), .. }) => {
-                events.data(&ApiError::internal(why).body(Dialect::OpenAi)).await?;
+            Some(End { finish: Finish::Failed(error), .. }) => {
+                events.data(&error.body(Dialect::OpenAi)).await?;
                 return events.done().await;
             }
             Some(end) => {

@@ -67,8 +67,8 @@ pub(crate) async fn create(
     while let Some(delta) = generation.next().await {
         writer.push(delta);
     }
-    if let Some(why) = writer.failure() {
-        return Err(ApiError::internal(why));
+    if let Some(error) = writer.failure() {
+        return Err(error.clone());
     }
     if !writer.ended() {
         return Err(ApiError::internal("the answer ended without an end"));

@@ -119,6 +119,7 @@ pub(crate) fn read(
     let top = fields.count("top_logprobs", 0, TOP_LOGPROBS_MAX)?.unwrap_or(0);
     let include = fields.strings("include", 64)?;
     let scores = top > 0 || include.iter().any(|name| name == "message.output_text.logprobs");
+    let owner = client.scope;
     let ask = Ask {
         prompt: Vec::new(),
         sampling,
@@ -127,6 +128,7 @@ pub(crate) fn read(
         ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
         logprobs: scores.then_some(top),
         prompt_logprobs: None,
+        priority: 0,
         client,
         prompt_field: "input",
     };
@@ -137,7 +139,7 @@ pub(crate) fn read(
         None => false,
     };
     let frame = Frame { fields: echo(fields, &ask, &model.id, &shape)?, names, summary };
-    let keep = store.then_some(Keep { owner: client.scope, previous, input });
+    let keep = store.then_some(Keep { owner, previous, input });
     let stream = fields.bool("stream")?.unwrap_or(false);
     Ok(Request { conversation, shape, ask, frame, stream, keep })
 }
