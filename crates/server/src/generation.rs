@@ -409,6 +409,21 @@ impl Stream for Generation {
     }
 }
 
+/// Pieces of answers as tests want them.
+#[cfg(test)]
+pub(crate) mod made {
+    use super::*;
+
+    pub(crate) fn parts(parts: Vec<Part>) -> Delta {
+        Delta { parts, ..Delta::default() }
+    }
+
+    pub(crate) fn end(finish: Finish) -> Delta {
+        let timings = Timings { generated_tokens: 5, reused_tokens: 4, ..Timings::default() };
+        Delta { end: Some(End { finish, timings, reasoning_tokens: 3 }), ..Delta::default() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
@@ -449,7 +464,8 @@ mod tests {
         let call = || Piece::CallStart { index: 0, id: "c".into(), name: "f".into() };
         let parts = generation.of_pieces(vec![Piece::Text("a ST".into()), call(), Piece::Text("OP".into())]);
         let start = Part::CallStart { index: 0, id: "c".into(), name: "f".into() };
-        assert_eq!(parts, [Part::Text("a ".into()), Part::Text("ST".into()), start]);
+        let behind = Part::Text("OP".into());
+        assert_eq!(parts, [Part::Text("a ".into()), Part::Text("ST".into()), start, behind]);
         assert_eq!(generation.stops.found(), None);
     }
 

@@ -145,7 +145,6 @@ pub(crate) async fn start(
             group: ask.client.group,
             scope: ask.client.scope,
             priority: ask.priority,
-            ..Request::default()
         };
         let constraint =
             structure.grammar.as_ref().map(|grammar| Box::new(Matcher::new(grammar)) as Box<dyn Constraint>);

@@ -252,21 +252,11 @@ pub(crate) fn error(error: &ApiError) -> Event {
 
 #[cfg(test)]
 mod tests {
-    use unicorn_engine::Timings;
-
     use super::*;
+    use crate::generation::made::{end, parts};
 
     fn writer(thinking: Thinking) -> Writer {
         Writer::new("m".into(), thinking, true, 9)
-    }
-
-    fn parts(parts: Vec<Part>) -> Delta {
-        Delta { parts, ..Delta::default() }
-    }
-
-    fn end(finish: Finish) -> Delta {
-        let timings = Timings { generated_tokens: 5, reused_tokens: 4, ..Timings::default() };
-        Delta { end: Some(End { finish, timings, reasoning_tokens: 3 }), ..Delta::default() }
     }
 
     fn run(writer: &mut Writer, deltas: Vec<Delta>) -> Vec<Event> {

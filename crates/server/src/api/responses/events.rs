@@ -335,23 +335,13 @@ fn output_text(text: &str, scores: Vec<Value>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use unicorn_engine::Timings;
-
     use super::*;
+    use crate::generation::made::{end, parts};
 
     fn writer(summary: bool) -> Writer {
         let fields = ["id", "status", "output", "usage", "error", "completed_at", "incomplete_details"];
         let fields = fields.into_iter().map(|name| (name.to_owned(), Value::Null)).collect();
         Writer::new(Frame { fields, names: Names::default(), summary }, 7)
-    }
-
-    fn parts(parts: Vec<Part>) -> Delta {
-        Delta { parts, ..Delta::default() }
-    }
-
-    fn end(finish: Finish) -> Delta {
-        let timings = Timings { generated_tokens: 5, reused_tokens: 2, ..Timings::default() };
-        Delta { end: Some(End { finish, timings, reasoning_tokens: 3 }), ..Delta::default() }
     }
 
     fn run(writer: &mut Writer, deltas: Vec<Delta>) -> Vec<Event> {
@@ -472,7 +462,7 @@ mod tests {
         assert_eq!(response["output"][0]["status"], "incomplete");
         assert_eq!(
             response["usage"],
-            json!({"input_tokens": 7, "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0}, "output_tokens": 5,
+            json!({"input_tokens": 7, "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0}, "output_tokens": 5,
                 "output_tokens_details": {"reasoning_tokens": 3}, "total_tokens": 12})
         );
 
