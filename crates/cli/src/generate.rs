@@ -73,9 +73,10 @@ pub fn is_stopped(engine: &mut Engine) -> bool {
 fn finished(answer: Answer) -> anyhow::Result<Answer> {
     match &answer.reason {
         FinishReason::Device(message) => Err(anyhow!("{message}")),
-        FinishReason::NoCandidate => {
-            Err(anyhow!("no token could be chosen: the model's output is not finite"))
-        }
+        FinishReason::NoCandidate => Err(anyhow!("no token could be chosen: every one is ruled out")),
+        FinishReason::NotFinite => Err(anyhow!(
+            "the model's output is not finite: its file, a kernel or the driver is wrong; `unicorn selftest` looks for it"
+        )),
         FinishReason::Constraint(message) => Err(anyhow!("the constraint of the answer: {message}")),
         _ => Ok(answer),
     }
@@ -110,7 +111,10 @@ fn ending(reason: &FinishReason) -> Option<&'static str> {
         FinishReason::Context => Some("cut: the context is full, see --ctx"),
         FinishReason::Cancelled => Some("interrupted"),
         FinishReason::OutOfKvPages => Some("cut: the KV cache is full"),
-        FinishReason::NoCandidate | FinishReason::Constraint(_) | FinishReason::Device(_) => Some("failed"),
+        FinishReason::NoCandidate
+        | FinishReason::NotFinite
+        | FinishReason::Constraint(_)
+        | FinishReason::Device(_) => Some("failed"),
     }
 }
 

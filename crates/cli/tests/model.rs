@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{output, stderr, stdout, tiny_model, unicorn};
+use support::{broken_model, output, stderr, stdout, tiny_model, unicorn};
 
 const TEMPLATE: &str =
     "{% for m in messages %}<|turn|>{{ m.role }}: {{ m.content }}\n{% endfor %}<|turn|>assistant: ";
@@ -377,4 +377,30 @@ fn perplexity_ends_with_the_result() {
     let short = run(&["--ctx", "4096"]);
     assert_eq!(short.status.code(), Some(1));
     assert!(stderr(&short).contains("the text has"), "{}", stderr(&short));
+}
+
+/// One logit of a vocabulary that is no number is enough, whether all of them are looked at or a device picks the largest.
+#[test]
+fn an_output_that_is_not_finite_is_an_error_and_no_text() {
+    let probe = output(unicorn(&std::env::temp_dir()).args(["devices", "--json"]));
+    let mut devices = vec!["cpu", "cpu:scalar", "reference"];
+    if stdout(&probe).contains("vulkan:0") {
+        devices.push("vulkan:0");
+    } else {
+        println!("NOT RUN: no Vulkan driver here");
+    }
+    for weight in [f32::NAN, f32::INFINITY] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = broken_model(folder.path(), weight);
+        for device in &devices {
+            for temperature in ["0", "1"] {
+                let mut command = unicorn(folder.path());
+                command.arg("run").arg("-m").arg(&model).args(["--device", device, "-n", "4", "hello"]);
+                let out = output(command.args(["--temp", temperature]));
+                assert_eq!(out.status.code(), Some(1), "{weight} {device} {temperature}: {}", stderr(&out));
+                assert!(stderr(&out).contains("not finite"), "{device}: {}", stderr(&out));
+                assert!(stdout(&out).trim().is_empty(), "{device}: {}", stdout(&out));
+            }
+        }
+    }
 }

@@ -298,7 +298,10 @@ fn models_are_listed_and_shown_loaded_or_not() {
     let tags = tags["models"].as_array().expect("a list");
     let names: Vec<&str> = tags.iter().filter_map(|tag| tag["name"].as_str()).collect();
     assert_eq!(names, ["chats", "continues"]);
-    assert_eq!((&tags[0]["details"]["family"], &tags[1]["details"]["family"]), (&json!("llama"), &json!("")));
+    assert_eq!(
+        (&tags[0]["details"]["family"], &tags[1]["details"]["family"]),
+        (&json!("llama"), &json!("llama"))
+    );
     let loaded = server.loaded();
     assert_eq!((loaded.len(), &loaded[0]["name"], &loaded[0]["size_vram"]), (1, &json!("chats"), &json!(0)));
     for (name, capabilities) in

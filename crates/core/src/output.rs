@@ -8,8 +8,8 @@ use std::sync::Arc;
 pub enum Select {
     /// All logits.
     Logits,
-    /// The `k` largest logits with their token ids in the order of [`TopEntry::rank`]. Tokens whose logit is -inf or NaN cannot be
-    /// chosen and are not listed, so a list may be shorter.
+    /// The `k` largest logits with their token ids in the order of [`TopEntry::rank`]. Tokens whose logit is -inf cannot be
+    /// chosen and are not listed, so a list may be shorter. One that is no number comes first.
     Top(usize),
 }
 
@@ -158,16 +158,17 @@ pub struct TopEntry {
 }
 
 impl TopEntry {
-    /// The order of selections: the larger logit first, ties to the smaller id. NaN counts as -inf, both zeros are equal.
+    /// The order of selections: the larger logit first, ties to the smaller id. NaN counts as +inf, so that who asks for one token sees that
+    /// some logit is no number; both zeros are equal.
     pub fn rank(&self, other: &TopEntry) -> Ordering {
-        let key = |e: &TopEntry| if e.logit.is_nan() { f32::NEG_INFINITY } else { e.logit };
+        let key = |e: &TopEntry| if e.logit.is_nan() { f32::INFINITY } else { e.logit };
         // Adding zero makes both zeros equal.
         (key(other) + 0.0).total_cmp(&(key(self) + 0.0)).then(self.token.cmp(&other.token))
     }
 
-    /// Whether the token can be chosen at all.
+    /// Whether the token belongs in a selection: what was ruled out does not, what is no number does.
     pub fn is_choosable(&self) -> bool {
-        self.logit > f32::NEG_INFINITY
+        self.logit != f32::NEG_INFINITY
     }
 }
 
@@ -225,7 +226,7 @@ mod tests {
         let mut all =
             [entry(4, f32::NAN), entry(3, -0.0), entry(1, 0.0), entry(2, 7.0), entry(0, f32::NEG_INFINITY)];
         all.sort_by(TopEntry::rank);
-        assert_eq!(all.map(|e| e.token), [2, 1, 3, 0, 4]);
-        assert_eq!(all.map(|e| e.is_choosable()), [true, true, true, false, false]);
+        assert_eq!(all.map(|e| e.token), [4, 2, 1, 3, 0]);
+        assert_eq!(all.map(|e| e.is_choosable()), [true, true, true, true, false]);
     }
 }

@@ -177,7 +177,8 @@ fn wrong_ffn_fails() {
             };
         }
     };
-    must_fail("the other activation", "ffn/", &reference().block(relabelled));
+    // Two-bit weights are too coarse to tell them apart with every draw.
+    must_fail("the other activation", "ffn/f", &reference().block(relabelled));
     let no_post: fn(&mut Block) = |block| {
         if let Block::Ffn { spec, weights } = block {
             (spec.post_norm, weights.post_norm) = (None, None);

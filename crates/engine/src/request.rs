@@ -49,8 +49,10 @@ pub enum FinishReason {
     Cancelled,
     /// The KV pool is too small for this sequence alone.
     OutOfKvPages,
-    /// Every token was banned, or the model produced no finite logit.
+    /// Every token was banned.
     NoCandidate,
+    /// A logit is NaN or infinite: the file, a kernel or a driver is wrong, and whatever were chosen would be wrong too.
+    NotFinite,
     /// The request's constraint failed, for this reason: nothing that it did not allow was reported.
     Constraint(String),
     /// A device failed.

@@ -50,11 +50,10 @@ impl Catalog {
         if looked.elapsed() < FRESH || self.looking.swap(true, Ordering::AcqRel) {
             return;
         }
-        let this = self.clone();
+        let look = Look(self.clone());
         let look = tokio::task::spawn_blocking(move || {
-            let entries = Arc::new(this.loader.models());
-            *this.seen.write().unwrap_or_else(PoisonError::into_inner) = entries;
-            this.looking.store(false, Ordering::Release);
+            let entries = Arc::new(look.0.loader.models());
+            *look.0.seen.write().unwrap_or_else(PoisonError::into_inner) = entries;
         });
         let _ = tokio::time::timeout(LOOK_WAIT, look).await;
         *looked = Instant::now();
@@ -111,6 +110,15 @@ impl Catalog {
         }
         let entries = self.entries();
         self.outlines().retain(|id, _| entries.iter().any(|entry| entry.id == *id));
+    }
+}
+
+/// A look at the disk, which has ended when this is dropped.
+struct Look(Arc<Catalog>);
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.0.looking.store(false, Ordering::Release);
     }
 }
 

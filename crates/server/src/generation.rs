@@ -17,6 +17,7 @@ use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
 
 /// Why an answer was cut short that its client still wants.
+const NOT_FINITE: &str = "the model's output is not finite: its file, a kernel or the driver is wrong; `unicorn selftest` looks for it";
 const ENDING: &str = "the server is shutting down";
 /// Seconds until another one may be there.
 const RETRY_SECONDS: u64 = 5;
@@ -191,8 +192,9 @@ fn failure(reason: FinishReason) -> ApiError {
             ApiError { code: Some("output_form_failed"), ..ApiError::bad_request(message) }
         }
         FinishReason::NoCandidate => {
-            ApiError::internal("no token could be chosen: the model's output is not finite")
+            ApiError::bad_request("no token could be chosen: the request rules out every one")
         }
+        FinishReason::NotFinite => ApiError::internal(NOT_FINITE),
         FinishReason::Device(failure) if failure.0.is_lost() => ApiError::internal(format!(
             "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
         )),
@@ -475,7 +477,8 @@ mod tests {
             (FinishReason::Cancelled, 503),
             (FinishReason::OutOfKvPages, 400),
             (FinishReason::Constraint("too many items".into()), 400),
-            (FinishReason::NoCandidate, 500),
+            (FinishReason::NoCandidate, 400),
+            (FinishReason::NotFinite, 500),
         ] {
             let (_sender, mut generation) = generation(4, &[], None);
             let end = generation.finish(reason.clone(), Timings::default()).end.unwrap();

@@ -39,7 +39,9 @@ void main() {
         values[e] = NOTHING;
         ids[e] = NO_ID;
         if (i < p.count && PAIRS == 0) {
-            values[e] = F32(p.x + 4 * uint64_t(row) * p.count).v[i];
+            // No number comes first. Told by its bits: drivers may take it that there is none.
+            uint bits = U32(p.x + 4 * uint64_t(row) * p.count).v[i];
+            values[e] = uintBitsToFloat((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7F800000u : bits);
             ids[e] = i;
         }
         if (i < p.count && PAIRS != 0) {
@@ -68,7 +70,7 @@ void main() {
         uint at = (row * gl_NumWorkGroups.x + slice) * p.k + round;
         if (LAST != 0) {
             U32(p.out_).v[2 * at] = id == NO_ID ? 0 : id;
-            F32(p.out_).v[2 * at + 1] = p.soft_cap != 0.0 ? p.soft_cap * tanh(value / p.soft_cap) : value;
+            F32(p.out_).v[2 * at + 1] = p.soft_cap != 0.0 && floatBitsToUint(value) != 0x7F800000u ? p.soft_cap * tanh(value / p.soft_cap) : value;
         } else {
             U32x2(p.out_).v[at] = uvec2(floatBitsToUint(value), id);
         }

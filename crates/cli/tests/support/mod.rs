@@ -67,11 +67,16 @@ pub fn tiny_model(folder: &Path, template: Option<&str>) -> PathBuf {
 
 /// As [`tiny_model`], with a name of its own.
 pub fn named_tiny_model(folder: &Path, name: &str, template: Option<&str>) -> PathBuf {
-    write_model(folder, name, template, HIDDEN)
+    write_model(folder, name, template, HIDDEN, 0.0)
 }
 
-/// A feed-forward block of another size has weights of zero.
-fn write_model(folder: &Path, name: &str, template: Option<&str>, hidden: usize) -> PathBuf {
+/// As [`tiny_model`], but the logit of the token that ends a text is no number, or not a finite one.
+pub fn broken_model(folder: &Path, weight: f32) -> PathBuf {
+    write_model(folder, "Broken", None, HIDDEN, weight)
+}
+
+/// A feed-forward block of another size has weights of zero. `end_weight` are the output's weights of the token that ends a text.
+fn write_model(folder: &Path, name: &str, template: Option<&str>, hidden: usize, end_weight: f32) -> PathBuf {
     let (tokens, types) = vocabulary();
     let end = tokens.len() - 1;
     let vocab = tokens.len();
@@ -98,7 +103,7 @@ fn write_model(folder: &Path, name: &str, template: Option<&str>, hidden: usize)
     }
     file.tensor("token_embd.weight", vocab, WIDTH);
     file.tensor("output.weight", vocab, WIDTH);
-    file.clear_last_row(WIDTH);
+    file.fill_last_row(WIDTH, end_weight);
     file.tensor("output_norm.weight", 1, WIDTH);
     file.tensor("blk.0.attn_norm.weight", 1, WIDTH);
     file.tensor("blk.0.attn_q.weight", WIDTH, WIDTH);
@@ -124,7 +129,7 @@ fn write_model(folder: &Path, name: &str, template: Option<&str>, hidden: usize)
 
 /// As [`tiny_model`], but 300 MB of it are zeros, which take no room on disk and some time to load.
 pub fn heavy_model(folder: &Path, template: &str) -> PathBuf {
-    write_model(folder, "Heavy", Some(template), 800_000)
+    write_model(folder, "Heavy", Some(template), 800_000, 0.0)
 }
 
 /// The 256 characters of GPT-2's byte alphabet, one merge, two control tokens: one that templates write, and the end.
@@ -222,10 +227,10 @@ impl Gguf {
         self.data.resize(self.data.len().next_multiple_of(32), 0);
     }
 
-    /// Makes zeros of the last row of the last tensor, whose rows are multiples of the padding.
-    fn clear_last_row(&mut self, cols: usize) {
+    /// Puts a value everywhere in the last row of the last tensor, whose rows are multiples of the padding.
+    fn fill_last_row(&mut self, cols: usize, value: f32) {
         let row = self.data.len() - 4 * cols;
-        self.data[row..].fill(0);
+        self.data[row..].chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&value.to_le_bytes()));
     }
 
     fn bytes(&self) -> Vec<u8> {

@@ -11,9 +11,23 @@ pub(crate) fn top_k(level: SimdLevel, logits: &[f32], first: u32, k: usize) -> V
         return Vec::new();
     }
     let mut kept = dispatch(level, Scan { logits, first, k });
+    // No comparison finds it: one is enough, since it is the first.
+    if let Some(at) = no_number(logits) {
+        kept.retain(|e| !e.logit.is_nan());
+        kept.push(TopEntry { token: first + at as u32, logit: logits[at] });
+    }
     kept.sort_unstable_by(TopEntry::rank);
     kept.truncate(k);
     kept
+}
+
+/// Where the first logit is that is no number.
+fn no_number(logits: &[f32]) -> Option<usize> {
+    // Without a branch for each, which the compiler turns into vector code.
+    let mut parts = logits.chunks(64);
+    let part = parts.position(|part| part.iter().fold(false, |any, l| any | l.is_nan()))?;
+    let within = logits[part * 64..].iter().position(|l| l.is_nan())?;
+    Some(part * 64 + within)
 }
 
 /// Merges the parts of one row; what cannot be chosen is left out.
@@ -73,9 +87,7 @@ fn shrink(kept: &mut Vec<TopEntry>, k: usize) -> f32 {
         kept.select_nth_unstable_by(k - 1, TopEntry::rank);
         kept.truncate(k);
     }
-    kept.iter()
-        .map(|e| if e.logit.is_nan() { f32::NEG_INFINITY } else { e.logit })
-        .fold(f32::INFINITY, f32::min)
+    kept.iter().map(|e| if e.logit.is_nan() { f32::INFINITY } else { e.logit }).fold(f32::INFINITY, f32::min)
 }
 
 #[cfg(test)]

@@ -263,7 +263,7 @@ impl Engine {
 
     fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {
         let timings = sequence.timings();
-        sequence.keep &= !matches!(reason, FinishReason::Device(_) | FinishReason::NoCandidate);
+        sequence.keep &= !matches!(reason, FinishReason::Device(_) | FinishReason::NotFinite);
         self.events.push(Event::Finished { sequence: sequence.id, reason, timings });
         match sequence.flights {
             0 => self.release(sequence),

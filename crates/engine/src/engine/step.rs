@@ -13,7 +13,7 @@ use crate::drafts::Drafting;
 use crate::executor::Landed;
 use crate::placement::Phase;
 use crate::request::{Event, Failure, FinishReason};
-use crate::sampling::{NoCandidate, Sampled};
+use crate::sampling::{Sampled, Unchosen};
 
 /// What a sequence adds to the next batch.
 struct Planned {
@@ -580,7 +580,8 @@ impl Engine {
         };
         let Sampled { token, logprobs } = match sampled {
             Ok(sampled) => sampled,
-            Err(NoCandidate) => return Some(FinishReason::NoCandidate),
+            Err(Unchosen::NoCandidate) => return Some(FinishReason::NoCandidate),
+            Err(Unchosen::NotFinite) => return Some(FinishReason::NotFinite),
         };
         sequence.push(token);
         self.counted.generated_tokens += 1;

@@ -578,7 +578,7 @@ fn a_model_without_finite_logits_ends_the_sequence() {
     let mut engine = engine_on(device.clone(), options());
     device.set_faults(Faults { nan: true, ..Faults::default() });
     let id = engine.add(request(1, 10, 5)).unwrap();
-    assert_eq!(drain(&mut engine)[&id], (vec![], Some(FinishReason::NoCandidate)));
+    assert_eq!(drain(&mut engine)[&id], (vec![], Some(FinishReason::NotFinite)));
 }
 
 #[test]

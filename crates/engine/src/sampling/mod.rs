@@ -32,9 +32,21 @@ pub(crate) const TOP_MAX: usize = 64;
 /// Where more logits than this are adjusted, all are fetched and the host adjusts them.
 const ADJUSTMENTS_MAX: usize = 4096;
 
-/// Every token is banned or no logit is finite.
+/// Why no token was chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct NoCandidate;
+pub(crate) enum Unchosen {
+    /// Every token is banned.
+    NoCandidate,
+    /// A logit is NaN or infinite, so that none of them can be trusted.
+    NotFinite,
+}
+
+/// True where a logit is NaN or infinite; -inf stands for a banned token.
+fn is_broken(logits: &[f32]) -> bool {
+    // Without a branch for each, which the compiler turns into vector code.
+    let broken = |part: &[f32]| part.iter().fold(false, |any, l| any | !(*l < f32::INFINITY));
+    logits.chunks(64).any(broken)
+}
 
 /// A chosen token.
 #[derive(Clone, PartialEq, Debug)]
@@ -105,7 +117,10 @@ impl Sampler {
     }
 
     /// Chooses the token that follows `history` (prompt and generated tokens) from the logits of all tokens.
-    pub fn sample(&self, history: &[u32], logits: &[f32]) -> Result<Sampled, NoCandidate> {
+    pub fn sample(&self, history: &[u32], logits: &[f32]) -> Result<Sampled, Unchosen> {
+        if is_broken(logits) {
+            return Err(Unchosen::NotFinite);
+        }
         let o = &self.options;
         let edits = self.edits(history);
         let edited;
@@ -118,7 +133,7 @@ impl Sampler {
             &edited
         };
         let token = if o.temperature == 0.0 {
-            largest(used).ok_or(NoCandidate)?.token
+            largest(used).ok_or(Unchosen::NoCandidate)?.token
         } else {
             let all = used.iter().enumerate().map(|(i, &l)| Candidate { token: i as u32, logit: clean(l) });
             self.draw(history.len(), all.filter(|c| c.logit > f32::NEG_INFINITY).collect())?
@@ -128,12 +143,15 @@ impl Sampler {
     }
 
     /// Chooses the token that follows `history` from what [`Sampler::ask`] asked for.
-    pub fn sample_top(&self, history: &[u32], top: &[TopEntry]) -> Result<Sampled, NoCandidate> {
+    pub fn sample_top(&self, history: &[u32], top: &[TopEntry]) -> Result<Sampled, Unchosen> {
+        if top.iter().any(|e| !(e.logit < f32::INFINITY)) {
+            return Err(Unchosen::NotFinite);
+        }
         let all = top.iter().map(|e| Candidate { token: e.token, logit: clean(e.logit) });
         let list: Vec<Candidate> = all.filter(|c| c.logit > f32::NEG_INFINITY).collect();
         // The list came sorted; logits that are made finite may have changed that for equal ones.
         let token = match list.iter().min_by(|a, b| by_rank(a, b)) {
-            None => return Err(NoCandidate),
+            None => return Err(Unchosen::NoCandidate),
             Some(best) if self.options.temperature == 0.0 => best.token,
             Some(_) => self.draw(history.len(), list)?,
         };
@@ -141,10 +159,10 @@ impl Sampler {
     }
 
     /// Filters and draws. `position` is the index of the token being chosen.
-    fn draw(&self, position: usize, mut list: Vec<Candidate>) -> Result<u32, NoCandidate> {
+    fn draw(&self, position: usize, mut list: Vec<Candidate>) -> Result<u32, Unchosen> {
         let o = &self.options;
         if list.is_empty() {
-            return Err(NoCandidate);
+            return Err(Unchosen::NoCandidate);
         }
         let mut sorted = false;
         if o.top_k > 0 {
@@ -170,7 +188,7 @@ impl Sampler {
         }
         // Rounding may leave a crumb: it belongs to the last token that had any weight.
         let last = list.iter().zip(&weights).rev().find(|(_, w)| **w > 0.0);
-        last.map(|(c, _)| c.token).ok_or(NoCandidate)
+        last.map(|(c, _)| c.token).ok_or(Unchosen::NoCandidate)
     }
 }
 

@@ -96,9 +96,9 @@ fn bias_moves_and_bans() {
     assert_eq!(greedy(vec![(3, 9.0)]).sample(&[], &logits).unwrap().token, 3);
     assert_eq!(greedy(vec![(2, f32::NEG_INFINITY)]).sample(&[], &logits).unwrap().token, 1);
     let none = (0..4).map(|t| (t, f32::NEG_INFINITY)).collect::<Vec<_>>();
-    assert_eq!(greedy(none.clone()).sample(&[], &logits), Err(NoCandidate));
+    assert_eq!(greedy(none.clone()).sample(&[], &logits), Err(Unchosen::NoCandidate));
     let drawn = Sampler::new(SamplingOptions { logit_bias: none, ..open() }, None, None).unwrap();
-    assert_eq!(drawn.sample(&[], &logits), Err(NoCandidate));
+    assert_eq!(drawn.sample(&[], &logits), Err(Unchosen::NoCandidate));
 }
 
 #[test]
@@ -107,10 +107,15 @@ fn unusual_logits_are_survived() {
         [SamplingOptions::greedy(), open(), SamplingOptions { typical_p: 0.5, ..SamplingOptions::default() }];
     for options in all {
         let sampler = Sampler::new(options, Some(2), None).unwrap();
-        assert_eq!(sampler.sample(&[], &[f32::NAN; 3]), Err(NoCandidate));
-        assert_eq!(sampler.sample(&[], &[]), Err(NoCandidate));
-        assert_eq!(sampler.sample(&[], &[0.0, f32::INFINITY, f32::NAN]).unwrap().token, 1);
-        assert_eq!(sampler.sample(&[], &[f32::NEG_INFINITY, -1e30, f32::NAN]).unwrap().token, 1);
+        for broken in [[f32::NAN; 3], [0.0, f32::INFINITY, 1.0], [f32::NEG_INFINITY, -1e30, f32::NAN]] {
+            assert_eq!(sampler.sample(&[], &broken), Err(Unchosen::NotFinite));
+            let mut top: Vec<TopEntry> =
+                (0..).zip(broken).map(|(token, logit)| TopEntry { token, logit }).collect();
+            top.sort_by(TopEntry::rank);
+            assert_eq!(sampler.sample_top(&[], &top[..1]), Err(Unchosen::NotFinite));
+        }
+        assert_eq!(sampler.sample(&[], &[]), Err(Unchosen::NoCandidate));
+        assert_eq!(sampler.sample(&[], &[f32::NEG_INFINITY, -1e30, f32::NEG_INFINITY]).unwrap().token, 1);
     }
 }
 
