@@ -33,7 +33,7 @@ fn tools() -> Vec<Tool> {
 }
 
 /// What templates of each dialect hold.
-const TEMPLATES: [(&str, &str); 8] = [
+const TEMPLATES: [(&str, &str); 9] = [
     ("hermes", "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>"),
     ("qwen-xml", "<tool_call><function=f><parameter=a>"),
     ("llama3", "<|start_header_id|>{\"name\": \"f\", \"parameters\": {}}"),
@@ -41,6 +41,7 @@ const TEMPLATES: [(&str, &str); 8] = [
     ("mistral-args", "[TOOL_CALLS]f[ARGS]"),
     ("mistral-id", "[TOOL_CALLS]f[CALL_ID]c[ARGS]"),
     ("lfm2", "<|tool_call_start|>[f()]<|tool_call_end|>"),
+    ("gemma", "<|tool_call>call:f{a:<|\"|>x<|\"|>}<tool_call|>"),
     ("generic", ""),
 ];
 
@@ -206,6 +207,11 @@ fn calls_are_read_as_each_dialect_writes_them() {
             &two,
         ),
         (
+            "gemma",
+            "Let me see.<|tool_call>call:get_weather{city:<|\"|>Bern<|\"|>,days:3}<tool_call|><|tool_call>call:now{}<tool_call|>",
+            &two,
+        ),
+        (
             "mistral-id",
             "Let me see.[TOOL_CALLS]get_weather[CALL_ID]abcdefgh1[ARGS]{\"city\":\"Bern\",\"days\":3}",
             &one,
@@ -239,6 +245,43 @@ fn calls_are_read_as_each_dialect_writes_them() {
     assert_eq!(read(&llama, &rules, &["An {object}"]).text, "An {object}");
 }
 
+/// With the model's own control tokens; its template is found for what it is.
+#[test]
+fn gemma_calls_with_its_own_tokens() {
+    let data =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-data/llama.cpp-models");
+    let template = std::fs::read_to_string(data.join("templates/google-gemma-4-31B-it.jinja")).unwrap();
+    let dialect = Dialect::detect(&template);
+    assert_eq!(dialect.name(), "gemma");
+    let vocabulary = common::open("llama.cpp-models/ggml-vocab-gemma-4.gguf");
+    for mark in ["<|tool_call>", "<tool_call|>", "<|\"|>"] {
+        assert!(vocabulary.tokenizer().token_id(mark).is_some(), "{mark}");
+    }
+    let tools = tools();
+    let rules = AnswerRules { tools: &tools, parallel: true, ..AnswerRules::default() };
+    let grammar = dialect.grammar(&vocabulary, &rules).unwrap().unwrap();
+    let text = "Well.<|tool_call>call:get_weather{city:<|\"|>\"Bern\", {x:1}\n<|\"|>,unit:<|\"|>celsius<|\"|>}<tool_call|><|tool_call>call:search{filters:[{\"key\":\"a\"}]}<tool_call|>";
+    assert!(accepts(&grammar, text));
+    for wrong in [
+        "<|tool_call>call:get_weather{days:3}<tool_call|>",
+        "<|tool_call>call:get_weather{city:\"Bern\"}<tool_call|>",
+        "<|tool_call>call:get_weather{city:<|\"|>Bern<|\"|>,unit:<|\"|>kelvin<|\"|>}<tool_call|>",
+        "<|tool_call>call:unknown{}<tool_call|>",
+    ] {
+        assert!(!accepts(&grammar, wrong), "{wrong}");
+    }
+    let mut numbers = Numbers(5);
+    for _ in 0..5 {
+        let found = read(&dialect, &rules, &cut(text, &mut numbers));
+        assert_eq!(found.text, "Well.");
+        let arguments: Vec<Value> =
+            found.calls.iter().map(|(_, _, arguments)| serde_json::from_str(arguments).unwrap()).collect();
+        let expected =
+            [json!({"city": "\"Bern\", {x:1}\n", "unit": "celsius"}), json!({"filters": [{"key": "a"}]})];
+        assert_eq!(arguments, expected);
+    }
+}
+
 /// A small model would go on with white space for ever.
 #[test]
 fn space_within_calls_is_bounded() {
@@ -250,6 +293,7 @@ fn space_within_calls_is_bounded() {
         "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}]",
         "[TOOL_CALLS]now[ARGS]{}",
         "<|tool_call_start|>[now()]<|tool_call_end|>",
+        "<|tool_call>call:now{}<tool_call|>",
     ];
     let encode = |text: &str| smollm2().tokenizer().encode(text, Default::default()).unwrap();
     let space: Vec<u32> = [" ", "\n", "\t"].iter().flat_map(|text| encode(text)).collect();
@@ -297,6 +341,7 @@ fn a_text_of_a_form_is_no_call() {
             "[TOOL_CALLS][{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\"}}]".to_owned(),
             "[TOOL_CALLS]get_weather[ARGS]{\"city\": \"Bern\"}".to_owned(),
             "<|tool_call_start|>[get_weather(city=\"Bern\")]<|tool_call_end|>".to_owned(),
+            "<|tool_call>call:get_weather{city:<|\"|>Bern<|\"|>}<tool_call|>".to_owned(),
         ];
         forms.into_iter().filter(|text| accepts(&grammar, text)).collect::<Vec<_>>()
     };

@@ -1,6 +1,7 @@
 //! From the text of an answer to what is said, thought and called.
 
 use super::answer::{AnswerRules, Body, Piece, Thinking, ToolChoice};
+use super::gemma_calls::GemmaReader;
 use super::json_calls::{Head, JsonReader};
 use super::kind::{Calls, Dialect, Reasoning};
 use super::python_calls::PythonReader;
@@ -24,6 +25,7 @@ pub struct Reader {
     json: JsonReader,
     xml: XmlReader,
     python: PythonReader,
+    gemma: GemmaReader,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,7 @@ impl Reader {
             json: JsonReader::default(),
             xml: XmlReader::new(rules.tools),
             python: PythonReader::default(),
+            gemma: GemmaReader::default(),
         }
     }
 
@@ -129,6 +132,7 @@ impl Reader {
                 Calls::Json(calls) => self.json.step(&mut self.held, calls, self.seed, out),
                 Calls::Xml => self.xml.step(&mut self.held, self.seed, out),
                 Calls::Python => self.python.step(&mut self.held, self.seed, out),
+                Calls::Gemma => self.gemma.step(&mut self.held, self.seed, out),
                 Calls::Named(calls) => self.json.step_named(&mut self.held, calls, self.seed, out),
             },
         }
