@@ -24,9 +24,12 @@ impl Case {
     /// its rounding has ties of its own.
     pub fn rounded(mut self) -> Option<Case> {
         let products = match &self.block {
-            Block::Embedding { .. } => return None,
+            Block::Embedding { .. } | Block::EncoderEmbedding { .. } | Block::EncoderHead { .. } => {
+                return None;
+            }
             Block::Head { .. } => 1,
             Block::Ffn { .. } | Block::Attention { .. } | Block::ShortConv { .. } => 2,
+            Block::EncoderFfn { .. } | Block::EncoderAttention { .. } => 2,
         };
         let quantized = self.types().iter().any(|ty| ty.is_quantized());
         self.tolerance = Tolerance::rounded(products);
@@ -43,7 +46,8 @@ impl Case {
     pub(crate) fn takes_many_rows(&self) -> bool {
         const FEW: usize = 2;
         let past: usize = self.batch.iter().map(|s| s.past).sum();
-        !matches!(self.block, Block::Embedding { .. }) && (self.rows() > FEW || past > FEW)
+        let multiplies = !matches!(self.block, Block::Embedding { .. } | Block::EncoderEmbedding { .. });
+        multiplies && (self.rows() > FEW || past > FEW)
     }
 
     /// The batch's shape. All rows are output rows.
@@ -59,6 +63,11 @@ impl Case {
     /// Bytes of weights and KV cache that the batch must read at least once.
     pub fn bytes(&self) -> u64 {
         self.block.cost(&self.shape(), self.kv).bytes()
+    }
+
+    /// True for a block of an encoder, which maps whole sequences.
+    pub(crate) fn is_of_encoder(&self) -> bool {
+        is_of_encoder(&self.block)
     }
 
     /// True for the taps of a convolution, which are no matrix of a product.
@@ -79,4 +88,13 @@ impl Case {
     pub fn matches(&self, filter: &str) -> bool {
         filter.split_whitespace().all(|part| self.name.contains(part))
     }
+}
+
+/// True for a block of an encoder.
+pub(crate) fn is_of_encoder(block: &Block) -> bool {
+    use Block::{EncoderAttention, EncoderEmbedding, EncoderFfn, EncoderHead};
+    matches!(
+        block,
+        EncoderAttention { .. } | EncoderEmbedding { .. } | EncoderFfn { .. } | EncoderHead { .. }
+    )
 }

@@ -31,6 +31,18 @@ impl Tolerance {
         Tolerance::normal(1e-6)
     }
 
+    /// Table lookup with a norm behind it: sums of a row in f32.
+    pub fn encoder_embedding() -> Tolerance {
+        Tolerance::normal(2e-6)
+    }
+
+    /// A block of an encoder, whose norm has the residual stream in it: what the block adds is a third of that.
+    ///
+    /// Quantized weights: two products in a row, each off by 0.65 %, or by 1.5 % where a row has few blocks.
+    pub fn encoder(ty: TensorType) -> Tolerance {
+        Tolerance::normal(if ty.is_quantized() { 0.01 } else { 1e-5 })
+    }
+
     /// One matrix product.
     ///
     /// Float weights: f32 products and sums over 1536 elements give about 1e-6. Quantized weights: kernels round

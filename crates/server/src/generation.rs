@@ -16,8 +16,9 @@ use crate::record::Record;
 use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
 
-/// Why an answer was cut short that its client still wants.
+/// What is told where a logit is no number.
 const NOT_FINITE: &str = "the model's output is not finite: its file, a kernel or the driver is wrong; `unicorn selftest` looks for it";
+/// Why an answer was cut short that its client still wants.
 const ENDING: &str = "the server is shutting down";
 /// Seconds until another one may be there.
 const RETRY_SECONDS: u64 = 5;
@@ -399,6 +400,8 @@ impl Stream for Generation {
             let delta = match std::task::ready!(this.tokens.poll_next(cx)) {
                 Some(Progress::Token { token, logprobs }) => this.token(token, logprobs),
                 Some(Progress::Prompt(logprobs)) => this.prompt(logprobs),
+                // Comes of texts that are not continued.
+                Some(Progress::Embedding(_)) => Delta::default(),
                 Some(Progress::Finished { reason, timings }) => this.finish(reason, timings),
                 Some(Progress::Broken(why)) => this.broken(why),
                 None => this.broken("nobody took the answer in time".into()),

@@ -28,6 +28,7 @@ mod server;
 mod shape;
 mod stops;
 mod structure;
+mod turns;
 mod warm_up;
 mod weight;
 mod worker;

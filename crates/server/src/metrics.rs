@@ -68,6 +68,7 @@ pub(crate) struct Metrics {
     loads: Counter,
     load_failures: Counter,
     unloads: Counter,
+    embeddings: Counter,
 }
 
 impl Metrics {
@@ -101,6 +102,7 @@ impl Metrics {
             loads: Counter::default(),
             load_failures: Counter::default(),
             unloads: Counter::default(),
+            embeddings: Counter::default(),
         };
         metrics.register();
         metrics
@@ -168,6 +170,7 @@ impl Metrics {
             self.load_failures.clone(),
         );
         own.register("unicorn_model_unloads", "Models unloaded", self.unloads.clone());
+        own.register("unicorn_embeddings", "Texts that became vectors", self.embeddings.clone());
         self.registry = registry;
     }
 
@@ -184,12 +187,16 @@ impl Metrics {
     /// A request ended in the engine.
     pub fn finished(&self, reason: &FinishReason, timings: &Timings, whole: Duration, slow_client: bool) {
         let finished_reason = match reason {
-            FinishReason::Stop => "stop",
+            // As vLLM counts what is pooled.
+            FinishReason::Stop | FinishReason::Embedded => "stop",
             FinishReason::Length | FinishReason::Context => "length",
             FinishReason::Cancelled => "abort",
             _ => "error",
         };
         self.finished.get_or_create(&Finished { finished_reason }).inc();
+        if *reason == FinishReason::Embedded {
+            self.embeddings.inc();
+        }
         self.prompt_tokens.inc_by(timings.prompt_tokens as u64);
         self.generated_tokens.inc_by(timings.generated_tokens as u64);
         self.prefix_queries.inc_by(timings.prompt_tokens as u64);
@@ -277,6 +284,7 @@ mod tests {
         let timings =
             Timings { prompt_tokens: 7, reused_tokens: 3, generated_tokens: 2, ..Timings::default() };
         metrics.finished(&FinishReason::Stop, &timings, Duration::from_secs(1), true);
+        metrics.finished(&FinishReason::Embedded, &Timings::default(), Duration::from_secs(1), false);
         let text = metrics.text(&[Counters {
             running: 1,
             waiting: 2,
@@ -292,7 +300,8 @@ mod tests {
             "unicorn_kv_cache_kept_ratio 0.125",
             "vllm:prompt_tokens_total 7",
             "vllm:prefix_cache_hits_total 3",
-            "vllm:request_success_total{finished_reason=\"stop\"} 1",
+            "vllm:request_success_total{finished_reason=\"stop\"} 2",
+            "unicorn_embeddings_total 1",
             "vllm:time_to_first_token_seconds_count 1",
             "unicorn_slow_clients_total 1",
             "unicorn_http_requests_total{route=\"/v1/models\",status=\"200\"} 1",

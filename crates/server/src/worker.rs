@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use unicorn_core::SequenceId;
 use unicorn_engine::{
-    AdmissionError, Counters, Engine, Event, FinishReason, Guides, Request, SequenceInfo, Timings,
-    TokenLogprobs,
+    AdmissionError, Counters, EmbedRequest, Engine, Event, FinishReason, Guides, Request, SequenceInfo,
+    Timings, TokenLogprobs,
 };
 
 use crate::metrics::Metrics;
@@ -27,6 +27,12 @@ pub(crate) struct Job {
     pub guides: Guides,
 }
 
+/// What an engine can be asked for.
+enum Work {
+    Continue(Box<Job>),
+    Embed(EmbedRequest),
+}
+
 /// What happened to a job.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Progress {
@@ -34,6 +40,8 @@ pub(crate) enum Progress {
     Prompt(Vec<TokenLogprobs>),
     /// A token was chosen.
     Token { token: u32, logprobs: Option<TokenLogprobs> },
+    /// A text became a vector.
+    Embedding(Vec<f32>),
     /// The last that comes.
     Finished { reason: FinishReason, timings: Timings },
     /// The last that comes, where the engine has failed and knows nothing of the job any more.
@@ -47,7 +55,7 @@ const JOBS_MAX: usize = 64;
 const BEHIND_MAX: usize = 16 * 1024;
 
 struct Submission {
-    job: Job,
+    work: Work,
     reply: oneshot::Sender<Result<Tokens, AdmissionError>>,
 }
 
@@ -160,7 +168,8 @@ impl Worker {
         std::thread::Builder::new().name("engine".into()).spawn(move || {
             // What panics while a panic or a loss is mended is not mended: the model is loaded anew for who asks next.
             if catch_unwind(AssertUnwindSafe(|| pump.run())).is_err() {
-                told.lock().unwrap_or_else(PoisonError::into_inner).health = Health::Stopped(PANICKED.into());
+                *told.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Load { health: Health::Stopped(PANICKED.into()), ..Load::default() };
             }
             drop(alive);
         })?;
@@ -172,9 +181,18 @@ impl Worker {
     /// # Errors
     /// The reason where the engine has stopped, or its device does not answer.
     pub async fn submit(&self, job: Job) -> Result<Result<Tokens, AdmissionError>, String> {
+        self.send(Work::Continue(Box::new(job))).await
+    }
+
+    /// Hands a text to the engine, to become a vector. Errors as [`Worker::submit`] does.
+    pub async fn embed(&self, request: EmbedRequest) -> Result<Result<Tokens, AdmissionError>, String> {
+        self.send(Work::Embed(request)).await
+    }
+
+    async fn send(&self, work: Work) -> Result<Result<Tokens, AdmissionError>, String> {
         let (reply, answer) = oneshot::channel();
         let answered = async {
-            self.jobs.send(Submission { job, reply }).await.ok()?;
+            self.jobs.send(Submission { work, reply }).await.ok()?;
             answer.await.ok()
         };
         tokio::select! {
@@ -269,6 +287,11 @@ impl Tokens {
         (sender, Tokens::new(progress, SequenceId(0), cancel, Arc::default()))
     }
 
+    /// As [`Tokens::poll_next`].
+    pub async fn next(&mut self) -> Option<Progress> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
     /// Ends the job. What has come of it can still be taken.
     pub fn cancel(&self) {
         // The thread is gone only when there is nothing left to cancel.
@@ -318,6 +341,10 @@ impl Clients {
                     client.slow = matches!(error, mpsc::error::TrySendError::Full(_));
                     return Some(sequence);
                 }
+            }
+            Event::Embedding { vector, .. } => {
+                // The channel of a text is empty until now: only a client that is gone does not take it.
+                let _ = client.progress.try_send(Progress::Embedding(vector));
             }
             Event::PromptLogprobs { logprobs, .. } => {
                 // The channel has room: nothing came before. One that is gone is seen at the next token.
@@ -390,14 +417,16 @@ impl Pump {
 
     /// Takes what is asked, and one step.
     fn turn(&mut self) -> Turn {
-        if self.engine.is_idle() {
+        // Of an engine that has stopped nothing is asked any more: what comes now waits for the next one.
+        let takes = !self.engine.has_stopped();
+        if takes && self.engine.is_idle() {
             self.tell(None, Health::Works);
             match self.submissions.blocking_recv() {
                 Some(submission) => self.admit(submission),
                 None => return Turn::Over,
             }
         }
-        while let Ok(submission) = self.submissions.try_recv() {
+        while takes && let Ok(submission) = self.submissions.try_recv() {
             self.admit(submission);
         }
         while let Ok(sequence) = self.cancels.try_recv() {
@@ -419,9 +448,15 @@ impl Pump {
         Turn::Again
     }
 
-    fn admit(&mut self, Submission { job, reply }: Submission) {
-        let added = self.engine.add_guided(job.request, job.guides);
-        let answer = added.map(|sequence| {
+    fn add(&mut self, work: Work) -> Result<SequenceId, AdmissionError> {
+        match work {
+            Work::Continue(job) => self.engine.add_guided(job.request, job.guides),
+            Work::Embed(request) => self.engine.add_embedding(request),
+        }
+    }
+
+    fn admit(&mut self, Submission { work, reply }: Submission) {
+        let answer = self.add(work).map(|sequence| {
             let (progress, received) = mpsc::channel(BEHIND_MAX);
             let client =
                 Client { progress, gone: false, slow: false, since: Instant::now(), last_token: None };
@@ -470,7 +505,9 @@ impl Pump {
     fn begin_anew(mut self) -> Option<Pump> {
         let began = Instant::now();
         self.metrics.engine_stopped();
-        self.set_health(Health::Recovers);
+        // It is in no step any more.
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) =
+            Load { health: Health::Recovers, ..Load::default() };
         self.clients.break_off(PANICKED);
         // Its memory is needed. It may panic once more.
         let engine = self.engine;
@@ -487,10 +524,6 @@ impl Pump {
                 None
             }
         }
-    }
-
-    fn set_health(&self, health: Health) {
-        self.load.lock().unwrap_or_else(PoisonError::into_inner).health = health;
     }
 
     fn tell(&self, stepping_since: Option<Instant>, health: Health) {

@@ -27,8 +27,14 @@ fn model(app: &App, entry: &ModelEntry, outline: Option<&Outline>) -> Value {
     };
     if let Some((context, vocab, facts)) = told {
         // What llama.cpp, vLLM and others tell, under their names.
-        for name in ["context_length", "max_model_len", "max_input_tokens", "max_tokens"] {
+        for name in ["context_length", "max_model_len", "max_input_tokens"] {
             model[name] = context.into();
+        }
+        // As OpenRouter tells what a model is for.
+        let brings = if facts.encodes { "embeddings" } else { "text" };
+        model["architecture"] = json!({"input_modalities": ["text"], "output_modalities": [brings]});
+        if !facts.encodes {
+            model["max_tokens"] = context.into();
         }
         model["meta"] = json!({
             "n_ctx": context, "n_ctx_train": facts.context_trained, "n_params": facts.parameters,
