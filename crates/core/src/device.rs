@@ -260,7 +260,8 @@ pub trait Device: Send + Sync {
     /// The batch must have been made for the reserved layout. A stream takes another batch once all work on the one before has ended.
     fn submit(&self, work: Work);
 
-    /// Copies pages of state, as [`Device::submit`] starts work. No other work or copy that uses these pages may be under way.
+    /// Copies pages of state, as [`Device::submit`] starts work. No other work or copy that writes these pages may be under way, and none that
+    /// reads them where the copy writes them.
     fn copy_state(&self, copy: StateCopy);
 
     /// Memory held now.

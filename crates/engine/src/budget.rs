@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use unicorn_core::{Block, Device, DeviceError, MemoryNeed, ModelSpec, Workload};
 
+use crate::kv_store::chunk_bytes;
 use crate::memory::{DeviceMemory, MemoryPlan};
 use crate::need::{Reservation, moving_bytes};
 use crate::{EngineError, EngineOptions, Placements};
@@ -19,6 +20,7 @@ impl MemoryPlan {
         options: &EngineOptions,
     ) -> Result<MemoryPlan, EngineError> {
         let sizes = Reservation::of(spec, placements, options);
+        let saving = options.store.as_ref().map_or(0, |_| chunk_bytes(spec, &sizes.layout));
         let crosses = placements.cross();
         let workload = sizes.workload(options, crosses);
         let of = |(index, device): (usize, &Arc<dyn Device>)| {
@@ -36,7 +38,8 @@ impl MemoryPlan {
         Ok(MemoryPlan {
             devices: devices.iter().enumerate().map(of).collect::<Result<_, EngineError>>()?,
             crossing: (if crosses { sizes.stream_bytes(spec.width) } else { 0 })
-                .saturating_add(moving_bytes(spec, placements, &sizes.layout)),
+                .saturating_add(moving_bytes(spec, placements, &sizes.layout))
+                .saturating_add(saving),
             context: options.context,
             kv_type: options.kv_type,
         })

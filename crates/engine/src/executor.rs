@@ -1,17 +1,22 @@
 //! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land or gives up copies under
 //! way.
 
+pub(crate) mod storing;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use unicorn_core::{
     Batch, Block, BlockId, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput, ModelSpec,
-    Outcome, PageId, SequenceId, SharedBuffer, Signal, StateCopy, StateLayout, StateWay, StreamId, Work,
+    Outcome, PageId, SequenceId, SharedBuffer, Signal, Slice, StateCopy, StateLayout, StateWay, StreamId,
+    WOKEN, Waker, Work,
 };
 
 use crate::Placement;
+use crate::host_buffer::host_buffer;
 use crate::placement::{Phase, Placements};
 use crate::schedule::Schedule;
+use crate::store_copies::{Copied, StoreCopies};
 use crate::timeline::{Activity, Lane, Span, Timeline};
 
 /// The length of a token of a large model.
@@ -36,9 +41,20 @@ pub(crate) type BatchResult = Result<Option<HeadOutput>, Arc<DeviceError>>;
 /// A batch whose last step has ended, well or not.
 pub(crate) struct Landed {
     pub flight: u64,
+    pub phase: Phase,
     pub batch: Arc<Batch>,
     pub launched: Instant,
     pub result: BatchResult,
+}
+
+/// What has ended next.
+pub(crate) enum Ended {
+    /// A batch.
+    Batch(Landed),
+    /// Copies of pages from or to a store.
+    Copies(Copied),
+    /// Nothing: somebody wants to be heard while nothing but copies is under way.
+    Woken,
 }
 
 /// A batch on its way.
@@ -108,6 +124,8 @@ pub(crate) struct Executor {
     /// In the order of their launch.
     flights: Vec<Flight>,
     launched: u64,
+    /// Beside the flights: pages on their way from and to a store.
+    store_copies: StoreCopies,
     stats: RunStats,
     timeline: Option<Timeline>,
 }
@@ -141,6 +159,7 @@ impl Executor {
             free: (0..flights_max as u32).rev().map(StreamId).collect(),
             flights: Vec::new(),
             launched: 0,
+            store_copies: StoreCopies::default(),
             stats: RunStats::default(),
             timeline: None,
         }
@@ -278,6 +297,8 @@ impl Executor {
             Phase::Decode => (prefill, decode),
         };
         let (before, layout) = (self.fences_of(sequence), layout.clone());
+        let written = pages.iter().enumerate().flat_map(|(g, pages)| pages.iter().map(move |p| (g, *p)));
+        let left = self.store_copies.reading(written);
         let mut moves: Vec<(usize, &[PageId], usize)> = Vec::new();
         for (index, block) in self.spec.blocks.iter().enumerate() {
             let group = block.state().and_then(|spec| layout.group(spec)).and_then(|g| pages.get(g));
@@ -306,7 +327,8 @@ impl Executor {
             let room = brought.len().checked_sub(COPIES_MAX).map(|i| brought[i].restored.clone());
             let after = before.iter().cloned().chain(room).collect();
             let (saved, save) = copy(from.blocks[index], StateWay::Save(host.clone()), after);
-            let (restored, restore) = copy(to.blocks[index], StateWay::Restore(host), vec![saved.clone()]);
+            let after = left.iter().cloned().chain([saved.clone()]).collect();
+            let (restored, restore) = copy(to.blocks[index], StateWay::Restore(host), after);
             self.stats.state_bytes += (pages.len() * words * 4) as u64;
             let devices = [from, to].map(|way| way.placement.device(index));
             let (pages, launched) = (pages.len(), Instant::now());
@@ -321,6 +343,19 @@ impl Executor {
     fn fences_of(&self, sequence: SequenceId) -> Vec<Fence> {
         let has = |f: &&Flight| f.batch.slices().iter().any(|s| s.sequence == sequence);
         self.flights.iter().filter(has).filter_map(|f| f.fences.last().cloned()).collect()
+    }
+
+    /// The pages that a batch writes, by group.
+    fn written<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = (usize, PageId)> + 'a {
+        let groups = self.layout.iter().flat_map(|layout| layout.groups.iter().enumerate());
+        groups.flat_map(move |(g, group)| {
+            let recurrent = group.spec.is_recurrent();
+            let size = self.layout.as_ref().map_or(1, |layout| layout.page_tokens);
+            batch.slices().iter().flat_map(move |slice: &Slice| {
+                let first = if recurrent { 1 } else { slice.start as usize / size };
+                slice.tables[g].iter().skip(first).map(move |page| (g, *page))
+            })
+        })
     }
 
     /// Submits all steps of a batch at once; what they wait for is said to the devices. In a step that mixes, a batch comes after the
@@ -338,6 +373,11 @@ impl Executor {
         let mut before: Vec<(Fence, usize)> =
             copies.iter().map(|c| (c.restored.clone(), c.devices[1])).collect();
         before.extend(elsewhere);
+        if !self.store_copies.is_empty() {
+            let device = self.ways[way].schedule(&batch).steps.first().map_or(0, |step| step.device);
+            let left = self.store_copies.reading(self.written(&batch));
+            before.extend(left.into_iter().map(|fence| (fence, device)));
+        }
         let (blocks, schedule) = (&self.ways[way].blocks, self.ways[way].schedule(&batch));
         let row_bytes = (batch.rows() * self.spec.width * size_of::<f32>()) as u64;
         let (mut fences, mut waits): (Vec<Fence>, Vec<Vec<(Fence, usize)>>) = Default::default();
@@ -376,19 +416,68 @@ impl Executor {
         Some(id)
     }
 
-    /// The next batch that has landed; `None` when none has, or, if `wait`, when none is in flight.
-    pub(crate) fn landed(&mut self, wait: bool) -> Option<Landed> {
-        if self.flights.is_empty() {
-            return None;
+    /// What has ended next; `None` when nothing has, or, if `wait`, when nothing is under way.
+    pub(crate) fn ended(&mut self, wait: bool) -> Option<Ended> {
+        while !self.flights.is_empty() || !self.store_copies.is_empty() {
+            // Copies alone are nothing to stay awake for.
+            let awake = if self.flights.is_empty() { Duration::ZERO } else { self.awake };
+            let Completion { tag, result } =
+                if wait { self.queue.next_awake(awake) } else { self.queue.try_next()? };
+            if tag == WOKEN {
+                // Who waits for a batch is heard when it lands.
+                if self.flights.is_empty() { return Some(Ended::Woken) } else { continue }
+            }
+            if let Some(copied) = self.store_copies.end(tag, result.as_ref().map(|_| ()).map_err(Arc::clone))
+            {
+                self.note_copied(&copied);
+                return Some(Ended::Copies(copied));
+            }
+            let at = self.flights.iter().position(|f| f.id == tag)?;
+            let flight = self.flights.remove(at);
+            self.free.push(flight.stream);
+            self.note(&flight);
+            let result = result.and_then(|output| self.checked(output, &flight));
+            let Flight { batch, launched, way, .. } = flight;
+            let phase = if way == 0 { Phase::Prefill } else { Phase::Decode };
+            return Some(Ended::Batch(Landed { flight: tag, phase, batch, launched, result }));
         }
-        let Completion { tag, result } =
-            if wait { self.queue.next_awake(self.awake) } else { self.queue.try_next()? };
-        let at = self.flights.iter().position(|f| f.id == tag)?;
-        let flight = self.flights.remove(at);
-        self.free.push(flight.stream);
-        self.note(&flight);
-        let result = result.and_then(|output| self.checked(output, &flight));
-        Some(Landed { flight: tag, batch: flight.batch, launched: flight.launched, result })
+        None
+    }
+
+    /// The next batch that has landed; `None` when none has, or, if `wait`, when none is in flight.
+    #[cfg(test)]
+    pub(crate) fn landed(&mut self, wait: bool) -> Option<Landed> {
+        match self.ended(wait)? {
+            Ended::Batch(landed) => Some(landed),
+            Ended::Copies(_) | Ended::Woken => None,
+        }
+    }
+
+    /// Ends a wait for nothing but copies, from any thread.
+    pub(crate) fn waker(&self) -> Waker {
+        self.queue.waker()
+    }
+
+    /// Keeps when pages were copied from or to a store.
+    fn note_copied(&mut self, copied: &Copied) {
+        let Some(timeline) = &mut self.timeline else { return };
+        for copy in &copied.copies {
+            let Some(ran) = copy.done.ran() else { continue };
+            timeline.push(Span {
+                lane: Lane::Copies(copy.device),
+                activity: if copied.saved {
+                    Activity::Save(copy.block)
+                } else {
+                    Activity::Restore(copy.block)
+                },
+                flight: self.launched,
+                rows: copied.pages,
+                launched: copied.launched,
+                ready: None,
+                start: ran.start,
+                end: ran.end,
+            });
+        }
     }
 
     /// Keeps when each step of a landed flight ran, and what came before it.
@@ -468,19 +557,10 @@ impl Executor {
     }
 }
 
-/// Memory of the host that devices copy to and from.
-fn host_buffer(rows: usize, width: usize, what: &str) -> Result<SharedBuffer, DeviceError> {
-    SharedBuffer::new(rows, width).ok_or_else(|| DeviceError::OutOfMemory {
-        device: "host".into(),
-        what: what.into(),
-        requested: (rows as u64).saturating_mul(width as u64).saturating_mul(4),
-        free: 0,
-    })
-}
-
 impl Drop for Executor {
     fn drop(&mut self) {
-        while self.landed(true).is_some() {}
+        // What copies pages reads and writes the state of what is unloaded here.
+        while self.ended(true).is_some() {}
         for (device, block) in self.loaded() {
             self.devices[device].unload(block);
         }

@@ -139,12 +139,13 @@ impl StatePools {
         window_pages(spec, self.page_tokens, self.ahead).unwrap_or(usize::MAX)
     }
 
-    /// True when a new sequence of `next` tokens, which holds the pages `shared` of each group from the start, fits beside all that `running`
-    /// sequences hold and will need to compute the tokens they have.
+    /// True when a new sequence of `next` tokens, which holds the pages `shared` of each group from the start, fits beside the pages `held` of
+    /// each group, and beside all that `running` sequences hold and will need to compute the tokens they have.
     pub fn fits<'a>(
         &self,
         next: usize,
         shared: &[Vec<PageId>],
+        held: &[Vec<PageId>],
         running: impl Iterator<Item = (&'a StatePages, usize)> + Clone,
     ) -> bool {
         (0..self.groups.len()).all(|g| {
@@ -155,8 +156,10 @@ impl StatePools {
                 false => pool.pages_for(tokens).min(self.held_max(*spec)),
             };
             let shared = shared.get(g).map_or(&[][..], |shared| shared);
+            let others = held.get(g).map_or(&[][..], |held| held);
+            let known = shared.iter().chain(others).copied();
             let held: std::collections::HashSet<PageId> =
-                running.clone().flat_map(|(s, _)| s.groups[g].ids()).chain(shared.iter().copied()).collect();
+                running.clone().flat_map(|(s, _)| s.groups[g].ids()).chain(known).collect();
             let promised =
                 running.clone().map(|(s, tokens)| needed(tokens).saturating_sub(s.groups[g].ids().len()));
             let more = needed(next).saturating_sub(shared.len());
@@ -169,6 +172,16 @@ impl StatePools {
     pub fn shrink_states(&mut self, pages: usize) {
         let states = self.groups.iter_mut().filter(|(spec, _)| spec.is_recurrent());
         states.for_each(|(_, pool)| *pool = PagePool::new(pages.min(pool.pages()), self.page_tokens));
+    }
+
+    /// Takes so many pages of a group, or none and an error.
+    pub fn take(&self, group: usize, count: usize) -> Result<Vec<Arc<Page>>, KvFull> {
+        self.groups[group].1.take(count)
+    }
+
+    /// Free pages of a group.
+    pub fn free(&self, group: usize) -> usize {
+        self.groups[group].1.free()
     }
 
     /// What each group keeps.
@@ -198,7 +211,7 @@ impl StatePools {
             })
         };
         let groups = self.groups.iter().enumerate().map(group).collect::<Option<Vec<_>>>()?;
-        Some(StatePages { groups, page_tokens: self.page_tokens, held })
+        Some(StatePages { groups, page_tokens: self.page_tokens, held, landed: held })
     }
 
     /// State without pages.
@@ -211,6 +224,7 @@ impl StatePools {
             groups: self.groups.iter().map(empty).collect(),
             page_tokens: self.page_tokens,
             held: [0; 2],
+            landed: [0; 2],
         }
     }
 }
@@ -270,8 +284,11 @@ impl GroupPages {
 pub(crate) struct StatePages {
     groups: Vec<GroupPages>,
     page_tokens: usize,
-    /// Positions from the first on whose pages lie on the devices where prefill runs, and on those where decode runs.
+    /// Positions from the first on whose pages lie on the devices where prefill runs, and on those where decode runs, once what is in flight
+    /// has ended.
     held: [usize; 2],
+    /// The same of what has ended: what others may be told of.
+    landed: [usize; 2],
 }
 
 impl StatePages {
@@ -370,12 +387,13 @@ impl StatePages {
 
     /// Positions from the first on whose pages lie on the devices of a phase.
     pub fn reach(&self, phase: Phase) -> usize {
-        self.held[phase as usize]
+        self.landed[phase as usize]
     }
 
     /// Whether the recurrent states after `end` positions lie on the devices of each phase.
     pub fn states_on(&self, end: usize) -> [bool; 2] {
-        [Phase::Prefill, Phase::Decode].map(|phase| self.states().all(|states| states.is_on(phase, end)))
+        let on = |phase| self.reach(phase) >= end && self.states().all(|states| states.is_on(phase, end));
+        [Phase::Prefill, Phase::Decode].map(on)
     }
 
     /// Gives up what no token from `position` on sees, but for one page more and some recurrent states, so that a sequence can step back.
@@ -414,7 +432,7 @@ impl StatePages {
                 GroupPages::States(states) => states.truncate(tokens),
             }
         }
-        self.held = self.held.map(|held| held.min(tokens));
+        self.forget(tokens);
         tokens
     }
 
@@ -447,9 +465,20 @@ impl StatePages {
         }
     }
 
+    /// The slice up to `end` that was last launched for the devices of this phase has landed there, and what it sees before that.
+    pub fn landed(&mut self, phase: Phase, end: usize) {
+        self.landed[phase as usize] = end.min(self.held[phase as usize]);
+    }
+
+    /// Nothing lies anywhere from `end` on.
+    fn forget(&mut self, end: usize) {
+        self.held = self.held.map(|held| held.min(end));
+        self.landed = self.landed.map(|landed| landed.min(end));
+    }
+
     /// What was written at and behind `end` counts as never written; its pages stay.
     pub fn rewind(&mut self, end: usize) {
-        self.held = self.held.map(|held| held.min(end));
+        self.forget(end);
         for group in &mut self.groups {
             if let GroupPages::States(states) = group {
                 states.truncate(end);

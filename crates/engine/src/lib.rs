@@ -14,7 +14,9 @@ mod embed;
 mod engine;
 mod error;
 mod executor;
+mod host_buffer;
 mod kv;
+mod kv_store;
 mod memory;
 mod need;
 mod ngram;
@@ -28,6 +30,7 @@ mod request;
 mod sampling;
 mod schedule;
 mod states;
+mod store_copies;
 #[cfg(test)]
 mod testing;
 mod timeline;
@@ -42,6 +45,7 @@ pub use engine::{
 };
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;
+pub use kv_store::KvStore;
 pub use memory::{DeviceMemory, Excess, MemoryLimit, MemoryPlan, MemoryScope, MemoryShort};
 pub use need::Need;
 pub use ngram::NgramDrafter;

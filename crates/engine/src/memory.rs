@@ -38,7 +38,7 @@ pub struct DeviceMemory {
 pub struct MemoryPlan {
     /// In the order of the placement.
     pub devices: Vec<DeviceMemory>,
-    /// Buffers in the host's memory through which residual streams and pages of state cross, in bytes.
+    /// Buffers in the host's memory through which residual streams and pages of state cross or are saved, in bytes.
     pub crossing: u64,
     /// Tokens of context that this is for.
     pub context: usize,

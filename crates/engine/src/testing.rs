@@ -1,6 +1,8 @@
 //! A fake device for tests: a tiny language model made of hashes, whose K and V go through real pages. Wrong pages, positions,
 //! order or leftovers of other sequences change its tokens.
 
+pub mod store;
+
 use std::collections::HashMap;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -159,6 +161,8 @@ pub struct Faults {
     pub lacks: Option<TensorType>,
     /// Copies of state fail.
     pub copies: bool,
+    /// Copies out of the device take this long, beside other work.
+    pub late: Option<Duration>,
 }
 
 /// When a fake device works.
@@ -325,6 +329,19 @@ impl Inner {
             work.done.worked(end);
         }
         work.done.give(result.map_err(Arc::new));
+    }
+
+    fn late(&self, copy: &StateCopy) -> Option<Duration> {
+        let out = matches!(copy.way, StateWay::Save(_));
+        self.state().faults.late.filter(|_| out)
+    }
+
+    /// What it copies is what is there at the end.
+    fn copy_late(&self, mut copy: StateCopy, time: Duration) {
+        copy.done.begin(Instant::now());
+        std::thread::sleep(time);
+        let result = self.copy(&mut self.state(), &copy);
+        copy.done.give(result.map(|()| None).map_err(Arc::new));
     }
 
     /// A position takes two words of a page on the host, and the other two stay as they are.
@@ -595,7 +612,10 @@ impl Device for FakeDevice {
         let (inner, worker) = (self.inner.clone(), self.worker.clone());
         Fence::all(&copy.after.clone(), None, move |outcome| match outcome {
             Err(source) => copy.done.give(Err(Arc::new(inner.dependency(source)))),
-            Ok(()) => inner.ready(Job::Copy(copy), worker),
+            Ok(()) => match inner.late(&copy) {
+                None => inner.ready(Job::Copy(copy), worker),
+                Some(time) => drop(std::thread::spawn(move || inner.copy_late(copy, time))),
+            },
         });
     }
 

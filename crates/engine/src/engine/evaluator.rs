@@ -7,7 +7,7 @@ use unicorn_core::{Batch, HeadOutput, OutputRow, Select, SequenceId, Slice};
 
 use super::Engine;
 use crate::EngineError;
-use crate::executor::BatchResult;
+use crate::executor::{BatchResult, Ended, Landed};
 use crate::kv::StatePages;
 use crate::request::Failure;
 
@@ -115,6 +115,7 @@ impl<'a> Evaluator<'a> {
                         return Err(error);
                     }
                 };
+                self.engine.save_left();
                 let pages = &mut [(SEQUENCE, &mut self.pages)];
                 match Engine::send(&mut self.engine.executor, batch, phase, pages) {
                     Ok(flight) => flights.extend(flight.map(|id| (id, end, None))),
@@ -125,7 +126,7 @@ impl<'a> Evaluator<'a> {
                 }
                 launched = end;
             }
-            let Some(landed) = self.engine.executor.landed(true) else { break };
+            let Some(landed) = self.landed() else { break };
             if let Some(flight) = flights.iter_mut().find(|f| f.0 == landed.flight) {
                 flight.2 = Some(landed.result);
             }
@@ -136,6 +137,16 @@ impl<'a> Evaluator<'a> {
             }
         }
         Ok(flights.into_iter().filter_map(|f| f.2).collect())
+    }
+
+    /// The next batch that has landed; `None` when none is in flight.
+    fn landed(&mut self) -> Option<Landed> {
+        loop {
+            match self.engine.executor.ended(true)? {
+                Ended::Batch(landed) => return Some(landed),
+                other => self.engine.take_in(other),
+            }
+        }
     }
 
     fn batch(

@@ -8,9 +8,12 @@ mod counters;
 mod embedding;
 mod evaluator;
 mod info;
+mod keeper;
 mod options;
 mod queue;
 mod report;
+mod restoring;
+mod saving;
 mod scores;
 mod sequence;
 mod speed;
@@ -19,7 +22,9 @@ mod survivors;
 
 use std::sync::Arc;
 
-use unicorn_core::{Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, WeightSource};
+use unicorn_core::{
+    Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, Waker, WeightSource,
+};
 
 use crate::RunStats;
 use crate::constraint::Constrained;
@@ -39,6 +44,7 @@ use batching::Room;
 use caution::Caution;
 pub use counters::{Counters, SequenceInfo, SequenceState};
 pub(crate) use evaluator::Evaluator;
+use keeper::Keeper;
 pub use options::EngineOptions;
 use queue::Queue;
 pub use report::{DeviceReport, Report};
@@ -56,7 +62,8 @@ pub struct LoadProgress {
 }
 
 /// One model on its devices, with the sequences that it is working on. Has no threads: call [`Engine::step`] until
-/// [`Engine::is_idle`]. Dropping it unloads the model.
+/// [`Engine::is_idle`], and with a store as long as it [has more to do](Engine::has_background). Dropping it unloads the model; what was not
+/// saved by then, or by [`Engine::flush`], is lost.
 pub struct Engine {
     spec: Arc<ModelSpec>,
     options: EngineOptions,
@@ -80,6 +87,8 @@ pub struct Engine {
     /// Prompts are read on devices where answers are generated too.
     mixes: bool,
     speed: Speed,
+    /// What goes to a store and comes from it, where there is one.
+    keeper: Option<Keeper>,
     caution: Caution,
     /// Set when a device was lost.
     stopped: Option<Failure>,
@@ -119,9 +128,17 @@ impl Engine {
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
         executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
+        // A model without state has nothing to keep.
+        let store = options.store.as_ref().filter(|_| !layout.groups.is_empty());
+        let keeper = store.map(|store| Keeper::new(store, spec, &layout));
+        let mut prefixes = PrefixCache::new(&pools, options.kept_max, executor.has_two_ways());
+        if let Some(keeper) = &keeper {
+            prefixes = prefixes.with_keys(keeper.keys.clone());
+        }
         Ok(Engine {
             spec: executor.spec().clone(),
-            prefixes: PrefixCache::new(&pools, options.kept_max, executor.has_two_ways()),
+            prefixes,
+            keeper,
             limits: Arc::new(BatchLimits { vocab: spec.vocab, state: Some(layout) }),
             options,
             executor,
@@ -197,6 +214,7 @@ impl Engine {
         let constraint = constraint.map(|c| Constrained::new(c, request.mask.clone()));
         let mut sequence = Sequence::new(id, request, sampler, drafting, constraint, self.pools.empty());
         sequence.embedding = embedding;
+        sequence.name_pages(self.keeper.as_ref());
         self.waiting.push(sequence);
         Ok(id)
     }
@@ -247,6 +265,11 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         let sequences = [self.running.is_empty(), self.ending.is_empty(), self.waiting.is_empty()];
         sequences == [true; 3] && self.events.is_empty()
+    }
+
+    /// Ends a [`Engine::step`] that waits for nothing but a store, from any thread: for who hands requests to the thread that steps.
+    pub fn waker(&self) -> Waker {
+        self.executor.waker()
     }
 
     /// Sequences that wait and that run.

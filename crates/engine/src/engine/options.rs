@@ -3,6 +3,7 @@
 use unicorn_core::KvType;
 
 use crate::EngineError;
+use crate::kv_store::KvStore;
 use crate::memory::MemoryLimit;
 
 /// Sizes and limits of an engine.
@@ -37,6 +38,8 @@ pub struct EngineOptions {
     pub outputs_max: Option<usize>,
     /// Memory that may be taken; without any, what there is is found out by loading.
     pub memory_limits: Vec<MemoryLimit>,
+    /// Where kept pages outlive the engine, and where it looks for pages that others saved; `None` for nowhere.
+    pub store: Option<KvStore>,
 }
 
 impl Default for EngineOptions {
@@ -55,6 +58,7 @@ impl Default for EngineOptions {
             pipeline_parts: 2,
             outputs_max: None,
             memory_limits: Vec::new(),
+            store: None,
         }
     }
 }

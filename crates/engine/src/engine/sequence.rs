@@ -8,6 +8,7 @@ use crate::constraint::Constrained;
 use crate::drafts::Drafting;
 use crate::embed::Pooler;
 use crate::kv::StatePages;
+use crate::kv_store::Chain;
 use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
 
@@ -48,6 +49,12 @@ pub(super) struct Sequence {
     pub pages: StatePages,
     /// Full pages that others know of.
     pub published: usize,
+    /// Full pages that are wanted in a store.
+    pub wanted: usize,
+    /// What its full pages are called in a store.
+    pub chains: Vec<Chain>,
+    /// Times that it has waited for a store.
+    pub restores: usize,
     /// What went wrong with a batch, until all of its batches have landed.
     pub failure: Option<Fault>,
     /// The next batch is this sequence's own: one that it shared failed.
@@ -61,6 +68,8 @@ pub(super) struct Sequence {
     pub scores: Option<Scores>,
     pub prompt_tokens: usize,
     pub reused_tokens: usize,
+    /// How many of these came from a store.
+    pub restored_tokens: usize,
     pub max_tokens: Option<usize>,
     pub stop_tokens: Vec<u32>,
     pub keep: bool,
@@ -101,6 +110,9 @@ impl Sequence {
             flights: 0,
             pages,
             published: 0,
+            wanted: 0,
+            chains: Vec::new(),
+            restores: 0,
             failure: None,
             alone: false,
             losses: 0,
@@ -108,6 +120,7 @@ impl Sequence {
             sampler,
             scores,
             reused_tokens: 0,
+            restored_tokens: 0,
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
             keep: request.keep,
@@ -162,15 +175,18 @@ impl Sequence {
     /// Leaves the queue with the pages and positions of a reused prefix. A preempted sequence comes here again: its times and
     /// its count of reused tokens are those of the first start.
     /// True when this is the first start.
-    pub fn start(&mut self, pages: StatePages, reused: usize) -> bool {
+    pub fn start(&mut self, pages: StatePages, reused: usize, restored: usize) -> bool {
         self.pages = pages;
         self.computed = reused;
         self.launched = reused;
         self.published = 0;
+        self.wanted = 0;
+        self.restores = 0;
         let first = self.started.is_none();
         if first {
             self.started = Some(Instant::now());
             self.reused_tokens = reused;
+            self.restored_tokens = restored.min(reused);
         }
         first
     }
@@ -189,6 +205,8 @@ impl Sequence {
         self.failure = None;
         self.alone = false;
         self.kept = None;
+        self.chains.clear();
+        self.restores = 0;
     }
 
     /// True once it has left the queue.
@@ -252,6 +270,7 @@ impl Sequence {
         Timings {
             prompt_tokens: self.prompt_tokens,
             reused_tokens: self.reused_tokens,
+            restored_tokens: self.restored_tokens,
             queue_seconds: seconds(Some(self.added), self.started),
             prefill_seconds: seconds(self.started, self.first_token),
             generated_tokens: self.generated(),

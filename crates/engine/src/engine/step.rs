@@ -10,10 +10,11 @@ use super::sequence::{Fault, Sequence};
 use super::{Engine, batching};
 use crate::EngineError;
 use crate::drafts::Drafting;
-use crate::executor::Landed;
+use crate::executor::{Ended, Landed};
 use crate::placement::Phase;
 use crate::request::{Event, Failure, FinishReason};
 use crate::sampling::{Sampled, Unchosen};
+use crate::store_copies::Copied;
 
 /// What a sequence adds to the next batch.
 struct Planned {
@@ -55,15 +56,15 @@ impl Parts<'_> {
 impl Engine {
     /// Keeps the devices busy and returns what happened: waits until a batch has landed if none has, chooses tokens, and launches what
     /// they make possible before it returns, so that the devices work while the caller does. With nothing to do, only events of
-    /// cancelled sequences come back.
+    /// cancelled sequences come back. With a store it may return with no event where pages went there or came from there.
     ///
     /// A failing device ends only the sequences that it fails for, with an event. Errors once a device is lost and what came before
     /// was reported; nothing can run any more then, but the sequences are all there: see [`Engine::survivors`].
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
         self.launch_all();
         let mut wait = self.events.is_empty();
-        while let Some(landed) = self.executor.landed(wait) {
-            self.land(landed);
+        while let Some(ended) = self.executor.ended(wait) {
+            self.take_in(ended);
             // Once a device is lost everything in flight comes back with errors.
             wait = self.stopped.is_some();
         }
@@ -77,16 +78,33 @@ impl Engine {
 
     /// Waits for everything in flight, without launching more.
     pub(super) fn drain(&mut self) {
-        while let Some(landed) = self.executor.landed(true) {
-            self.land(landed);
+        while let Some(ended) = self.executor.ended(true) {
+            self.take_in(ended);
+        }
+    }
+
+    pub(super) fn take_in(&mut self, ended: Ended) {
+        if let Ended::Copies(Copied { outcome: Err(error), .. }) = &ended {
+            self.heed(error);
+        }
+        match ended {
+            Ended::Batch(landed) => self.land(landed),
+            Ended::Copies(copied) if copied.saved => self.saved(&copied),
+            Ended::Copies(copied) => self.restored(&copied),
+            Ended::Woken => {}
         }
     }
 
     fn launch_all(&mut self) {
-        if self.stopped.is_some() {
-            return;
+        if self.stopped.is_none() {
+            self.admit();
+            self.launch_batches();
+            // Behind what somebody waits for.
+            self.save_some();
         }
-        self.admit();
+    }
+
+    fn launch_batches(&mut self) {
         while self.executor.has_room() {
             let (planned, phase) = self.plan();
             if planned.is_empty() {
@@ -275,8 +293,8 @@ impl Engine {
                 }
                 let busy = |s: &Sequence| s.flights > 0 || planned.iter().any(|p| p.id == s.id);
                 if self.running.len() == 1 && !busy(&self.running[0]) {
-                    if !self.ending.is_empty() {
-                        // What is in flight of ended ones holds pages still.
+                    if !self.ending.is_empty() || self.restoring() > 0 {
+                        // What is in flight of ended ones holds pages still, and so does what comes from a store.
                         break;
                     }
                     let sequence = self.running.remove(0);
@@ -291,6 +309,7 @@ impl Engine {
                 let mut last = self.running.remove(last);
                 let itself = last.id == id;
                 last.preempt();
+                last.name_pages(self.keeper.as_ref());
                 self.counted.preemptions += 1;
                 self.waiting.give_back(last);
                 if itself {
@@ -366,6 +385,7 @@ impl Engine {
     }
 
     fn launch(&mut self, batch: Batch, phase: Phase, planned: &[Planned]) -> Result<(), DeviceError> {
+        self.save_left();
         let kept: Vec<u32> = batch.keeps().map(|(_, slot)| slot).collect();
         let mut pages: Vec<_> = self.running.iter_mut().map(|s| (s.id, &mut s.pages)).collect();
         Engine::send(&mut self.executor, batch, phase, &mut pages)?;
@@ -408,7 +428,7 @@ impl Engine {
     /// Records what a batch brought, chooses tokens and ends sequences.
     fn land(&mut self, landed: Landed) {
         let start = Instant::now();
-        let Landed { batch, result, flight, launched } = landed;
+        let Landed { batch, result, flight, phase, launched } = landed;
         if result.is_ok() {
             let turns = self.room(Phase::Decode).lanes == 1 && !self.executor.has_two_ways();
             self.speed.landed(batch.rows(), batch.slices().len(), launched, turns);
@@ -452,6 +472,7 @@ impl Engine {
                 Ok(_) if sequence.failure.is_some() || sequence.cancelled => None,
                 Ok(_) => {
                     sequence.alone = false;
+                    sequence.pages.landed(phase, slice.end());
                     if sequence.embedding.is_some() {
                         self.pool(&mut sequence, parts.count, brought)
                     } else {
@@ -552,6 +573,11 @@ impl Engine {
             sequence.published = full;
             let computed = &sequence.tokens[..sequence.computed];
             self.prefixes.publish(sequence.scope, computed, &sequence.pages);
+        }
+        // A device that computes garbage shows it by the first token.
+        if sequence.keep && sequence.decodes() && full > sequence.wanted {
+            sequence.wanted = full;
+            self.prefixes.want_text(sequence.scope, &sequence.tokens[..sequence.computed]);
         }
         // Others may have begun with what the sequence itself no longer sees.
         sequence.pages.slide(sequence.computed);

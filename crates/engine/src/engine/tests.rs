@@ -733,4 +733,5 @@ mod prefixes;
 mod prompt_logprobs;
 mod queue;
 mod serving;
+mod store;
 mod survivors;

@@ -77,3 +77,31 @@ fn a_step_back_in_a_window_finds_its_page_on_both_devices() {
     let there = one.add(second).unwrap();
     assert_eq!(got, drain(&mut one).remove(&there).unwrap());
 }
+
+/// One sequence makes its pages known while they are on their way to the other phase's devices: who begins alike brings them there itself.
+#[test]
+fn what_is_on_its_way_is_nowhere_yet() {
+    for spec in [tiny_spec(2), recurrent_spec(2)] {
+        let on = |device| Placement::new(&spec, 2, vec![device; spec.blocks.len()]).unwrap();
+        let devices = [0, 1].map(|_| Arc::new(FakeDevice::new("fake", LAZY, Log::default())));
+        let all = devices.iter().map(|d| d.clone() as Arc<dyn Device>).collect();
+        let placements = Placements { prefill: on(0), decode: on(1) };
+        let small = EngineOptions { prefill_chunk: 96, ..options() };
+        let mut engine = Engine::new(&spec, &zero_weights(), all, placements, small, &mut |_| {}).unwrap();
+        let late = Some(std::time::Duration::from_millis(200));
+        devices[0].set_faults(Faults { late, ..Faults::default() });
+        let first = request(1, 97, 9);
+        let a = engine.add(first.clone()).unwrap();
+        // Its last token is read where answers are.
+        while engine.running.iter().all(|s| s.computed == 0) {
+            engine.step().unwrap();
+        }
+        assert_eq!(engine.running.iter().map(|s| (s.computed, s.launched)).collect::<Vec<_>>(), [(96, 97)]);
+        devices[0].set_faults(Faults::default());
+        let second = Request { prompt: [&first.prompt[..], &prompt(3, 20)].concat(), ..request(2, 0, 9) };
+        let b = engine.add(second.clone()).unwrap();
+        let texts = drain(&mut engine);
+        assert_eq!(texts[&b], alone_with(&spec, &second));
+        assert_eq!(texts[&a], alone_with(&spec, &first));
+    }
+}

@@ -13,6 +13,7 @@ const LOST: Faults = Faults {
     nan: false,
     lacks: None,
     copies: false,
+    late: None,
 };
 
 /// Steps until the engine has stopped.
