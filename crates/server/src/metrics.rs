@@ -66,6 +66,7 @@ pub(crate) struct Metrics {
     recovery_seconds: Counter<f64, AtomicU64>,
     batches_cut: Gauge<i64, AtomicI64>,
     loads: Counter,
+    load_failures: Counter,
     unloads: Counter,
     embeddings: Counter,
 }
@@ -99,6 +100,7 @@ impl Metrics {
             recovery_seconds: Counter::default(),
             batches_cut: Gauge::default(),
             loads: Counter::default(),
+            load_failures: Counter::default(),
             unloads: Counter::default(),
             embeddings: Counter::default(),
         };
@@ -111,6 +113,11 @@ impl Metrics {
         let vllm = &mut registry;
         vllm.register("vllm:num_requests_running", "Requests that run", self.running.clone());
         vllm.register("vllm:num_requests_waiting", "Requests that wait", self.waiting.clone());
+        vllm.register(
+            "unicorn_kv_cache_kept_ratio",
+            "Share of the KV cache that is kept for prompts that begin alike, free for others",
+            self.cache_kept.clone(),
+        );
         vllm.register("vllm:kv_cache_usage_perc", "Share of the KV cache in use", self.cache_use.clone());
         // A counter that is kept elsewhere: its name has to carry what the library would add.
         vllm.register(
@@ -157,6 +164,11 @@ impl Metrics {
             self.batches_cut.clone(),
         );
         own.register("unicorn_model_loads", "Models loaded", self.loads.clone());
+        own.register(
+            "unicorn_model_load_failures",
+            "Models that could not be loaded",
+            self.load_failures.clone(),
+        );
         own.register("unicorn_model_unloads", "Models unloaded", self.unloads.clone());
         own.register("unicorn_embeddings", "Texts that became vectors", self.embeddings.clone());
         self.registry = registry;
@@ -198,6 +210,15 @@ impl Metrics {
         }
     }
 
+    /// A request ended with its engine, which tells nothing of it any more.
+    pub fn broken(&self, whole: Duration, slow_client: bool) {
+        self.finished.get_or_create(&Finished { finished_reason: "error" }).inc();
+        self.whole.observe(whole.as_secs_f64());
+        if slow_client {
+            self.slow_clients.inc();
+        }
+    }
+
     /// A request was answered. `route` is the pattern, not what was asked, so that there are few.
     pub fn answered(&self, route: &str, status: u16) {
         self.answered.get_or_create(&Answered { route: route.to_owned(), status }).inc();
@@ -222,6 +243,11 @@ impl Metrics {
     /// A model was loaded.
     pub fn loaded(&self) {
         self.loads.inc();
+    }
+
+    /// A model could not be loaded.
+    pub fn load_failed(&self) {
+        self.load_failures.inc();
     }
 
     /// A model was unloaded.
@@ -271,6 +297,7 @@ mod tests {
             "vllm:num_requests_running 1",
             "vllm:num_requests_waiting 2",
             "vllm:kv_cache_usage_perc 0.5",
+            "unicorn_kv_cache_kept_ratio 0.125",
             "vllm:prompt_tokens_total 7",
             "vllm:prefix_cache_hits_total 3",
             "vllm:request_success_total{finished_reason=\"stop\"} 2",

@@ -39,7 +39,7 @@ impl Server {
     /// # Errors
     /// A sentence, where it cannot be loaded.
     pub async fn warm(&self, id: &str) -> Result<(), String> {
-        self.app.registry.warm(id).await.map_err(|error| error.message)
+        self.app.registry.warm(id).await
     }
 
     /// What is known of a model that is loaded.

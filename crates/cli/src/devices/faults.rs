@@ -29,6 +29,8 @@ enum Kind {
     Lose,
     /// There is no memory for the work.
     Memory,
+    /// The thread that gives the work panics, as a fault of the program would have it.
+    Panic,
 }
 
 /// Work that was given so far, by device; the empty name stands for all.
@@ -43,6 +45,7 @@ impl Faults {
             let kind = match kind {
                 "lose" => Kind::Lose,
                 "memory" => Kind::Memory,
+                "panic" => Kind::Panic,
                 _ => return None,
             };
             Some(Fault { device, kind, at: at.parse().ok()? })
@@ -99,6 +102,7 @@ impl Device for Faulty {
             return work.done.give(Err(Arc::new(lost)));
         }
         match kind {
+            Some(Kind::Panic) => panic!("{device} was to panic (UNICORN_FAULTS)"),
             Some(Kind::Memory) => {
                 let (what, requested) = ("a batch (UNICORN_FAULTS)".into(), work.batch.rows() as u64);
                 let short = DeviceError::OutOfMemory { device, what, requested, free: 0 };
@@ -167,7 +171,7 @@ mod tests {
 
     #[test]
     fn faults_come_when_they_are_to() {
-        let faults = Faults::parse("lose@2, there/memory@2");
+        let faults = Faults::parse("lose@2, there/memory@2, panic@9");
         let seen: Vec<Option<Kind>> = ["here", "there", "there"].map(|name| faults.next(name)).into();
         assert_eq!(seen, [None, Some(Kind::Lose), Some(Kind::Memory)]);
         assert_eq!(Faults::parse(""), Faults::default());

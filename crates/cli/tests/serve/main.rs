@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 mod bodies;
+mod completions;
 mod departures;
 mod embeddings;
 mod http;
@@ -10,9 +11,11 @@ mod keys;
 mod lives;
 mod load;
 mod losses;
+mod models;
 mod names;
 mod numbers;
 mod outlives;
+mod records;
 mod schemas;
 mod support;
 mod templates;

@@ -46,7 +46,9 @@ pub struct ServeArgs {
     /// Port to listen on; 0 for any that is free
     #[arg(short, long, value_name = "PORT", default_value = "8080", help_heading = "Network")]
     pub port: u16,
-    /// File with API keys, one a line, `#` begins a comment; clients must bring one of them, or of those in UNICORN_API_KEY
+    /// File with API keys, one a line, lines that begin with `#` are comments; clients must bring one of them, or of those in UNICORN_API_KEY
+    ///
+    /// UNICORN_API_KEY holds a key, or several with commas between them.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Network")]
     pub api_key_file: Option<PathBuf>,
     /// Origin whose web pages may call, such as https://chat.example; * for all
@@ -84,6 +86,9 @@ pub struct ServeArgs {
     /// Guess the next tokens and verify several at once, as in `run`; it stops by itself in requests where it loses time [default: no guesses]
     #[arg(long, value_name = "HOW", help_heading = "Load")]
     pub draft: Option<DraftChoice>,
+    /// Write a line of JSON to stderr for each request when it has ended: model, route, status, tokens and times, nothing that was said
+    #[arg(long, help_heading = "Load")]
+    pub log_requests: bool,
     /// Seconds that running answers may take once the server is told to end
     #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Load")]
     pub drain: u32,
