@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use unicorn_hub::HubConfig;
+use unicorn_hub::{HubConfig, SettingError};
 
 use crate::args::{GlobalArgs, ModelArgs};
 use crate::devices::Faults;
@@ -32,6 +32,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Folder for what can be found out again (measurements, selftests), if the system has one.
     pub cache_dir: Option<PathBuf>,
+    /// Folder for pages of KV caches, if the system has one.
+    pub kv_dir: Result<Option<PathBuf>, SettingError>,
 }
 
 /// How much is said on stderr.
@@ -59,6 +61,10 @@ impl Config {
         };
         // Nothing depends on these two folders, so one that cannot be told is none.
         let folder = |name: &str, below_home: &str| environment.base(name, below_home).ok().flatten();
+        let cache_dir = folder("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("unicorn"));
+        let kv_dir = environment
+            .path("UNICORN_KV_DIR")
+            .map(|named| named.or_else(|| cache_dir.as_ref().map(|cache| cache.join("kv"))));
         let model = environment.text("UNICORN_MODEL").map(|name| match name.starts_with('~') {
             true => environment
                 .path("UNICORN_MODEL")
@@ -74,7 +80,8 @@ impl Config {
             api_keys: environment.set("UNICORN_API_KEY").map(|text| keys(&text)),
             faults: Faults::parse(&environment.text("UNICORN_FAULTS").unwrap_or_default()),
             state_dir: folder("XDG_STATE_HOME", ".local/state"),
-            cache_dir: folder("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("unicorn")),
+            cache_dir,
+            kv_dir,
             hub: environment.hub(),
         }
     }
@@ -149,6 +156,11 @@ mod tests {
         assert_eq!(config(false, &[("HOME", "/u")]).cache_dir, Some("/u/.cache/unicorn".into()));
         assert_eq!(config(false, &[("XDG_CACHE_HOME", "/c")]).cache_dir, Some("/c/unicorn".into()));
         assert_eq!(config(false, &[("XDG_CACHE_HOME", "")]).cache_dir, None);
+        let kv = |pairs| config(false, pairs).kv_dir;
+        assert_eq!(kv(&[("HOME", "/u")]), Ok(Some("/u/.cache/unicorn/kv".into())));
+        assert_eq!(kv(&[("HOME", "/u"), ("UNICORN_KV_DIR", "~/pages")]), Ok(Some("/u/pages".into())));
+        assert_eq!(kv(&[("XDG_CACHE_HOME", "")]), Ok(None));
+        assert_eq!(kv(&[("UNICORN_KV_DIR", "$NONE/x")]).unwrap_err().origin, "UNICORN_KV_DIR");
         assert!(!config(true, &[]).talks() && config(false, &[]).talks() && !config(false, &[]).explains());
     }
 }

@@ -4,14 +4,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{
-    DRAFT_MAX, Engine, EngineError, EngineOptions, LoadProgress, MemoryPlan, Placements, longest_context,
-    perplexity,
-};
+use unicorn_engine::{DRAFT_MAX, Engine, EngineOptions, KvStore, Leeway, LoadProgress, fit, perplexity};
 use unicorn_model::{ModelError, Notice, OpenModel, TextSide};
 use unicorn_text::Tokenizer;
 
@@ -20,6 +17,7 @@ use crate::clean::one_line;
 use crate::config::Config;
 pub use crate::context::ContextChoice;
 use crate::exit::usage;
+use crate::kv_disk::{self, About, Kept};
 use crate::memory::{self, Refused};
 use crate::memory_max::MemoryMax;
 use crate::output::say;
@@ -104,6 +102,8 @@ pub struct EngineChoice<'a> {
     pub kept: Option<usize>,
     /// Rows of logits that are read at once beyond one for each sequence; 0 for none.
     pub rows: usize,
+    /// Disk that computed pages of all models may take; 0 keeps none. `None` where the model need not be told from others either.
+    pub disk_bytes: Option<u64>,
 }
 
 /// A context that nobody asked for may become shorter where it does not fit, but not shorter than this.
@@ -140,9 +140,30 @@ pub struct Session {
     pub grader: Option<Grader>,
     /// Its text side.
     pub text: TextSide,
+    /// Tells the model from others, where that was asked for.
+    pub fingerprint: Option<[u8; 32]>,
+    /// Pages on disk, where any are kept. Dropped after the engine, which writes there.
+    pub kept: Option<Kept>,
 }
 
+/// How long is waited for pages that are not saved yet, before a person may type again.
+const SAVE_MAX: Duration = Duration::from_millis(500);
+/// The same before the program ends.
+const SAVE_LAST_MAX: Duration = Duration::from_secs(10);
+
 impl Session {
+    /// Saves pages for another day, as far as that takes no time that a person notices.
+    pub fn save(&mut self) {
+        self.engine.flush(Instant::now() + SAVE_MAX);
+    }
+
+    /// Saves the pages that are kept, and ends. Nothing is waited for where none are kept on disk.
+    pub fn end(mut self) {
+        self.engine.flush(Instant::now() + SAVE_LAST_MAX);
+        // The store writes what waits when the last who has it is gone.
+        drop(self);
+    }
+
     /// Finds the model, and opens it and the device.
     pub fn open(model: &str, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
         Session::of(&find_model(model, config)?, choice, config)
@@ -167,8 +188,7 @@ impl Session {
         let path = &fetched.path;
         let (text, engine) = std::thread::scope(|scope| {
             let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model, fetched, config));
-            let source: Arc<dyn WeightSource> = model.source.clone();
-            let engine = open_engine(&model.spec, &source, choice, config, progress);
+            let engine = open_engine(&model, path, choice, config, progress);
             let text = match text {
                 Ok(text) => text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked"))),
                 // The system has no thread left: one after the other does it too.
@@ -180,11 +200,14 @@ impl Session {
             Ok(error) => named(path, error),
             Err(error) => error.context(format!("cannot open model {}", path.display())),
         })?;
-        let (engine, grader) = engine?;
-        let session = Session { text, engine, grader };
+        let Running { engine, grader, fingerprint, kept } = engine?;
+        let session = Session { text, engine, grader, fingerprint, kept };
         if config.explains() {
             say!("{}", path.display());
             explain(&session.engine, start);
+            if let (Some(kept), Some(bytes)) = (&session.kept, choice.disk_bytes) {
+                kv_disk::explain(kept, bytes);
+            }
         }
         Ok(session)
     }
@@ -205,26 +228,51 @@ pub fn no_template(system: bool) -> &'static str {
     }
 }
 
-/// Opens the device and loads the weights.
-pub fn open_engine(
-    spec: &ModelSpec,
-    source: &Arc<dyn WeightSource>,
+/// An engine with what belongs to it.
+struct Running {
+    engine: Engine,
+    grader: Option<Grader>,
+    fingerprint: Option<[u8; 32]>,
+    kept: Option<Kept>,
+}
+
+/// Opens the device and the pages on disk, and loads the weights.
+fn open_engine(
+    model: &OpenModel,
+    path: &Path,
     choice: &EngineChoice<'_>,
     config: &Config,
     progress: &mut dyn FnMut(LoadProgress),
-) -> anyhow::Result<(Engine, Option<Grader>)> {
+) -> anyhow::Result<Running> {
+    let spec = &model.spec;
+    let source: Arc<dyn WeightSource> = model.source.clone();
     let placed = open_devices(spec, choice, config)?;
     let grader = if config.explains() { Grader::new(&placed, spec, config)? } else { None };
-    Ok((engine_on(placed, spec, source, choice, config, progress)?, grader))
+    let fingerprint = choice.disk_bytes.map(|_| model.fingerprint()).transpose()?;
+    let kept = match (fingerprint, choice.disk_bytes) {
+        (Some(fingerprint), Some(bytes @ 1..)) => {
+            let options = engine_options(spec, choice)?;
+            let identity = kv_disk::identity(&fingerprint, spec, &options, &placed);
+            kv_disk::open(identity, &About::new(spec, path, &options, &placed), bytes, config)?
+        }
+        _ => None,
+    };
+    let engine = engine_on(placed, spec, &source, choice, kept.as_ref(), config, progress)?;
+    Ok(Running { engine, grader, fingerprint, kept })
 }
 
 /// Opens the devices for a model and places it on them.
 pub fn open_devices(spec: &ModelSpec, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Placed> {
     // Before a device is opened: a context that cannot be is wrong usage.
-    let options = engine_options(spec, choice)?;
-    let shortest = matches!(choice.context, ContextChoice::AtMost(_)).then_some(CONTEXT_MIN);
+    let (options, leeway) = (engine_options(spec, choice)?, leeway(choice));
     let EngineChoice { device, place, load, memory, .. } = *choice;
-    planner::place(&Wish { device, place, options: &options, shortest, load, memory }, spec, config)
+    planner::place(&Wish { device, place, options: &options, leeway, load, memory }, spec, config)
+}
+
+/// What may give way where memory is short: a context that nobody asked for, and the part of the KV cache beyond one sequence.
+fn leeway(choice: &EngineChoice<'_>) -> Leeway {
+    let context_min = matches!(choice.context, ContextChoice::AtMost(_)).then_some(CONTEXT_MIN);
+    Leeway { kv_tokens: choice.kv_tokens, context_min }
 }
 
 /// The engine's options for a model.
@@ -236,31 +284,9 @@ pub fn engine_options(spec: &ModelSpec, choice: &EngineChoice<'_>) -> anyhow::Re
     let outputs = perplexity::outputs_max(spec.vocab, options.prefill_chunk.min(context));
     options.kept_max = choice.kept.unwrap_or(options.kept_max);
     let drafts = choice.drafts.then_some(sequences_max.saturating_mul(DRAFT_MAX + 1));
-    if let Some(tokens) = choice.kv_tokens {
-        let most = options.pages();
-        options.kv_pages = Some(tokens.max(context).div_ceil(options.page_tokens).min(most));
-    }
     let rows = (choice.rows > 0).then_some(sequences_max.saturating_add(choice.rows));
     options.outputs_max = choice.scores.then_some(outputs).max(drafts).max(rows);
-    Ok(options)
-}
-
-/// Makes a pool of KV pages smaller until it fits, but not smaller than one sequence needs.
-fn fit_pool(
-    spec: &ModelSpec,
-    devices: &[Arc<dyn Device>],
-    placements: &Placements,
-    options: &mut EngineOptions,
-) -> Result<(), EngineError> {
-    let least = options.context.div_ceil(options.page_tokens);
-    while let Some(pages) = options.kv_pages.filter(|pages| *pages > least) {
-        let plan = MemoryPlan::new(spec, devices, placements, options)?;
-        if plan.check(&options.memory_limits).is_ok() {
-            break;
-        }
-        options.kv_pages = Some((pages / 2).max(least));
-    }
-    Ok(())
+    Ok(leeway(choice).wished(&options, context))
 }
 
 /// Loads the weights on open devices. Errors before the first is read where all of them cannot fit.
@@ -269,29 +295,30 @@ pub fn engine_on(
     spec: &ModelSpec,
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
+    kept: Option<&Kept>,
     config: &Config,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> anyhow::Result<Engine> {
     let mut options = engine_options(spec, choice)?;
+    options.store = kept.map(|kept| KvStore { pages: kept.store.clone(), identity: kept.identity });
     let Placed { opened, placements } = placed;
     let context = options.context;
     options.memory_limits = memory::limits(&opened, choice.memory);
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     let devices: Vec<Arc<dyn Device>> = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
-    fit_pool(spec, &devices, &placements, &mut options).with_context(cannot)?;
-    if let ContextChoice::AtMost(_) = choice.context {
-        let fits =
-            longest_context(spec, &devices, &placements, &options, CONTEXT_MIN).with_context(cannot)?;
-        options.context = fits.unwrap_or(context);
-        if options.context < context && config.talks() {
-            let fits = options.context;
-            say!(
-                "context {fits} tokens: {context} do not fit into memory; --ctx {context} tells what is missing"
-            );
-        }
+    let leeway = leeway(choice);
+    let fitting = fit(spec, &devices, &placements, &options, &leeway).with_context(cannot)?;
+    // Where nothing fits, the least that was wished is told.
+    let options = fitting.unwrap_or_else(|| leeway.smallest(&options, context));
+    if options.context < context && config.talks() {
+        let fits = options.context;
+        say!(
+            "context {fits} tokens: {context} do not fit into memory; --ctx {context} tells what is missing"
+        );
     }
     let made = Engine::new(spec, source, devices.clone(), placements.clone(), options.clone(), progress);
-    made.map_err(|error| Refused::or_other(error, spec, &devices, &placements, &options)).with_context(cannot)
+    made.map_err(|error| Refused::or_other(error, spec, &devices, &placements, &options, &leeway))
+        .with_context(cannot)
 }
 
 /// Says what was decided.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use crate::devices::DeviceChoice;
-use crate::memory_max::MemoryMax;
+use crate::memory_max::{self, MemoryMax};
 use crate::parse::{self, OrAuto};
 use crate::planner::Place;
 
@@ -33,6 +33,9 @@ pub struct DeviceArgs {
     /// Worker threads; 0 or -1 for the default [default: one per physical core]
     #[arg(short, long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true, help_heading = "Device")]
     pub threads: Option<OrAuto<usize>>,
+    /// Texts never depend on what else runs or on how prompts are cut, at the cost of speed on GPUs
+    #[arg(long, hide = true, help_heading = "Device")]
+    pub batch_invariant: bool,
     /// Devices get little work at a time: one that was lost may have been given too much.
     #[arg(skip)]
     pub small: bool,
@@ -41,7 +44,7 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// Whatever device is chosen.
     pub fn any(threads: Option<OrAuto<usize>>) -> DeviceArgs {
-        DeviceArgs { device: None, threads, small: false }
+        DeviceArgs { device: None, threads, batch_invariant: false, small: false }
     }
 
     /// The same with this device.
@@ -78,6 +81,27 @@ pub struct MemoryArgs {
     /// Memory that may be taken, of every device as in 6GiB, or of some as in cpu=8GiB,vulkan:0=6GiB [default: what there is]
     #[arg(long, value_name = "SIZE", value_parser = MemoryMax::of_this_machine, help_heading = "Device")]
     pub memory_max: Option<MemoryMax>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct KvDiskArgs {
+    /// Disk that computed KV pages of all models may take, so that what was read once is not read again; 0 keeps none [default: 8GiB]
+    ///
+    /// They outlive the program, and any process with the same model finds them. Never more than half of what the file system has left is
+    /// taken; the least useful pages go first. `unicorn kv` lists and removes them. Where text comes on stdin, `run` keeps none unless this
+    /// is given.
+    #[arg(long, value_name = "SIZE", value_parser = memory_max::size_or_none, help_heading = "Device")]
+    pub kv_disk: Option<u64>,
+}
+
+/// What pages may take on disk where nobody says.
+const KV_DISK_BYTES: u64 = 8 << 30;
+
+impl KvDiskArgs {
+    /// Bytes of disk that pages may take; 0 for none.
+    pub fn bytes(&self) -> u64 {
+        self.kv_disk.unwrap_or(KV_DISK_BYTES)
+    }
 }
 
 #[derive(Args, Clone, Debug)]

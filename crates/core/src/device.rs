@@ -156,7 +156,7 @@ pub struct Crossing {
 
 /// Pages of one mixer's state to copy.
 ///
-/// On the host a page is a row of [`StateLayout::page_words`] words: all keys, then all values, each `[kv head][position][head_dim]` as
+/// On the host a page is a row of [`crate::AttentionSpec::page_words`] words: all keys, then all values, each `[kv head][position][head_dim]` as
 /// stored; with `Q8_0` a head has the bytes of all its positions first and then their scales, f16 `[position][head_dim / 32]`.
 pub struct StateCopy {
     /// Whose pages.

@@ -1,5 +1,4 @@
-//! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land or gives up copies under
-//! way.
+//! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land.
 
 pub(crate) mod storing;
 
@@ -8,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use unicorn_core::{
     Batch, Block, BlockId, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput, ModelSpec,
-    Outcome, PageId, SequenceId, SharedBuffer, Signal, Slice, StateCopy, StateLayout, StateWay, StreamId,
-    WOKEN, Waker, Work,
+    PageId, SequenceId, SharedBuffer, Signal, Slice, StateCopy, StateLayout, StateWay, StreamId, WOKEN,
+    Waker, Work,
 };
 
 use crate::Placement;
 use crate::host_buffer::host_buffer;
+use crate::pages::{Page, Whereabouts};
 use crate::placement::{Phase, Placements};
 use crate::schedule::Schedule;
 use crate::store_copies::{Copied, StoreCopies};
@@ -25,6 +25,8 @@ const AWAKE: Duration = Duration::from_millis(10);
 /// Counters since the executor was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RunStats {
+    /// Tokens whose rows went through the model.
+    pub tokens: u64,
     /// Work submitted to devices.
     pub submits: u64,
     /// Residual streams that crossed from one device to another.
@@ -41,9 +43,12 @@ pub(crate) type BatchResult = Result<Option<HeadOutput>, Arc<DeviceError>>;
 /// A batch whose last step has ended, well or not.
 pub(crate) struct Landed {
     pub flight: u64,
-    pub phase: Phase,
     pub batch: Arc<Batch>,
     pub launched: Instant,
+    /// Where it ran, if the phases run at different places.
+    pub phase: Option<Phase>,
+    /// It waited for what was done for others: where it failed, its sequences may not be the cause.
+    pub leans: bool,
     pub result: BatchResult,
 }
 
@@ -70,6 +75,8 @@ struct Flight {
     after: Vec<Vec<(Fence, usize)>>,
     /// The copies of state that came before it; kept for a timeline.
     copies: Vec<StateMove>,
+    /// It waits for copies of state that were begun for others.
+    leans: bool,
 }
 
 /// A copy of a mixer's pages from the devices of one phase to those of the other.
@@ -83,10 +90,57 @@ pub(crate) struct StateMove {
     restored: Fence,
 }
 
-impl StateMove {
-    /// Blocks until it has ended.
-    pub(crate) fn wait(&self) -> Outcome {
-        self.restored.wait()
+/// What a batch has to wait for before it sees all of its state.
+#[derive(Default)]
+pub(crate) struct Brought {
+    /// Copies for this batch.
+    moves: Vec<StateMove>,
+    /// Copies that other batches wait for too, with the devices that they go into.
+    others: Vec<(Fence, usize)>,
+    /// Something is waited for that was begun for others.
+    leans: bool,
+}
+
+impl Brought {
+    /// True for a page that has to be brought; notes what to wait for where that is done already.
+    fn lacks(&mut self, page: &Page, phase: Phase) -> bool {
+        match page.on_devices_of(phase) {
+            Whereabouts::Elsewhere => return true,
+            Whereabouts::Coming(copies) => {
+                let known = |copy: &&(Fence, usize)| self.others.iter().any(|o| o.0.id() == copy.0.id());
+                let new: Vec<_> = copies.iter().filter(|copy| !known(copy)).cloned().collect();
+                self.others.extend(new);
+                self.leans = true;
+            }
+            Whereabouts::Here => {}
+        }
+        false
+    }
+
+    /// Adds what is brought for another sequence of the batch.
+    pub fn add(&mut self, other: Brought) {
+        self.moves.extend(other.moves);
+        self.others.extend(other.others);
+        self.leans |= other.leans;
+    }
+}
+
+/// Host memory through which pages of one size go from device to device, in turn.
+struct Ring {
+    /// Words of a page.
+    words: usize,
+    /// Pages at once.
+    rows: usize,
+    /// Each with the end of the copy that used it last.
+    buffers: Vec<(Arc<SharedBuffer>, Option<Fence>)>,
+}
+
+impl Ring {
+    /// The buffer that has been in use longest, with what has to end before it can be used.
+    fn next(&mut self) -> (Arc<SharedBuffer>, &mut Option<Fence>) {
+        self.buffers.rotate_left(1);
+        let (buffer, room) = &mut self.buffers[COPIES_MAX - 1];
+        (buffer.clone(), room)
     }
 }
 
@@ -105,8 +159,27 @@ impl Way {
     }
 }
 
-/// Copies of state to one device under way at once: one is saved while another is restored, and few buffers are needed.
+/// Copies of state under way at once: one is saved while another is restored, and few buffers are needed.
 pub(crate) const COPIES_MAX: usize = 3;
+/// Bytes of state that a copy has at most, but for a single page: enough that beginning one takes no time worth counting.
+const COPY_BYTES_MAX: usize = 16 << 20;
+
+/// The buffers of each ring through which pages of state go where the phases have different devices, as `(words of a page, pages)`.
+pub(crate) fn rings(spec: &ModelSpec, placements: &Placements, layout: &StateLayout) -> Vec<(usize, usize)> {
+    let mut rings: Vec<(usize, usize)> = Vec::new();
+    for (index, block) in spec.blocks.iter().enumerate() {
+        let apart = placements.prefill.device(index) != placements.decode.device(index);
+        let Some(state) = block.state().filter(|_| apart) else { continue };
+        // What cannot be counted cannot be had either.
+        let words = block.page_words(layout).unwrap_or(usize::MAX).max(1);
+        let rows = (COPY_BYTES_MAX / 4 / words).min(layout.pages(state)).max(1);
+        match rings.iter_mut().find(|ring| ring.0 == words) {
+            Some(ring) => ring.1 = ring.1.max(rows),
+            None => rings.push((words, rows)),
+        }
+    }
+    rings
+}
 
 /// Devices with the loaded blocks of one model.
 pub(crate) struct Executor {
@@ -116,6 +189,7 @@ pub(crate) struct Executor {
     ways: Vec<Way>,
     devices: Vec<Arc<dyn Device>>,
     layout: Option<StateLayout>,
+    rings: Vec<Ring>,
     queue: CompletionQueue,
     /// How long who waits for a batch stays awake.
     awake: Duration,
@@ -154,6 +228,7 @@ impl Executor {
             ways,
             devices,
             layout: None,
+            rings: Vec::new(),
             queue: CompletionQueue::new(),
             awake,
             free: (0..flights_max as u32).rev().map(StreamId).collect(),
@@ -228,13 +303,24 @@ impl Executor {
         used
     }
 
-    /// Gives every mixer its empty state, and every stream that crosses a buffer for up to `rows` rows.
+    /// Gives every mixer its empty state, and every stream that crosses a buffer for up to `rows` rows; state that goes from the devices of
+    /// one phase to those of the other has buffers too.
+    ///
+    /// Errors when a device or the host has no memory for it.
     pub(crate) fn reserve(&mut self, layout: &StateLayout, rows: usize) -> Result<(), DeviceError> {
         self.layout = Some(layout.clone());
         let mut used: Vec<usize> = self.ways.iter().flat_map(|w| self.used(w)).collect();
         used.sort_unstable();
         used.dedup();
         used.iter().try_for_each(|device| self.devices[*device].reserve(layout))?;
+        let ring = |(words, rows): (usize, usize)| {
+            let buffer = || host_buffer(rows, words, "pages of state that go to another device");
+            let buffers =
+                (0..COPIES_MAX).map(|_| Ok((Arc::new(buffer()?), None))).collect::<Result<_, _>>()?;
+            Ok(Ring { words, rows, buffers })
+        };
+        let rings = rings(&self.spec, &self.placements, layout).into_iter().map(ring);
+        self.rings = rings.collect::<Result<_, DeviceError>>()?;
         if self.ways.iter().all(|w| self.used(w).len() < 2) {
             return Ok(());
         }
@@ -254,7 +340,7 @@ impl Executor {
     }
 
     /// Number of those of a phase, where the phases run at different places; of all elsewhere.
-    pub(crate) fn in_flight_of(&self, phase: Phase) -> usize {
+    pub(crate) fn in_flight_of(&self, phase: Option<Phase>) -> usize {
         let way = self.way(phase);
         self.flights.iter().filter(|f| f.way == way).count()
     }
@@ -264,8 +350,8 @@ impl Executor {
         !self.free.is_empty()
     }
 
-    fn way(&self, phase: Phase) -> usize {
-        (phase as usize).min(self.ways.len() - 1)
+    fn way(&self, phase: Option<Phase>) -> usize {
+        phase.map_or(0, |phase| phase as usize).min(self.ways.len() - 1)
     }
 
     /// True when one device runs the whole model, in either phase.
@@ -279,64 +365,60 @@ impl Executor {
     }
 
     /// Brings pages of state, by group, from the devices of the other phase to those of `phase`, for a sequence whose next batch sees
-    /// them. Returns what that batch has to wait for.
-    ///
-    /// Errors when there is no memory for them on the host.
-    pub(crate) fn bring(
-        &mut self,
-        phase: Phase,
-        sequence: SequenceId,
-        pages: &[Vec<PageId>],
-    ) -> Result<Vec<StateMove>, DeviceError> {
-        let (Some(layout), [prefill, decode]) = (&self.layout, &self.ways[..]) else { return Ok(Vec::new()) };
-        if pages.iter().all(Vec::is_empty) {
-            return Ok(Vec::new());
-        }
+    /// them. What others bring already is waited for. Returns what that batch has to wait for.
+    pub(crate) fn bring(&mut self, phase: Phase, sequence: SequenceId, pages: &[Vec<Arc<Page>>]) -> Brought {
+        let mut brought = Brought::default();
+        let missing: Vec<Vec<&Arc<Page>>> = pages
+            .iter()
+            .map(|group| group.iter().filter(|page| brought.lacks(page, phase)).collect())
+            .collect();
+        let (Some(layout), [prefill, decode]) = (&self.layout, &self.ways[..]) else { return brought };
         let (from, to) = match phase {
             Phase::Prefill => (decode, prefill),
             Phase::Decode => (prefill, decode),
         };
-        let (before, layout) = (self.fences_of(sequence), layout.clone());
-        let written = pages.iter().enumerate().flat_map(|(g, pages)| pages.iter().map(move |p| (g, *p)));
+        let before = self.fences_of(sequence);
+        let written =
+            missing.iter().enumerate().flat_map(|(g, pages)| pages.iter().map(move |p| (g, p.id())));
         let left = self.store_copies.reading(written);
-        let mut moves: Vec<(usize, &[PageId], usize)> = Vec::new();
+        let mut copies: Vec<Vec<(Fence, usize)>> = vec![Vec::new(); missing.len()];
         for (index, block) in self.spec.blocks.iter().enumerate() {
-            let group = block.state().and_then(|spec| layout.group(spec)).and_then(|g| pages.get(g));
-            let apart = from.placement.device(index) != to.placement.device(index);
-            if let Some(pages) = group.filter(|p| apart && !p.is_empty()) {
-                let words = block.page_words(&layout).unwrap_or(usize::MAX);
-                moves.push((index, pages, words));
+            let devices = [from, to].map(|way| way.placement.device(index));
+            let Some(group) = block.state().and_then(|spec| layout.group(spec)) else { continue };
+            let words = block.page_words(layout).unwrap_or(usize::MAX);
+            let Some(ring) = self.rings.iter_mut().find(|ring| ring.words == words) else { continue };
+            if devices[0] == devices[1] {
+                continue;
+            }
+            for part in missing.get(group).map_or(&[][..], |pages| pages).chunks(ring.rows) {
+                let part: Vec<PageId> = part.iter().map(|page| page.id()).collect();
+                let copy = |mixer, way, after| {
+                    let (done, pages) = (Signal::new(), part.clone());
+                    (done.fence(), StateCopy { mixer, pages, way, after, done })
+                };
+                let (host, room) = ring.next();
+                // One that ended badly has left the buffer too.
+                let busy = room.take().filter(|last| last.outcome().is_none());
+                let own = |last: &Fence| brought.moves.iter().any(|m| m.restored.id() == last.id());
+                brought.leans |= busy.as_ref().is_some_and(|last| !own(last));
+                let after = before.iter().cloned().chain(busy).collect();
+                let (saved, save) = copy(from.blocks[index], StateWay::Save(host.clone()), after);
+                let after = left.iter().cloned().chain([saved.clone()]).collect();
+                let (restored, restore) = copy(to.blocks[index], StateWay::Restore(host.clone()), after);
+                *room = Some(restored.clone());
+                copies[group].push((restored.clone(), devices[1]));
+                self.stats.state_bytes += (part.len() * words * 4) as u64;
+                let (pages, launched) = (part.len(), Instant::now());
+                brought.moves.push(StateMove { block: index, pages, launched, devices, saved, restored });
+                self.devices[devices[0]].copy_state(save);
+                self.devices[devices[1]].copy_state(restore);
             }
         }
-        // Before the first copy begins: one that is under way cannot be called back.
-        let buffer = |(_, pages, words): &(usize, &[PageId], usize)| {
-            host_buffer(pages.len(), *words, "pages of state that go to another device").map(Arc::new)
-        };
-        let mut ring: Vec<Arc<SharedBuffer>> = Vec::new();
-        for (i, one) in moves.iter().enumerate() {
-            let last = i.checked_sub(COPIES_MAX).map(|last| ring[last].clone());
-            let fits = last.filter(|b| b.rows() == one.1.len() && b.width() == one.2);
-            ring.push(fits.map_or_else(|| buffer(one), Ok)?);
+        for (pages, copies) in missing.iter().zip(copies).filter(|(_, copies)| !copies.is_empty()) {
+            let copies = Arc::new(copies);
+            pages.iter().for_each(|page| page.place(phase, Whereabouts::Coming(copies.clone())));
         }
-        let mut brought: Vec<StateMove> = Vec::new();
-        for ((index, pages, words), host) in moves.into_iter().zip(ring) {
-            let copy = |mixer, way, after| {
-                let (done, pages) = (Signal::new(), pages.to_vec());
-                (done.fence(), StateCopy { mixer, pages, way, after, done })
-            };
-            let room = brought.len().checked_sub(COPIES_MAX).map(|i| brought[i].restored.clone());
-            let after = before.iter().cloned().chain(room).collect();
-            let (saved, save) = copy(from.blocks[index], StateWay::Save(host.clone()), after);
-            let after = left.iter().cloned().chain([saved.clone()]).collect();
-            let (restored, restore) = copy(to.blocks[index], StateWay::Restore(host), after);
-            self.stats.state_bytes += (pages.len() * words * 4) as u64;
-            let devices = [from, to].map(|way| way.placement.device(index));
-            let (pages, launched) = (pages.len(), Instant::now());
-            brought.push(StateMove { block: index, pages, launched, devices, saved, restored });
-            self.devices[devices[0]].copy_state(save);
-            self.devices[devices[1]].copy_state(restore);
-        }
-        Ok(brought)
+        brought
     }
 
     /// The ends of the batches in flight that have tokens of a sequence.
@@ -359,9 +441,14 @@ impl Executor {
     }
 
     /// Submits all steps of a batch at once; what they wait for is said to the devices. In a step that mixes, a batch comes after the
-    /// batches in flight that have tokens of the same sequences; the first step comes after all of `copies`. Returns the flight's number;
-    /// `None` when there is no room.
-    pub(crate) fn launch(&mut self, batch: Arc<Batch>, phase: Phase, copies: Vec<StateMove>) -> Option<u64> {
+    /// batches in flight that have tokens of the same sequences; the first step comes after all that is brought. `phase` is `None` where the
+    /// phases run at the same place. Returns the flight's number; `None` when there is no room.
+    pub(crate) fn launch(
+        &mut self,
+        batch: Arc<Batch>,
+        phase: Option<Phase>,
+        brought: Brought,
+    ) -> Option<u64> {
         let stream = self.free.pop()?;
         let id = self.launched;
         self.launched += 1;
@@ -370,8 +457,9 @@ impl Executor {
             self.flights.iter().filter(|f| f.batch.shares_sequence(&batch)).collect();
         let elsewhere = continued.iter().filter(|f| f.way != way);
         let elsewhere = elsewhere.filter_map(|f| Some((f.fences.last()?.clone(), self.head(f.way))));
+        let Brought { moves: copies, others, leans } = brought;
         let mut before: Vec<(Fence, usize)> =
-            copies.iter().map(|c| (c.restored.clone(), c.devices[1])).collect();
+            copies.iter().map(|c| (c.restored.clone(), c.devices[1])).chain(others).collect();
         before.extend(elsewhere);
         if !self.store_copies.is_empty() {
             let device = self.ways[way].schedule(&batch).steps.first().map_or(0, |step| step.device);
@@ -382,6 +470,7 @@ impl Executor {
         let row_bytes = (batch.rows() * self.spec.width * size_of::<f32>()) as u64;
         let (mut fences, mut waits): (Vec<Fence>, Vec<Vec<(Fence, usize)>>) = Default::default();
         let launched = Instant::now();
+        self.stats.tokens += batch.rows() as u64;
         for (i, step) in schedule.steps.iter().enumerate() {
             let mut after = std::mem::take(&mut before);
             if step.mixes {
@@ -412,7 +501,7 @@ impl Executor {
             self.devices[step.device].submit(Work { stream, blocks, batch, crossing, after, done });
         }
         let (after, copies) = (waits, if self.timeline.is_some() { copies } else { Vec::new() });
-        self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies });
+        self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies, leans });
         Some(id)
     }
 
@@ -437,9 +526,9 @@ impl Executor {
             self.free.push(flight.stream);
             self.note(&flight);
             let result = result.and_then(|output| self.checked(output, &flight));
-            let Flight { batch, launched, way, .. } = flight;
-            let phase = if way == 0 { Phase::Prefill } else { Phase::Decode };
-            return Some(Ended::Batch(Landed { flight: tag, phase, batch, launched, result }));
+            let Flight { way, batch, launched, leans, .. } = flight;
+            let phase = [Phase::Prefill, Phase::Decode].get(way).copied().filter(|_| self.has_two_ways());
+            return Some(Ended::Batch(Landed { flight: tag, batch, launched, phase, leans, result }));
         }
         None
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use unicorn_core::{PageId, StateLayout, StateSpec};
 
 use crate::KvFull;
-use crate::pages::{Page, PagePool};
+use crate::pages::{Page, PagePool, Whereabouts};
 use crate::placement::Phase;
 use crate::states::{StateList, boundaries};
 
@@ -329,7 +329,8 @@ impl StatePages {
     /// Takes the pages for a slice of the positions `start .. end` and so many drafts behind it, in every group: all that are missing, or
     /// none and an error. A slice that was planned before from `start` on and not launched is forgotten.
     pub fn grow(&mut self, start: usize, end: usize, drafts: usize) -> Result<(), KvFull> {
-        for group in &mut self.groups {
+        self.forget_from(start);
+        for group in &self.groups {
             let (asked, pool) = match group {
                 GroupPages::Positions { list, .. } => (list.missing(end + drafts), &list.pool),
                 // Which drafts are right is known afterwards, and the state after those is then needed.
@@ -351,20 +352,30 @@ impl StatePages {
         })
     }
 
-    /// The first group that has too few free pages for a slice, as [`StatePages::grow`] takes it.
-    pub fn lacking(&mut self, start: usize, end: usize, drafts: usize) -> Option<usize> {
-        self.groups.iter_mut().position(|group| match group {
-            GroupPages::Positions { list, .. } => list.missing(end + drafts) > list.pool.free(),
-            GroupPages::States(states) => {
-                // What is planned from there on begins with the latest state.
-                let missing = states.missing(start, 1 + drafts);
-                if missing > states.pool().free() {
-                    // What it would go back to only when something fails.
-                    states.drop_snapshots();
-                }
-                missing > states.pool().free()
+    /// Forgets a slice that was planned from `start` on and not launched, as far as it would be in the way of another.
+    pub fn forget_from(&mut self, start: usize) {
+        for group in &mut self.groups {
+            if let GroupPages::States(states) = group {
+                states.truncate(start);
             }
+        }
+    }
+
+    /// The first group that has too few free pages for a slice, as [`StatePages::grow`] takes it, with nothing planned from `start` on.
+    pub fn lacking(&self, start: usize, end: usize, drafts: usize) -> Option<usize> {
+        self.groups.iter().position(|group| match group {
+            GroupPages::Positions { list, .. } => list.missing(end + drafts) > list.pool.free(),
+            // What is planned from there on begins with the latest state.
+            GroupPages::States(states) => states.missing(start, 1 + drafts) > states.pool().free(),
         })
+    }
+
+    /// Gives up what a group keeps of recurrent states for going back where something fails. False where there is nothing of that.
+    pub fn drop_snapshots(&mut self, group: usize) -> bool {
+        match self.groups.get_mut(group) {
+            Some(GroupPages::States(states)) => states.drop_snapshots(),
+            Some(GroupPages::Positions { .. }) | None => false,
+        }
     }
 
     /// The first group of recurrent state with too few free pages for snapshots in a slice.
@@ -423,22 +434,26 @@ impl StatePages {
     }
 
     /// Gives up what lies beyond the first `tokens` positions; more where the sequence can go on only from an earlier one. Returns the
-    /// positions that are left.
+    /// positions that are left. Nothing of it is in flight.
     pub fn truncate(&mut self, tokens: usize) -> usize {
         let tokens = self.restart(tokens);
         for group in &mut self.groups {
             match group {
                 GroupPages::Positions { list, .. } => list.truncate(tokens),
-                GroupPages::States(states) => states.truncate(tokens),
+                GroupPages::States(states) => {
+                    states.truncate(tokens);
+                    states.recall();
+                }
             }
         }
         self.forget(tokens);
+        self.held = self.landed;
         tokens
     }
 
     /// What is held of the positions before `start` and the devices of this phase do not have: its pages in each group. They lie on those of
     /// the other phase. Windows bring the page that is kept for stepping back too.
-    pub fn elsewhere(&self, phase: Phase, start: usize) -> Vec<Vec<PageId>> {
+    pub fn elsewhere(&self, phase: Phase, start: usize) -> Vec<Vec<Arc<Page>>> {
         let held = self.held[phase as usize];
         let pages = |group: &GroupPages| {
             let list = match group {
@@ -449,25 +464,42 @@ impl StatePages {
             let first = held.max(list.first()) / tokens;
             let end = if held < start { start.div_ceil(tokens) } else { 0 };
             let pages = (first..end).filter_map(|page| list.pages.get(page.checked_sub(list.dropped)?));
-            pages.map(|page| page.id()).collect()
+            pages.cloned().collect()
         };
         self.groups.iter().map(pages).collect()
     }
 
-    /// The devices of this phase have, or will have once what is in flight has ended, the state of all positions before `end`: a slice that
-    /// begins at `start` was the last.
+    /// The devices of this phase have, or will have once what is in flight has ended well, the state of all positions before `end`: a slice
+    /// that begins at `start` was the last.
     pub fn written(&mut self, phase: Phase, start: usize, end: usize) {
         self.held[phase as usize] = end;
         for group in &mut self.groups {
-            if let GroupPages::States(states) = group {
-                states.written(phase, start);
+            match group {
+                GroupPages::Positions { list, .. } => {
+                    let first = (start / self.page_tokens).saturating_sub(list.dropped);
+                    list.pages.iter().skip(first).for_each(|page| page.displace());
+                }
+                GroupPages::States(states) => states.written(phase, start),
             }
         }
     }
 
-    /// The slice up to `end` that was last launched for the devices of this phase has landed there, and what it sees before that.
-    pub fn landed(&mut self, phase: Phase, end: usize) {
-        self.landed[phase as usize] = end.min(self.held[phase as usize]);
+    /// The slice of the positions `start .. end` has landed well on the devices of this phase, and so has all that was brought for it. True
+    /// where they have whole pages more than before.
+    pub fn arrived(&mut self, phase: Phase, start: usize, end: usize) -> bool {
+        for group in &mut self.groups {
+            match group {
+                GroupPages::Positions { list, .. } => {
+                    let full = (end / self.page_tokens).saturating_sub(list.dropped);
+                    let first = (start / self.page_tokens).saturating_sub(list.dropped);
+                    let whole = list.pages.iter().take(full).skip(first);
+                    whole.for_each(|page| page.place(phase, Whereabouts::Here));
+                }
+                GroupPages::States(states) => states.arrived(phase, start, end),
+            }
+        }
+        let before = std::mem::replace(&mut self.landed[phase as usize], end);
+        before / self.page_tokens < end / self.page_tokens
     }
 
     /// Nothing lies anywhere from `end` on.

@@ -35,7 +35,7 @@ mod store_copies;
 mod testing;
 mod timeline;
 
-pub use budget::longest_context;
+pub use budget::{Leeway, fit};
 pub use constraint::{Constraint, Guides};
 pub use drafts::{Drafter, LENGTH_MAX as DRAFT_MAX};
 pub use embed::EmbedRequest;

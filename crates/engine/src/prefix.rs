@@ -264,9 +264,9 @@ impl PrefixCache {
         self.specs.iter().enumerate().map(ids).collect()
     }
 
-    /// The pages of what was found, for a sequence that goes on from there. A tail changes hands. Nothing may have happened to the cache since
-    /// it was found.
-    pub fn claim(&mut self, found: &Found) -> StatePages {
+    /// The pages of what was found, for a sequence that goes on from there, and the positions that they hold: those that were found, or none
+    /// where something has gone since. A tail changes hands.
+    pub fn claim(&mut self, found: &Found) -> (StatePages, usize) {
         self.clock += 1;
         let all: Vec<NodeId> = found.path.iter().chain(&found.tail).copied().collect();
         let held = PHASES.map(|phase| {
@@ -281,7 +281,7 @@ impl PrefixCache {
         if let Some(tail) = found.tail {
             self.remove(tail);
         }
-        pages.unwrap_or_else(|| self.pools.empty())
+        pages.map_or_else(|| (self.pools.empty(), 0), |pages| (pages, found.tokens))
     }
 
     /// Notes that a text was used.
@@ -344,7 +344,7 @@ impl PrefixCache {
                 // A state is brought to the other phase's devices by who goes on from it.
                 (Some(page), Some(own)) if recurrent => {
                     if Arc::ptr_eq(page, &own) {
-                        node.states_on = states_on;
+                        node.states_on = std::array::from_fn(|p| node.states_on[p] || states_on[p]);
                     }
                 }
                 (Some(page), Some(own)) => same &= Arc::ptr_eq(page, &own),
@@ -570,9 +570,10 @@ impl PrefixCache {
         }
     }
 
-    /// Takes pages for a slice and its drafts, as [`StatePages::grow`], at the cost of what is kept; for its snapshots those that are worth least.
+    /// Takes pages for a slice and its drafts, as [`StatePages::grow`], at the cost of what is kept, and then of the sequence's own snapshots;
+    /// for its new snapshots those pages that are worth least.
     ///
-    /// Errors where giving up all that is kept would not do; some of it may be gone then.
+    /// Errors where giving up all of that would not do; some of it may be gone then.
     pub fn grow(
         &mut self,
         pages: &mut StatePages,
@@ -580,7 +581,9 @@ impl PrefixCache {
         end: usize,
         drafts: usize,
     ) -> Result<(), KvFull> {
-        while pages.lacking(start, end, drafts).is_some_and(|group| self.evict(group)) {}
+        pages.forget_from(start);
+        let mut give_up = |pages: &mut StatePages, group| self.evict(group) || pages.drop_snapshots(group);
+        while pages.lacking(start, end, drafts).is_some_and(|group| give_up(pages, group)) {}
         while pages.lacking_snapshots(start, end, drafts).is_some_and(|group| self.evict(group)) {}
         pages.grow(start, end, drafts)
     }

@@ -159,8 +159,10 @@ pub struct Faults {
     pub nan: bool,
     /// There is no kernel for weights of this type.
     pub lacks: Option<TensorType>,
-    /// Copies of state fail.
-    pub copies: bool,
+    /// So many copies of state from now on fail.
+    pub copies: usize,
+    /// Copies of state take so long, each on a lane of its own.
+    pub copy_time: Duration,
     /// Copies out of the device take this long, beside other work.
     pub late: Option<Duration>,
 }
@@ -295,7 +297,16 @@ impl Inner {
         DeviceError::Dependency { device: self.profile.name.clone(), source }
     }
 
-    fn ready(&self, job: Job, worker: Option<Sender<Job>>) {
+    fn ready(self: &Arc<Self>, job: Job, worker: Option<Sender<Job>>) {
+        let copy_time = self.state().faults.copy_time;
+        if matches!(job, Job::Copy(_)) && !copy_time.is_zero() {
+            let inner = self.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(copy_time);
+                inner.run(job, Pace::Eager);
+            });
+            return;
+        }
         match worker {
             None => self.run(job, Pace::Eager),
             Some(worker) => worker.send(job).expect("the worker lives as long as the device"),
@@ -346,7 +357,8 @@ impl Inner {
 
     /// A position takes two words of a page on the host, and the other two stay as they are.
     fn copy(&self, state: &mut State, copy: &StateCopy) -> Result<(), DeviceError> {
-        if state.faults.copies {
+        if state.faults.copies > 0 {
+            state.faults.copies -= 1;
             return Err(self.failed("a copy"));
         }
         let layout = state.layout.as_ref().expect("state is reserved");

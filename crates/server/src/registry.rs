@@ -569,6 +569,25 @@ impl Registry {
         true
     }
 
+    /// Unloads all models at the end of the server, for which their threads save what is kept. Who still has one is not waited for longer than
+    /// `patience`.
+    pub async fn end(&self, patience: Duration) {
+        let ended: Vec<_> = {
+            let slots = std::mem::take(&mut *self.slots());
+            let ready = slots.into_values().filter_map(|slot| match slot {
+                Slot::Ready(model) => Some(model),
+                _ => None,
+            });
+            ready.map(|model| model.worker.ended()).collect()
+        };
+        let all = async {
+            for ended in ended {
+                ended.wait().await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, all).await;
+    }
+
     /// Ends the use of a model, and unloads it once nobody has asked for it for this long. Whoever asks meanwhile, over whatever API, takes
     /// that back.
     pub fn let_go(self: &Arc<Self>, model: InUse, after: Duration) {

@@ -1,6 +1,7 @@
 //! The server as a whole, and its routes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -18,6 +19,9 @@ use crate::http::listen::listen;
 use crate::model::{Loader, ModelFacts};
 use crate::options::ServerOptions;
 use crate::routes::Routes;
+
+/// How long the end of the server waits for models to save what they keep, beyond what they allow themselves.
+const SAVE_MAX: Duration = Duration::from_secs(30);
 
 /// A server before it listens.
 pub struct Server {
@@ -44,10 +48,12 @@ impl Server {
         ready.into_iter().find(|model| model.id == id).map(|model| model.facts())
     }
 
-    /// Answers requests until `ending` turns true and answers under way have finished, or have had their time.
+    /// Answers requests until `ending` turns true and answers under way have finished, or have had their time; then the models are unloaded, and
+    /// save what they keep.
     pub async fn run(&self, listener: TcpListener, ending: watch::Receiver<bool>) {
         let give_up = || self.app.registry.cancel_all();
         listen(listener, router(&self.app), &self.app.options, ending, give_up).await;
+        self.app.registry.end(SAVE_MAX).await;
     }
 }
 

@@ -14,6 +14,7 @@ mod losses;
 mod models;
 mod names;
 mod numbers;
+mod outlives;
 mod records;
 mod schemas;
 mod support;

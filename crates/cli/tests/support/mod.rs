@@ -10,7 +10,15 @@ use std::process::{Child, Command, Output, Stdio};
 /// The binary, with an environment of its own: nothing is fetched, no user configuration counts.
 pub fn unicorn(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unicorn"));
-    for name in ["UNICORN_MODEL", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "XDG_STATE_HOME", "XDG_CACHE_HOME"] {
+    for name in [
+        "UNICORN_MODEL",
+        "UNICORN_KV_DIR",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_TOKEN",
+        "XDG_STATE_HOME",
+        "XDG_CACHE_HOME",
+    ] {
         command.env_remove(name);
     }
     command.env("HOME", home).env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());

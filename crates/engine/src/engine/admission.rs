@@ -27,10 +27,10 @@ impl Engine {
             }
             let Some(mut sequence) = self.waiting.take(id) else { return };
             let restored = self.prefixes.use_restored(&found);
-            let pages = self.prefixes.claim(&found);
-            if sequence.start(pages, found.tokens, restored) {
+            let (pages, reused) = self.prefixes.claim(&found);
+            if sequence.start(pages, reused, restored) {
                 self.counted.prompt_tokens += sequence.prompt_tokens as u64;
-                self.counted.reused_tokens += found.tokens as u64;
+                self.counted.reused_tokens += reused as u64;
                 self.counted.restored_tokens += sequence.restored_tokens as u64;
             }
             let taken = |slot: &u32| self.running.iter().chain(&self.ending).any(|s| s.slot == *slot);

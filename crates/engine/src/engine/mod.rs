@@ -22,15 +22,13 @@ mod survivors;
 
 use std::sync::Arc;
 
-use unicorn_core::{
-    Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, Waker, WeightSource,
-};
+use unicorn_core::{Batch, BatchLimits, Device, ModelSpec, SequenceId, Waker, WeightSource};
 
 use crate::RunStats;
 use crate::constraint::Constrained;
 use crate::drafts::Drafting;
 use crate::embed::Pooler;
-use crate::executor::{Executor, StateMove};
+use crate::executor::{Brought, Executor};
 use crate::kv::{StatePages, StatePools};
 use crate::memory::MemoryPlan;
 use crate::need::{Reservation, room};
@@ -328,47 +326,43 @@ impl Engine {
 
     /// Batches that the devices of a phase can work on at once.
     pub(crate) fn lanes(&self, phase: Phase) -> usize {
-        self.room(phase).lanes
+        self.room(Some(phase)).lanes
     }
 
-    /// How many batches of a phase may be on their way.
-    fn room(&self, phase: Phase) -> Room {
-        self.rooms[phase as usize]
+    /// How many batches of a phase may be on their way; `None` where the phases do not differ.
+    fn room(&self, phase: Option<Phase>) -> Room {
+        self.rooms[phase.map_or(0, |phase| phase as usize)]
     }
 
-    /// What a sequence does next, as far as it matters where: one token runs where tokens are generated.
-    fn phase(pending: usize) -> Phase {
-        if pending == 1 { Phase::Decode } else { Phase::Prefill }
+    /// Where a sequence goes on: one token runs where tokens are generated. `None` where the phases do not differ.
+    fn phase(&self, pending: usize) -> Option<Phase> {
+        let phase = if pending == 1 { Phase::Decode } else { Phase::Prefill };
+        self.executor.has_two_ways().then_some(phase)
     }
 
     /// Launches a batch once the devices of its phase have the state that it sees. `pages` are those of its sequences, and maybe of others.
     fn send(
         executor: &mut Executor,
         batch: Batch,
-        phase: Phase,
+        phase: Option<Phase>,
         pages: &mut [(SequenceId, &mut StatePages)],
-    ) -> Result<Option<u64>, DeviceError> {
-        let mut copies: Vec<StateMove> = Vec::new();
-        let slices = if executor.has_two_ways() { batch.slices() } else { &[] };
-        for slice in slices {
+    ) -> Option<u64> {
+        let mut brought = Brought::default();
+        for (phase, slice) in phase.into_iter().flat_map(|p| batch.slices().iter().map(move |s| (p, s))) {
             let Some((_, pages)) = pages.iter_mut().find(|p| p.0 == slice.sequence) else { continue };
             let missing = pages.elsewhere(phase, slice.start as usize);
-            match executor.bring(phase, slice.sequence, &missing) {
-                Ok(brought) => copies.extend(brought),
-                Err(error) => {
-                    // The pages of those before are free once this batch is given up.
-                    let _: Vec<Outcome> = copies.iter().map(StateMove::wait).collect();
-                    return Err(error);
-                }
-            }
+            brought.add(executor.bring(phase, slice.sequence, &missing));
             pages.written(phase, slice.start as usize, slice.end());
         }
-        Ok(executor.launch(Arc::new(batch), phase, copies))
+        executor.launch(Arc::new(batch), phase, brought)
     }
 
-    /// See [`batching::share`].
-    fn share(&self, tokens: usize) -> usize {
-        batching::share(tokens, self.options.prefill_chunk, self.lanes(Phase::Prefill))
+    /// How many of `tokens`, of which so many are launched, come next where nothing else runs: as many as of a request's prompt. 0 where
+    /// something has to land first.
+    fn next_part(&self, tokens: usize, launched: usize, phase: Option<Phase>) -> usize {
+        let turn = batching::Ready { pending: tokens - launched, prompt: tokens, decodes: false };
+        let flying = self.executor.in_flight_of(phase);
+        batching::next(&[turn], 0, flying, self.room(phase)).first().map_or(0, |next| next.1)
     }
 }
 

@@ -32,8 +32,6 @@ pub struct EngineOptions {
     /// A step that always takes the likeliest token is launched before the one before has landed, where one device has the whole model: the
     /// device feeds itself.
     pub ahead: bool,
-    /// Batch parts in flight where the placement uses more than one device.
-    pub pipeline_parts: usize,
     /// Rows of a batch that are read, at most; `None` for one of each sequence.
     pub outputs_max: Option<usize>,
     /// Memory that may be taken; without any, what there is is found out by loading.
@@ -55,7 +53,6 @@ impl Default for EngineOptions {
             stall_ms_max: 100,
             kept_max: 4,
             ahead: true,
-            pipeline_parts: 2,
             outputs_max: None,
             memory_limits: Vec::new(),
             store: None,
@@ -76,7 +73,6 @@ impl EngineOptions {
             ("context", self.context),
             ("sequences_max", self.sequences_max),
             ("prefill_chunk", self.prefill_chunk),
-            ("pipeline_parts", self.pipeline_parts),
             ("kv_pages", self.pages()),
         ];
         for (name, value) in at_least_one {

@@ -163,9 +163,9 @@ impl Sequence {
         self.pending() > 0 && self.failure.is_none() && !self.cancelled
     }
 
-    /// True once it has generated a token.
+    /// True where it has generated tokens and all but the last are launched: one that was preempted reads them again first, as a prompt.
     pub fn decodes(&self) -> bool {
-        self.generated() > 0
+        self.generated() > 0 && self.pending() <= 1
     }
 
     pub fn generated(&self) -> usize {

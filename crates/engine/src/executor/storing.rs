@@ -31,7 +31,7 @@ impl Executor {
     /// Returns the tag of its end: when the memory may be used again.
     pub(crate) fn save(&mut self, store: &dyn PageStore, chunk: &Chunk<'_>, phase: Phase) -> u64 {
         let tag = self.store_copies.tag();
-        let way = &self.ways[self.way(phase)];
+        let way = &self.ways[self.way(Some(phase))];
         let (mut copies, mut jobs) = (Vec::new(), Vec::new());
         for ((block, _), host) in chunk.shape.mixers.iter().zip(chunk.parts) {
             let (done, device) = (Signal::new(), way.placement.device(*block));

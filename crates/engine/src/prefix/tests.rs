@@ -43,7 +43,7 @@ fn chains(keys: &Keys, text: &[u32]) -> Vec<Chain> {
 
 fn take(cache: &mut PrefixCache, prompt: &[u32]) -> (StatePages, usize) {
     let found = cache.find(0, prompt);
-    (cache.claim(&found), found.tokens)
+    cache.claim(&found)
 }
 
 fn text(range: std::ops::Range<u32>) -> Vec<u32> {
@@ -213,19 +213,19 @@ fn state_that_lies_apart_is_resumed_only_where_one_phase_has_all() {
     let mut cache = PrefixCache::new(&pool, 4, true);
     let mut prefilled = filled(&pool, 32);
     prefilled.written(Phase::Prefill, 0, 32);
-    prefilled.landed(Phase::Prefill, 32);
+    prefilled.arrived(Phase::Prefill, 0, 32);
     cache.publish(0, &text(0..32), &prefilled);
     // The same computed where answers are, and more.
     let mut decoded = filled(&pool, 64);
     decoded.written(Phase::Decode, 0, 64);
-    decoded.landed(Phase::Decode, 64);
+    decoded.arrived(Phase::Decode, 0, 64);
     cache.publish(0, &text(0..64), &decoded);
     assert_eq!(cache.find(0, &text(0..70)).tokens, 32);
     let (pages, _) = take(&mut cache, &text(0..70));
     assert_eq!(PHASES.map(|phase| pages.reach(phase)), [32, 0]);
     // The first goes on and its state is brought to the other phase.
     prefilled.written(Phase::Decode, 0, 32);
-    prefilled.landed(Phase::Decode, 32);
+    prefilled.arrived(Phase::Decode, 0, 32);
     cache.publish(0, &text(0..32), &prefilled);
     let (pages, reused) = take(&mut cache, &text(0..70));
     assert_eq!((PHASES.map(|phase| pages.reach(phase)), reused), ([32, 64], 64));
@@ -237,12 +237,12 @@ fn what_a_window_gave_up_is_where_it_was_computed() {
     let mut cache = PrefixCache::new(&pool, 4, true);
     let mut pages = filled(&pool, 160);
     pages.written(Phase::Prefill, 0, 128);
-    pages.landed(Phase::Prefill, 128);
+    pages.arrived(Phase::Prefill, 0, 128);
     cache.publish(0, &text(0..128), &pages);
     // The last token is computed where answers are; only what the window holds was brought there.
     pages.slide(128);
     pages.written(Phase::Decode, 128, 160);
-    pages.landed(Phase::Decode, 160);
+    pages.arrived(Phase::Decode, 128, 160);
     cache.publish(0, &text(0..160), &pages);
     let reach = |cache: &mut PrefixCache, end| {
         let (pages, reused) = take(cache, &text(0..end));
@@ -293,7 +293,7 @@ fn what_a_store_has_more_is_planned_where_it_can_be_resumed() {
     cache.adopt(0, &prompt[..192], plan.owns, plan.from);
     let found = cache.find(0, &prompt[..200]);
     assert_eq!((found.tokens, cache.use_restored(&found), cache.use_restored(&found)), (192, 64, 0));
-    let pages = cache.claim(&found);
+    let (pages, _) = cache.claim(&found);
     assert_eq!(pages.held(), [6, 2]);
     drop(pages);
     cache.forget(0, &prompt[..200]);
@@ -376,7 +376,7 @@ impl Model {
     fn start(&mut self, scope: u64, text: Vec<u32>) {
         let found = self.cache.find(scope, &text);
         assert!(found.tokens < text.len());
-        let pages = self.cache.claim(&found);
+        let (pages, _) = self.cache.claim(&found);
         self.running.push(Run { scope, text, pages, computed: found.tokens });
     }
 

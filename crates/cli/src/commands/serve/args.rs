@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 use crate::context::ContextChoice;
 use crate::parse;
 use crate::settings::DraftChoice;
-use crate::shared_args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, MemoryArgs, PlaceArgs};
+use crate::shared_args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, KvDiskArgs, MemoryArgs, PlaceArgs};
 
 /// Serve models over HTTP: OpenAI's API and a chat page
 ///
@@ -100,4 +100,6 @@ pub struct ServeArgs {
     pub memory: MemoryArgs,
     #[command(flatten)]
     pub kv: KvArgs,
+    #[command(flatten)]
+    pub disk: KvDiskArgs,
 }

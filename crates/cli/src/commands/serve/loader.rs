@@ -257,6 +257,7 @@ fn choice<'a>(
         queue: args.queue,
         kept: Some(KEPT),
         rows: ROWS,
+        disk_bytes: Some(args.disk.bytes()),
     };
     if !model.spec.is_encoder() {
         return Ok(choice);

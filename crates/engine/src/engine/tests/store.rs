@@ -330,7 +330,7 @@ fn a_lost_device_leaves_nothing_under_way() {
     let ids = [&first, &other].map(|request| two.add(request.clone()).unwrap());
     let mut texts = Texts::new();
     collect(&mut texts, two.step().unwrap());
-    device.set_faults(Faults { lost: true, copies: true, ..Faults::default() });
+    device.set_faults(Faults { lost: true, copies: usize::MAX, ..Faults::default() });
     while let Ok(events) = two.step() {
         collect(&mut texts, events);
     }
