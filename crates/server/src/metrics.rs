@@ -40,6 +40,17 @@ const NEXT_TOKEN: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5];
 const WHOLE: [f64; 12] = [0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 600.0];
 
+/// What is told of pages on disk: name, help, and which counter.
+const KV_DISK: [(&str, &str, fn(&Counters) -> u64); 5] = [
+    ("unicorn_kv_saved_pages_total", "Pages that went to the disk", |c| c.saved_pages),
+    ("unicorn_kv_unsaved_pages_total", "Pages that left memory before they could be saved", |c| {
+        c.unsaved_pages
+    }),
+    ("unicorn_kv_restored_pages_total", "Pages that came from the disk", |c| c.restored_pages),
+    ("unicorn_kv_restored_tokens_total", "Prompt tokens that came from the disk", |c| c.restored_tokens),
+    ("unicorn_kv_failed_reads_total", "Pages on disk that could not be used", |c| c.failed_reads),
+];
+
 /// All counters of a server.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -65,6 +76,8 @@ pub(crate) struct Metrics {
     recoveries: Family<Recovered, Counter>,
     recovery_seconds: Counter<f64, AtomicU64>,
     batches_cut: Gauge<i64, AtomicI64>,
+    /// What the pages on disk did, in the order of [`KV_DISK`].
+    kv_disk: [Gauge<i64, AtomicI64>; 5],
     loads: Counter,
     load_failures: Counter,
     unloads: Counter,
@@ -99,6 +112,7 @@ impl Metrics {
             recoveries: Family::default(),
             recovery_seconds: Counter::default(),
             batches_cut: Gauge::default(),
+            kv_disk: Default::default(),
             loads: Counter::default(),
             load_failures: Counter::default(),
             unloads: Counter::default(),
@@ -163,6 +177,9 @@ impl Metrics {
             "Batches for which a device found no memory",
             self.batches_cut.clone(),
         );
+        for ((name, help, _), gauge) in KV_DISK.iter().zip(&self.kv_disk) {
+            own.register(*name, *help, gauge.clone());
+        }
         own.register("unicorn_model_loads", "Models loaded", self.loads.clone());
         own.register(
             "unicorn_model_load_failures",
@@ -262,6 +279,9 @@ impl Metrics {
         self.waiting.set(sum(|c| c.waiting) as i64);
         self.preemptions.set(engines.iter().map(|c| c.preemptions as i64).sum());
         self.batches_cut.set(engines.iter().map(|c| c.batches_cut as i64).sum());
+        for ((_, _, of), gauge) in KV_DISK.iter().zip(&self.kv_disk) {
+            gauge.set(engines.iter().map(|c| of(c) as i64).sum());
+        }
         let (pages, unused) = (sum(|c| c.pages), sum(|c| c.pages_free + c.pages_kept));
         self.cache_use.set(pages.saturating_sub(unused) as f64 / pages.max(1) as f64);
         self.cache_kept.set(sum(|c| c.pages_kept) as f64 / pages.max(1) as f64);

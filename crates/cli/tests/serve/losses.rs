@@ -72,7 +72,8 @@ fn what_has_no_memory_is_done_in_smaller_steps() {
     // A batch of a long prompt is cut.
     let mut server = Server::faulty("memory@5", &[]);
     server.complete(json!({"prompt": "long ".repeat(200)})).answer();
-    assert_eq!(server.metric("unicorn_batches_cut_total"), 1.0);
+    // What was in flight behind it fails with it.
+    assert!(server.metric("unicorn_batches_cut_total") >= 1.0);
     server.survived();
 }
 
