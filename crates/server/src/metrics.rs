@@ -40,8 +40,11 @@ const NEXT_TOKEN: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5];
 const WHOLE: [f64; 12] = [0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 600.0];
 
-/// What is told of pages on disk: name, help, and which counter.
-const KV_DISK: [(&str, &str, fn(&Counters) -> u64); 5] = [
+/// A figure that engines count: name, help, and which counter.
+type Told = (&'static str, &'static str, fn(&Counters) -> u64);
+
+/// What is told of pages on disk.
+const KV_DISK: [Told; 5] = [
     ("unicorn_kv_saved_pages_total", "Pages that went to the disk", |c| c.saved_pages),
     ("unicorn_kv_unsaved_pages_total", "Pages that left memory before they could be saved", |c| {
         c.unsaved_pages
