@@ -5,7 +5,7 @@ use std::sync::Arc;
 use unicorn_core::{Block, Device, DeviceError, MemoryNeed, ModelSpec, Workload};
 
 use crate::memory::{DeviceMemory, MemoryPlan};
-use crate::need::{Reservation, moving_bytes};
+use crate::need::{Reservation, moving_bytes, tap_bytes};
 use crate::{EngineError, EngineOptions, Placements};
 
 impl MemoryPlan {
@@ -19,7 +19,7 @@ impl MemoryPlan {
         options: &EngineOptions,
     ) -> Result<MemoryPlan, EngineError> {
         let sizes = Reservation::of(spec, placements, options);
-        let crosses = placements.cross();
+        let crosses = placements.cross() || options.overseer.0.is_some();
         let workload = sizes.workload(options, crosses);
         let of = |(index, device): (usize, &Arc<dyn Device>)| {
             let here = |block: usize| placements.ways().iter().any(|p| p.device(block) == index);
@@ -36,7 +36,8 @@ impl MemoryPlan {
         Ok(MemoryPlan {
             devices: devices.iter().enumerate().map(of).collect::<Result<_, EngineError>>()?,
             crossing: (if crosses { sizes.stream_bytes(spec.width) } else { 0 })
-                .saturating_add(moving_bytes(spec, placements, &sizes.layout)),
+                .saturating_add(moving_bytes(spec, placements, &sizes.layout))
+                .saturating_add(tap_bytes(spec, options, &sizes.layout)),
             context: options.context,
             kv_type: options.kv_type,
         })

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use unicorn_core::{
-    Batch, Block, BlockId, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput, ModelSpec,
-    Outcome, PageId, SequenceId, SharedBuffer, Signal, StateCopy, StateLayout, StateWay, StreamId, Work,
+    Batch, Block, BlockId, Canary, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput,
+    ModelSpec, Outcome, PageId, SequenceId, SharedBuffer, Signal, StateCopy, StateLayout, StateWay, StreamId,
+    Work,
 };
 
 use crate::Placement;
 use crate::placement::{Phase, Placements};
 use crate::schedule::Schedule;
+use crate::taps::{Tap, Taps};
 use crate::timeline::{Activity, Lane, Span, Timeline};
 
 /// The length of a token of a large model.
@@ -54,6 +56,8 @@ struct Flight {
     after: Vec<Vec<(Fence, usize)>>,
     /// The copies of state that came before it; kept for a timeline.
     copies: Vec<StateMove>,
+    /// A row that is copied out of it.
+    tap: Option<Tap>,
 }
 
 /// A copy of a mixer's pages from the devices of one phase to those of the other.
@@ -110,6 +114,7 @@ pub(crate) struct Executor {
     launched: u64,
     stats: RunStats,
     timeline: Option<Timeline>,
+    taps: Option<Taps>,
 }
 
 impl Executor {
@@ -143,7 +148,15 @@ impl Executor {
             launched: 0,
             stats: RunStats::default(),
             timeline: None,
+            taps: None,
         }
+    }
+
+    /// Lets a canary look at what is computed. To be called when all blocks are loaded, and before anything is reserved.
+    pub(crate) fn watch(&mut self, canary: &Arc<dyn Canary>) {
+        let of = |way: &Way| way.placement.assignment().iter().copied().zip(way.blocks.clone()).collect();
+        let ways: Vec<Vec<(usize, BlockId)>> = self.ways.iter().map(of as fn(&Way) -> Vec<_>).collect();
+        self.taps = Some(Taps::new(canary.clone(), &self.spec, &self.devices, &ways));
     }
 
     /// Keeps what the devices do and when from now on, or stops keeping it; returns what was kept.
@@ -216,7 +229,7 @@ impl Executor {
         used.sort_unstable();
         used.dedup();
         used.iter().try_for_each(|device| self.devices[*device].reserve(layout))?;
-        if self.ways.iter().all(|w| self.used(w).len() < 2) {
+        if self.taps.is_none() && self.ways.iter().all(|w| self.used(w).len() < 2) {
             return Ok(());
         }
         for stream in &self.free {
@@ -224,6 +237,9 @@ impl Executor {
             let buffer = Arc::new(host_buffer(rows, width, "residual streams that cross between devices")?);
             for device in &used {
                 self.devices[*device].attach(*stream, &buffer)?;
+            }
+            if let Some(taps) = &mut self.taps {
+                taps.attached(*stream, buffer);
             }
         }
         Ok(())
@@ -339,6 +355,10 @@ impl Executor {
             copies.iter().map(|c| (c.restored.clone(), c.devices[1])).collect();
         before.extend(elsewhere);
         let (blocks, schedule) = (&self.ways[way].blocks, self.ways[way].schedule(&batch));
+        // A timeline tells of whole steps.
+        let taps = self.taps.as_ref().filter(|_| self.timeline.is_none());
+        let needed = schedule.steps.last().map_or(0, |step| step.blocks.end);
+        let mut tap = taps.and_then(|t| t.tap(&self.spec, self.layout.as_ref(), (way, needed), (id, &batch)));
         let row_bytes = (batch.rows() * self.spec.width * size_of::<f32>()) as u64;
         let (mut fences, mut waits): (Vec<Fence>, Vec<Vec<(Fence, usize)>>) = Default::default();
         let launched = Instant::now();
@@ -369,10 +389,18 @@ impl Executor {
                 waits.push(after.clone());
             }
             let after = after.into_iter().map(|(fence, _)| fence).collect();
-            self.devices[step.device].submit(Work { stream, blocks, batch, crossing, after, done });
+            let work = Work { stream, blocks, batch, crossing, after, done };
+            let device = &self.devices[step.device];
+            let cut = tap.as_mut().filter(|tap| step.blocks.contains(&tap.block()));
+            match cut.zip(taps.and_then(|t| t.buffer(stream))) {
+                Some((tap, buffer)) => {
+                    tap.submit(&**device, buffer, tap.block() - step.blocks.start, work);
+                }
+                None => device.submit(work),
+            }
         }
         let (after, copies) = (waits, if self.timeline.is_some() { copies } else { Vec::new() });
-        self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies });
+        self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies, tap });
         Some(id)
     }
 
@@ -384,10 +412,13 @@ impl Executor {
         let Completion { tag, result } =
             if wait { self.queue.next_awake(self.awake) } else { self.queue.try_next()? };
         let at = self.flights.iter().position(|f| f.id == tag)?;
-        let flight = self.flights.remove(at);
+        let mut flight = self.flights.remove(at);
         self.free.push(flight.stream);
         self.note(&flight);
         let result = result.and_then(|output| self.checked(output, &flight));
+        if let (Some(taps), Some(tap)) = (&self.taps, flight.tap.take()) {
+            taps.landed(tap, &flight.batch, &result);
+        }
         Some(Landed { flight: tag, batch: flight.batch, launched: flight.launched, result })
     }
 

@@ -27,6 +27,7 @@ mod request;
 mod sampling;
 mod schedule;
 mod states;
+mod taps;
 #[cfg(test)]
 mod testing;
 mod timeline;
@@ -35,8 +36,8 @@ pub use budget::longest_context;
 pub use constraint::{Constraint, Guides};
 pub use drafts::{Drafter, LENGTH_MAX as DRAFT_MAX};
 pub use engine::{
-    Counters, DeviceReport, Engine, EngineOptions, LoadProgress, Report, SequenceInfo, SequenceState,
-    Survivors,
+    Counters, DeviceReport, Engine, EngineOptions, LoadProgress, Overseer, Report, SequenceInfo,
+    SequenceState, Survivors,
 };
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;

@@ -5,6 +5,7 @@ mod admission;
 pub(crate) mod batching;
 mod caution;
 mod counters;
+mod doubt;
 mod evaluator;
 mod info;
 mod options;
@@ -37,7 +38,7 @@ use batching::Room;
 use caution::Caution;
 pub use counters::{Counters, SequenceInfo, SequenceState};
 pub(crate) use evaluator::Evaluator;
-pub use options::EngineOptions;
+pub use options::{EngineOptions, Overseer};
 use queue::Queue;
 pub use report::{DeviceReport, Report};
 use sequence::Sequence;
@@ -115,6 +116,9 @@ impl Engine {
         let (reading, writing) = (devices_of(&placements.prefill), devices_of(&placements.decode));
         let mixes = reading.iter().any(|device| writing.contains(device));
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
+        if let Some(canary) = &options.overseer.0 {
+            executor.watch(canary);
+        }
         executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
         Ok(Engine {

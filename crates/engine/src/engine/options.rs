@@ -1,9 +1,32 @@
 //! Engine options.
 
-use unicorn_core::KvType;
+use std::sync::Arc;
+
+use unicorn_core::{Canary, KvType};
 
 use crate::EngineError;
 use crate::memory::MemoryLimit;
+
+/// Who looks at samples of what the devices compute. Two are equal when they are the same.
+#[derive(Clone, Default)]
+pub struct Overseer(pub Option<Arc<dyn Canary>>);
+
+impl PartialEq for Overseer {
+    fn eq(&self, other: &Overseer) -> bool {
+        match (&self.0, &other.0) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        }
+    }
+}
+
+impl Eq for Overseer {}
+
+impl std::fmt::Debug for Overseer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Overseer(canary)" } else { "Overseer(nobody)" })
+    }
+}
 
 /// Sizes and limits of an engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +60,8 @@ pub struct EngineOptions {
     pub outputs_max: Option<usize>,
     /// Memory that may be taken; without any, what there is is found out by loading.
     pub memory_limits: Vec<MemoryLimit>,
+    /// Who looks at samples of what the devices compute; residual streams have buffers in host memory then.
+    pub overseer: Overseer,
 }
 
 impl Default for EngineOptions {
@@ -55,6 +80,7 @@ impl Default for EngineOptions {
             pipeline_parts: 2,
             outputs_max: None,
             memory_limits: Vec::new(),
+            overseer: Overseer::default(),
         }
     }
 }
