@@ -9,13 +9,14 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
 use unicorn_engine::{
-    DRAFT_MAX, Engine, EngineError, EngineOptions, LoadProgress, MemoryPlan, Placements, longest_context,
-    perplexity,
+    DRAFT_MAX, Engine, EngineError, EngineOptions, LoadProgress, MemoryPlan, Overseer, Placements,
+    longest_context, perplexity,
 };
 use unicorn_model::{ModelError, Notice, OpenModel, TextSide};
 use unicorn_text::Tokenizer;
 
 use crate::args::DeviceArgs;
+use crate::canary;
 use crate::clean::one_line;
 use crate::config::Config;
 pub use crate::context::ContextChoice;
@@ -93,6 +94,8 @@ pub struct EngineChoice<'a> {
     pub kept: Option<usize>,
     /// Rows of logits that are read at once beyond one for each sequence; 0 for none.
     pub rows: usize,
+    /// Who looks at samples of what is computed; `None` for nobody.
+    pub canary: Option<&'a canary::Wish>,
 }
 
 /// A context that nobody asked for may become shorter where it does not fit, but not shorter than this.
@@ -263,6 +266,9 @@ pub fn engine_on(
     let Placed { opened, placements } = placed;
     let context = options.context;
     options.memory_limits = memory::limits(&opened, choice.memory);
+    if let Some(wish) = choice.canary {
+        options.overseer = Overseer(canary::start(wish, &opened, spec, source, options.kv_type, config)?);
+    }
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     let devices: Vec<Arc<dyn Device>> = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
     fit_pool(spec, &devices, &placements, &mut options).with_context(cannot)?;

@@ -286,6 +286,9 @@ impl Generation {
             }
             FinishReason::NotFinite => Finish::Failed(NOT_FINITE.into()),
             FinishReason::Constraint(why) => Finish::Failed(why),
+            FinishReason::Device(failure) if failure.0.is_wrong() => {
+                Finish::Failed(format!("{failure}; this answer may be wrong, please ask again"))
+            }
             FinishReason::Device(failure) if failure.0.is_lost() => Finish::Failed(format!(
                 "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
             )),

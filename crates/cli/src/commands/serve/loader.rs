@@ -1,7 +1,8 @@
 //! How the server's models are found and opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use unicorn_core::{DeviceKind, ModelSpec};
@@ -10,6 +11,7 @@ use unicorn_model::TextSide;
 use unicorn_server::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts};
 
 use super::args::ServeArgs;
+use crate::canary::{self, Coop};
 use crate::clean::one_line;
 use crate::config::Config;
 use crate::devices;
@@ -44,6 +46,8 @@ pub struct ModelLoader {
     config: Config,
     named: Vec<Known>,
     template: Option<String>,
+    /// What canaries have found, by model.
+    canaries: Mutex<HashMap<String, Arc<Coop>>>,
 }
 
 impl ModelLoader {
@@ -59,13 +63,25 @@ impl ModelLoader {
             let Fetched { path, lacking } = find_model(name, config)?;
             named.push(Known { id: id_of(name), path, lacking });
         }
-        let loader = ModelLoader { args: args.clone(), config: config.clone(), named, template };
+        let loader = ModelLoader {
+            args: args.clone(),
+            config: config.clone(),
+            named,
+            template,
+            canaries: Mutex::default(),
+        };
         anyhow::ensure!(
             !loader.known().is_empty(),
             "{}: there is no model in it",
             args.models_dir.as_deref().unwrap_or(Path::new("--models-dir")).display()
         );
         Ok(loader)
+    }
+
+    /// Where the canaries of a model keep what they find.
+    fn coop(&self, id: &str) -> Arc<Coop> {
+        let mut canaries = self.canaries.lock().unwrap_or_else(PoisonError::into_inner);
+        canaries.entry(id.to_owned()).or_default().clone()
     }
 
     /// All models: the named ones, then those in the folder by name. Of two with one id the first counts.
@@ -161,6 +177,10 @@ fn open_with(
     progress: &mut dyn FnMut(f32),
 ) -> anyhow::Result<LoadedModel> {
     let ServeArgs { device, place, .. } = &loader.args;
+    if !matches!(care, Care::Without(_)) {
+        // Before any device is open that this is about.
+        canary::settle(&loader.coop(&known.id), &loader.config)?;
+    }
     match care {
         Care::Usual => open(loader, known, device, &place.of(device), progress),
         Care::Small => {
@@ -193,6 +213,7 @@ fn open(
 ) -> anyhow::Result<LoadedModel> {
     let ModelLoader { args, config, template, .. } = loader;
     let context = context(args);
+    let wish = canary::Wish { share: args.canary, coop: loader.coop(&known.id) };
     let choice = EngineChoice {
         kv_tokens: Some(args.kv_tokens.unwrap_or(KV_TOKENS)),
         device,
@@ -206,6 +227,7 @@ fn open(
         queue: args.queue,
         kept: Some(KEPT),
         rows: ROWS,
+        canary: Some(&wish),
     };
     let fetched = Fetched { path: known.path.clone(), lacking: known.lacking.clone() };
     let mut session = Session::loading(&fetched, &choice, config, &mut |done| {
