@@ -267,7 +267,8 @@ pub fn engine_on(
     let context = options.context;
     options.memory_limits = memory::limits(&opened, choice.memory);
     if let Some(wish) = choice.canary {
-        options.overseer = Overseer(canary::start(wish, &opened, spec, source, options.kv_type, config)?);
+        options.overseer =
+            Overseer(canary::start(wish, &opened, spec, source, options.kv_type, config.talks())?);
     }
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     let devices: Vec<Arc<dyn Device>> = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();

@@ -4,6 +4,8 @@
 
 mod book;
 mod quarantine;
+#[cfg(test)]
+mod tests;
 mod watcher;
 
 pub use quarantine::settle;

@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 mod bodies;
+mod canary;
 mod departures;
 mod http;
 mod keys;
