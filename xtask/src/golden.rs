@@ -32,6 +32,8 @@ enum Needs {
     Templates,
     /// llama.cpp's source tree.
     LlamaCpp,
+    /// The folder of all-MiniLM-L6-v2.
+    MiniLm,
 }
 
 const SCRIPTS: &[Script] = &[
@@ -60,6 +62,19 @@ const SCRIPTS: &[Script] = &[
         ],
         needs: Needs::LlamaCpp,
         arguments: &["tests/data/tiny"],
+    },
+    Script {
+        name: "encoders",
+        packages: &[
+            "torch==2.15.0",
+            "transformers==5.23.0",
+            "safetensors==0.8.0",
+            "tokenizers==0.23.3",
+            "numpy==2.4.6",
+            "gguf==0.19.0",
+        ],
+        needs: Needs::MiniLm,
+        arguments: &["tests/data/tiny", "tests/data/embeddings/minilm.json"],
     },
 ];
 
@@ -98,6 +113,10 @@ fn run_script(script: &Script, python: &Path) -> Result<()> {
         }
         Needs::LlamaCpp => {
             command.arg(peers::source()?);
+        }
+        Needs::MiniLm => {
+            data::install()?;
+            command.arg("target/test-data/minilm");
         }
     }
     sh::run(command.args(script.arguments))

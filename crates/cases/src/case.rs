@@ -24,9 +24,12 @@ impl Case {
     /// its rounding has ties of its own.
     pub fn rounded(mut self) -> Option<Case> {
         let products = match &self.block {
-            Block::Embedding { .. } => return None,
+            Block::Embedding { .. } | Block::EncoderEmbedding { .. } | Block::EncoderHead { .. } => {
+                return None;
+            }
             Block::Head { .. } => 1,
             Block::Ffn { .. } | Block::Attention { .. } | Block::ShortConv { .. } => 2,
+            Block::EncoderFfn { .. } | Block::EncoderAttention { .. } => 2,
         };
         let quantized = self.types().iter().any(|ty| ty.is_quantized());
         self.tolerance = Tolerance::rounded(products);
@@ -58,6 +61,11 @@ impl Case {
         self.block.cost(&self.shape(), self.kv).bytes()
     }
 
+    /// True for a block of an encoder, which maps whole sequences.
+    pub(crate) fn is_of_encoder(&self) -> bool {
+        is_of_encoder(&self.block)
+    }
+
     /// True for the taps of a convolution, which are no matrix of a product.
     fn is_kernel(&self, weight: &Weight) -> bool {
         matches!(&self.block, Block::ShortConv { weights, .. } if *weight == weights.conv)
@@ -76,4 +84,13 @@ impl Case {
     pub fn matches(&self, filter: &str) -> bool {
         filter.split_whitespace().all(|part| self.name.contains(part))
     }
+}
+
+/// True for a block of an encoder.
+pub(crate) fn is_of_encoder(block: &Block) -> bool {
+    use Block::{EncoderAttention, EncoderEmbedding, EncoderFfn, EncoderHead};
+    matches!(
+        block,
+        EncoderAttention { .. } | EncoderEmbedding { .. } | EncoderFfn { .. } | EncoderHead { .. }
+    )
 }

@@ -75,7 +75,8 @@ impl<D: Device> Flawed<D> {
         let state = batch.limits().state.as_ref().map(|layout| self.layout(layout));
         let limits = Arc::new(BatchLimits { state, vocab: batch.limits().vocab });
         let device = || self.inner.profile().name.clone();
-        Batch::new(slices, batch.outputs().to_vec(), &limits)
+        let make = if batch.whole().is_some() { Batch::of_whole_sequences } else { Batch::new };
+        make(slices, batch.outputs().to_vec(), &limits)
             .map(Arc::new)
             .map_err(|e| DeviceError::Invalid { device: device(), what: e.to_string() })
     }

@@ -203,13 +203,13 @@ impl<'a> Sequence<'a> {
 }
 
 /// Blocks on a device; unloaded on drop.
-struct Loaded<'a> {
+pub(crate) struct Loaded<'a> {
     device: &'a dyn Device,
-    blocks: Vec<BlockId>,
+    pub(crate) blocks: Vec<BlockId>,
 }
 
 impl<'a> Loaded<'a> {
-    fn new(
+    pub(crate) fn new(
         device: &'a dyn Device,
         blocks: &[Block],
         source: &Arc<dyn WeightSource>,

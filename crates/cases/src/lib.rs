@@ -11,9 +11,11 @@
 
 mod case;
 pub mod costs;
+mod encoder;
 mod feed;
 mod flawed;
 pub mod golden;
+pub mod golden_encoder;
 mod needs;
 pub mod pages;
 mod record;

@@ -9,7 +9,7 @@ use unicorn_core::{
 };
 
 use crate::synthetic::SyntheticSource;
-use crate::{shapes, table};
+use crate::{encoder, shapes, table};
 
 /// Layers of the model that is loaded.
 const LAYERS: usize = 2;
@@ -39,7 +39,7 @@ pub enum NeedsError {
 
 impl Held {
     /// Asks a device what it needs for two layers of a small model, one with a sliding window, the other with a short convolution in the place of its ffn, loads them, and runs the largest
-    /// batches: prompts at the end of the context, many sequences, all logits and selected ones, on every stream.
+    /// batches: prompts at the end of the context, also with all hidden states, many sequences, all logits and selected ones, on every stream.
     ///
     /// Errors where the device does.
     pub fn by(device: &dyn Device, ty: TensorType, kv: KvType, crosses: bool) -> Result<Held, NeedsError> {
@@ -48,20 +48,55 @@ impl Held {
         let layout = StateLayout { page_tokens: 32, positions: 1024, ty: kv, groups };
         let workload =
             Workload { layout, rows: 256, sequences: 16, outputs: 16, top: 40, streams: 2, crosses };
-        let need = device.needs(&blocks.iter().collect::<Vec<&Block>>(), &workload)?;
+        let batches = batches(&workload, vocab)?;
+        Held::after(device, &blocks, &workload, width, batches)
+    }
 
+    /// The same of two layers of a small encoder: one text that fills a batch, then many.
+    ///
+    /// Errors where the device does.
+    pub fn by_encoder(device: &dyn Device, ty: TensorType) -> Result<Held, NeedsError> {
+        let (blocks, vocab, width) = encoder::blocks(ty, LAYERS);
+        let layout = StateLayout { page_tokens: 32, positions: 256, ty: KvType::F16, groups: Vec::new() };
+        let workload =
+            Workload { layout, rows: 256, sequences: 16, outputs: 16, top: 0, streams: 2, crosses: false };
+        let limits = Arc::new(BatchLimits { vocab, state: Some(workload.layout.clone()) });
+        let batch = |texts: usize, tokens: usize| {
+            let slice = |index: usize| Slice {
+                sequence: SequenceId(index as u64),
+                tokens: vec![1; tokens],
+                start: 0,
+                tables: Vec::new(),
+                snapshots: Vec::new(),
+                slot: None,
+            };
+            let rows = 0..(texts * tokens) as u32;
+            let outputs = rows.map(|row| OutputRow::new(row, Select::Hidden)).collect();
+            Batch::of_whole_sequences((0..texts).map(slice).collect(), outputs, &limits).map(Arc::new)
+        };
+        Held::after(device, &blocks, &workload, width, vec![batch(1, 256)?, batch(16, 16)?])
+    }
+
+    fn after(
+        device: &dyn Device,
+        blocks: &[Block],
+        workload: &Workload,
+        width: usize,
+        batches: Vec<Arc<Batch>>,
+    ) -> Result<Held, NeedsError> {
+        let need = device.needs(&blocks.iter().collect::<Vec<&Block>>(), workload)?;
         let source: Arc<dyn WeightSource> = Arc::new(SyntheticSource::new(3));
         let loaded = blocks.iter().map(|block| device.load(block, &source)).collect::<Result<Vec<_>, _>>()?;
         device.reserve(&workload.layout)?;
         let streams = (0..workload.streams as u32).map(StreamId);
-        for stream in streams.clone().filter(|_| crosses) {
+        for stream in streams.clone().filter(|_| workload.crosses) {
             let buffer = SharedBuffer::new(workload.rows, width).ok_or(NeedsError::Missing)?;
             device.attach(stream, &Arc::new(buffer))?;
         }
         let mut memory = MemoryUse::default();
-        for batch in batches(&workload, vocab)? {
+        for batch in batches {
             for stream in streams.clone() {
-                let crossing = Crossing { import: false, export: crosses };
+                let crossing = Crossing { import: false, export: workload.crosses };
                 run_to_end(device, stream, &loaded, &batch, crossing)?;
                 let now = device.memory();
                 // A device may give back what a smaller batch does not need.
@@ -144,13 +179,15 @@ fn batches(workload: &Workload, vocab: usize) -> Result<Vec<Arc<Batch>>, BatchEr
             tables: tables(&table, 0),
             snapshots: Vec::new(),
         };
-        let outputs = vec![OutputRow::new(rows as u32 - 1, select)];
+        let first = if select == Select::Hidden { 0 } else { rows as u32 - 1 };
+        let outputs = (first..rows as u32).map(|row| OutputRow::new(row, select)).collect();
         Batch::new(vec![slice], outputs, &limits).map(Arc::new)
     };
     // Within a page, so that no two sequences write the same one.
     let each = (rows / sequences).min(workload.layout.page_tokens);
     Ok(vec![
         prompt(Select::Logits)?,
+        prompt(Select::Hidden)?,
         batch(sequences, each, positions, Select::Logits)?,
         batch(sequences, 4, positions, Select::Top(workload.top))?,
     ])

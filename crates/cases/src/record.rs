@@ -9,6 +9,7 @@ use unicorn_core::{
     WeightSource, state_groups,
 };
 
+use crate::case::is_of_encoder;
 use crate::synthetic::SyntheticSource;
 use crate::{Feed, shapes, table};
 
@@ -106,6 +107,7 @@ fn limits(plan: &Plan) -> BatchLimits {
     let vocab = plan.blocks.iter().filter_map(|b| match b {
         Block::Embedding { spec, .. } => Some(spec.vocab),
         Block::Head { spec, .. } => Some(spec.vocab),
+        Block::EncoderEmbedding { spec, .. } => Some(spec.vocab),
         _ => None,
     });
     let state = Some(layout).filter(|l| !l.groups.is_empty());
@@ -122,8 +124,11 @@ struct Loaded<'a> {
 impl Loaded<'_> {
     fn submit_all(&self, plan: &Plan, spans: &[Span], limits: &Arc<BatchLimits>) -> Result<(), DeviceError> {
         let head = plan.blocks.iter().any(|b| matches!(b, Block::Head { .. }));
-        let selects =
-            if head { &[Select::Logits, Select::Top(5.min(limits.vocab))][..] } else { &[Select::Logits] };
+        let selects = match plan.blocks.iter().any(is_of_encoder) {
+            true => &[Select::Hidden][..],
+            false if head => &[Select::Logits, Select::Top(5.min(limits.vocab)), Select::Hidden],
+            false => &[Select::Logits],
+        };
         // A model's step asks for the last row of each sequence, perplexity for all rows; a case asks for all.
         let whole = if plan.blocks.len() > 1 { Outputs::Last } else { Outputs::All };
         for select in selects {
@@ -195,6 +200,10 @@ fn stream_width(block: &Block) -> (usize, bool) {
         Block::ShortConv { spec, .. } => (spec.width, false),
         Block::Ffn { spec, .. } => (spec.width, false),
         Block::Head { spec, .. } => (spec.width, false),
+        Block::EncoderEmbedding { spec, .. } => (spec.width, true),
+        Block::EncoderAttention { spec, .. } => (spec.width, false),
+        Block::EncoderFfn { spec, .. } => (spec.width, false),
+        Block::EncoderHead { spec } => (spec.width, false),
     }
 }
 
@@ -239,7 +248,11 @@ fn batch(
         let asked = rows.filter(|r| which == Outputs::All || r + 1 == row);
         outputs.extend(asked.map(|row| OutputRow::new(row, select)));
     }
-    Batch::new(slices, outputs, limits)
+    // Where hidden states alone are asked for and nothing lies before, it may be an encoder that is asked.
+    let whole = select == Select::Hidden && spans.iter().all(|s| s.past == 0);
+    let keeps = limits.state.as_ref().is_some_and(|s| !s.groups.is_empty());
+    let make = if whole && !keeps { Batch::of_whole_sequences } else { Batch::new };
+    make(slices, outputs, limits)
 }
 
 /// Pages that a sequence writes.

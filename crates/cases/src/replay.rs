@@ -114,7 +114,7 @@ impl Taken<'_> {
                 main.extend(top.iter().map(|e| (e.token as usize, e.logit as f64)));
                 best = match asked.select {
                     Select::Top(k) => Some(k),
-                    Select::Logits => None,
+                    Select::Logits | Select::Hidden => None,
                 };
             }
             None => main.extend(added(sample, block, &sample.after).into_iter().enumerate()),
@@ -128,11 +128,11 @@ impl Taken<'_> {
 
     fn judge(&self, want: &Values, allowed: Tolerance) -> Judged {
         let noise = |i: usize| match self.block {
-            Block::Ffn { .. } | Block::Attention { .. } | Block::ShortConv { .. } => {
+            Block::Ffn { .. } | Block::Attention { .. } => {
                 let x = self.sample.before.get(i).copied().unwrap_or(0.0) as f64;
                 (x.abs() + want.main[i].abs()) * STREAM_ROUNDINGS
             }
-            Block::Embedding { .. } | Block::Head { .. } => 0.0,
+            _ => 0.0,
         };
         let mut main = Errors::of(&want.main);
         for (index, got) in &self.main {
@@ -250,7 +250,7 @@ fn run(
         Block::Head { spec, .. } => (spec.vocab, spec.width),
         Block::Attention { spec, .. } => (1, spec.width),
         Block::Ffn { spec, .. } => (1, spec.width),
-        Block::ShortConv { spec, .. } => (1, spec.width),
+        _ => return Err(invalid("a row of such a block cannot be computed alone".into())),
     };
     let (mut tables, mut start) = (Vec::new(), 0);
     if let (Some(layout), Some(state)) = (&layout, &sample.state) {

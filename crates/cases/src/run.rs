@@ -24,6 +24,8 @@ const STATES: usize = 3;
 const STATE_CHUNK: usize = 3;
 /// The best tokens that rows ask for.
 const TOP: usize = 5;
+/// Largest error of a hidden state after a norm in f32.
+const HIDDEN_ERROR: f32 = 1e-5;
 
 /// Why a case could not be compared.
 #[derive(thiserror::Error, Debug)]
@@ -171,7 +173,8 @@ impl<'a> Loaded<'a> {
         let vocab = match &case.block {
             Block::Embedding { spec, .. } => spec.vocab,
             Block::Head { spec, .. } => spec.vocab,
-            Block::Attention { .. } | Block::ShortConv { .. } | Block::Ffn { .. } => 1,
+            Block::EncoderEmbedding { spec, .. } => spec.vocab,
+            _ => 1,
         };
         let limits = Arc::new(BatchLimits { vocab, state });
         let loaded = Loaded { device, feed: Feed::new(device, STREAM), block, limits };
@@ -229,7 +232,19 @@ impl Run<'_> {
             Block::Ffn { spec, .. } => self.repeat(spec.width, |run, batch| run.block(batch, spec.width)),
             Block::Head { spec, .. } => self.repeat(spec.vocab, |run, batch| run.head(batch, spec.width)),
             Block::Embedding { spec, .. } => {
-                self.repeat(spec.width, |run, batch| run.embedding(batch, spec.width))
+                self.repeat(spec.width, |run, batch| run.stream(batch, spec.width, false))
+            }
+            Block::EncoderEmbedding { spec, .. } => {
+                self.repeat(spec.width, |run, batch| run.stream(batch, spec.width, false))
+            }
+            Block::EncoderAttention { spec, .. } => {
+                self.repeat(spec.width, |run, batch| run.stream(batch, spec.width, true))
+            }
+            Block::EncoderFfn { spec, .. } => {
+                self.repeat(spec.width, |run, batch| run.stream(batch, spec.width, true))
+            }
+            Block::EncoderHead { spec } => {
+                self.repeat(spec.width, |run, batch| run.hidden(batch, spec.width))
             }
         }
     }
@@ -326,17 +341,72 @@ impl Run<'_> {
 
     /// Random tokens for an embedding, the last row of the table among them; none for other blocks.
     fn tokens(&mut self) -> Vec<u32> {
-        let Block::Embedding { spec, .. } = &self.case.block else { return Vec::new() };
-        let mut tokens: Vec<u32> =
-            (0..self.case.rows()).map(|_| self.random.below(spec.vocab) as u32).collect();
-        tokens.last_mut().into_iter().for_each(|last| *last = spec.vocab as u32 - 1);
+        let vocab = match &self.case.block {
+            Block::Embedding { spec, .. } => spec.vocab,
+            Block::EncoderEmbedding { spec, .. } => spec.vocab,
+            _ => return Vec::new(),
+        };
+        let mut tokens: Vec<u32> = (0..self.case.rows()).map(|_| self.random.below(vocab) as u32).collect();
+        tokens.last_mut().into_iter().for_each(|last| *last = vocab as u32 - 1);
         tokens
     }
 
-    fn embedding(&mut self, batch: Arc<Batch>, width: usize) -> Result<(), CaseError> {
-        let want = self.want.run(None, width, &batch).map_err(|e| self.device_error(e))?.0;
-        let got = self.got.run(None, width, &batch).map_err(|e| self.device_error(e))?.0;
+    /// Compares what a block writes anew, from tokens or from what was there.
+    fn stream(&mut self, batch: Arc<Batch>, width: usize, reads: bool) -> Result<(), CaseError> {
+        let x = reads.then(|| self.random.normals(batch.rows() * width, 1.0));
+        let want = self.want.run(x.as_deref(), width, &batch).map_err(|e| self.device_error(e))?.0;
+        let got = self.got.run(x.as_deref(), width, &batch).map_err(|e| self.device_error(e))?.0;
         want.iter().zip(&got).for_each(|(want, got)| self.error.add(*want as f64, *got as f64));
+        Ok(())
+    }
+
+    /// Compares the hidden states of all rows, and of every third.
+    fn hidden(&mut self, batch: Arc<Batch>, width: usize) -> Result<(), CaseError> {
+        let x = self.random.normals(batch.rows() * width, 1.0);
+        for step in [1, 3] {
+            let outputs = batch.outputs().iter().step_by(step).cloned().collect();
+            let asked = Batch::of_whole_sequences(batch.slices().to_vec(), outputs, batch.limits());
+            let asked = Arc::new(asked.map_err(|e| self.contract(e.to_string()))?);
+            let [want, got] = [&self.want, &self.got]
+                .map(|on| on.run(Some(&x), width, &asked).map_err(|e| self.device_error(e)))
+                .map(|output| Ok(output?.1.unwrap_or_default().hidden));
+            let (want, got): (Vec<f32>, Vec<f32>) = (want?, got?);
+            if got.len() != want.len() || want.is_empty() {
+                return Err(self.contract(format!("{} hidden values, wanted {}", got.len(), want.len())));
+            }
+            want.iter().zip(&got).for_each(|(want, got)| self.error.add(*want as f64, *got as f64));
+        }
+        Ok(())
+    }
+
+    /// Holds hidden states that are asked for beside logits and selections against those of the oracle, and these against `logits`.
+    fn beside(&mut self, x: &[f32], width: usize, batch: &Batch, logits: &[f32]) -> Result<(), CaseError> {
+        let vocab = batch.limits().vocab;
+        let select = |row: u32| match row % 3 {
+            0 => Select::Hidden,
+            1 => Select::Top(TOP.min(vocab)),
+            _ => Select::Logits,
+        };
+        let outputs = (0..batch.rows() as u32).map(|row| OutputRow::new(row, select(row))).collect();
+        let asked = Batch::new(batch.slices().to_vec(), outputs, batch.limits());
+        let asked = Arc::new(asked.map_err(|e| self.contract(e.to_string()))?);
+        let run = |on: &Loaded<'_>| on.run(Some(x), width, &asked).map_err(|e| self.device_error(e));
+        let (want, got) = (run(&self.want)?.1.unwrap_or_default(), run(&self.got)?.1.unwrap_or_default());
+        let rows = |output| HeadOutput::rows(output, &asked);
+        let (Some(want), Some(got)) = (rows(&want), rows(&got)) else {
+            return Err(self.contract("the output is not what was asked for".into()));
+        };
+        for ((want, got), logits) in want.into_iter().zip(got).zip(logits.chunks_exact(vocab)) {
+            match (want, got) {
+                (RowOutput::Hidden(want), RowOutput::Hidden(got)) => {
+                    let near = |(w, g): (&f32, &f32)| (w - g).abs() <= HIDDEN_ERROR * (1.0 + w.abs());
+                    if want.len() != got.len() || !want.iter().zip(got).all(near) {
+                        return Err(self.contract("hidden states are others".into()));
+                    }
+                }
+                (_, other) => self.selection(logits, other)?,
+            }
+        }
         Ok(())
     }
 
@@ -349,6 +419,7 @@ impl Run<'_> {
             return Err(self.contract(format!("{} logits, wanted {}", got.len(), want.len())));
         }
         want.iter().zip(&got).for_each(|(want, got)| self.error.add(*want as f64, *got as f64));
+        self.beside(&x, width, &batch, &got)?;
         let vocab = batch.limits().vocab;
         // Every other row asks for its best ones, then all of them do.
         for (alternating, edited) in [(true, false), (false, false), (true, true), (false, true)] {
@@ -404,6 +475,9 @@ impl Run<'_> {
         let list = match row {
             RowOutput::Logits(again) if again == logits => return Ok(()),
             RowOutput::Logits(_) => return Err(self.contract("logits beside selections are others".into())),
+            RowOutput::Hidden(_) => {
+                return Err(self.contract("hidden states of a row that asks for none".into()));
+            }
             RowOutput::Top(list) => list,
         };
         let entries = (0..).zip(logits).map(|(token, logit)| TopEntry { token, logit: *logit });
@@ -452,8 +526,11 @@ impl Run<'_> {
         };
         let slices = sequences.iter().zip(spans).map(slice).collect();
         let rows: u32 = spans.iter().map(|s| s.1 as u32).sum();
-        let outputs = (0..rows).map(|row| OutputRow::new(row, Select::Logits)).collect();
-        Batch::new(slices, outputs, limits).map(Arc::new).map_err(|e| self.contract(e.to_string()))
+        let encodes = self.case.is_of_encoder();
+        let select = if encodes { Select::Hidden } else { Select::Logits };
+        let outputs = (0..rows).map(|row| OutputRow::new(row, select)).collect();
+        let make = if encodes { Batch::of_whole_sequences } else { Batch::new };
+        make(slices, outputs, limits).map(Arc::new).map_err(|e| self.contract(e.to_string()))
     }
 
     fn device_error(&self, source: DeviceError) -> CaseError {

@@ -1,6 +1,7 @@
 //! The table itself.
 
 mod attention;
+mod encoder;
 mod names;
 pub(crate) mod short_conv;
 
@@ -19,6 +20,7 @@ pub fn table() -> Vec<Case> {
     cases.extend(linear());
     cases.extend(ffn());
     cases.extend(attention::attention());
+    cases.extend(encoder::encoder());
     cases.extend(short_conv::short_conv());
     cases
 }
@@ -227,7 +229,9 @@ mod tests {
         let names: HashSet<&str> = cases.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names.len(), cases.len());
         for ty in TensorType::ALL {
-            for op in ["embedding", "linear", "ffn", "attention", "short_conv"] {
+            for op in
+                ["embedding", "linear", "ffn", "attention", "short_conv", "encoder_attention", "encoder_ffn"]
+            {
                 let found = select(&format!("{op}/{}/", lower(ty)));
                 assert!(found.iter().any(|c| c.types() == [ty]), "no {op} case for {ty}");
             }
@@ -242,9 +246,13 @@ mod tests {
         let case = select("linear/q8_0/17x576/t3").remove(0);
         assert_eq!(case.flops(), 2 * 17 * 576 * 3);
         assert_eq!(case.bytes(), 17 * 576 / 32 * 34 + 576 * 4);
+        // Every row sees every row.
+        let case = select("encoder_attention/f16/64x2x64/t200").remove(0);
+        assert_eq!(case.flops(), 2 * 4 * 64 * 128 * 200 + 4 * 128 * 200 * 200);
         for case in table() {
-            assert!(case.bytes() > 0 && case.rows() > 0, "{}", case.name);
-            assert!(case.flops() > 0 || case.name.starts_with("embedding"), "{}", case.name);
+            let (looks_up, copies) = (case.name.contains("embedding"), case.name.starts_with("encoder_head"));
+            assert!((case.bytes() > 0 || copies) && case.rows() > 0, "{}", case.name);
+            assert!(case.flops() > 0 || looks_up || copies, "{}", case.name);
         }
     }
 }

@@ -38,6 +38,11 @@ impl Tolerance {
             Block::Head { weight, .. } => Tolerance::linear(weight.ty),
             Block::Ffn { weights, .. } => Tolerance::ffn(&[weights.gate.ty, weights.up.ty, weights.down.ty]),
             Block::ShortConv { weights, .. } => Tolerance::short_conv(weights.input.ty),
+            Block::EncoderEmbedding { .. } => Tolerance::encoder_embedding(),
+            Block::EncoderAttention { weights, .. } => Tolerance::encoder(weights.q.ty),
+            Block::EncoderFfn { weights, .. } => Tolerance::encoder(weights.up.ty),
+            // What is pooled is not judged by its tolerance alone.
+            Block::EncoderHead { .. } => Tolerance::embedding(),
             Block::Attention { weights, .. } => {
                 let types = [&weights.q, &weights.k, &weights.v, &weights.o].map(|w| w.ty);
                 let worst = types.into_iter().find(|ty| ty.is_quantized()).unwrap_or(types[0]);
@@ -49,7 +54,9 @@ impl Tolerance {
     /// The same on a device of this kind: GPUs keep activations of more rows than these as f16.
     pub(crate) fn on(self, kind: DeviceKind, block: &Block, rows: usize) -> Tolerance {
         const FEW: usize = 2;
-        let half = kind == DeviceKind::Vulkan && rows > FEW && !matches!(block, Block::Embedding { .. });
+        let half = kind == DeviceKind::Vulkan
+            && rows > FEW
+            && !matches!(block, Block::Embedding { .. } | Block::EncoderEmbedding { .. });
         if half { self.half_activations(matches!(block, Block::Attention { .. })) } else { self }
     }
 
@@ -61,6 +68,18 @@ impl Tolerance {
     /// Table lookup: the only rounding is the product with the scale.
     pub fn embedding() -> Tolerance {
         Tolerance::normal(1e-6)
+    }
+
+    /// Table lookup with a norm behind it: sums of a row in f32.
+    pub fn encoder_embedding() -> Tolerance {
+        Tolerance::normal(2e-6)
+    }
+
+    /// A block of an encoder, whose norm has the residual stream in it: what the block adds is a third of that.
+    ///
+    /// Quantized weights: two products in a row, each off by 0.65 %, or by 1.5 % where a row has few blocks.
+    pub fn encoder(ty: TensorType) -> Tolerance {
+        Tolerance::normal(if ty.is_quantized() { 0.01 } else { 1e-5 })
     }
 
     /// One matrix product.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::bench_spec::{ShapeChoice, WeightType};
+pub use crate::commands::embed::EmbedArgs;
 pub use crate::commands::serve::ServeArgs;
 use crate::context::ContextChoice;
 use crate::devices::Tier;
@@ -67,6 +68,8 @@ pub enum Command {
     Bench(BenchArgs),
     Plan(PlanArgs),
     Perplexity(PerplexityArgs),
+    #[command(visible_alias = "embeddings")]
+    Embed(EmbedArgs),
     #[command(visible_alias = "show")]
     Inspect(InspectArgs),
     Tokenize(TokenizeArgs),

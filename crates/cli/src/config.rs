@@ -84,6 +84,11 @@ impl Config {
         self.model.as_deref().unwrap_or(DEFAULT_MODEL)
     }
 
+    /// The model that the command line or the environment names.
+    pub fn model_named<'a>(&'a self, args: &'a ModelArgs) -> Option<&'a str> {
+        args.model.as_deref().or(self.model.as_deref())
+    }
+
     /// The model meant: the flag, else the environment, else the default.
     pub fn model<'a>(&'a self, args: &'a ModelArgs) -> &'a str {
         args.model.as_deref().unwrap_or(self.default_model())

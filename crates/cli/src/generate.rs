@@ -48,7 +48,7 @@ pub fn generate(
         for event in engine.step()? {
             match event {
                 Event::Token { token, .. } if !cancelled => emit(detokenizer.push(token)),
-                Event::Token { .. } | Event::PromptLogprobs { .. } => {}
+                Event::Token { .. } | Event::Embedding { .. } | Event::PromptLogprobs { .. } => {}
                 Event::Finished { reason, timings, .. } => {
                     emit(detokenizer.finish());
                     if let Some(error) = failed {
@@ -115,6 +115,7 @@ fn ending(reason: &FinishReason) -> Option<&'static str> {
         | FinishReason::NotFinite
         | FinishReason::Constraint(_)
         | FinishReason::Device(_) => Some("failed"),
+        FinishReason::Embedded => None,
     }
 }
 

@@ -91,6 +91,7 @@ fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {
         },
         Command::Plan(args) => commands::plan::run(args, config),
         Command::Perplexity(args) => commands::perplexity::run(args, config),
+        Command::Embed(args) => commands::embed::run(args, config),
         Command::Inspect(args) => commands::inspect::run(args, config),
         Command::Tokenize(args) => commands::tokenize::run(args, config),
         Command::Devices(args) => commands::devices::run(args, config),

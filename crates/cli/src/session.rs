@@ -59,6 +59,17 @@ fn warn(notices: &[Notice], model: &Fetched, config: &Config) {
     }
 }
 
+/// Errors where a model writes no text, with what it is for.
+pub fn refuse_encoder(spec: &ModelSpec) -> anyhow::Result<()> {
+    if spec.is_encoder() {
+        let name = one_line(&spec.name);
+        return Err(usage(format!(
+            "{name} is an encoder, which turns texts into vectors and writes none: `unicorn embed -m MODEL TEXT`"
+        )));
+    }
+    Ok(())
+}
+
 /// Names the model, unless the error names the file itself.
 fn named(path: &Path, error: ModelError) -> anyhow::Error {
     match error.path() {
@@ -142,11 +153,14 @@ impl Session {
 
     /// Opens model and device. The tokenizer is built on a thread of its own while the weights load.
     pub fn of(fetched: &Fetched, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
-        Session::loading(fetched, choice, config, &mut |_| {})
+        let model = open_model(fetched, config)?;
+        refuse_encoder(&model.spec)?;
+        Session::of_model(model, fetched, choice, config, &mut |_| {})
     }
 
-    /// As [`Session::of`], and tells how far it is.
-    pub fn loading(
+    /// As [`Session::of`], of an opened model, which may be one that only turns texts into vectors. `progress` is told how far it is.
+    pub fn of_model(
+        model: OpenModel,
         fetched: &Fetched,
         choice: &EngineChoice<'_>,
         config: &Config,
@@ -154,7 +168,6 @@ impl Session {
     ) -> anyhow::Result<Session> {
         let start = Instant::now();
         let path = &fetched.path;
-        let model = open_model(fetched, config)?;
         let (text, engine) = std::thread::scope(|scope| {
             let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model, fetched, config));
             let source: Arc<dyn WeightSource> = model.source.clone();

@@ -490,8 +490,14 @@ fn answers_are_what_the_document_says() {
         "OllamaStatus",
         &ask("/api/pull", "OllamaPullRequest", json!({"name": NAME, "stream": false})).ok(),
     );
-    check("OllamaEmbed", &ask("/api/embed", "OllamaEmbedRequest", json!({"model": NAME})).ok());
-    check("OllamaEmbedding", &ask("/api/embeddings", "OllamaEmbeddingRequest", json!({"model": NAME})).ok());
+    let body = json!({"model": NAME, "input": ["hi", [1, 2]], "dimensions": 4, "truncate": false});
+    check("OllamaEmbed", &ask("/api/embed", "OllamaEmbedRequest", body).ok());
+    let body = json!({"model": NAME, "prompt": "hi"});
+    check("OllamaEmbedding", &ask("/api/embeddings", "OllamaEmbeddingRequest", body).ok());
+    for format in ["float", "base64"] {
+        let body = json!({"model": NAME, "input": "hi", "encoding_format": format});
+        check("Embeddings", &ask("/v1/embeddings", "EmbeddingsRequest", body).ok());
+    }
     check("Tokens", &ask("/tokenize", "TokenizeRequest", json!({"content": "hi", "with_pieces": true})).ok());
     check("Content", &ask("/detokenize", "DetokenizeRequest", json!({"tokens": [1, 2]})).ok());
     check(

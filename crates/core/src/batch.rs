@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::output::{OutputRow, SLOTS, Select, TopEntry};
+use crate::output::{OutputRow, SLOTS, Select};
 use crate::{BatchShape, Span, StateLayout};
 
 /// A sequence known to the engine.
@@ -69,6 +69,8 @@ pub struct Batch {
     outputs: Vec<OutputRow>,
     rows: usize,
     limits: Arc<BatchLimits>,
+    /// Tokens of the longest slice, where slices are known to be whole sequences.
+    whole: Option<usize>,
 }
 
 /// Why a batch is none.
@@ -193,6 +195,20 @@ pub enum BatchError {
         /// The slot.
         slot: u32,
     },
+    /// A row whose hidden state is read has edits, which are for logits.
+    #[error("output row {row}: edits of logits, but its hidden state is asked for")]
+    Hidden {
+        /// The row.
+        row: usize,
+    },
+    /// Something else than the only slice of its sequence, from its first position on, in a batch of whole sequences.
+    #[error("sequence {}: a slice from position {start} on, where whole sequences are wanted", .sequence.0)]
+    Part {
+        /// Whose slice.
+        sequence: SequenceId,
+        /// Its first position.
+        start: usize,
+    },
     /// An adjustment is of a token outside the vocabulary, does not ascend, or is no number that later arithmetic can use.
     #[error(
         "output row {row}: the adjustment of token {token}: tokens must ascend below {vocab}, with sound numbers"
@@ -232,7 +248,31 @@ impl Batch {
         check_state(&slices, limits.state.as_ref())?;
         let rows = slices.iter().map(|s| s.tokens.len()).sum();
         check_outputs(&outputs, rows, vocab)?;
-        Ok(Batch { slices, outputs, rows, limits: limits.clone() })
+        Ok(Batch { slices, outputs, rows, limits: limits.clone(), whole: None })
+    }
+
+    /// A batch for mixers that see all of a slice at once: each slice has all tokens of its sequence.
+    ///
+    /// Errors as [`Batch::new`], and when a slice begins behind position 0 or is not the only one of its sequence.
+    pub fn of_whole_sequences(
+        slices: Vec<Slice>,
+        outputs: Vec<OutputRow>,
+        limits: &Arc<BatchLimits>,
+    ) -> Result<Batch, BatchError> {
+        let mut seen = std::collections::HashSet::new();
+        if let Some(part) =
+            slices.iter().find(|s| s.start != 0 || s.slot.is_some() || !seen.insert(s.sequence))
+        {
+            return Err(BatchError::Part { sequence: part.sequence, start: part.start as usize });
+        }
+        let mut batch = Batch::new(slices, outputs, limits)?;
+        batch.whole = batch.slices.iter().map(|s| s.tokens.len()).max();
+        Ok(batch)
+    }
+
+    /// Tokens of the longest slice, if the batch is known to have [whole sequences](Batch::of_whole_sequences).
+    pub fn whole(&self) -> Option<usize> {
+        self.whole
     }
 
     /// The parts; each has at least one token.
@@ -240,7 +280,7 @@ impl Batch {
         &self.slices
     }
 
-    /// Rows, ascending, for which the head computes logits.
+    /// Rows, ascending, that the head reads.
     pub fn outputs(&self) -> &[OutputRow] {
         &self.outputs
     }
@@ -269,6 +309,11 @@ impl Batch {
     /// Output rows that ask for all logits.
     pub fn logit_rows(&self) -> usize {
         self.outputs.iter().filter(|o| o.select == Select::Logits).count()
+    }
+
+    /// Output rows that ask for hidden states.
+    pub fn hidden_rows(&self) -> usize {
+        self.outputs.iter().filter(|o| o.select == Select::Hidden).count()
     }
 
     /// The tokens of all rows; `slots` are those of the device.
@@ -338,6 +383,9 @@ fn check_slots(slices: &[Slice], outputs: &[OutputRow]) -> Result<(), BatchError
 
 fn check_edits(output: &OutputRow, vocab: usize) -> Result<(), BatchError> {
     let (row, edits) = (output.row as usize, &output.edits);
+    if output.select == Select::Hidden && !edits.is_empty() {
+        return Err(BatchError::Hidden { row });
+    }
     if let Some(mask) = edits.mask.as_ref().filter(|mask| !mask.fits(vocab)) {
         return Err(BatchError::Mask { row, words: mask.words().len(), vocab });
     }
@@ -445,69 +493,12 @@ fn check_group(slices: &[Slice], layout: &StateLayout, group: usize) -> Result<(
     Ok(())
 }
 
-/// What a head block produced, in the order of [`Batch::outputs`].
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct HeadOutput {
-    /// `[rows that ask for all logits, vocab]`, row-major.
-    pub logits: Vec<f32>,
-    /// One list per row that asks for the best ones.
-    pub top: Vec<Vec<TopEntry>>,
-}
-
-/// What one output row asked for.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum RowOutput<'a> {
-    /// `[vocab]`.
-    Logits(&'a [f32]),
-    /// The best ones, the best first; shorter than asked for where no other token can be chosen.
-    Top(&'a [TopEntry]),
-}
-
-/// True for at most `k` tokens that can be chosen and are allowed, in order.
-fn is_selection(list: &[TopEntry], k: usize, asked: &OutputRow, vocab: usize) -> bool {
-    let allowed = |token| asked.edits.mask.as_ref().is_none_or(|mask| mask.allows(token));
-    let sound = |e: &TopEntry| e.is_choosable() && (e.token as usize) < vocab && allowed(e.token);
-    list.len() <= k && list.iter().all(sound) && list.windows(2).all(|w| w[0].rank(&w[1]).is_lt())
-}
-
-impl HeadOutput {
-    /// The rows in order; `None` where this is not what the batch asked for.
-    pub fn rows<'a>(&'a self, batch: &Batch) -> Option<Vec<RowOutput<'a>>> {
-        let vocab = batch.limits.vocab;
-        if self.logits.len() != batch.logit_rows() * vocab {
-            return None;
-        }
-        let (mut logits, mut top) = (self.logits.chunks_exact(vocab.max(1)), self.top.iter());
-        let row = |output: &OutputRow| match output.select {
-            Select::Logits => logits.next().map(RowOutput::Logits),
-            Select::Top(k) => {
-                top.next().filter(|list| is_selection(list, k, output, vocab)).map(|t| RowOutput::Top(t))
-            }
-        };
-        let rows: Option<Vec<RowOutput>> = batch.outputs.iter().map(row).collect();
-        rows.filter(|_| top.next().is_none())
-    }
-
-    /// `(slot, token)` of what a device keeps after a batch; token 0 where none can be chosen, which nobody then reads on.
-    pub fn kept<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = (usize, u32)> + 'a {
-        let selecting = batch.outputs.iter().filter(|o| matches!(o.select, Select::Top(_)));
-        let kept = |(o, list): (&OutputRow, &Vec<TopEntry>)| {
-            o.keep.map(|slot| (slot as usize, list.first().map_or(0, |best| best.token)))
-        };
-        selecting.zip(&self.top).filter_map(kept)
-    }
-
-    /// Appends the rows of a later batch.
-    pub fn append(&mut self, mut later: HeadOutput) {
-        self.logits.append(&mut later.logits);
-        self.top.append(&mut later.top);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Adjustment, Edits, KvType, StateGroup, StateSpec, TokenMask};
+    use crate::{
+        Adjustment, Edits, HeadOutput, KvType, RowOutput, StateGroup, StateSpec, TokenMask, TopEntry,
+    };
 
     fn limits(groups: &[StateSpec]) -> Arc<BatchLimits> {
         let groups = groups.iter().map(|spec| StateGroup { spec: *spec, pages: 8 }).collect();
@@ -641,8 +632,11 @@ mod tests {
         ];
         let batch = Batch::new(vec![slice(1, 0, 4, &[0])], outputs, &limits(&[StateSpec::Paged])).unwrap();
         let entry = |token| TopEntry { token, logit: 1.0 };
-        let mut output =
-            HeadOutput { logits: vec![0.5; 100], top: vec![vec![entry(4)], vec![entry(5), entry(6)]] };
+        let mut output = HeadOutput {
+            logits: vec![0.5; 100],
+            top: vec![vec![entry(4)], vec![entry(5), entry(6)]],
+            ..HeadOutput::default()
+        };
         let rows = output.rows(&batch).unwrap();
         assert_eq!(rows[0], RowOutput::Top(&[entry(4)]));
         assert!(matches!(rows[1], RowOutput::Logits(l) if l.len() == 100));
@@ -658,6 +652,39 @@ mod tests {
         assert_eq!(output.rows(&batch), None);
         let short = HeadOutput { logits: vec![0.5; 99], ..HeadOutput::default() };
         assert_eq!(short.rows(&batch), None);
+    }
+
+    #[test]
+    fn whole_sequences_begin_at_their_first_position_and_come_once() {
+        let none = Arc::new(BatchLimits { vocab: 10, state: None });
+        let bare = |id, start, tokens| Slice { tables: vec![], ..slice(id, start, tokens, &[]) };
+        let whole = |slices| Batch::of_whole_sequences(slices, vec![], &none);
+        let batch = whole(vec![bare(1, 0, 4), bare(2, 0, 7), bare(3, 0, 1)]).unwrap();
+        assert_eq!(batch.whole(), Some(7));
+        assert_eq!(Batch::new(vec![bare(1, 0, 4)], vec![], &none).unwrap().whole(), None);
+        let part = |id, start| Err(BatchError::Part { sequence: SequenceId(id), start });
+        assert_eq!(whole(vec![bare(1, 0, 4), bare(2, 3, 7)]), part(2, 3));
+        assert_eq!(whole(vec![bare(1, 0, 4), bare(1, 0, 2)]), part(1, 0));
+        assert_eq!(whole(vec![Slice { slot: Some(1), ..bare(4, 0, 1) }]), part(4, 0));
+    }
+
+    #[test]
+    fn hidden_states_come_in_rows_of_one_width_and_unedited() {
+        let rows = [(0, Select::Hidden), (1, Select::Top(1)), (3, Select::Hidden)];
+        let outputs: Vec<OutputRow> = rows.map(|(row, select)| OutputRow::new(row, select)).to_vec();
+        let make = |outputs| Batch::new(vec![slice(1, 0, 4, &[0])], outputs, &limits(&[StateSpec::Paged]));
+        let batch = make(outputs.clone()).unwrap();
+        assert_eq!((batch.hidden_rows(), batch.logit_rows()), (2, 0));
+        let with = |hidden: Vec<f32>| HeadOutput { hidden, top: vec![vec![]], ..HeadOutput::default() };
+        let output = with(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let rows = output.rows(&batch).unwrap();
+        assert_eq!(rows[0], RowOutput::Hidden(&[1.0, 2.0, 3.0]));
+        assert_eq!(rows[2], RowOutput::Hidden(&[4.0, 5.0, 6.0]));
+        assert_eq!(with(vec![1.0; 5]).rows(&batch), None);
+        assert_eq!(with(vec![]).rows(&batch), None);
+        let mut edited = outputs;
+        edited[2].edits.adjustments.push(Adjustment::none(3));
+        assert_eq!(make(edited), Err(BatchError::Hidden { row: 3 }));
     }
 
     #[test]

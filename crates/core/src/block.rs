@@ -3,6 +3,10 @@
 //! A block maps the residual stream in place, `x[rows, width] += f(norm(x))`: the pre-norm and the residual add belong
 //! to the block, so the residual stream is the only tensor that ever crosses devices.
 
+use crate::encoder::{
+    EncoderAttentionSpec, EncoderAttentionWeights, EncoderEmbeddingSpec, EncoderEmbeddingWeights,
+    EncoderFfnSpec, EncoderFfnWeights, EncoderHeadSpec,
+};
 use crate::short_conv::{ShortConvSpec, ShortConvWeights};
 use crate::{NormSpec, RopeSpec, StateLayout, StateSpec, Weight};
 
@@ -173,6 +177,32 @@ pub enum Block {
         /// `[vocab, width]`; the embedding's span when tied.
         weight: Weight,
     },
+    /// Writes an encoder's residual stream from token ids and positions.
+    EncoderEmbedding {
+        /// What it computes.
+        spec: EncoderEmbeddingSpec,
+        /// Its tensors.
+        weights: Box<EncoderEmbeddingWeights>,
+    },
+    /// A mixer that keeps no state.
+    EncoderAttention {
+        /// What it computes.
+        spec: EncoderAttentionSpec,
+        /// Its tensors.
+        weights: Box<EncoderAttentionWeights>,
+    },
+    /// An encoder's feed-forward network.
+    EncoderFfn {
+        /// What it computes.
+        spec: EncoderFfnSpec,
+        /// Its tensors.
+        weights: Box<EncoderFfnWeights>,
+    },
+    /// Reads an encoder's residual stream.
+    EncoderHead {
+        /// What it computes.
+        spec: EncoderHeadSpec,
+    },
 }
 
 /// The kind of a block, for placement rules and messages.
@@ -180,7 +210,7 @@ pub enum Block {
 pub enum BlockKind {
     /// Token embedding.
     Embedding,
-    /// A block with state per sequence: attention, or a short convolution.
+    /// A block that looks at other rows: attention, or a short convolution.
     Mixer,
     /// Feed-forward network.
     Ffn,
@@ -192,10 +222,11 @@ impl Block {
     /// The block's kind.
     pub fn kind(&self) -> BlockKind {
         match self {
-            Block::Embedding { .. } => BlockKind::Embedding,
+            Block::Embedding { .. } | Block::EncoderEmbedding { .. } => BlockKind::Embedding,
             Block::Attention { .. } | Block::ShortConv { .. } => BlockKind::Mixer,
-            Block::Ffn { .. } => BlockKind::Ffn,
-            Block::Head { .. } => BlockKind::Head,
+            Block::EncoderAttention { .. } => BlockKind::Mixer,
+            Block::Ffn { .. } | Block::EncoderFfn { .. } => BlockKind::Ffn,
+            Block::Head { .. } | Block::EncoderHead { .. } => BlockKind::Head,
         }
     }
 
@@ -217,6 +248,10 @@ impl Block {
                 all
             }
             Block::Head { norm, weight, .. } => vec![norm, weight],
+            Block::EncoderEmbedding { weights, .. } => weights.all(),
+            Block::EncoderAttention { weights, .. } => weights.all(),
+            Block::EncoderFfn { weights, .. } => weights.all(),
+            Block::EncoderHead { .. } => Vec::new(),
         }
     }
 }
@@ -230,7 +265,7 @@ pub struct ModelSpec {
     pub name: String,
     /// Model width.
     pub width: usize,
-    /// Logits per row.
+    /// Token ids lie below this. A head has as many logits.
     pub vocab: usize,
     /// Longest context that the model was trained for.
     pub context_max: usize,
@@ -262,12 +297,14 @@ impl ModelSpec {
 }
 
 impl Block {
-    /// What the block keeps per sequence; `None` for blocks that are no mixers.
+    /// What the block keeps per sequence; `None` for blocks that are no mixers, and for mixers that see whole sequences.
     pub fn state(&self) -> Option<StateSpec> {
         match self {
             Block::Attention { spec, .. } => Some(spec.state()),
             Block::ShortConv { spec, .. } => Some(spec.state()),
             Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
+            Block::EncoderEmbedding { .. } | Block::EncoderAttention { .. } => None,
+            Block::EncoderFfn { .. } | Block::EncoderHead { .. } => None,
         }
     }
 
@@ -278,6 +315,8 @@ impl Block {
             Block::Attention { spec, .. } => layout.page_words(spec.kv_heads, spec.head_dim),
             Block::ShortConv { spec, .. } => Some(spec.state_floats()),
             Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
+            Block::EncoderEmbedding { .. } | Block::EncoderAttention { .. } => None,
+            Block::EncoderFfn { .. } | Block::EncoderHead { .. } => None,
         }
     }
 }
@@ -288,10 +327,15 @@ impl ModelSpec {
         let spans = self.blocks.iter().map(|block| match block {
             Block::Embedding { table, .. } => (Some(table.span), None),
             Block::Head { weight, .. } => (None, Some(weight.span)),
-            Block::Attention { .. } | Block::ShortConv { .. } | Block::Ffn { .. } => (None, None),
+            _ => (None, None),
         });
         let (table, matrix) = spans.fold((None, None), |all, one| (one.0.or(all.0), one.1.or(all.1)));
         table.is_some() && table == matrix
+    }
+
+    /// True for a model that turns texts into vectors and generates nothing. Its batches are of whole sequences.
+    pub fn is_encoder(&self) -> bool {
+        matches!(self.blocks.last(), Some(Block::EncoderHead { .. }))
     }
 
     /// The state groups of the model's mixers, in the order of their first mixer.

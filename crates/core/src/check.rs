@@ -23,6 +23,10 @@ impl Block {
             }
             Block::Attention { spec, weights } => attention(spec, weights),
             Block::ShortConv { spec, weights } => spec.check(weights),
+            Block::EncoderEmbedding { spec, weights } => spec.check(weights, shape),
+            Block::EncoderAttention { spec, weights } => spec.check(weights, shape),
+            Block::EncoderFfn { spec, weights } => spec.check(weights, shape),
+            Block::EncoderHead { .. } => Ok(()),
         }
     }
 }

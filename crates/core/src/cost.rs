@@ -95,9 +95,18 @@ impl Block {
     /// What the block costs for a batch of this shape with a KV cache of this type.
     pub fn cost(&self, shape: &BatchShape, kv: KvType) -> Cost {
         let mut cost = Cost::default();
-        let rows = if matches!(self, Block::Head { .. }) { shape.outputs } else { shape.rows() };
+        let rows = if matches!(self, Block::Head { .. } | Block::EncoderHead { .. }) {
+            shape.outputs
+        } else {
+            shape.rows()
+        };
         if let Block::Embedding { table, .. } = self {
             cost.weight_bytes = (rows * table.row_bytes()) as u64;
+            return cost;
+        }
+        if let Block::EncoderEmbedding { weights, .. } = self {
+            let per_row = weights.table.row_bytes() + weights.positions.row_bytes();
+            cost.weight_bytes = (rows * per_row) as u64;
             return cost;
         }
         for (i, weight) in self.weights().into_iter().enumerate() {
@@ -111,6 +120,11 @@ impl Block {
         }
         if let Block::Attention { spec, .. } = self {
             shape.spans.iter().for_each(|span| cost.add_attention(spec, kv, *span));
+        }
+        if let Block::EncoderAttention { spec, .. } = self {
+            // Keys and values are activations here, not read from anywhere.
+            let pairs: usize = shape.spans.iter().map(|span| span.tokens * span.tokens).sum();
+            cost.attention_flops += 4 * (pairs * spec.heads * spec.head_dim) as u64;
         }
         if let Block::ShortConv { spec, .. } = self {
             // Both gates, and a multiply-add for each position that a row sees.

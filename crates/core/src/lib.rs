@@ -10,12 +10,15 @@ mod canary;
 mod check;
 mod cost;
 mod device;
+mod encoder;
 mod error;
 mod fence;
+mod head_output;
 mod memory;
 mod norm;
 mod output;
 mod page_store;
+mod pooling;
 pub mod quant;
 pub mod rope;
 mod shared_buffer;
@@ -24,7 +27,7 @@ mod state;
 mod tensor_type;
 mod weight;
 
-pub use batch::{Batch, BatchError, BatchLimits, HeadOutput, PageId, RowOutput, SequenceId, Slice};
+pub use batch::{Batch, BatchError, BatchLimits, PageId, SequenceId, Slice};
 pub use block::{
     Activation, AttentionSpec, AttentionWeights, Block, BlockKind, EmbeddingSpec, FfnSpec, FfnWeights,
     HeadSpec, ModelSpec, state_groups,
@@ -38,12 +41,18 @@ pub use device::{
     BlockId, Crossing, Device, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime, MemoryUse,
     RateKind, Roofline, Sharing, StateCopy, StateWay, StreamId, Work, run_to_end,
 };
+pub use encoder::{
+    EncoderAttentionSpec, EncoderAttentionWeights, EncoderEmbeddingSpec, EncoderEmbeddingWeights,
+    EncoderFfnSpec, EncoderFfnWeights, EncoderHeadSpec, LayerNormWeights,
+};
 pub use error::{DeviceError, WeightError};
 pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
+pub use head_output::{HeadOutput, RowOutput};
 pub use memory::{MemoryNeed, MemoryRoom, Workload};
 pub use norm::{NormKind, NormSpec};
 pub use output::{Adjustment, Edits, OutputRow, SLOTS, Select, TokenMask, TopEntry};
 pub use page_store::{PageKey, PageRecords, PageStore};
+pub use pooling::Pooling;
 pub use rope::{RopeSpec, RopeStyle};
 pub use shared_buffer::SharedBuffer;
 pub use short_conv::{ShortConvSpec, ShortConvWeights};

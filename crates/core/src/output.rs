@@ -11,9 +11,11 @@ pub enum Select {
     /// The `k` largest logits with their token ids in the order of [`TopEntry::rank`]. Tokens whose logit is -inf cannot be
     /// chosen and are not listed, so a list may be shorter. One that is no number comes first.
     Top(usize),
+    /// The row's hidden state `[width]`: of a model with a vocabulary after its final norm, of an encoder the residual stream.
+    Hidden,
 }
 
-/// A row for which the head computes logits. A sequence may have several.
+/// A row that the head reads. A sequence may have several.
 #[derive(Clone, PartialEq, Debug)]
 pub struct OutputRow {
     /// Row of the batch.

@@ -27,6 +27,22 @@ fn packed_weights_caches_and_scratch_are_known_before() {
 }
 
 #[test]
+fn encoders_need_no_cache() {
+    for ty in [TensorType::F32, TensorType::Q8_0] {
+        // New ones for each type: what one has grown to stays.
+        let reference = ReferenceDevice::new();
+        let simd = SimdLevel::ALL.into_iter().filter(|l| *l != SimdLevel::Scalar).filter_map(simd);
+        let simd: Vec<SimdDevice> = simd.collect();
+        for device in simd.iter().map(|d| d as &dyn Device).chain([&reference as &dyn Device]) {
+            let held = Held::by_encoder(device, ty).unwrap();
+            assert_eq!((held.need.kv, held.memory.kv), (0, 0));
+            let name = &device.profile().name;
+            held.judge(SHARE_MIN).unwrap_or_else(|e| panic!("{name} {ty}: {e}\n{held:#?}"));
+        }
+    }
+}
+
+#[test]
 fn the_reference_knows_too() {
     let held = Held::by(&ReferenceDevice::new(), TensorType::Q8_0, KvType::F16, false).unwrap();
     held.judge(SHARE_MIN).unwrap_or_else(|e| panic!("{e}\n{held:#?}"));

@@ -69,7 +69,7 @@ fn run(engine: &mut Engine, prompt: &[u32], guesses: Option<Guesses>) -> Ran {
         for event in engine.step().unwrap() {
             match event {
                 Event::Token { token, .. } => ran.tokens.push(token),
-                Event::PromptLogprobs { .. } => {}
+                Event::PromptLogprobs { .. } | Event::Embedding { .. } => {}
                 Event::Finished { timings, .. } => {
                     (ran.reused, ran.drafted, ran.accepted) =
                         (timings.reused_tokens, timings.drafted_tokens, timings.accepted_tokens);

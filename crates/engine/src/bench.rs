@@ -198,6 +198,7 @@ fn together(engine: &mut Engine, test: Test, depth: usize, tokens: &mut Tokens) 
                 }
                 Event::PromptLogprobs { .. } => {}
                 Event::Token { .. } => written += 1,
+                Event::Embedding { .. } => {}
                 Event::Finished { reason: FinishReason::Device(failure), .. } => {
                     return Err(EngineError::Run(failure.0));
                 }

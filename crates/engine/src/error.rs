@@ -58,6 +58,9 @@ pub enum AdmissionError {
     /// There is nothing to continue.
     #[error("the prompt is empty")]
     EmptyPrompt,
+    /// The model turns texts into vectors and generates nothing.
+    #[error("the model is an encoder, which turns texts into vectors and generates nothing")]
+    Encoder,
     /// The prompt does not fit.
     #[error("the prompt has {prompt} tokens, the context holds {context}")]
     PromptTooLong {
@@ -139,6 +142,9 @@ pub enum EngineError {
     /// No KV pages for a direct evaluation.
     #[error(transparent)]
     Kv(#[from] KvFull),
+    /// Logits of a model that has none.
+    #[error("the model is an encoder, which turns texts into vectors and has no logits")]
+    Encoder,
     /// A direct evaluation leaves the context.
     #[error("{tokens} tokens at position {start} leave the context of {context}")]
     Context {

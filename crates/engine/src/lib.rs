@@ -10,6 +10,7 @@ pub mod bench;
 mod budget;
 mod constraint;
 mod drafts;
+mod embed;
 mod engine;
 mod error;
 mod executor;
@@ -35,6 +36,7 @@ mod timeline;
 pub use budget::longest_context;
 pub use constraint::{Constraint, Guides};
 pub use drafts::{Drafter, LENGTH_MAX as DRAFT_MAX};
+pub use embed::EmbedRequest;
 pub use engine::{
     Counters, DeviceReport, Engine, EngineOptions, LoadProgress, Overseer, Report, SequenceInfo,
     SequenceState, Survivors,

@@ -45,12 +45,17 @@ impl Reservation {
     /// The sizes for a model, or a part of one, with these rooms for batches in its phases.
     fn new(spec: &ModelSpec, rooms: &[Room], options: &EngineOptions) -> Reservation {
         let flights = rooms.iter().map(|room| room.flights);
+        let encodes = spec.blocks.iter().any(|b| matches!(b, Block::EncoderAttention { .. }));
         let chunk = options.prefill_chunk.min(options.context);
         let ahead = chunk.saturating_mul(flights.clone().max().unwrap_or(1));
         Reservation {
             streams: flights.fold(0, usize::saturating_add),
             // Every decoding sequence has its row, and prompts have a quarter of the chunk then.
-            rows: chunk.max(options.sequences_max.saturating_add(chunk.div_ceil(4))),
+            rows: match encodes {
+                // A text is never cut.
+                true => options.prefill_chunk.max(options.context),
+                false => chunk.max(options.sequences_max.saturating_add(chunk.div_ceil(4))),
+            },
             ahead,
             layout: layout(spec, options, ahead),
         }
@@ -234,6 +239,12 @@ fn activation_bytes(block: &Block, rows: usize) -> u64 {
         Block::Ffn { spec, .. } => floats(rows, spec.hidden.saturating_mul(2).saturating_add(2 * spec.width)),
         // Logits are read for few rows.
         Block::Head { spec, .. } => floats(1, spec.vocab).saturating_add(floats(rows, spec.width)),
+        Block::EncoderEmbedding { .. } => 0,
+        Block::EncoderAttention { spec, .. } => {
+            floats(rows, (4 * spec.heads).saturating_mul(spec.head_dim).saturating_add(2 * spec.width))
+        }
+        Block::EncoderFfn { spec, .. } => floats(rows, spec.hidden.saturating_add(2 * spec.width)),
+        Block::EncoderHead { spec } => floats(rows, spec.width),
     }
 }
 

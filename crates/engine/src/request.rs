@@ -49,9 +49,11 @@ pub enum FinishReason {
     Cancelled,
     /// The KV pool is too small for this sequence alone.
     OutOfKvPages,
+    /// The vector of a text was reported.
+    Embedded,
     /// Every token was banned.
     NoCandidate,
-    /// A logit is NaN or infinite: the file, a kernel or a driver is wrong, and whatever were chosen would be wrong too.
+    /// A logit, or a number of a vector, is NaN or infinite: the file, a kernel or a driver is wrong, and whatever were chosen would be wrong too.
     NotFinite,
     /// The request's constraint failed, for this reason: nothing that it did not allow was reported.
     Constraint(String),
@@ -122,6 +124,13 @@ pub enum Event {
         /// Log probabilities, if the request asked for them.
         logprobs: Option<TokenLogprobs>,
     },
+    /// A text became a vector.
+    Embedding {
+        /// Whose.
+        sequence: SequenceId,
+        /// `[width]`.
+        vector: Vec<f32>,
+    },
     /// The prompt has been scored ([`Request::prompt_logprobs`]); comes before the first token.
     PromptLogprobs {
         /// Whose.
@@ -145,6 +154,7 @@ impl Event {
     pub fn sequence(&self) -> SequenceId {
         match self {
             Event::Token { sequence, .. }
+            | Event::Embedding { sequence, .. }
             | Event::PromptLogprobs { sequence, .. }
             | Event::Finished { sequence, .. } => *sequence,
         }

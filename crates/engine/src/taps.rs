@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use unicorn_core::{
     Batch, Block, BlockId, BlockKind, CANARY_POSITIONS, Canary, Crossing, Device, DeviceError, Fence,
-    HeadOutput, HeadRow, Launch, ModelSpec, PageId, Pick, RowOutput, Sample, SampleState, SharedBuffer,
-    Signal, StateCopy, StateLayout, StateWay, StreamId, Watched, Work,
+    HeadOutput, HeadRow, Launch, ModelSpec, PageId, Pick, RowOutput, Sample, SampleState, Select,
+    SharedBuffer, Signal, StateCopy, StateLayout, StateWay, StreamId, Watched, Work,
 };
 
 /// What a canary may look at, and where residual streams are copied out.
@@ -52,14 +52,20 @@ pub(crate) struct Tap {
 }
 
 impl Taps {
-    /// Blocks that keep recurrent state are left out: what they start from is gone when they have run.
+    /// Blocks that keep recurrent state are left out: what they start from is gone when they have run. So are those of encoders, which see
+    /// all rows of a text.
     pub fn new(
         canary: Arc<dyn Canary>,
         spec: &ModelSpec,
         devices: &[Arc<dyn Device>],
         ways: &[Vec<(usize, BlockId)>],
     ) -> Taps {
-        let tappable = |block: &Block| !matches!(block, Block::ShortConv { .. });
+        let tappable = |block: &Block| {
+            matches!(
+                block,
+                Block::Embedding { .. } | Block::Attention { .. } | Block::Ffn { .. } | Block::Head { .. }
+            )
+        };
         let of = |way: &Vec<(usize, BlockId)>| {
             let blocks = spec.blocks.iter().zip(way).enumerate().filter(|(_, (block, _))| tappable(block));
             let watched = |(block, (_, (device, id))): (usize, (&Block, &(usize, BlockId)))| {
@@ -126,7 +132,10 @@ fn rows_of(block: &Block, batch: &Batch) -> Vec<usize> {
             let fed: Vec<usize> = batch.feeds().map(|(row, _)| row).collect();
             (0..batch.rows()).filter(|row| !fed.contains(row)).collect()
         }
-        Block::Head { .. } => batch.outputs().iter().map(|o| o.row as usize).collect(),
+        Block::Head { .. } => {
+            let logits = batch.outputs().iter().filter(|o| o.select != Select::Hidden);
+            logits.map(|o| o.row as usize).collect()
+        }
         Block::Ffn { .. } => (0..batch.rows()).collect(),
         Block::Attention { spec, .. } => {
             let state = spec.state();
@@ -134,7 +143,7 @@ fn rows_of(block: &Block, batch: &Batch) -> Vec<usize> {
             let positions = batch.slices().iter().flat_map(|s| s.start as usize..s.end());
             positions.enumerate().filter(|(_, p)| seen(*p)).map(|(row, _)| row).collect()
         }
-        Block::ShortConv { .. } => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
@@ -278,6 +287,7 @@ impl Tap {
                 let row = match output?.rows(batch)?.get(index)? {
                     RowOutput::Logits(logits) => HeadRow::Logits(logits.to_vec()),
                     RowOutput::Top(top) => HeadRow::Top(top.to_vec()),
+                    RowOutput::Hidden(_) => return None,
                 };
                 Some((batch.outputs().get(index)?.clone(), row))
             }

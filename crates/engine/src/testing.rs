@@ -385,7 +385,7 @@ impl Inner {
         let mut output = None;
         for id in &work.blocks {
             let block = state.blocks[id.0 as usize].clone().expect("block is loaded");
-            let salt = block.weights()[0].span.offset + 1;
+            let salt = block.weights().first().map_or(0, |w| w.span.offset) + 1;
             match block {
                 Block::Embedding { .. } => {
                     state.rows_read += batch.rows();
@@ -395,11 +395,30 @@ impl Inner {
                 }
                 Block::Attention { spec, .. } => attend(state, work, id.0, salt, spec.state()),
                 Block::ShortConv { spec, .. } => fold(state, work, id.0, salt, spec.state()),
-                Block::Ffn { .. } => {
+                Block::Ffn { .. } | Block::EncoderFfn { .. } => {
                     let x = state.streams.get_mut(&work.stream).expect("stream");
                     x.iter_mut().for_each(|x| *x = mix(*x, salt));
                 }
                 Block::Head { .. } => {
+                    output = Some(head(&state.streams[&work.stream], batch, faults.nan));
+                }
+                Block::EncoderEmbedding { .. } => {
+                    assert!(batch.whole().is_some(), "parts of sequences");
+                    let positions = batch.slices().iter().flat_map(|s| 0..s.tokens.len() as u64);
+                    let tokens = batch.row_tokens(&[]).into_iter().zip(positions);
+                    let rows = tokens.map(|(t, p)| mix(mix(salt, t as u64), p)).collect();
+                    state.streams.insert(work.stream, rows);
+                }
+                Block::EncoderAttention { .. } => {
+                    let mut rest = &mut state.streams.get_mut(&work.stream).expect("stream")[..];
+                    for slice in batch.slices() {
+                        let (rows, others) = rest.split_at_mut(slice.tokens.len());
+                        let all = rows.iter().fold(salt, |h, x| mix(h, *x));
+                        rows.iter_mut().for_each(|x| *x = mix(*x, all));
+                        rest = others;
+                    }
+                }
+                Block::EncoderHead { .. } => {
                     output = Some(head(&state.streams[&work.stream], batch, faults.nan));
                 }
             }
@@ -426,9 +445,12 @@ fn import(state: &mut State, work: &Work) {
 }
 
 fn export(state: &mut State, work: &Work) {
-    let piece = |x: &u64| (0..4).map(|i| (x >> (16 * i) & 0xFFFF) as f32).collect::<Vec<f32>>();
-    let values: Vec<f32> = state.streams[&work.stream].iter().flat_map(piece).collect();
+    let values: Vec<f32> = state.streams[&work.stream].iter().flat_map(pieces).collect();
     state.shared[&work.stream].write(&values);
+}
+
+fn pieces(x: &u64) -> [f32; 4] {
+    [0, 16, 32, 48].map(|shift| (x >> shift & 0xFFFF) as f32)
 }
 
 fn head(x: &[u64], batch: &Batch, nan: bool) -> HeadOutput {
@@ -440,6 +462,8 @@ fn head(x: &[u64], batch: &Batch, nan: bool) -> HeadOutput {
         match asked.select {
             Select::Logits => output.logits.extend(row),
             Select::Top(k) => output.top.push(top(&row, k)),
+            Select::Hidden if nan => output.hidden.extend([f32::NAN; 4]),
+            Select::Hidden => output.hidden.extend(pieces(&x[asked.row as usize])),
         }
     }
     output

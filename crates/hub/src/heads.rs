@@ -54,7 +54,7 @@ pub fn fetch_heads(
             HubName {
                 owner: model.hub.owner.to_string(),
                 repo: model.hub.repo.to_string(),
-                quant: Some(model.hub.quant.to_string()),
+                quant: model.hub.quant.map(str::to_string),
                 ..HubName::default()
             }
         }

@@ -69,7 +69,7 @@ fn models_in(snapshot: &Path, folder: &str, name: &str) -> Vec<CachedModel> {
     let mut models: Vec<CachedModel> = gguf_choices(snapshot)
         .into_iter()
         .map(|choice| CachedModel {
-            name: known_name(folder, &choice.quant)
+            name: known_name(folder, Some(&choice.quant))
                 .map_or_else(|| format!("{name}:{}", choice.quant), str::to_string),
             bytes: choice.files.iter().map(size).sum(),
             path: snapshot.join(&choice.files[0]),
@@ -79,7 +79,7 @@ fn models_in(snapshot: &Path, folder: &str, name: &str) -> Vec<CachedModel> {
         .collect();
     if lacks(snapshot).is_empty() {
         models.push(CachedModel {
-            name: name.to_string(),
+            name: known_name(folder, None).unwrap_or(name).to_string(),
             quant: "safetensors".to_string(),
             file: String::new(),
             bytes: files_below(snapshot).iter().filter(|f| f.ends_with(".safetensors")).map(size).sum(),
@@ -89,11 +89,11 @@ fn models_in(snapshot: &Path, folder: &str, name: &str) -> Vec<CachedModel> {
     models
 }
 
-/// The known model that a folder's file is.
-fn known_name(folder_name: &str, quant: &str) -> Option<&'static str> {
+/// The known model that a folder's file is, or its safetensors where there is no quantization.
+fn known_name(folder_name: &str, quant: Option<&str>) -> Option<&'static str> {
     let matches = |model: &&known::KnownModel| {
         let on_hub = folder(model.hub.owner, model.hub.repo) == folder_name;
-        (on_hub && model.hub.quant == quant) || model.packages.is_some_and(|p| p.folder == folder_name)
+        (on_hub && model.hub.quant == quant) || model.package_folder() == Some(folder_name)
     };
     known::KNOWN.iter().find(matches).map(|model| model.name)
 }

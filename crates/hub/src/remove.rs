@@ -102,9 +102,9 @@ pub fn removal(name: &str, config: &HubConfig) -> Result<Removal, HubError> {
 fn known_parts(cache_dir: &Path, name: &str) -> Result<Vec<Part>, HubError> {
     let Some(model) = known::find(name) else { return Ok(Vec::new()) };
     let on_hub = cache::folder(model.hub.owner, model.hub.repo);
-    let from_hub = part(cache_dir, &on_hub, None, Pick::quant(model.hub.quant))?;
-    let from_packages = match model.packages {
-        Some(packages) => part(cache_dir, packages.folder, None, Pick::default())?,
+    let from_hub = part(cache_dir, &on_hub, None, model.pick())?;
+    let from_packages = match model.package_folder() {
+        Some(folder) => part(cache_dir, folder, None, Pick::default())?,
         None => None,
     };
     Ok(from_hub.into_iter().chain(from_packages).collect())

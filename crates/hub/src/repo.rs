@@ -193,7 +193,7 @@ fn is_weights(name: &str) -> bool {
     name.ends_with(".safetensors")
 }
 
-/// True for the files that a safetensors model consists of, at the top of the repository.
+/// True for the files that a safetensors model consists of, at the top of the repository but for how an encoder's vectors are pooled.
 fn belongs_to_safetensors(name: &str) -> bool {
     const EXACT: &[&str] = &[
         "config.json",
@@ -204,11 +204,17 @@ fn belongs_to_safetensors(name: &str) -> bool {
         "vocab.json",
         "merges.txt",
         "tokenizer.model",
+        // How the texts of an encoder become vectors.
+        "modules.json",
+        "sentence_bert_config.json",
     ];
     let tokenizer = name.starts_with("tokenizer") && name.ends_with(".json");
     let weights = name.ends_with(".safetensors") && !name.starts_with("adapter");
-    !name.contains('/')
-        && (EXACT.contains(&name) || tokenizer || weights || name.starts_with("chat_template."))
+    let pooling =
+        name.strip_suffix("_Pooling/config.json").is_some_and(|number| number.parse::<u8>().is_ok());
+    pooling
+        || !name.contains('/')
+            && (EXACT.contains(&name) || tokenizer || weights || name.starts_with("chat_template."))
 }
 
 impl Repo<'_> {

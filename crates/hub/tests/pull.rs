@@ -320,6 +320,10 @@ fn safetensors_repositories_come_as_a_folder() {
     let files = [
         ("config.json", plain("{}")),
         ("tokenizer.json", plain("{ }")),
+        ("modules.json", plain("[]")),
+        ("sentence_bert_config.json", plain("{  }")),
+        ("1_Pooling/config.json", plain("{   }")),
+        ("onnx/config.json", plain("no")),
         ("README.md", plain("no")),
         ("model.safetensors", lfs(content(3000, 13))),
     ];
@@ -329,7 +333,11 @@ fn safetensors_repositories_come_as_a_folder() {
     let path = fetch(&config).unwrap();
     assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), content(3000, 13));
     assert!(path.join("config.json").is_file() && path.join("tokenizer.json").is_file());
-    assert!(!path.join("README.md").exists());
+    // How texts become vectors.
+    for name in ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json"] {
+        assert!(path.join(name).is_file(), "{name}");
+    }
+    assert!(!path.join("README.md").exists() && !path.join("onnx").exists());
     let models = list(&config).unwrap();
     assert_eq!((models[0].name.as_str(), models[0].quant.as_str()), ("owner/repo", "safetensors"));
     assert_eq!((models[0].bytes, &models[0].path), (3000, &path));

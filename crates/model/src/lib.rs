@@ -10,6 +10,7 @@
 
 mod arch;
 mod check;
+mod embedding;
 mod error;
 mod files;
 mod folder;
@@ -33,6 +34,7 @@ mod text_side;
 mod wrong_file;
 
 pub use check::{HeaderVerdict, check_config, check_gguf_header};
+pub use embedding::EmbeddingDefaults;
 pub use error::ModelError;
 pub use generation::GenerationDefaults;
 pub use heads::{FileHead, Heads};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use unicorn_core::{ModelSpec, WeightError, WeightSource, WeightSpan};
 
 use crate::arch::{self, Weights};
+use crate::embedding::{self, EmbeddingDefaults};
 use crate::error::ModelError;
 use crate::folder;
 use crate::generation::{self, GenerationDefaults};
@@ -47,8 +48,11 @@ pub fn open(path: &Path) -> Result<OpenModel, ModelError> {
     let (spec, notices) = spec_of(&located, path, &name_of(path))?;
     let mut all = set_aside;
     all.extend(notices);
-    all.extend(generation::defaults(&located, spec.vocab).1);
-    all.extend(text::notices(&located, Some(spec.vocab), &spec.name));
+    // An encoder writes no answers.
+    if !spec.is_encoder() {
+        all.extend(generation::defaults(&located, spec.vocab).1);
+        all.extend(text::notices(&located, Some(spec.vocab), &spec.name));
+    }
     Ok(OpenModel { spec, source: Arc::new(Source { located }), notices: all })
 }
 
@@ -111,12 +115,24 @@ pub fn inspect(path: &Path) -> Result<Inspection, ModelError> {
 impl OpenModel {
     /// Builds the tokenizer. Takes tens of milliseconds, so callers build it on a thread of its own while weights load.
     pub fn tokenizer(&self) -> Result<OpenTokenizer, ModelError> {
-        text::tokenizer(&self.source.located, Some(self.spec.vocab))
+        let mut open = text::tokenizer(&self.source.located, Some(self.spec.vocab))?;
+        if self.spec.is_encoder() {
+            // What ends an answer does not matter.
+            open.notices.retain(|notice| !matches!(notice, Notice::Assumed { .. }));
+        }
+        Ok(open)
     }
 
     /// The chat template in Jinja, if the model has one.
     pub fn chat_template(&self) -> Result<Option<String>, ModelError> {
         text::chat_template(&self.source.located)
+    }
+
+    /// How the model's files say that texts become vectors.
+    ///
+    /// Errors where they ask for something that is not done here, since vectors would be others.
+    pub fn embedding_defaults(&self) -> Result<EmbeddingDefaults, ModelError> {
+        embedding::defaults(&self.source.located)
     }
 
     /// Sampling defaults that come with the model. What cannot be used is left out, and among the notices.

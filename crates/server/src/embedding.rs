@@ -2,15 +2,20 @@
 
 use axum::http::StatusCode;
 use serde_json::Value;
+use tokio::task::JoinSet;
+use unicorn_engine::{EmbedRequest, FinishReason};
 use unicorn_text::EncodeOptions;
 
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::job::{blocking, check_length};
+use crate::http::client::Client;
+use crate::job::blocking;
 use crate::registry::InUse;
+use crate::turns::TEXTS_MAX;
+use crate::worker::Progress;
 
-/// Texts of one request, as OpenAI has it.
-const TEXTS_MAX: usize = 2048;
+/// Tokens of all texts of one request, as OpenAI has it.
+const TOKENS_MAX: usize = 300_000;
 
 /// What becomes of a text that the context does not hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +42,7 @@ pub(crate) fn texts(fields: &Fields<'_>, name: &str) -> Result<Vec<(String, Text
             .ok_or_else(|| fields.wrong(at, "must be texts or token ids"))
     };
     match fields.required(name, fields.get(name))? {
+        Value::String(text) if text.is_empty() => Err(fields.wrong(name, "is empty")),
         Value::String(text) => Ok(vec![(name.to_owned(), Text::Plain(text.clone()))]),
         Value::Array(list) if list.first().is_some_and(Value::is_number) => {
             Ok(vec![(name.to_owned(), ids(list, name)?)])
@@ -48,6 +54,7 @@ pub(crate) fn texts(fields: &Fields<'_>, name: &str) -> Result<Vec<(String, Text
             let one = |(i, value): (usize, &Value)| {
                 let at = format!("{name}[{i}]");
                 let text = match value {
+                    Value::String(text) if text.is_empty() => return Err(fields.wrong(&at, "is empty")),
                     Value::String(text) => Text::Plain(text.clone()),
                     Value::Array(list) => ids(list, &at)?,
                     _ => return Err(fields.wrong(&at, "must be a text or a list of token ids")),
@@ -60,37 +67,56 @@ pub(crate) fn texts(fields: &Fields<'_>, name: &str) -> Result<Vec<(String, Text
     }
 }
 
-/// The tokens of texts with the special ones that the model wants around them.
+/// The tokens of texts with the special ones that the model wants around them; token ids are taken as they are.
 async fn tokens(model: &InUse, texts: Vec<(String, Text)>, long: Long) -> Result<Vec<Vec<u32>>, ApiError> {
     let model = model.clone();
     blocking(move || {
-        let one = |(at, text): (String, Text)| {
-            let mut tokens = match text {
-                Text::Ids(ids) => ids,
-                Text::Plain(text) => {
-                    if long == Long::Refuse {
-                        model.check_text(&text, &at)?;
-                    }
-                    let options = EncodeOptions { parse_special: false, add_special: true };
-                    let encoded = model.text.tokenizer.encode(&text, options);
-                    encoded.map_err(|error| ApiError::param(&at, error))?
-                }
-            };
-            if let Some(id) = tokens.iter().find(|id| **id as usize >= model.vocab) {
-                return Err(ApiError::param(at, format!("{id} is no token id of this model")));
+        let (mut all, mut total) = (Vec::with_capacity(texts.len()), 0);
+        for (at, text) in texts {
+            let tokens = tokens_of(&model, &at, text, long)?;
+            total += tokens.len();
+            if total > TOKENS_MAX {
+                let message = format!("more than {TOKENS_MAX} tokens in all: several requests can have them");
+                return Err(ApiError::param(at, message));
             }
-            if tokens.is_empty() {
-                return Err(ApiError::param(at, "is empty"));
-            }
-            if long == Long::Cut {
-                cut(&mut tokens, model.context.saturating_sub(1));
-            }
-            check_length(&model, tokens.len(), &at)?;
-            Ok(tokens)
-        };
-        texts.into_iter().map(one).collect()
+            all.push(tokens);
+        }
+        Ok(all)
     })
     .await
+}
+
+fn tokens_of(model: &InUse, at: &str, text: Text, long: Long) -> Result<Vec<u32>, ApiError> {
+    let mut tokens = match text {
+        Text::Ids(ids) => ids,
+        Text::Plain(text) => {
+            let text = match long {
+                Long::Cut => model.beginning(&text),
+                // An encoder's tokens may stand for any number of bytes, and are found in one pass.
+                Long::Refuse if model.encodes => &text,
+                Long::Refuse => {
+                    model.check_text(&text, at)?;
+                    &text
+                }
+            };
+            let options = EncodeOptions { parse_special: false, add_special: true };
+            model.text.tokenizer.encode(text, options).map_err(|error| ApiError::param(at, error))?
+        }
+    };
+    if let Some(id) = tokens.iter().find(|id| **id as usize >= model.vocab) {
+        return Err(ApiError::param(at, format!("{id} is no token id of this model")));
+    }
+    if tokens.is_empty() {
+        return Err(ApiError::param(at, "has no tokens"));
+    }
+    if long == Long::Cut {
+        cut(&mut tokens, model.context);
+    }
+    if tokens.len() > model.context {
+        let message = format!("has {} tokens, the model takes {}", tokens.len(), model.context);
+        return Err(ApiError { code: Some("context_length_exceeded"), ..ApiError::param(at, message) });
+    }
+    Ok(tokens)
 }
 
 /// Leaves out what is too much before the last token, which is often a special one.
@@ -112,24 +138,69 @@ pub(crate) struct Vectors {
 /// Turns texts into vectors; `normalize` gives them the length 1. `dimensions` keeps the first so many numbers of each.
 pub(crate) async fn embed(
     model: &InUse,
+    client: Client,
     texts: Vec<(String, Text)>,
     long: Long,
     normalize: bool,
     dimensions: Option<usize>,
 ) -> Result<Vectors, ApiError> {
+    let pooling = model.pooling.clone().map_err(|why| {
+        let message = format!("{} gives no vectors here: {why}", model.id);
+        ApiError { code: Some("not_supported"), ..ApiError::new(StatusCode::NOT_IMPLEMENTED, message) }
+    })?;
+    let _turn = model.turns.enter(texts.len()).await?;
     let tokens = tokens(model, texts, long).await?;
     let count = tokens.iter().map(Vec::len).sum();
-    let mut vectors = run(model, tokens, normalize)?;
+    let Client { group, scope } = client;
+    let request = |tokens| EmbedRequest { group, scope, ..EmbedRequest::new(tokens, pooling, normalize) };
+    let mut vectors = run(model, tokens.into_iter().map(request)).await?;
     if let Some(dimensions) = dimensions {
         vectors.iter_mut().for_each(|vector| shorten(vector, dimensions));
     }
     Ok(Vectors { vectors, tokens: count })
 }
 
-/// The engine's part, which it has not learnt yet.
-fn run(model: &InUse, _tokens: Vec<Vec<u32>>, _normalize: bool) -> Result<Vec<Vec<f32>>, ApiError> {
-    let message = format!("embeddings of {} cannot be computed: the engine does not do that yet", model.id);
-    Err(ApiError { code: Some("not_supported"), ..ApiError::new(StatusCode::NOT_IMPLEMENTED, message) })
+/// Hands texts to the engine, no more at once than it runs, so that others have their turn between them. Dropping this gives them up.
+async fn run(
+    model: &InUse,
+    requests: impl ExactSizeIterator<Item = EmbedRequest>,
+) -> Result<Vec<Vec<f32>>, ApiError> {
+    let mut vectors = vec![Vec::new(); requests.len()];
+    let (mut requests, mut running) = (requests.enumerate(), JoinSet::new());
+    loop {
+        while running.len() < model.sequences_max
+            && let Some((at, request)) = requests.next()
+        {
+            let model = model.clone();
+            running.spawn(async move { Ok((at, vector(&model, request).await?)) });
+        }
+        let Some(done) = running.join_next().await else { return Ok(vectors) };
+        let (at, vector) = done.unwrap_or_else(|_| Err(ApiError::internal("a text was lost")))?;
+        vectors[at] = vector;
+    }
+}
+
+/// The vector of one text.
+async fn vector(model: &InUse, request: EmbedRequest) -> Result<Vec<f32>, ApiError> {
+    let _place = model.turns.place().await?;
+    let submitted = model.worker.embed(request).await;
+    let mut progress = submitted
+        .map_err(|why| ApiError::unavailable(format!("the engine of this model has stopped: {why}"), 5))?
+        .map_err(|error| ApiError::admission(error, "input"))?;
+    match progress.next().await {
+        Some(Progress::Embedding(vector)) => Ok(vector),
+        Some(Progress::Finished { reason, .. }) => Err(match reason {
+            FinishReason::NotFinite => ApiError::internal(
+                "the vector of a text is not finite: the model's file, a kernel or the driver is wrong; `unicorn selftest` looks for it",
+            ),
+            FinishReason::Context => ApiError::internal("a text is longer than what the model takes by now"),
+            FinishReason::OutOfKvPages => ApiError::internal("the KV cache is too small for a text"),
+            FinishReason::Cancelled => ApiError::unavailable("the server is shutting down", 5),
+            FinishReason::Device(failure) => ApiError::internal(failure.to_string()),
+            _ => ApiError::internal("a text did not become a vector"),
+        }),
+        _ => Err(ApiError::unavailable("the engine of this model has stopped", 5)),
+    }
 }
 
 /// The number of dimensions that a request wants, which may be fewer than the model has.
@@ -183,6 +254,8 @@ mod tests {
             (json!([1, -1]), "input"),
             (json!(["a", 7]), "input[1]"),
             (json!(["a", []]), "input[1]"),
+            (json!(""), "input"),
+            (json!(["a", ""]), "input[1]"),
             (json!(vec!["a"; 2049]), "input"),
         ] {
             assert_eq!(read(input).unwrap_err().param.as_deref(), Some(param));

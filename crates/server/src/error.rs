@@ -90,6 +90,12 @@ impl ApiError {
         ApiError { retry_after_seconds: Some(retry_after_seconds), code: Some("unavailable"), ..error }
     }
 
+    /// 429: too many wait.
+    pub fn queue_full(message: impl Into<String>) -> ApiError {
+        let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, message);
+        ApiError { retry_after_seconds: Some(1), code: Some("queue_full"), ..error }
+    }
+
     /// 500.
     pub fn internal(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
@@ -107,11 +113,8 @@ impl ApiError {
             }
             AdmissionError::TokenOutOfRange { what, .. } => ApiError::param(what, message),
             AdmissionError::Option(option) => ApiError::param(option.name, message),
-            AdmissionError::QueueFull { .. } => ApiError {
-                retry_after_seconds: Some(1),
-                code: Some("queue_full"),
-                ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
-            },
+            AdmissionError::QueueFull { .. } => ApiError::queue_full(message),
+            AdmissionError::Encoder => ApiError::param("model", message),
             AdmissionError::Stopped { .. } => ApiError::unavailable(message, 5),
             _ => ApiError::bad_request(message),
         }

@@ -13,8 +13,9 @@ use crate::error::ApiError;
 use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
 
-/// Why an answer was cut short that its client still wants.
+/// What is told where a logit is no number.
 const NOT_FINITE: &str = "the model's output is not finite: its file, a kernel or the driver is wrong; `unicorn selftest` looks for it";
+/// Why an answer was cut short that its client still wants.
 const ENDING: &str = "the server is shutting down";
 /// Seconds until another one may be there.
 const RETRY_SECONDS: u64 = 5;
@@ -289,6 +290,7 @@ impl Generation {
             FinishReason::Device(failure) if failure.0.is_wrong() => {
                 Finish::Failed(format!("{failure}; this answer may be wrong, please ask again"))
             }
+            FinishReason::Embedded => Finish::Failed("a vector is no answer".into()),
             FinishReason::Device(failure) if failure.0.is_lost() => Finish::Failed(format!(
                 "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
             )),
@@ -318,6 +320,8 @@ impl Stream for Generation {
             let delta = match std::task::ready!(this.tokens.poll_next(cx)) {
                 Some(Progress::Token { token, logprobs }) => this.token(token, logprobs),
                 Some(Progress::Prompt(logprobs)) => this.prompt(logprobs),
+                // Comes of texts that are not continued.
+                Some(Progress::Embedding(_)) => Delta::default(),
                 Some(Progress::Finished { reason, timings }) => this.finish(reason, timings),
                 None => {
                     this.done = true;

@@ -35,6 +35,7 @@ pub(crate) async fn prompt(
     conversation: Conversation,
     shape: &Shape,
 ) -> Result<Prompt, ApiError> {
+    model.check_writes()?;
     let model = model.clone();
     let tools = if shape.choice == ToolChoice::None { Vec::new() } else { shape.tools.clone() };
     blocking(move || render(&model, &conversation, &tools)).await
@@ -79,6 +80,7 @@ pub(crate) async fn start(
     conversation: Option<String>,
     choices: usize,
 ) -> Result<Vec<Generation>, ApiError> {
+    model.check_writes()?;
     check_length(model, ask.prompt.len(), ask.prompt_field)?;
     let structure = {
         let (model, shape) = (model.clone(), shape.clone());

@@ -26,6 +26,7 @@ mod server;
 mod shape;
 mod stops;
 mod structure;
+mod turns;
 mod warm_up;
 mod worker;
 

@@ -72,6 +72,7 @@ pub(crate) struct Metrics {
     canary_seconds: Gauge<f64, AtomicU64>,
     loads: Counter,
     unloads: Counter,
+    embeddings: Counter,
 }
 
 impl Metrics {
@@ -109,6 +110,7 @@ impl Metrics {
             canary_seconds: Gauge::default(),
             loads: Counter::default(),
             unloads: Counter::default(),
+            embeddings: Counter::default(),
         };
         metrics.register();
         metrics
@@ -168,6 +170,7 @@ impl Metrics {
         let own = &mut registry;
         own.register("unicorn_model_loads", "Models loaded", self.loads.clone());
         own.register("unicorn_model_unloads", "Models unloaded", self.unloads.clone());
+        own.register("unicorn_embeddings", "Texts that became vectors", self.embeddings.clone());
         self.registry = registry;
     }
 
@@ -208,12 +211,16 @@ impl Metrics {
     /// A request ended in the engine.
     pub fn finished(&self, reason: &FinishReason, timings: &Timings, whole: Duration, slow_client: bool) {
         let finished_reason = match reason {
-            FinishReason::Stop => "stop",
+            // As vLLM counts what is pooled.
+            FinishReason::Stop | FinishReason::Embedded => "stop",
             FinishReason::Length | FinishReason::Context => "length",
             FinishReason::Cancelled => "abort",
             _ => "error",
         };
         self.finished.get_or_create(&Finished { finished_reason }).inc();
+        if *reason == FinishReason::Embedded {
+            self.embeddings.inc();
+        }
         self.prompt_tokens.inc_by(timings.prompt_tokens as u64);
         self.generated_tokens.inc_by(timings.generated_tokens as u64);
         self.prefix_queries.inc_by(timings.prompt_tokens as u64);
@@ -292,6 +299,7 @@ mod tests {
         let timings =
             Timings { prompt_tokens: 7, reused_tokens: 3, generated_tokens: 2, ..Timings::default() };
         metrics.finished(&FinishReason::Stop, &timings, Duration::from_secs(1), true);
+        metrics.finished(&FinishReason::Embedded, &Timings::default(), Duration::from_secs(1), false);
         let text = metrics.text(&[Counters {
             running: 1,
             waiting: 2,
@@ -306,7 +314,8 @@ mod tests {
             "vllm:kv_cache_usage_perc 0.5",
             "vllm:prompt_tokens_total 7",
             "vllm:prefix_cache_hits_total 3",
-            "vllm:request_success_total{finished_reason=\"stop\"} 1",
+            "vllm:request_success_total{finished_reason=\"stop\"} 2",
+            "unicorn_embeddings_total 1",
             "vllm:time_to_first_token_seconds_count 1",
             "unicorn_slow_clients_total 1",
             "unicorn_http_requests_total{route=\"/v1/models\",status=\"200\"} 1",

@@ -1,5 +1,6 @@
 //! A model as the server sees it.
 
+use unicorn_core::Pooling;
 use unicorn_engine::Engine;
 use unicorn_model::TextSide;
 
@@ -13,6 +14,8 @@ pub struct LoadedModel {
     pub facts: ModelFacts,
     /// Next tokens are guessed from the text so far, and several verified in one step.
     pub drafts: bool,
+    /// How the hidden states of a text become one vector; a sentence where its files ask for what is not done here.
+    pub pooling: Result<Pooling, String>,
 }
 
 /// What is told about a model.
@@ -32,6 +35,8 @@ pub struct ModelFacts {
     pub quantization: String,
     /// Length of the residual stream.
     pub width: usize,
+    /// It turns texts into vectors and writes none.
+    pub encodes: bool,
     /// Longest context that it was trained for, in tokens.
     pub context_trained: usize,
     /// The devices that run it.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
+use unicorn_core::Pooling;
 use unicorn_grammar::Dialect;
 use unicorn_model::TextSide;
 use unicorn_text::ChatTemplate;
@@ -15,6 +16,7 @@ use crate::grammars::Grammars;
 use crate::metrics::Metrics;
 use crate::model::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts};
 use crate::recovery::Recovery;
+use crate::turns::Turns;
 use crate::warm_up::warm_up;
 use crate::worker::{Ended, Worker};
 
@@ -33,8 +35,14 @@ pub(crate) struct Model {
     /// Bytes of the longest token.
     token_bytes_max: usize,
     pub grammars: Grammars,
+    /// As in [`ModelFacts`].
+    pub encodes: bool,
     /// As in [`LoadedModel`].
     pub drafts: bool,
+    /// As in [`LoadedModel`].
+    pub pooling: Result<Pooling, String>,
+    /// Texts on their way to vectors.
+    pub turns: Turns,
     /// How it writes calls and thoughts.
     pub dialect: Dialect,
     /// Ticks of the registry's clock when it was asked last.
@@ -59,6 +67,28 @@ impl Model {
     /// What is told about it now.
     pub fn facts(&self) -> Arc<ModelFacts> {
         self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Errors where a model writes no answers.
+    pub fn check_writes(&self) -> Result<(), ApiError> {
+        if !self.encodes {
+            return Ok(());
+        }
+        let message = format!(
+            "{} does not support chat or completion: it is an encoder, which turns texts into vectors; /v1/embeddings and /api/embed do that",
+            self.id
+        );
+        Err(ApiError::param("model", message))
+    }
+
+    /// Text that certainly has more tokens than the context holds is left out, so that nobody waits for its tokens.
+    pub fn beginning<'a>(&self, text: &'a str) -> &'a str {
+        let most = self.token_bytes_max.max(1).saturating_mul(self.context.saturating_add(1));
+        match self.encodes {
+            // Its tokens may stand for any number of bytes, and are found in one pass.
+            true => text,
+            false => &text[..text.floor_char_boundary(most)],
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -318,10 +348,11 @@ impl Registry {
 
     fn load(&self, id: &str, progress: &mut dyn FnMut(f32)) -> Result<Model, LoadError> {
         let loaded = self.loader.load(id, &Care::Usual, progress)?;
-        let LoadedModel { mut engine, text, facts, drafts } = loaded;
+        let LoadedModel { mut engine, text, facts, drafts, pooling } = loaded;
         warm_up(&mut engine)?;
         let (context, sequences_max) = (engine.options().context, engine.options().sequences_max);
-        let vocab = engine.spec().vocab;
+        let turns = Turns::new(sequences_max, engine.options().queue_max);
+        let (vocab, encodes) = (engine.spec().vocab, engine.spec().is_encoder());
         let template = text.template().ok().flatten().map(ChatTemplate::source).unwrap_or_default();
         let dialect = Dialect::detect(template);
         let ends = text.stop_tokens.clone();
@@ -348,8 +379,11 @@ impl Registry {
             vocab,
             token_bytes_max,
             grammars,
+            encodes,
             dialect,
             drafts,
+            pooling,
+            turns,
             used,
             users,
             leaves,

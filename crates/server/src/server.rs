@@ -15,7 +15,7 @@ use crate::error::ApiError;
 use crate::http::body::drain;
 use crate::http::guard::guard;
 use crate::http::listen::listen;
-use crate::model::Loader;
+use crate::model::{Loader, ModelFacts};
 use crate::options::ServerOptions;
 use crate::routes::Routes;
 
@@ -36,6 +36,12 @@ impl Server {
     /// A sentence, where it cannot be loaded.
     pub async fn warm(&self, id: &str) -> Result<(), String> {
         self.app.registry.warm(id).await.map_err(|error| error.message)
+    }
+
+    /// What is known of a model that is loaded.
+    pub fn facts(&self, id: &str) -> Option<Arc<ModelFacts>> {
+        let ready = self.app.registry.ready();
+        ready.into_iter().find(|model| model.id == id).map(|model| model.facts())
     }
 
     /// Answers requests until `ending` turns true and answers under way have finished, or have had their time.

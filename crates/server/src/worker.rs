@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use unicorn_core::SequenceId;
 use unicorn_engine::{
-    AdmissionError, Counters, Engine, Event, FinishReason, Guides, Request, SequenceInfo, Timings,
-    TokenLogprobs,
+    AdmissionError, Counters, EmbedRequest, Engine, Event, FinishReason, Guides, Request, SequenceInfo,
+    Timings, TokenLogprobs,
 };
 
 use crate::metrics::Metrics;
@@ -26,6 +26,12 @@ pub(crate) struct Job {
     pub guides: Guides,
 }
 
+/// What an engine can be asked for.
+enum Work {
+    Continue(Box<Job>),
+    Embed(EmbedRequest),
+}
+
 /// What happened to a job.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Progress {
@@ -33,6 +39,8 @@ pub(crate) enum Progress {
     Prompt(Vec<TokenLogprobs>),
     /// A token was chosen.
     Token { token: u32, logprobs: Option<TokenLogprobs> },
+    /// A text became a vector.
+    Embedding(Vec<f32>),
     /// The last that comes.
     Finished { reason: FinishReason, timings: Timings },
 }
@@ -44,7 +52,7 @@ const JOBS_MAX: usize = 64;
 const BEHIND_MAX: usize = 16 * 1024;
 
 struct Submission {
-    job: Job,
+    work: Work,
     reply: oneshot::Sender<Result<Tokens, AdmissionError>>,
 }
 
@@ -137,8 +145,17 @@ impl Worker {
     /// # Errors
     /// The reason where the engine has stopped.
     pub async fn submit(&self, job: Job) -> Result<Result<Tokens, AdmissionError>, String> {
+        self.send(Work::Continue(Box::new(job))).await
+    }
+
+    /// Hands a text to the engine, to become a vector. Errors as [`Worker::submit`] does.
+    pub async fn embed(&self, request: EmbedRequest) -> Result<Result<Tokens, AdmissionError>, String> {
+        self.send(Work::Embed(request)).await
+    }
+
+    async fn send(&self, work: Work) -> Result<Result<Tokens, AdmissionError>, String> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.jobs.send(Submission { job, reply }).await;
+        let sent = self.jobs.send(Submission { work, reply }).await;
         let answered = if sent.is_ok() { answer.await.ok() } else { None };
         answered.ok_or_else(|| self.stopped().unwrap_or_else(|| "it has ended".into()))
     }
@@ -178,6 +195,11 @@ impl Tokens {
     /// The next thing that happened; `None` after the last, and where the job was given up because nobody took what came of it.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
         Pin::new(&mut self.progress).poll_recv(cx)
+    }
+
+    /// As [`Tokens::poll_next`].
+    pub async fn next(&mut self) -> Option<Progress> {
+        self.progress.recv().await
     }
 
     /// Ends the job. What has come of it can still be taken.
@@ -230,6 +252,10 @@ impl Clients {
                     return Some(sequence);
                 }
             }
+            Event::Embedding { vector, .. } => {
+                // The channel of a text is empty until now: only a client that is gone does not take it.
+                let _ = client.progress.try_send(Progress::Embedding(vector));
+            }
             Event::PromptLogprobs { logprobs, .. } => {
                 // The channel has room: nothing came before. One that is gone is seen at the next token.
                 let _ = client.progress.try_send(Progress::Prompt(logprobs));
@@ -264,14 +290,16 @@ struct Pump {
 impl Pump {
     fn run(mut self) {
         loop {
-            if self.engine.is_idle() {
+            // Of an engine that has stopped nothing is asked any more: what comes now waits for the next one.
+            let takes = !self.engine.has_stopped();
+            if takes && self.engine.is_idle() {
                 self.tell(None, Health::Works);
                 match self.submissions.blocking_recv() {
                     Some(submission) => self.admit(submission),
                     None => return,
                 }
             }
-            while let Ok(submission) = self.submissions.try_recv() {
+            while takes && let Ok(submission) = self.submissions.try_recv() {
                 self.admit(submission);
             }
             while let Ok(sequence) = self.cancels.try_recv() {
@@ -296,9 +324,15 @@ impl Pump {
         }
     }
 
-    fn admit(&mut self, Submission { job, reply }: Submission) {
-        let added = self.engine.add_guided(job.request, job.guides);
-        let answer = added.map(|sequence| {
+    fn add(&mut self, work: Work) -> Result<SequenceId, AdmissionError> {
+        match work {
+            Work::Continue(job) => self.engine.add_guided(job.request, job.guides),
+            Work::Embed(request) => self.engine.add_embedding(request),
+        }
+    }
+
+    fn admit(&mut self, Submission { work, reply }: Submission) {
+        let answer = self.add(work).map(|sequence| {
             let (progress, received) = mpsc::channel(BEHIND_MAX);
             let client =
                 Client { progress, gone: false, slow: false, since: Instant::now(), last_token: None };

@@ -32,19 +32,29 @@ impl EditShape {
     }
 }
 
+/// The output rows whose logits are computed: output rows are numbered among these.
+pub(crate) fn scored(batch: &Batch) -> impl Iterator<Item = &OutputRow> + Clone {
+    batch.outputs().iter().filter(|o| o.select != Select::Hidden)
+}
+
+/// `(number among the rows with logits, slot)` of the rows whose best token the device keeps.
+pub(crate) fn keeps(batch: &Batch) -> impl Iterator<Item = (usize, u32)> {
+    scored(batch).enumerate().filter_map(|(i, o)| o.keep.map(|slot| (i, slot)))
+}
+
 fn selects(row: &OutputRow) -> Option<usize> {
     if let Select::Top(k) = row.select { Some(k) } else { None }
 }
 
 /// The masks of the output rows that select; `None` for other rows and where all tokens are allowed.
 fn masks(batch: &Batch) -> impl Iterator<Item = Option<&Arc<TokenMask>>> {
-    batch.outputs().iter().map(|o| o.edits.mask.as_ref().filter(|_| selects(o).is_some()))
+    scored(batch).map(|o| o.edits.mask.as_ref().filter(|_| selects(o).is_some()))
 }
 
 /// Words that [`mask_table`] has at most.
 pub(crate) fn mask_words(batch: &Batch) -> usize {
     let words: usize = masks(batch).flatten().map(|mask| mask.words().len()).sum();
-    if words == 0 { 0 } else { words + batch.outputs().len() }
+    if words == 0 { 0 } else { words + scored(batch).count() }
 }
 
 /// As `mask_logits.comp` reads them: for each output row the word at which its mask begins, 0 for none; then the masks, each once.
@@ -52,7 +62,7 @@ pub(crate) fn mask_table(batch: &Batch) -> Vec<u32> {
     if mask_words(batch) == 0 {
         return Vec::new();
     }
-    let mut table = vec![0; batch.outputs().len()];
+    let mut table = vec![0; scored(batch).count()];
     let mut known: Vec<(&Arc<TokenMask>, u32)> = Vec::new();
     for (row, mask) in masks(batch).enumerate() {
         let Some(mask) = mask else { continue };
@@ -71,7 +81,7 @@ pub(crate) fn mask_table(batch: &Batch) -> Vec<u32> {
 
 /// The adjustments of the output rows that select, with the row's number among the output rows.
 fn taken(batch: &Batch) -> impl Iterator<Item = (u32, &Adjustment)> {
-    let rows = (0..).zip(batch.outputs()).filter(|(_, o)| selects(o).is_some());
+    let rows = (0..).zip(scored(batch)).filter(|(_, o)| selects(o).is_some());
     rows.flat_map(|(row, o)| o.edits.adjustments.iter().map(move |a| (row, a)))
 }
 
@@ -86,18 +96,20 @@ pub(crate) fn take_list(batch: &Batch) -> Vec<u32> {
     if places.is_empty() { places } else { [vec![places.len() as u32 / 2, 0], places].concat() }
 }
 
-/// What the batch asked for. `logits` are those of the rows that ask for all, `selected` holds `most` pairs for every output row, `taken` what
+/// What the batch asked for. `logits` are those of the rows that ask for all, `hidden` the
+/// hidden states, `selected` holds `most` pairs for every row with logits, `taken` what
 /// was taken out.
 pub(crate) fn output(
     batch: &Batch,
     mut logits: Vec<f32>,
+    hidden: Vec<f32>,
     selected: &[TopEntry],
     most: usize,
     mut taken: impl Iterator<Item = f32>,
 ) -> HeadOutput {
     let mut whole = logits.chunks_exact_mut(batch.limits().vocab.max(1));
     let mut top = Vec::new();
-    for (row, asked) in batch.outputs().iter().enumerate() {
+    for (row, asked) in scored(batch).enumerate() {
         let Some(k) = selects(asked) else {
             whole.next().into_iter().for_each(|logits| asked.edits.apply(0, logits));
             continue;
@@ -112,7 +124,7 @@ pub(crate) fn output(
         list.truncate(k);
         top.push(list);
     }
-    HeadOutput { logits, top }
+    HeadOutput { logits, top, hidden }
 }
 
 #[cfg(test)]
@@ -165,7 +177,8 @@ mod tests {
             [entry(8, 1.0), entry(4, 0.5), none],
             [entry(33, 1.0), none, none],
         ];
-        let output = output(&batch(), vec![0.5; 40], selected.as_flattened(), 3, [1.5, 9.0, 9.0].into_iter());
+        let output =
+            output(&batch(), vec![0.5; 40], vec![], selected.as_flattened(), 3, [1.5, 9.0, 9.0].into_iter());
         // Token 5 and token 9 are adjusted, but no mask allows them.
         assert_eq!(
             output.top,

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use unicorn_core::{
-    AttentionSpec, AttentionWeights, Block, DeviceError, FfnSpec, FfnWeights, NormSpec, ShortConvSpec,
-    ShortConvWeights, Weight, WeightSource, WeightSpan,
+    AttentionSpec, AttentionWeights, Block, DeviceError, EncoderAttentionSpec, EncoderAttentionWeights,
+    EncoderEmbeddingSpec, EncoderEmbeddingWeights, EncoderFfnSpec, EncoderFfnWeights, FfnSpec, FfnWeights,
+    LayerNormWeights, NormSpec, ShortConvSpec, ShortConvWeights, Weight, WeightSource, WeightSpan,
 };
 
 use crate::blocks::{
-    AttentionBlock, EmbeddingBlock, FfnBlock, GpuBlock, HeadBlock, Norm, Projection, ShortConvBlock,
+    AttentionBlock, EmbeddingBlock, EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock,
+    EncoderHeadBlock, FfnBlock, GpuBlock, HeadBlock, LayerNorm, Norm, Projection, ShortConvBlock,
 };
 use crate::context::Context;
 use crate::memory::Buffer;
@@ -44,6 +46,10 @@ impl Loader {
                 weight: self.matrix(weight, source)?,
                 soft_cap: spec.soft_cap,
             })),
+            Block::EncoderEmbedding { spec, weights } => self.encoder_embedding(spec, weights, source),
+            Block::EncoderAttention { spec, weights } => self.encoder_attention(spec, weights, source),
+            Block::EncoderFfn { spec, weights } => self.encoder_ffn(spec, weights, source),
+            Block::EncoderHead { spec } => Ok(GpuBlock::EncoderHead(EncoderHeadBlock { width: spec.width })),
         }
     }
 
@@ -126,6 +132,78 @@ impl Loader {
             activation: select::activation_code(spec.activation),
             post_norm: self.optional_norm(&spec.post_norm, &w.post_norm, source)?,
         }))
+    }
+
+    fn encoder_embedding(
+        &mut self,
+        spec: &EncoderEmbeddingSpec,
+        w: &EncoderEmbeddingWeights,
+        source: &dyn WeightSource,
+    ) -> Result<GpuBlock, DeviceError> {
+        let token_types = weights::read_vector(&w.token_types, source)?;
+        let mut positions = weights::read_vector(&w.positions, source)?;
+        // All tokens are of the first type.
+        for row in positions.chunks_exact_mut(spec.width) {
+            row.iter_mut().zip(&token_types).for_each(|(x, token_type)| *x += token_type);
+        }
+        Ok(GpuBlock::EncoderEmbedding(Box::new(EncoderEmbeddingBlock {
+            spec: spec.clone(),
+            tokens: EmbeddingBlock { table: self.matrix(&w.table, source)?, scale: 1.0 },
+            positions: weights::upload_f32(&self.context, &self.uploader, &positions, &w.positions.name)?,
+            norm: self.layer_norm(&w.norm, spec.norm_eps, source)?,
+        })))
+    }
+
+    fn encoder_attention(
+        &mut self,
+        spec: &EncoderAttentionSpec,
+        w: &EncoderAttentionWeights,
+        source: &dyn WeightSource,
+    ) -> Result<GpuBlock, DeviceError> {
+        Ok(GpuBlock::EncoderAttention(Box::new(EncoderAttentionBlock {
+            spec: spec.clone(),
+            inputs: self.projections([&w.q, &w.k, &w.v], source)?,
+            o: self.matrix(&w.o, source)?,
+            bias: self.plain(&[&w.q_bias, &w.k_bias, &w.v_bias], source)?,
+            o_bias: self.plain(&[&w.o_bias], source)?,
+            norm: self.layer_norm(&w.norm, spec.norm_eps, source)?,
+        })))
+    }
+
+    fn encoder_ffn(
+        &mut self,
+        spec: &EncoderFfnSpec,
+        w: &EncoderFfnWeights,
+        source: &dyn WeightSource,
+    ) -> Result<GpuBlock, DeviceError> {
+        Ok(GpuBlock::EncoderFfn(Box::new(EncoderFfnBlock {
+            spec: spec.clone(),
+            up: self.matrix(&w.up, source)?,
+            down: self.matrix(&w.down, source)?,
+            up_bias: self.plain(&[&w.up_bias], source)?,
+            down_bias: self.plain(&[&w.down_bias], source)?,
+            norm: self.layer_norm(&w.norm, spec.norm_eps, source)?,
+        })))
+    }
+
+    /// Vectors as f32, one after the other.
+    fn plain(&self, vectors: &[&Weight], source: &dyn WeightSource) -> Result<Buffer, DeviceError> {
+        let mut all = Vec::new();
+        for vector in vectors {
+            all.extend(weights::read_vector(vector, source)?);
+        }
+        let name = vectors.first().map_or("", |v| v.name.as_str());
+        weights::upload_f32(&self.context, &self.uploader, &all, name)
+    }
+
+    fn layer_norm(
+        &self,
+        w: &LayerNormWeights,
+        eps: f32,
+        source: &dyn WeightSource,
+    ) -> Result<LayerNorm, DeviceError> {
+        let (weight, bias) = (self.plain(&[&w.weight], source)?, self.plain(&[&w.bias], source)?);
+        Ok(LayerNorm { weight, bias, eps })
     }
 
     fn matrix(&mut self, weight: &Weight, source: &dyn WeightSource) -> Result<Arc<Matrix>, DeviceError> {
@@ -220,6 +298,19 @@ pub(crate) fn unsupported(block: &Block) -> Option<&'static str> {
         Block::ShortConv { spec, .. } if spec.kernel > KERNEL_MAX => Some("a long convolution"),
         Block::Ffn { spec, .. } if !whole(spec.width) => Some("a width that is no multiple of 32"),
         Block::Ffn { spec, .. } if !whole(spec.hidden) => Some("a hidden width that is no multiple of 32"),
+        Block::EncoderEmbedding { spec, .. } if !whole(spec.width) => {
+            Some("a width that is no multiple of 32")
+        }
+        Block::EncoderAttention { spec, .. }
+            if !whole(spec.width) || !whole(spec.heads * spec.head_dim) || spec.head_dim > 256 =>
+        {
+            Some("heads past 256, or widths that are no multiple of 32")
+        }
+        Block::EncoderFfn { spec, .. } if !whole(spec.width) || !whole(spec.hidden) => {
+            Some("widths that are no multiple of 32")
+        }
+        Block::EncoderEmbedding { .. } | Block::EncoderAttention { .. } => None,
+        Block::EncoderFfn { .. } | Block::EncoderHead { .. } => None,
         Block::Embedding { .. } | Block::Attention { .. } | Block::ShortConv { .. } => None,
         Block::Ffn { .. } | Block::Head { .. } => None,
     }
@@ -249,5 +340,12 @@ pub(crate) fn sizes(block: &GpuBlock) -> Sizes {
         GpuBlock::ShortConv(c) => short_conv_sizes(c.spec.width),
         GpuBlock::Ffn(f) => Sizes { width: f.down.rows, hidden: f.gate.rows, ..Sizes::default() },
         GpuBlock::Head(h) => Sizes { width: h.weight.cols, vocab: h.weight.rows, ..Sizes::default() },
+        GpuBlock::EncoderEmbedding(e) => Sizes { width: e.spec.width, ..Sizes::default() },
+        GpuBlock::EncoderAttention(a) => {
+            let attended = a.spec.heads * a.spec.head_dim;
+            Sizes { width: a.spec.width, qkv: 3 * attended, attended, ..Sizes::default() }
+        }
+        GpuBlock::EncoderFfn(f) => Sizes { width: f.spec.width, hidden: f.spec.hidden, ..Sizes::default() },
+        GpuBlock::EncoderHead(h) => Sizes { width: h.width, ..Sizes::default() },
     }
 }

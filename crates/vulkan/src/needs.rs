@@ -88,8 +88,9 @@ pub(crate) fn needs(
     // Each thread reads a piece, and where memory is not mapped has a slot of the ring; outputs pass when that is over.
     let loading = (threads() as u64).saturating_mul(PIECE_BYTES + ring);
     let outputs = (workload.outputs as u64).saturating_mul(8 * sizes.vocab as u64);
+    let hidden = (workload.rows as u64).saturating_mul(8 * sizes.width as u64);
     let scratch = all.saturating_sub(host).saturating_sub(weights).saturating_sub(kv);
-    Ok(MemoryNeed { weights, kv, scratch, host, passing: loading.max(outputs) })
+    Ok(MemoryNeed { weights, kv, scratch, host, passing: loading.max(outputs.saturating_add(hidden)) })
 }
 
 /// Errors where loading or reserving would.
@@ -112,20 +113,26 @@ fn check(inner: &Inner, router: Router<'_>, block: &Block, workload: &Workload) 
 fn stacks(block: &Block) -> Vec<Vec<&Weight>> {
     match block {
         Block::Embedding { table, .. } => vec![vec![table]],
-        Block::Attention { weights: w, .. } => {
-            let mut left = &[&w.q, &w.k, &w.v][..];
-            let mut all = vec![vec![&w.o]];
-            for (_, count) in select::projections([w.q.ty, w.k.ty, w.v.ty]) {
-                let (together, others) = left.split_at(*count);
-                left = others;
-                all.push(together.to_vec());
-            }
-            all
-        }
+        Block::Attention { weights: w, .. } => attention_stacks([&w.q, &w.k, &w.v], &w.o),
         Block::ShortConv { weights: w, .. } => vec![vec![&w.input], vec![&w.output]],
         Block::Ffn { weights: w, .. } => vec![vec![&w.gate], vec![&w.up], vec![&w.down]],
         Block::Head { weight, .. } => vec![vec![weight]],
+        Block::EncoderEmbedding { weights: w, .. } => vec![vec![&w.table]],
+        Block::EncoderAttention { weights: w, .. } => attention_stacks([&w.q, &w.k, &w.v], &w.o),
+        Block::EncoderFfn { weights: w, .. } => vec![vec![&w.up], vec![&w.down]],
+        Block::EncoderHead { .. } => Vec::new(),
     }
+}
+
+fn attention_stacks<'w>(projections: [&'w Weight; 3], output: &'w Weight) -> Vec<Vec<&'w Weight>> {
+    let mut left = &projections[..];
+    let mut all = vec![vec![output]];
+    for (_, count) in select::projections(projections.map(|w| w.ty)) {
+        let (together, others) = left.split_at(*count);
+        left = others;
+        all.push(together.to_vec());
+    }
+    all
 }
 
 /// Floats of each vector that is loaded: norms, and biases, those of queries, keys and values as one.
@@ -144,6 +151,12 @@ fn vectors(block: &Block) -> Vec<usize> {
             std::iter::once(w.norm.elements()).chain(optional(&w.post_norm)).collect()
         }
         Block::Head { norm, .. } => vec![norm.elements()],
+        Block::EncoderEmbedding { spec, .. } => vec![spec.positions * spec.width, spec.width, spec.width],
+        Block::EncoderAttention { spec, .. } => {
+            vec![3 * spec.heads * spec.head_dim, spec.width, spec.width, spec.width]
+        }
+        Block::EncoderFfn { spec, .. } => vec![spec.hidden, spec.width, spec.width, spec.width],
+        Block::EncoderHead { .. } => Vec::new(),
     }
 }
 
@@ -173,6 +186,15 @@ fn sizes_of(block: &Block) -> Sizes {
         Block::ShortConv { spec, .. } => load::short_conv_sizes(spec.width),
         Block::Ffn { spec, .. } => Sizes { width: spec.width, hidden: spec.hidden, ..Sizes::default() },
         Block::Head { spec, .. } => Sizes { width: spec.width, vocab: spec.vocab, ..Sizes::default() },
+        Block::EncoderEmbedding { spec, .. } => Sizes { width: spec.width, ..Sizes::default() },
+        Block::EncoderAttention { spec, .. } => {
+            let attended = spec.heads * spec.head_dim;
+            Sizes { width: spec.width, qkv: 3 * attended, attended, ..Sizes::default() }
+        }
+        Block::EncoderFfn { spec, .. } => {
+            Sizes { width: spec.width, hidden: spec.hidden, ..Sizes::default() }
+        }
+        Block::EncoderHead { spec } => Sizes { width: spec.width, ..Sizes::default() },
     }
 }
 
@@ -189,6 +211,8 @@ fn capacity(gpu: &GpuProfile, sizes: Sizes, workload: &Workload, router: Router<
     Capacity::FIRST.grown(&Capacity {
         rows,
         outputs: workload.outputs.max(1),
+        // Every row's may be asked for.
+        hidden: rows,
         row_splits: decoding.max(flash_records(gpu, sizes.heads, rows, sequences, positions)).max(1),
         pages: sequences.saturating_mul(tables).max(state_words(workload)),
         groups: workload.layout.groups.len().max(1),
@@ -228,7 +252,9 @@ fn scratch(gpu: &GpuProfile, sizes: Sizes, c: Capacity) -> Vec<(Place, u64)> {
     let padded = c.rows.next_multiple_of(TILE_PADDING);
     let wide = sizes.attended.max(sizes.hidden);
     let groups = |cols: usize| c.rows * cols.div_ceil(32);
-    let batch = c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES) + c.outputs * 4 + c.groups * c.pages * 4;
+    let batch = c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES)
+        + (c.outputs + c.hidden) * 4
+        + c.groups * c.pages * 4;
     let device = [
         c.rows * sizes.width * 4,
         groups(sizes.width) * 32,
@@ -250,7 +276,8 @@ fn scratch(gpu: &GpuProfile, sizes: Sizes, c: Capacity) -> Vec<(Place, u64)> {
         c.outputs * top_pairs_most(sizes.vocab, c.top, gpu) * 8,
     ];
     let near = [batch, c.masks * 4, c.takes * 8 + 8].map(|bytes| (Place::Near, bytes as u64));
-    let readback = [c.outputs * sizes.vocab * 4, c.outputs * c.top * 8, c.takes * 4];
+    let readback =
+        [c.outputs * sizes.vocab * 4, c.outputs * c.top * 8, c.takes * 4, c.hidden * sizes.width * 4];
     let of = |place: Place| move |bytes: usize| (place, bytes as u64);
     device.map(of(Place::Device)).into_iter().chain(near).chain(readback.map(of(Place::Readback))).collect()
 }
@@ -319,11 +346,11 @@ mod tests {
             hidden: 3000,
             vocab: 5000,
         };
-        for (rows, outputs, row_splits, pages, groups, top) in
-            [(8, 8, 8, 64, 1, 1), (512, 16, 300, 1000, 2, 40), (1000, 1, 4096, 64, 3, 1)]
+        for (rows, outputs, hidden, row_splits, pages, groups, top) in
+            [(8, 8, 0, 8, 64, 1, 1), (512, 16, 512, 300, 1000, 2, 40), (1000, 1, 30, 4096, 64, 3, 1)]
         {
             let capacity =
-                Capacity { rows, outputs, row_splits, pages, groups, top, masks: 100, takes: 3000 };
+                Capacity { rows, outputs, hidden, row_splits, pages, groups, top, masks: 100, takes: 3000 };
             let told: u64 = scratch(&gpu, sizes, capacity).iter().map(|(_, bytes)| (*bytes).max(16)).sum();
             // All fields: a new buffer has to be counted here and there.
             let Scratch {
@@ -351,6 +378,7 @@ mod tests {
                 masks,
                 take_list,
                 taken,
+                hidden_host,
             } = Scratch::new(&context, sizes, capacity, None).unwrap();
             let own = [
                 &batch,
@@ -375,7 +403,8 @@ mod tests {
                 &pairs,
             ];
             let held: u64 = own.into_iter().map(|b| b.bytes()).sum();
-            assert_eq!(held + residual.bytes() + logits_host.bytes() + top.bytes() + taken.bytes(), told);
+            let read = [&logits_host, &top, &taken, &hidden_host].map(|b| b.bytes()).iter().sum::<u64>();
+            assert_eq!(held + residual.bytes() + read, told);
         }
     }
 

@@ -55,7 +55,10 @@ impl Sizes {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Capacity {
     pub(crate) rows: usize,
+    /// Rows whose logits are asked for.
     pub(crate) outputs: usize,
+    /// Rows whose hidden states are asked for.
+    pub(crate) hidden: usize,
     /// Rows times splits of their keys, of one dispatch of attention.
     pub(crate) row_splits: usize,
     /// Pages of all slices together, in one state group.
@@ -71,12 +74,22 @@ pub(crate) struct Capacity {
 
 impl Capacity {
     /// Of a new stream.
-    pub(crate) const FIRST: Capacity =
-        Capacity { rows: 8, outputs: 8, row_splits: 8, pages: 64, groups: 1, top: 1, masks: 0, takes: 0 };
+    pub(crate) const FIRST: Capacity = Capacity {
+        rows: 8,
+        outputs: 8,
+        hidden: 0,
+        row_splits: 8,
+        pages: 64,
+        groups: 1,
+        top: 1,
+        masks: 0,
+        takes: 0,
+    };
 
     pub(crate) fn covers(&self, o: &Capacity) -> bool {
         self.rows >= o.rows
             && self.outputs >= o.outputs
+            && self.hidden >= o.hidden
             && self.row_splits >= o.row_splits
             && self.pages >= o.pages
             && self.groups >= o.groups
@@ -91,6 +104,7 @@ impl Capacity {
         Capacity {
             rows: up(self.rows, o.rows),
             outputs: up(self.outputs, o.outputs),
+            hidden: up(self.hidden, o.hidden),
             row_splits: up(self.row_splits, o.row_splits),
             pages: up(self.pages, o.pages),
             groups: self.groups.max(o.groups),
@@ -149,6 +163,8 @@ pub(crate) struct Scratch {
     pub(crate) take_list: Buffer,
     /// f32 for each of them, read by the host.
     pub(crate) taken: Arc<Buffer>,
+    /// f32 `[hidden, width]`, read by the host.
+    pub(crate) hidden_host: Arc<Buffer>,
 }
 
 impl Scratch {
@@ -178,8 +194,9 @@ impl Scratch {
             batch: Buffer::new(
                 context,
                 Place::Near,
-                (c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES) + c.outputs * 4 + c.groups * c.pages * 4)
-                    as u64,
+                (c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES)
+                    + (c.outputs + c.hidden) * 4
+                    + c.groups * c.pages * 4) as u64,
                 "the batch",
             )?,
             residual: match residual {
@@ -212,6 +229,7 @@ impl Scratch {
             masks: Buffer::new(context, Place::Near, (c.masks * 4) as u64, "masks of tokens")?,
             take_list: Buffer::new(context, Place::Near, (c.takes * 8 + 8) as u64, "adjusted tokens")?,
             taken: readback(c.takes * 4, "adjusted logits")?,
+            hidden_host: readback(c.hidden * sizes.width * 4, "hidden states")?,
         })
     }
 
@@ -220,13 +238,14 @@ impl Scratch {
         self.batch.address() + (self.capacity.rows * Scratch::ROW_BYTES) as u64
     }
 
-    /// Address of the list of output rows.
+    /// Address of the list of output rows: those with logits, then those with hidden states.
     pub(crate) fn outputs_address(&self) -> u64 {
         self.tiles_address() + (self.capacity.rows * FlashTile::BYTES) as u64
     }
 
     /// Address of the page lists of a state group.
     pub(crate) fn pages_address(&self, group: usize) -> u64 {
-        self.outputs_address() + ((self.capacity.outputs + group * self.capacity.pages) * 4) as u64
+        self.outputs_address()
+            + ((self.capacity.outputs + self.capacity.hidden + group * self.capacity.pages) * 4) as u64
     }
 }

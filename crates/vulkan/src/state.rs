@@ -220,6 +220,8 @@ impl Inner {
                 GpuBlock::Attention(a) => a.cache = None,
                 GpuBlock::ShortConv(c) => c.states = None,
                 GpuBlock::Embedding(_) | GpuBlock::Ffn(_) | GpuBlock::Head(_) => {}
+                GpuBlock::EncoderEmbedding(_) | GpuBlock::EncoderAttention(_) => {}
+                GpuBlock::EncoderFfn(_) | GpuBlock::EncoderHead(_) => {}
             }
         }
         for block in state.blocks.values_mut() {

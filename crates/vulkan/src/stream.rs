@@ -5,7 +5,7 @@ use std::sync::Arc;
 use unicorn_core::{Batch, BlockId, Crossing, PageId, Select, SharedBuffer, Sharing, Slice};
 
 use crate::context::Context;
-use crate::edits::{EditShape, mask_table, take_list};
+use crate::edits::{EditShape, mask_table, scored, take_list};
 use crate::error::VulkanError;
 use crate::ferry::Ferry;
 use crate::lane::{Lane, Point};
@@ -71,6 +71,7 @@ pub(crate) struct Shape {
     pub(crate) blocks: Vec<BlockId>,
     pub(crate) rows: usize,
     pub(crate) outputs: usize,
+    pub(crate) hidden: usize,
     pub(crate) wanted: Wanted,
     pub(crate) edits: EditShape,
     /// Rows whose tokens come from slots, and output rows whose best tokens go there.
@@ -107,7 +108,7 @@ pub(crate) enum Wanted {
 
 impl Wanted {
     pub(crate) fn of(batch: &Batch) -> Wanted {
-        let logits = (0..).zip(batch.outputs()).filter(|(_, o)| o.select == Select::Logits).map(|(i, _)| i);
+        let logits = (0..).zip(scored(batch)).filter(|(_, o)| o.select == Select::Logits).map(|(i, _)| i);
         match (batch.top(), batch.logit_rows()) {
             (None, _) => Wanted::Logits,
             (Some(k), 0) => Wanted::Top(k),
@@ -280,14 +281,17 @@ fn write_batch(scratch: &Scratch, batch: &Batch) {
     let mut rows = Vec::with_capacity(batch.rows() * Scratch::ROW_BYTES);
     let mut first_page = 0u32;
     for (slice, s) in batch.slices().iter().enumerate() {
+        // Whole sequences have no pages: their rows tell how many they are.
+        let third = if batch.whole().is_some() { s.tokens.len() as u32 } else { first_page };
         for (i, token) in s.tokens.iter().enumerate() {
-            for word in [*token, s.start + i as u32, first_page, slice as u32] {
+            for word in [*token, s.start + i as u32, third, slice as u32] {
                 rows.extend(word.to_le_bytes());
             }
         }
         first_page += positions_table(batch, s).len() as u32;
     }
-    let outputs: Vec<u8> = batch.outputs().iter().flat_map(|o| o.row.to_le_bytes()).collect();
+    let hidden = batch.outputs().iter().filter(|o| o.select == Select::Hidden);
+    let outputs: Vec<u8> = scored(batch).chain(hidden).flat_map(|o| o.row.to_le_bytes()).collect();
     let base = scratch.batch.address();
     scratch.batch.write(0, &rows);
     scratch.batch.write(scratch.outputs_address() - base, &outputs);

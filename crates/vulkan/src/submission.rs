@@ -89,7 +89,9 @@ impl Inner {
     /// What is needed once work that was just submitted has ended.
     fn told(&self, state: &State, work: &Work) -> ToldWork {
         let scratch = state.streams.get(&work.stream).map(|s| &s.scratch);
-        let head = work.blocks.last().is_some_and(|b| matches!(state.blocks.get(b), Some(GpuBlock::Head(_))));
+        let head = work.blocks.last().is_some_and(|b| {
+            matches!(state.blocks.get(b), Some(GpuBlock::Head(_) | GpuBlock::EncoderHead(_)))
+        });
         // Where nothing executes there is nothing to read.
         let reads = head && !work.batch.outputs().is_empty() && !self.context.compile_only();
         ToldWork {
@@ -101,6 +103,8 @@ impl Inner {
                 logits: s.logits_host.clone(),
                 top: s.top.clone(),
                 taken: s.taken.clone(),
+                hidden: s.hidden_host.clone(),
+                width: s.sizes.width,
             }),
         }
     }
@@ -204,7 +208,23 @@ impl Inner {
             let vocab = batch.limits().vocab;
             match state.blocks.get(id) {
                 Some(GpuBlock::Attention(_) | GpuBlock::ShortConv(_)) => mixes = true,
-                Some(GpuBlock::Ffn(_)) => {}
+                Some(GpuBlock::Ffn(_) | GpuBlock::EncoderFfn(_)) => {}
+                Some(GpuBlock::EncoderEmbedding(e)) if vocab <= e.spec.vocab => {
+                    let positions = e.spec.positions;
+                    if batch.whole().is_none_or(|longest| longest > positions) {
+                        let what = format!("no batch of whole sequences of {positions} tokens at most");
+                        return Err(self.invalid(what));
+                    }
+                }
+                Some(GpuBlock::EncoderAttention(_)) => {
+                    let parts = "an encoder's attention over a batch of parts of sequences";
+                    batch.whole().ok_or_else(|| self.invalid(parts))?;
+                }
+                Some(GpuBlock::EncoderHead(_)) => {
+                    if batch.hidden_rows() != batch.outputs().len() {
+                        return Err(self.invalid("logits of an encoder, which has none"));
+                    }
+                }
                 Some(GpuBlock::Embedding(e)) if vocab <= e.table.rows => {}
                 Some(GpuBlock::Head(h)) if vocab == h.weight.rows => {}
                 Some(_) => return Err(self.invalid(format!("a batch for another vocabulary, of {vocab}"))),
@@ -228,7 +248,8 @@ impl Inner {
             }
             _ => {}
         }
-        let embeds = matches!(state.blocks.get(first), Some(GpuBlock::Embedding(_)));
+        let embeds =
+            matches!(state.blocks.get(first), Some(GpuBlock::Embedding(_) | GpuBlock::EncoderEmbedding(_)));
         let Some(stream) = state.streams.get(&work.stream) else {
             let empty = !embeds && !work.crossing.import;
             return if empty { Err(self.invalid("a stream that holds nothing")) } else { Ok(()) };
@@ -266,7 +287,8 @@ impl Inner {
         let pages = table_words(batch);
         let needs = Capacity {
             rows,
-            outputs: batch.outputs().len().max(1),
+            outputs: edits::scored(batch).count().max(1),
+            hidden: batch.hidden_rows(),
             row_splits,
             pages,
             groups: batch.slices().first().map_or(1, |s| s.tables.len().max(1)),
@@ -280,16 +302,17 @@ impl Inner {
         let shape = Shape {
             blocks: work.blocks.clone(),
             rows,
-            outputs: batch.outputs().len(),
+            outputs: edits::scored(batch).count(),
+            hidden: batch.hidden_rows(),
             wanted: Wanted::of(batch),
             edits,
             feeds: batch.feeds().collect(),
-            keeps: batch.keeps().collect(),
+            keeps: edits::keeps(batch).collect(),
             crossing: self.ways(state, work).recorded,
             // Tiles come from a buffer, so one recording serves every depth; but where submissions are bounded it is cut by what they cost.
             positions: if tiling.is_some() && state.bound.seconds_max.is_none() { 0 } else { positions },
             flash: tiling.as_ref().map(|t| (t.tiles.len(), t.splits)),
-            all_outputs: batch.outputs().iter().map(|o| o.row).eq(0..rows as u32),
+            all_outputs: edits::scored(batch).map(|o| o.row).eq(0..rows as u32),
             alone,
             slices: if recurs { batch.slices().len() } else { 0 },
             timed,
@@ -309,6 +332,7 @@ impl Inner {
             path: Path::Vector,
             rows: shape.rows,
             outputs: shape.outputs,
+            hidden: shape.hidden,
             positions: shape.positions,
             flash: shape.flash,
             spans: spans(&work.batch),
@@ -349,6 +373,10 @@ impl Inner {
                     c.record(&mut builder, states, next);
                 }
                 GpuBlock::Ffn(f) => f.record(&mut builder, next),
+                GpuBlock::EncoderEmbedding(e) => e.record(&mut builder),
+                GpuBlock::EncoderAttention(a) => a.record(&mut builder),
+                GpuBlock::EncoderFfn(f) => f.record(&mut builder),
+                GpuBlock::EncoderHead(h) => h.record(&mut builder),
                 GpuBlock::Head(h) => {
                     h.record(&mut builder, &shape.wanted, shape.edits);
                     let stride = 8 * work.batch.top().unwrap_or(0);
@@ -449,11 +477,13 @@ fn output(batch: &Batch, read: &HeadBuffers) -> HeadOutput {
     let logits = words(&read.logits, batch.logit_rows() * batch.limits().vocab);
     let logits = logits.into_iter().map(f32::from_bits).collect();
     let most = batch.top().unwrap_or(0);
-    let pairs = words(&read.top, batch.outputs().len() * most * 2);
+    let hidden = words(&read.hidden, batch.hidden_rows() * read.width);
+    let hidden = hidden.into_iter().map(f32::from_bits).collect();
+    let pairs = words(&read.top, edits::scored(batch).count() * most * 2);
     let entry = |pair: &[u32]| TopEntry { token: pair[0], logit: f32::from_bits(pair[1]) };
     let selected: Vec<TopEntry> = pairs.chunks_exact(2).map(entry).collect();
     let taken = words(&read.taken, edits::take_count(batch)).into_iter().map(f32::from_bits);
-    edits::output(batch, logits, &selected, most, taken)
+    edits::output(batch, logits, hidden, &selected, most, taken)
 }
 
 fn spans(batch: &Batch) -> Vec<(usize, usize)> {

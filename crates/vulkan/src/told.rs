@@ -28,11 +28,14 @@ pub(crate) struct ToldWork {
     pub(crate) head: Option<HeadBuffers>,
 }
 
-/// Logits, selected tokens, and logits that were taken out to be adjusted.
+/// Logits, selected tokens, logits that were taken out to be adjusted, and hidden states.
 pub(crate) struct HeadBuffers {
     pub(crate) logits: Arc<Buffer>,
     pub(crate) top: Arc<Buffer>,
     pub(crate) taken: Arc<Buffer>,
+    pub(crate) hidden: Arc<Buffer>,
+    /// Of a hidden state.
+    pub(crate) width: usize,
 }
 
 /// Pages of state on their way.

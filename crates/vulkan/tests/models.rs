@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use unicorn_cases::golden::{Chunks, GOLDEN_MODELS, Golden, greedy, logits, relative_error};
+use unicorn_cases::golden_encoder::{GoldenEncoder, hidden};
 use unicorn_core::{Device, DeviceOptions, Instrument, KvType, WeightSource};
 use unicorn_vulkan::{Candidate, Context, Library, LibraryOptions, Limit, VulkanDevice, VulkanOptions};
 
@@ -26,6 +27,9 @@ const TOLERANCE_FLOAT: f32 = 1e-4;
 /// block 0.15 % (rms) for that; a model has 4 to 14 of them in a row, and the largest of 10480 logits is off by some four times the rms.
 /// The largest logit, which errors are relative to, is some four times the rms of all. Seen: up to 0.4 %.
 const TOLERANCE_HALF: f32 = 6e-3;
+
+/// The encoder among the tiny models.
+const ENCODER: &str = "bert";
 
 /// A way to feed the tokens.
 struct Feed {
@@ -85,9 +89,10 @@ fn main() -> ExitCode {
     let (mut passed, mut failed) = (0, 0);
     let required = std::env::var_os("UNICORN_REQUIRE_VULKAN").is_some_and(|v| !v.is_empty() && v != "0");
     let devices = devices();
-    for name in GOLDEN_MODELS.into_iter().filter(|name| wants(name)) {
+    for name in GOLDEN_MODELS.into_iter().chain([ENCODER]).filter(|name| wants(name)) {
+        let check = |number| if name == ENCODER { check_encoder(number) } else { check(number, name) };
         let outcomes = match &devices {
-            Ok(count) => (0..*count).map(|number| check(number, name)).collect(),
+            Ok(count) => (0..*count).map(check).collect(),
             Err(reason) => {
                 println!("test models::{name} ... NOT RUN: {reason}");
                 failed += usize::from(required);
@@ -154,6 +159,58 @@ fn on_device(device: &VulkanDevice, golden: &Golden, worst: &mut Worst) -> Resul
     }
     for avoided in &AVOIDED[1..] {
         check_file(device, golden, &golden.files[0], &FEEDS[..2], *avoided, worst)?;
+    }
+    Ok(())
+}
+
+/// The encoder on the device as it is, without cooperative matrices if it has some, and without either family of products: a whole text,
+/// alone and among others, through the kernels of many rows; and a short one through those of few.
+fn check_encoder(number: usize) -> Result<String, Box<dyn Error>> {
+    let golden = GoldenEncoder::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny"))?;
+    let mut worst = Worst::default();
+    let device = open(number, None)?;
+    for (how, avoided) in AVOIDED {
+        encoder_on(&device, &golden, how, avoided, &mut worst)?;
+    }
+    if !device.context().profile().matrices.is_empty() {
+        encoder_on(&open(number, Some(Limit::Plain))?, &golden, "on plain products", &[], &mut worst)?;
+    }
+    Ok(format!("{}: errors up to {worst}", device.context().profile().name))
+}
+
+fn encoder_on(
+    device: &VulkanDevice,
+    golden: &GoldenEncoder,
+    how: &str,
+    avoided: &[&str],
+    worst: &mut Worst,
+) -> Result<(), Box<dyn Error>> {
+    let avoid = avoided.iter().map(|kernel| (*kernel).to_owned()).collect();
+    device.configure(&DeviceOptions { avoid, ..DeviceOptions::default() })?;
+    let (whole, few) = (&golden.tokens[..], &golden.tokens[..2]);
+    for file in &golden.files {
+        let model = unicorn_model::open(file)?;
+        let source: Arc<dyn WeightSource> = model.source.clone();
+        let on = |device: &dyn Device, texts: &[&[u32]]| hidden(device, &model.spec.blocks, &source, texts);
+        let float = if avoided.is_empty() { TOLERANCE_FLOAT } else { TOLERANCE_HALF };
+        let runs = [
+            ("a whole text", on(device, &[whole])?.swap_remove(0), &golden.hidden, TOLERANCE_HALF),
+            (
+                "among others",
+                on(device, &[few, whole, &whole[..9]])?.swap_remove(1),
+                &golden.hidden,
+                TOLERANCE_HALF,
+            ),
+            ("two tokens", on(device, &[few])?.swap_remove(0), &golden.short, float),
+        ];
+        for (what, got, want, allowed) in runs {
+            let error = relative_error(&got, want);
+            if error.is_nan() || error > allowed {
+                let (on, file) = (&device.profile().description, file.display());
+                return Err(format!("{on} {how}: {file} {what}: error {error:.1e} of {allowed:.0e}").into());
+            }
+            worst.add(error, allowed);
+        }
     }
     Ok(())
 }

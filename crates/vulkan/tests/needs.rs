@@ -34,5 +34,7 @@ fn packed_weights_caches_and_scratch_are_known_before() {
             let name = &device.context().profile().name;
             held.judge(SHARE_MIN).unwrap_or_else(|e| panic!("{name} {ty} {kv:?}: {e}\n{held:#?}"));
         }
+        let held = Held::by_encoder(&device, TensorType::Q8_0).unwrap();
+        held.judge(SHARE_MIN).unwrap_or_else(|e| panic!("an encoder: {e}\n{held:#?}"));
     }
 }

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod completions;
 pub mod devices;
+pub mod embed;
 pub mod inspect;
 pub mod models;
 pub mod perplexity;

@@ -99,6 +99,27 @@ fn who_loses_every_device_is_told_why() {
     assert!(!server.said().contains("panicked"));
 }
 
+#[test]
+fn texts_become_vectors_when_their_device_is_lost() {
+    let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/bert.gguf");
+    let start = |faults: &str| Server::faulty_of(tempfile::tempdir().expect("a folder"), &model, faults, &[]);
+    let texts: Vec<String> =
+        (0..100).map(|i| format!("the cat sat {}", "on the mat ".repeat(i % 9))).collect();
+    let ask = |server: &Server| {
+        let reply = server.post("/v1/embeddings", &json!({"model": server.model, "input": texts}));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()["data"].clone()
+    };
+    let expected = ask(&start(""));
+    for at in [2, 3, 4] {
+        let mut server = start(&format!("lose@{at}"));
+        assert_eq!(ask(&server), expected, "lost at {at}");
+        assert_eq!(server.metric("unicorn_recoveries_total{how=\"usual\"}"), 1.0, "lost at {at}");
+        assert_eq!(server.metric("unicorn_embeddings_total"), 100.0);
+        assert!(server.said().contains("goes on as before"));
+    }
+}
+
 /// With a second device, which the processor is: what the first cannot do goes on there.
 #[test]
 fn an_answer_goes_on_on_another_device() {

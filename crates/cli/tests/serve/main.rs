@@ -5,6 +5,7 @@
 mod bodies;
 mod canary;
 mod departures;
+mod embeddings;
 mod http;
 mod keys;
 mod lives;

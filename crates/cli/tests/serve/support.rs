@@ -57,7 +57,12 @@ impl Server {
     pub fn faulty(faults: &str, args: &[&str]) -> Server {
         let folder = tempfile::tempdir().expect("a folder");
         let model = tiny_model(folder.path(), Some(TEMPLATE));
-        let mut server = Server::spawn_with(folder, Some(&model), args, &[("UNICORN_FAULTS", faults)]);
+        Server::faulty_of(folder, &model, faults, args)
+    }
+
+    /// The same of another model.
+    pub fn faulty_of(folder: tempfile::TempDir, model: &Path, faults: &str, args: &[&str]) -> Server {
+        let mut server = Server::spawn_with(folder, Some(model), args, &[("UNICORN_FAULTS", faults)]);
         server.ready();
         server
     }

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use unicorn_core::{
     Batch, Block, BlockId, Device, DeviceError, DeviceKind, DeviceProfile, HeadOutput, Instrument,
-    KernelTime, MemoryNeed, MemoryUse, RateKind, Roofline, SLOTS, SharedBuffer, Sharing, StateCopy,
-    StateLayout, StreamId, TensorType, WeightSource, Work, Workload,
+    KernelTime, LayerNormWeights, MemoryNeed, MemoryUse, RateKind, Roofline, SLOTS, SharedBuffer, Sharing,
+    StateCopy, StateLayout, StreamId, TensorType, WeightSource, Work, Workload,
 };
 
 use super::{
-    ActivationRounding, Attention, Embedding, Ffn, Head, KvCache, KvLayout, ShortConv, States, StatesLayout,
-    Weights, dot, widen,
+    ActivationRounding, Attention, Embedding, EncoderAttention, EncoderEmbedding, EncoderFfn, Ffn, Head,
+    KvCache, KvLayout, LayerNorm, ShortConv, States, StatesLayout, Weights, dot, encoder_head, widen,
 };
 use crate::submitter::{Job, Submitter};
 
@@ -54,6 +54,10 @@ enum Op {
     ShortConv { block: Box<ShortConv>, states: Option<States> },
     Ffn(Ffn),
     Head(Head),
+    EncoderEmbedding(Box<EncoderEmbedding>),
+    EncoderAttention(Box<EncoderAttention>),
+    EncoderFfn(Box<EncoderFfn>),
+    EncoderHead { width: usize },
 }
 
 /// A residual stream `[x.len() / width, width]`.
@@ -329,6 +333,10 @@ fn block_width(block: &Block) -> usize {
         Block::ShortConv { spec, .. } => spec.width,
         Block::Ffn { spec, .. } => spec.width,
         Block::Head { spec, .. } => spec.width,
+        Block::EncoderEmbedding { spec, .. } => spec.width,
+        Block::EncoderAttention { spec, .. } => spec.width,
+        Block::EncoderFfn { spec, .. } => spec.width,
+        Block::EncoderHead { spec } => spec.width,
     }
 }
 
@@ -341,6 +349,12 @@ fn passing_bytes(block: &Block, workload: &Workload) -> u64 {
         }
         Block::ShortConv { spec, .. } => 9 * spec.width,
         Block::Ffn { spec, .. } => 3 * spec.width + 3 * spec.hidden,
+        Block::EncoderEmbedding { spec, .. } => spec.width,
+        Block::EncoderAttention { spec, .. } => {
+            3 * spec.width + 4 * spec.heads * spec.head_dim + workload.layout.positions
+        }
+        Block::EncoderFfn { spec, .. } => 3 * spec.width + 3 * spec.hidden,
+        Block::EncoderHead { spec } => spec.width,
         Block::Head { spec, .. } => {
             return (workload.outputs as u64).saturating_mul((spec.vocab as u64 + spec.width as u64) * 12);
         }
@@ -396,7 +410,49 @@ impl Weights {
                 norm: self.load(norm, source)?,
                 weight: self.load(weight, source)?,
             }),
+            Block::EncoderEmbedding { spec, weights: w } => {
+                Op::EncoderEmbedding(Box::new(EncoderEmbedding {
+                    spec: spec.clone(),
+                    table: self.load(&w.table, source)?,
+                    positions: self.load(&w.positions, source)?,
+                    token_types: self.load(&w.token_types, source)?,
+                    norm: self.layer_norm(&w.norm, spec.norm_eps, source)?,
+                }))
+            }
+            Block::EncoderAttention { spec, weights: w } => {
+                Op::EncoderAttention(Box::new(EncoderAttention {
+                    spec: spec.clone(),
+                    q: self.load(&w.q, source)?,
+                    k: self.load(&w.k, source)?,
+                    v: self.load(&w.v, source)?,
+                    o: self.load(&w.o, source)?,
+                    q_bias: self.load(&w.q_bias, source)?,
+                    k_bias: self.load(&w.k_bias, source)?,
+                    v_bias: self.load(&w.v_bias, source)?,
+                    o_bias: self.load(&w.o_bias, source)?,
+                    norm: self.layer_norm(&w.norm, spec.norm_eps, source)?,
+                }))
+            }
+            Block::EncoderFfn { spec, weights: w } => Op::EncoderFfn(Box::new(EncoderFfn {
+                spec: spec.clone(),
+                up: self.load(&w.up, source)?,
+                down: self.load(&w.down, source)?,
+                up_bias: self.load(&w.up_bias, source)?,
+                down_bias: self.load(&w.down_bias, source)?,
+                norm: self.layer_norm(&w.norm, spec.norm_eps, source)?,
+            })),
+            Block::EncoderHead { spec } => Op::EncoderHead { width: spec.width },
         })
+    }
+
+    fn layer_norm(
+        &mut self,
+        weights: &LayerNormWeights,
+        eps: f32,
+        source: &dyn WeightSource,
+    ) -> Result<LayerNorm, DeviceError> {
+        let (weight, bias) = (self.load(&weights.weight, source)?, self.load(&weights.bias, source)?);
+        Ok(LayerNorm { weight, bias, eps })
     }
 }
 
@@ -408,6 +464,10 @@ impl Op {
             Op::ShortConv { .. } => "short_conv",
             Op::Ffn(_) => "ffn",
             Op::Head(_) => "head",
+            Op::EncoderEmbedding(_) => "encoder_embedding",
+            Op::EncoderAttention(_) => "encoder_attention",
+            Op::EncoderFfn(_) => "encoder_ffn",
+            Op::EncoderHead { .. } => "encoder_head",
         }
     }
 
@@ -425,6 +485,8 @@ impl Op {
                 *states = Some(States::new(StatesLayout::of(layout, spec.state(), spec.state_floats())?));
             }
             Op::Embedding(_) | Op::Ffn(_) | Op::Head(_) => {}
+            Op::EncoderEmbedding(_) | Op::EncoderAttention(_) => {}
+            Op::EncoderFfn(_) | Op::EncoderHead { .. } => {}
         }
         Ok(())
     }
@@ -472,6 +534,32 @@ impl Op {
             Op::Head(block) => {
                 stream.expect(block.spec.width, batch)?;
                 return Ok(Some(block.forward(&widen(&stream.x), batch)));
+            }
+            Op::EncoderEmbedding(block) => {
+                let (vocab, positions) = (block.spec.vocab, block.spec.positions);
+                if batch.limits().vocab > vocab || batch.whole().is_none_or(|longest| longest > positions) {
+                    return Err(format!(
+                        "no batch of whole sequences of {positions} tokens at most, of {vocab}"
+                    ));
+                }
+                stream.width = block.spec.width;
+                stream.x = block.forward(batch).into_iter().map(|v| v as f32).collect();
+            }
+            Op::EncoderAttention(block) => {
+                stream.expect(block.spec.width, batch)?;
+                batch.whole().ok_or("an encoder's attention over a batch of parts of sequences")?;
+                stream.x = block.forward(&widen(&stream.x), batch).into_iter().map(|v| v as f32).collect();
+            }
+            Op::EncoderFfn(block) => {
+                stream.expect(block.spec.width, batch)?;
+                stream.x = block.forward(&widen(&stream.x)).into_iter().map(|v| v as f32).collect();
+            }
+            Op::EncoderHead { width } => {
+                stream.expect(*width, batch)?;
+                if batch.hidden_rows() != batch.outputs().len() {
+                    return Err("logits of an encoder, which has none".into());
+                }
+                return Ok(Some(encoder_head(*width, &stream.x, batch)));
             }
         }
         Ok(None)

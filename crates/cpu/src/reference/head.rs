@@ -22,21 +22,27 @@ impl Head {
             .copied()
             .collect();
         rms_norm_rows(&self.spec.norm, &self.norm, &mut n);
-        let mut logits: Vec<f32> = self
-            .weight
-            .multiply(width, None, &n)
-            .into_iter()
-            .map(|v| self.spec.soft_cap.map_or(v, |cap| soft_cap(cap as f64, v)) as f32)
-            .collect();
         let mut output = HeadOutput::default();
-        for (row, asked) in logits.chunks_exact_mut(self.spec.vocab).zip(batch.outputs()) {
-            asked.edits.apply(0, row);
+        for (n, asked) in n.chunks_exact(width).zip(batch.outputs()) {
+            if asked.select == Select::Hidden {
+                output.hidden.extend(n.iter().map(|v| *v as f32));
+                continue;
+            }
+            let mut row = self.logits(n);
+            asked.edits.apply(0, &mut row);
             match asked.select {
-                Select::Logits => output.logits.extend_from_slice(row),
-                Select::Top(k) => output.top.push(top(row, k)),
+                Select::Logits => output.logits.extend(row),
+                Select::Top(k) => output.top.push(top(&row, k)),
+                Select::Hidden => {}
             }
         }
         output
+    }
+
+    /// Of one normed row.
+    fn logits(&self, n: &[f64]) -> Vec<f32> {
+        let capped = |v: f64| self.spec.soft_cap.map_or(v, |cap| soft_cap(cap as f64, v)) as f32;
+        self.weight.multiply(self.spec.width, None, n).into_iter().map(capped).collect()
     }
 }
 

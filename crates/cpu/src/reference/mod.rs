@@ -7,9 +7,11 @@
 mod attention;
 mod device;
 mod embedding;
+mod encoder;
 mod ffn;
 mod head;
 mod kv;
+mod layer_norm;
 mod linear;
 mod rms_norm;
 mod rope;
@@ -22,10 +24,14 @@ pub use rounding::ActivationRounding;
 
 use attention::{Attention, soft_cap};
 use embedding::Embedding;
+#[cfg(test)]
+pub(crate) use encoder::gelu;
+use encoder::{EncoderAttention, EncoderEmbedding, EncoderFfn, encoder_head};
 use ffn::Ffn;
 use head::Head;
 use kv::KvCache;
 pub(crate) use kv::KvLayout;
+use layer_norm::LayerNorm;
 use linear::dot;
 use rms_norm::rms_norm_rows;
 use rope::rope;

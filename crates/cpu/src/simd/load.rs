@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use unicorn_core::{Block, DeviceError, NormSpec, ShortConvSpec, StateLayout, Weight, WeightSource};
+use unicorn_core::{
+    Block, DeviceError, LayerNormWeights, NormSpec, ShortConvSpec, StateLayout, Weight, WeightSource,
+};
 
 use super::blocks::{
-    AttentionBlock, EmbeddingBlock, FfnBlock, HeadBlock, Loaded, Norm, QkNorm, ShortConvBlock,
+    AttentionBlock, EmbeddingBlock, EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock,
+    EncoderHeadBlock, FfnBlock, HeadBlock, LayerNorm, Loaded, Norm, QkNorm, ShortConvBlock,
 };
 use super::errors::{invalid, out_of_memory, unsupported};
 use super::kv::{KvCache, KvGeometry};
@@ -61,7 +64,8 @@ pub(super) fn load_block(
         Block::ShortConv { spec, weights: w } => {
             check_kernel(spec)?;
             let matrices = loader.matrices([&w.input, &w.output])?;
-            let (norm, taps) = (loader.norm(&spec.norm, &w.norm)?, loader.vector(&w.conv, 0.0)?);
+            let norm = loader.norm(&spec.norm, &w.norm)?;
+            let taps = loader.store.load_columns(&w.conv, loader.source)?;
             let mut block = ShortConvBlock::new(spec, norm, matrices, taps, level);
             block.states = state.layout.as_ref().map(|layout| new_states(spec, layout)).transpose()?;
             Loaded::ShortConv(Box::new(block))
@@ -77,6 +81,10 @@ pub(super) fn load_block(
             let norm = loader.norm(&spec.norm, norm)?;
             Loaded::Head(HeadBlock::new(spec, norm, matrix, level))
         }
+        Block::EncoderEmbedding { .. }
+        | Block::EncoderAttention { .. }
+        | Block::EncoderFfn { .. }
+        | Block::EncoderHead { .. } => loader.encoder(block)?,
     })
 }
 
@@ -160,6 +168,50 @@ impl Loader<'_> {
     ) -> Result<[Arc<PackedMatrix>; N], DeviceError> {
         let loaded = self.store.load_matrices(&weights, self.source, self.level, self.pool)?;
         loaded.try_into().map_err(|_| invalid("a block with another number of matrices"))
+    }
+
+    /// A block of an encoder.
+    fn encoder(&mut self, block: &Block) -> Result<Loaded, DeviceError> {
+        Ok(match block {
+            Block::EncoderEmbedding { spec, weights: w } => {
+                let [table] = self.matrices([&w.table])?;
+                let tables = self.plain([&w.positions, &w.token_types])?;
+                let norm = self.layer_norm(&w.norm, spec.norm_eps)?;
+                Loaded::EncoderEmbedding(EncoderEmbeddingBlock::new(spec, table, tables, norm))
+            }
+            Block::EncoderAttention { spec, weights: w } => {
+                let matrices = self.matrices([&w.q, &w.k, &w.v, &w.o])?;
+                let biases = self.plain([&w.q_bias, &w.k_bias, &w.v_bias, &w.o_bias])?;
+                let norm = self.layer_norm(&w.norm, spec.norm_eps)?;
+                let block = EncoderAttentionBlock::new(spec, matrices, biases, norm, self.level);
+                Loaded::EncoderAttention(Box::new(block))
+            }
+            Block::EncoderFfn { spec, weights: w } => {
+                let matrices = self.matrices([&w.up, &w.down])?;
+                let biases = self.plain([&w.up_bias, &w.down_bias])?;
+                let norm = self.layer_norm(&w.norm, spec.norm_eps)?;
+                Loaded::EncoderFfn(Box::new(EncoderFfnBlock::new(spec, matrices, biases, norm)))
+            }
+            Block::EncoderHead { spec } => Loaded::EncoderHead(EncoderHeadBlock::new(spec)),
+            Block::Embedding { .. } | Block::Attention { .. } | Block::ShortConv { .. } => {
+                return Err(invalid("a block of no encoder"));
+            }
+            Block::Ffn { .. } | Block::Head { .. } => {
+                return Err(invalid("a block of no encoder"));
+            }
+        })
+    }
+
+    /// Tensors that are kept as floats.
+    fn plain<const N: usize>(&mut self, weights: [&Weight; N]) -> Result<[Arc<[f32]>; N], DeviceError> {
+        let loaded = weights.map(|weight| self.vector(weight, 0.0));
+        let loaded = loaded.into_iter().collect::<Result<Vec<_>, _>>()?;
+        loaded.try_into().map_err(|_| invalid("a block with another number of vectors"))
+    }
+
+    fn layer_norm(&mut self, weights: &LayerNormWeights, eps: f32) -> Result<LayerNorm, DeviceError> {
+        let [weight, bias] = self.plain([&weights.weight, &weights.bias])?;
+        Ok(LayerNorm { weight, bias, eps })
     }
 
     fn vector(&mut self, weight: &Weight, offset: f32) -> Result<Arc<[f32]>, DeviceError> {

@@ -12,6 +12,7 @@ mod elementary;
 mod errors;
 mod float_vector;
 mod kv;
+mod layer_norm;
 mod level;
 mod limits;
 pub mod linear;

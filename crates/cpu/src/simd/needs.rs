@@ -2,7 +2,7 @@
 
 use unicorn_core::{Block, DeviceError, KvType, MemoryNeed, NormSpec, RopeSpec, Weight, Workload};
 
-use super::attention::{PartitionKey, partial_floats_most, scratch_floats};
+use super::attention::{PartitionKey, bidirectional_floats, partial_floats_most, scratch_floats};
 use super::blocks::{LOGITS_MAX, REDUNDANT_ELEMENTS};
 use super::errors::{invalid, out_of_memory, unsupported};
 use super::kv::KvGeometry;
@@ -25,7 +25,7 @@ pub(super) fn needs(
 ) -> Result<MemoryNeed, DeviceError> {
     let mut weights = WeightSizes::default();
     let mut scratch = Scratch::new(workload, level);
-    let (mut kv, mut loading, mut logits) = (0u64, 0, 0);
+    let (mut kv, mut loading, mut outputs) = (0u64, 0, 0);
     for block in blocks {
         block.check().map_err(|e| invalid(e.to_string()))?;
         for matrix in matrices(block) {
@@ -35,12 +35,18 @@ pub(super) fn needs(
         vectors(block).into_iter().for_each(|(vector, offset)| weights.vector(vector, offset));
         kv = kv.saturating_add(kv_bytes(block, workload)?);
         scratch.add(block);
-        if let Block::Head { spec, .. } = block {
-            logits = workload.outputs.saturating_mul(spec.vocab).saturating_mul(size_of::<f32>());
-        }
+        // Hidden states may be read of all rows, logits of few.
+        let (vocab, width) = match block {
+            Block::Head { spec, .. } => (spec.vocab, spec.width),
+            Block::EncoderHead { spec } => (0, spec.width),
+            _ => (0, 0),
+        };
+        let floats =
+            workload.outputs.saturating_mul(vocab).saturating_add(workload.rows.saturating_mul(width));
+        outputs = outputs.max(floats.saturating_mul(size_of::<f32>()));
     }
     // Weights pass before the first output does.
-    let passing = loading.saturating_mul(threads).max(logits) as u64;
+    let passing = loading.saturating_mul(threads).max(outputs) as u64;
     Ok(MemoryNeed { weights: weights.bytes(), kv, scratch: scratch.bytes(threads), host: 0, passing })
 }
 
@@ -52,6 +58,10 @@ fn matrices(block: &Block) -> Vec<&Weight> {
         Block::ShortConv { weights: w, .. } => vec![&w.input, &w.output],
         Block::Ffn { weights: w, .. } => vec![&w.gate, &w.up, &w.down],
         Block::Head { weight, .. } => vec![weight],
+        Block::EncoderEmbedding { weights: w, .. } => vec![&w.table],
+        Block::EncoderAttention { weights: w, .. } => vec![&w.q, &w.k, &w.v, &w.o],
+        Block::EncoderFfn { weights: w, .. } => vec![&w.up, &w.down],
+        Block::EncoderHead { .. } => Vec::new(),
     }
 }
 
@@ -73,7 +83,16 @@ fn vectors(block: &Block) -> Vec<(&Weight, f32)> {
             std::iter::once((&w.norm, spec.norm.weight_offset)).chain(post).collect()
         }
         Block::Head { spec, norm, .. } => vec![(norm, spec.norm.weight_offset)],
+        Block::EncoderEmbedding { .. } | Block::EncoderAttention { .. } => encoder_vectors(block),
+        Block::EncoderFfn { .. } | Block::EncoderHead { .. } => encoder_vectors(block),
     }
+}
+
+/// Of a block of an encoder: all that is not packed.
+fn encoder_vectors(block: &Block) -> Vec<(&Weight, f32)> {
+    let packed = matrices(block);
+    let kept = |w: &&Weight| !packed.iter().any(|m| std::ptr::eq(*m, *w));
+    block.weights().into_iter().filter(kept).map(|w| (w, 0.0)).collect()
 }
 
 fn kv_bytes(block: &Block, workload: &Workload) -> Result<u64, DeviceError> {
@@ -175,6 +194,23 @@ impl<'a> Scratch<'a> {
                 }
                 self.product(&[weight], self.workload.outputs);
             }
+            Block::EncoderEmbedding { spec, .. } => self.width = self.width.max(spec.width),
+            Block::EncoderAttention { spec, weights: w } => {
+                self.width = self.width.max(spec.width);
+                let inner = rows.saturating_mul(spec.heads * spec.head_dim);
+                (self.heads, self.kv) = (self.heads.max(inner), self.kv.max(inner));
+                let longest = rows.min(self.workload.layout.positions);
+                self.attention = self.attention.max(bidirectional_floats(longest, spec.head_dim));
+                self.product(&[&w.q, &w.k, &w.v], rows);
+                self.product(&[&w.o], rows);
+            }
+            Block::EncoderFfn { spec, weights: w } => {
+                self.width = self.width.max(spec.width);
+                self.hidden = self.hidden.max(rows.saturating_mul(spec.hidden));
+                self.product(&[&w.up], rows);
+                self.product(&[&w.down], rows);
+            }
+            Block::EncoderHead { spec } => self.width = self.width.max(spec.width),
         }
     }
 

@@ -31,6 +31,8 @@ struct Prepared<'a> {
     needs: Needs,
     /// Floats of the logits that are returned.
     wanted: usize,
+    /// Floats of the hidden states that are returned.
+    states: usize,
 }
 
 /// Checks and runs the work; returns what a head at its end produced.
@@ -52,7 +54,7 @@ pub(super) fn run(
     if work.crossing.import {
         *shared += (stream.rows * stream.width * 4) as u64;
     }
-    let mut wanted = make_room(&prepared, workspace, ropes)?;
+    let [mut wanted, mut states] = make_room(&prepared, workspace, ropes)?;
     let threads =
         workspace.threads.get_or_insert_with(|| PerThread::new(pool.threads(), ThreadScratch::default));
     threads.iter_mut().for_each(|t| t.tops.clear());
@@ -77,6 +79,7 @@ pub(super) fn run(
             partials: SharedSlice::new(&mut workspace.partials),
             logits: SharedSlice::new(logits),
             wanted: SharedSlice::new(rest),
+            states: SharedSlice::new(&mut states),
         },
         activations: &workspace.activations,
         threads,
@@ -86,8 +89,9 @@ pub(super) fn run(
     };
     let done = pool.run(&|worker| walk(worker, &region, &prepared.blocks, ropes));
     done.map_err(|e| failed(format!("a batch of {} rows", batch.rows()), e))?;
-    let head = matches!(prepared.blocks.last(), Some(Loaded::Head(_))) && !batch.outputs().is_empty();
-    let output = head.then(|| head_output(batch, wanted, threads.iter_mut()));
+    let head = matches!(prepared.blocks.last(), Some(Loaded::Head(_) | Loaded::EncoderHead(_)));
+    let head = head && !batch.outputs().is_empty();
+    let output = head.then(|| head_output(batch, [wanted, states], threads.iter_mut()));
     if let Some(output) = &output {
         output.kept(batch).for_each(|(slot, token)| slots[slot] = token);
     }
@@ -115,12 +119,12 @@ fn walk(worker: &Worker, region: &Region, blocks: &[&Loaded], ropes: &[RopeSpec]
     }
 }
 
-/// Grows all buffers. Returns the one for logits that are returned.
+/// Grows all buffers. Returns those for logits and for hidden states that are returned.
 fn make_room(
     prepared: &Prepared<'_>,
     workspace: &mut Workspace,
     ropes: &[RopeSpec],
-) -> Result<Vec<f32>, DeviceError> {
+) -> Result<[Vec<f32>; 2], DeviceError> {
     let rows = prepared.rows.slice.len();
     workspace.grow(&prepared.needs)?;
     for (index, rope) in prepared.ropes.iter().enumerate() {
@@ -129,9 +133,10 @@ fn make_room(
         }
         grow(&mut workspace.ropes[index], rows * table_row_len(&ropes[*rope]), "rotations")?;
     }
-    let mut wanted = Vec::new();
+    let (mut wanted, mut states) = (Vec::new(), Vec::new());
     grow(&mut wanted, prepared.wanted, "logits")?;
-    Ok(wanted)
+    grow(&mut states, prepared.states, "hidden states")?;
+    Ok([wanted, states])
 }
 
 /// The tables of rotations of the rope specs in use.
@@ -177,6 +182,7 @@ impl<'a> Prepared<'a> {
             ropes: Vec::new(),
             needs: Needs::default(),
             wanted: 0,
+            states: 0,
         };
         for block in &blocks {
             let needs = prepared.add(block, batch);
@@ -207,8 +213,16 @@ impl<'a> Prepared<'a> {
             Loaded::Head(block) => {
                 let vocab = block.spec.vocab;
                 self.wanted = batch.logit_rows() * vocab;
+                self.states = batch.hidden_rows() * block.spec.width;
                 let logits = if all_logits(batch) { 0 } else { head_group(batch, vocab) * vocab };
                 Needs { logits, ..Needs::default() }
+            }
+            Loaded::EncoderEmbedding(_) => Needs::default(),
+            Loaded::EncoderAttention(block) => block.needs(rows),
+            Loaded::EncoderFfn(block) => block.needs(rows),
+            Loaded::EncoderHead(block) => {
+                self.states = batch.outputs().len() * block.spec.width;
+                Needs::default()
             }
         }
     }

@@ -125,7 +125,7 @@ impl WeightStore {
         all.ok_or_else(|| failed("loading", "a weight is missing"))
     }
 
-    /// A vector as floats, `offset` added to each; a matrix of few columns, column by column.
+    /// A vector, or a table row by row, as floats; `offset` is added to each.
     pub(crate) fn load_vector(
         &mut self,
         weight: &Weight,
@@ -136,20 +136,40 @@ impl WeightStore {
         if let Some(vector) = self.vectors.get(&key) {
             return Ok(Arc::clone(vector));
         }
+        let mut values = self.floats(weight, source)?;
+        values.iter_mut().for_each(|v| *v += offset);
+        Ok(self.keep(key, values))
+    }
+
+    /// A matrix of few columns as floats, column by column. No weight is loaded both ways.
+    pub(crate) fn load_columns(
+        &mut self,
+        weight: &Weight,
+        source: &dyn WeightSource,
+    ) -> Result<Arc<[f32]>, DeviceError> {
+        let key = Key::new(weight, 0.0);
+        if let Some(vector) = self.vectors.get(&key) {
+            return Ok(Arc::clone(vector));
+        }
+        let values = self.floats(weight, source)?;
+        let (rows, cols) = (weight.rows, weight.cols);
+        Ok(self.keep(key, (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()))
+    }
+
+    fn floats(&mut self, weight: &Weight, source: &dyn WeightSource) -> Result<Vec<f32>, DeviceError> {
         let mut bytes = vec![0; weight.row_bytes() * weight.rows];
         let unread = |source| DeviceError::Weight { tensor: weight.name.clone(), source };
         source.read(&weight.span, 0, &mut bytes).map_err(unread)?;
         let mut values = vec![0.0; weight.elements()];
         quant::dequantize(weight.ty, &bytes, &mut values);
-        values.iter_mut().for_each(|v| *v += offset);
-        let (rows, cols) = (weight.rows, weight.cols);
-        if rows > 1 {
-            values = (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect();
-        }
         self.copied += bytes.len() as u64;
+        Ok(values)
+    }
+
+    fn keep(&mut self, key: Key, values: Vec<f32>) -> Arc<[f32]> {
         let vector: Arc<[f32]> = values.into();
         self.vectors.insert(key, Arc::clone(&vector));
-        Ok(vector)
+        vector
     }
 }
 

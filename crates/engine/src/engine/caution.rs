@@ -29,13 +29,13 @@ impl Caution {
         self.rows
     }
 
-    /// A batch of so many rows found no memory. True where a smaller one may, or the same a moment later.
-    pub fn failed(&mut self, rows: usize) -> bool {
+    /// A batch of so many rows found no memory. True where a smaller one may, if it `shrinks`, or the same a moment later.
+    pub fn failed(&mut self, rows: usize, shrinks: bool) -> bool {
         self.good = 0;
         self.failed += 1;
         // What was in flight beside a batch that failed may be as large as that was.
         self.rows = self.rows.min((rows / 2).max(ROWS_MIN));
-        rows > ROWS_MIN || self.failed <= TRIES
+        (shrinks && rows > ROWS_MIN) || self.failed <= TRIES
     }
 
     /// A batch landed well.
@@ -57,16 +57,16 @@ mod tests {
     #[test]
     fn batches_shrink_at_once_and_grow_slowly() {
         let mut caution = Caution::default();
-        assert!(caution.failed(512) && caution.failed(300));
+        assert!(caution.failed(512, true) && caution.failed(300, true));
         assert_eq!(caution.rows(), 150);
         for _ in 0..GOOD {
             caution.landed();
         }
         assert_eq!(caution.rows(), 300);
         for _ in 0..TRIES {
-            assert!(caution.failed(ROWS_MIN));
+            assert!(caution.failed(ROWS_MIN, true));
         }
-        assert!(caution.failed(20) && !caution.failed(ROWS_MIN));
+        assert!(caution.failed(20, true) && !caution.failed(ROWS_MIN, true) && !caution.failed(20, false));
         assert_eq!(caution.rows(), ROWS_MIN);
     }
 }

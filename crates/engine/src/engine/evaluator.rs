@@ -70,6 +70,9 @@ impl<'a> Evaluator<'a> {
         if let Some(reason) = self.engine.stopped.clone() {
             return Err(EngineError::Stopped { reason });
         }
+        if self.engine.encodes() {
+            return Err(EngineError::Encoder);
+        }
         if start + tokens.len() > context {
             return Err(EngineError::Context { tokens: tokens.len(), start, context });
         }

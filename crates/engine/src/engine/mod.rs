@@ -6,6 +6,7 @@ pub(crate) mod batching;
 mod caution;
 mod counters;
 mod doubt;
+mod embedding;
 mod evaluator;
 mod info;
 mod options;
@@ -24,6 +25,7 @@ use unicorn_core::{Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, 
 use crate::RunStats;
 use crate::constraint::Constrained;
 use crate::drafts::Drafting;
+use crate::embed::Pooler;
 use crate::executor::{Executor, StateMove};
 use crate::kv::{StatePages, StatePools};
 use crate::memory::MemoryPlan;
@@ -169,6 +171,18 @@ impl Engine {
     /// Guesses change no token as far as a device's results do not depend on the batch. A text with a constraint is not guessed: the constraint
     /// would have to be asked along each guess and taken back, which costs as much as the guess may save.
     pub fn add_guided(&mut self, request: Request, guides: Guides) -> Result<SequenceId, AdmissionError> {
+        if self.encodes() {
+            return Err(AdmissionError::Encoder);
+        }
+        self.enqueue(request, guides, None)
+    }
+
+    fn enqueue(
+        &mut self,
+        request: Request,
+        guides: Guides,
+        embedding: Option<Pooler>,
+    ) -> Result<SequenceId, AdmissionError> {
         if let Some(reason) = &self.stopped {
             return Err(AdmissionError::Stopped { reason: reason.clone() });
         }
@@ -185,7 +199,9 @@ impl Engine {
         let Guides { drafter, constraint } = guides;
         let drafting = drafter.filter(|_| constraint.is_none()).map(Drafting::new);
         let constraint = constraint.map(|c| Constrained::new(c, request.mask.clone()));
-        self.waiting.push(Sequence::new(id, request, sampler, drafting, constraint, self.pools.empty()));
+        let mut sequence = Sequence::new(id, request, sampler, drafting, constraint, self.pools.empty());
+        sequence.embedding = embedding;
+        self.waiting.push(sequence);
         Ok(id)
     }
 
@@ -224,6 +240,11 @@ impl Engine {
             return false;
         }
         true
+    }
+
+    /// True once a device is lost: nothing more is taken in, and [`Engine::step`] errors when all that came before was reported.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped.is_some()
     }
 
     /// True when no sequence waits, runs or holds pages of a batch in flight, and every event was reported.

@@ -74,7 +74,7 @@ impl Default for EngineOptions {
             page_tokens: 64,
             kv_pages: None,
             prefill_chunk: 512,
-            stall_ms_max: 150,
+            stall_ms_max: 100,
             kept_max: 4,
             ahead: true,
             pipeline_parts: 2,

@@ -6,6 +6,7 @@ use unicorn_core::SequenceId;
 
 use crate::constraint::Constrained;
 use crate::drafts::Drafting;
+use crate::embed::Pooler;
 use crate::kv::StatePages;
 use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
@@ -35,6 +36,8 @@ pub(super) struct Sequence {
     pub kept: Option<u32>,
     /// Its own slot among those that devices have.
     pub slot: u32,
+    /// How it becomes a vector, where it is not to be continued.
+    pub embedding: Option<Pooler>,
     /// Where guesses come from.
     pub drafting: Option<Drafting>,
     /// What its text has to obey.
@@ -96,6 +99,7 @@ impl Sequence {
             launched: 0,
             kept: None,
             slot: 0,
+            embedding: None,
             drafting,
             constraint,
             flights: 0,
@@ -128,6 +132,7 @@ impl Sequence {
     /// Tokens whose state may come from elsewhere, and one that has to be computed.
     pub fn reusable(&self) -> &[u32] {
         let most = self.scores.as_ref().map_or(usize::MAX, |scores| scores.first() + 1);
+        let most = if self.embedding.as_ref().is_none_or(Pooler::skips_beginnings) { most } else { 0 };
         &self.tokens[..self.tokens.len().min(most)]
     }
 
@@ -181,6 +186,7 @@ impl Sequence {
         self.pages.truncate(0);
         self.computed = 0;
         self.launched = 0;
+        self.embedding.iter_mut().for_each(Pooler::reset);
     }
 
     /// Its devices are gone, and all that they had of it.

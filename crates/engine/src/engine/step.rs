@@ -131,6 +131,9 @@ impl Engine {
     /// now.
     fn plan(&mut self) -> (Vec<Planned>, Phase) {
         let ready = self.ready();
+        if self.encodes() {
+            return (self.reserve(self.whole_texts(&ready)), Phase::Prefill);
+        }
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
             let phase = Engine::phase(self.running[alone].pending());
             let count = self.running[alone].pending().min(self.chunk(phase));
@@ -330,12 +333,15 @@ impl Engine {
                 outputs.extend(wanted.map(|i| OutputRow::new(rows + i as u32, Select::Logits)));
             }
             rows += plan.count as u32;
-            if plan.is_read(sequence) {
+            if let Some(pooler) = &sequence.embedding {
+                outputs.extend(pooler.outputs(sequence.launched, plan.count, rows as usize - plan.count));
+            } else if plan.is_read(sequence) {
                 outputs.extend(self.outputs(sequence, plan, rows - 1));
             }
             rows += plan.drafts.len() as u32;
         }
-        Batch::new(slices, outputs, &self.limits)
+        let make = if self.encodes() { Batch::of_whole_sequences } else { Batch::new };
+        make(slices, outputs, &self.limits)
     }
 
     /// The output rows of a sequence, the first after its last token.
@@ -416,7 +422,9 @@ impl Engine {
             }
             Err(error) => {
                 self.heed(error);
-                let less = error.is_out_of_memory() && self.caution.failed(batch.rows());
+                // A text that an encoder reads is never cut.
+                let shrinks = !self.encodes() || batch.slices().len() > 1;
+                let less = error.is_out_of_memory() && self.caution.failed(batch.rows(), shrinks);
                 self.counted.batches_cut += u64::from(less);
                 less
             }
@@ -446,10 +454,14 @@ impl Engine {
                 Ok(_) if sequence.failure.is_some() || sequence.cancelled => None,
                 Ok(_) => {
                     sequence.alone = false;
-                    self.score(&mut sequence, slice, parts.scored.iter().zip(brought));
-                    let chosen = &brought[parts.scored.len().min(brought.len())..];
-                    sequence.timed = batch.outputs().len() == batch.rows();
-                    self.choose_all(&mut sequence, parts.count, parts.drafts, chosen)
+                    if sequence.embedding.is_some() {
+                        self.pool(&mut sequence, parts.count, brought)
+                    } else {
+                        self.score(&mut sequence, slice, parts.scored.iter().zip(brought));
+                        let chosen = &brought[parts.scored.len().min(brought.len())..];
+                        sequence.timed = batch.outputs().len() == batch.rows();
+                        self.choose_all(&mut sequence, parts.count, parts.drafts, chosen)
+                    }
                 }
                 Err(error) => {
                     let shared = shared || !parts.drafts.is_empty();
@@ -580,6 +592,8 @@ impl Engine {
         let sampled = match row {
             RowOutput::Logits(logits) => sequence.sampler.sample(&sequence.tokens, logits),
             RowOutput::Top(top) => sequence.sampler.sample_top(&sequence.tokens, top),
+            // Only texts that become vectors ask for these.
+            RowOutput::Hidden(_) => Err(Unchosen::NoCandidate),
         };
         let Sampled { token, logprobs } = match sampled {
             Ok(sampled) => sampled,

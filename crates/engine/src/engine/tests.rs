@@ -2,6 +2,7 @@
 
 mod canary;
 mod drafts;
+mod embedding;
 mod recurrent;
 
 use std::collections::HashMap;
@@ -58,6 +59,7 @@ fn collect(texts: &mut Texts, events: Vec<Event>) {
         assert_eq!(entry.1, None, "an event after the last one");
         match event {
             Event::Token { token, .. } => entry.0.push(token),
+            Event::Embedding { .. } => panic!("a vector of a text that goes on"),
             Event::PromptLogprobs { .. } => {}
             Event::Finished { reason, .. } => entry.1 = Some(reason),
         }
@@ -241,7 +243,7 @@ fn sliding_windows_free_their_pages_and_change_no_text() {
             let events = engine.step().unwrap();
             timings = events.iter().find_map(|e| match e {
                 Event::Finished { timings, .. } => Some(*timings),
-                Event::Token { .. } | Event::PromptLogprobs { .. } => timings,
+                Event::Token { .. } | Event::Embedding { .. } | Event::PromptLogprobs { .. } => timings,
             });
             collect(&mut texts, events);
         }
@@ -501,7 +503,7 @@ fn timings_and_logprobs_are_reported() {
                     assert!(listed.is_none_or(|t| t.1 == logprobs.logprob));
                     tokens += 1;
                 }
-                Event::PromptLogprobs { .. } => panic!("nobody asked"),
+                Event::Embedding { .. } | Event::PromptLogprobs { .. } => panic!("nobody asked"),
                 Event::Finished { timings, .. } => {
                     assert_eq!((timings.prompt_tokens, timings.generated_tokens), (100, 5));
                     assert!(timings.prefill_seconds > 0.0 && timings.decode_seconds > 0.0);

@@ -240,6 +240,8 @@ fn handover_seconds(ask: &Ask<'_>, placements: &Placements) -> f64 {
             }
             Block::ShortConv { spec, .. } => size_of::<f32>() * spec.state_floats() * ask.sequences,
             Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => return 0.0,
+            Block::EncoderEmbedding { .. } | Block::EncoderAttention { .. } => return 0.0,
+            Block::EncoderFfn { .. } | Block::EncoderHead { .. } => return 0.0,
         } as f64;
         [from, to].map(|d| bytes / ask.machine.devices[d].crossing_bytes_per_second.value).iter().sum()
     });

@@ -44,7 +44,7 @@ pub(crate) enum Unchosen {
 /// True where a logit is NaN or infinite; -inf stands for a banned token.
 fn is_broken(logits: &[f32]) -> bool {
     // Without a branch for each, which the compiler turns into vector code.
-    let broken = |part: &[f32]| part.iter().fold(false, |any, l| any | !(*l < f32::INFINITY));
+    let broken = |part: &[f32]| part.iter().fold(false, |any, l| any | l.is_nan() | (*l == f32::INFINITY));
     logits.chunks(64).any(broken)
 }
 
@@ -144,7 +144,7 @@ impl Sampler {
 
     /// Chooses the token that follows `history` from what [`Sampler::ask`] asked for.
     pub fn sample_top(&self, history: &[u32], top: &[TopEntry]) -> Result<Sampled, Unchosen> {
-        if top.iter().any(|e| !(e.logit < f32::INFINITY)) {
+        if top.iter().any(|e| e.logit.is_nan() || e.logit == f32::INFINITY) {
             return Err(Unchosen::NotFinite);
         }
         let all = top.iter().map(|e| Candidate { token: e.token, logit: clean(e.logit) });

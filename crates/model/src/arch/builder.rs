@@ -46,7 +46,7 @@ pub(super) fn build(cx: &Context<'_>, tensors: &TensorTable, plan: &Plan) -> Res
 }
 
 /// The table's rows must be the tokens: of the tokenizer in a GGUF, else of the configuration.
-fn check_vocabulary(cx: &Context<'_>, table: &Weight) -> Result<(), ModelError> {
+pub(super) fn check_vocabulary(cx: &Context<'_>, table: &Weight) -> Result<(), ModelError> {
     let configured = cx.meta.int(keys::VOCAB)?.map(|n| (cx.meta.name(keys::VOCAB), n as u64));
     let tokenizer = match cx.meta.file() {
         Some(file) => file.array("tokenizer.ggml.tokens")?.map(|a| a.len() as u64),
@@ -233,11 +233,11 @@ impl Builder<'_> {
     }
 }
 
-fn shape(info: &TensorInfo, expected: Vec<u64>) -> ModelError {
+pub(super) fn shape(info: &TensorInfo, expected: Vec<u64>) -> ModelError {
     ModelError::TensorShape { name: info.name.clone(), expected, found: info.shape.clone() }
 }
 
-fn convert(info: &TensorInfo) -> Result<Weight, ModelError> {
+pub(super) fn convert(info: &TensorInfo) -> Result<Weight, ModelError> {
     as_weight(info).ok_or_else(|| match &info.ty {
         StoredType::Other(ty) => ModelError::TensorType { name: info.name.clone(), ty: ty.clone() },
         StoredType::Supported(_) => shape(info, vec![1, 1]),

@@ -11,11 +11,11 @@ use super::rope;
 use crate::error::ModelError;
 
 // Limits that keep a hostile file from asking for memory before its tensors are checked.
-const LAYERS_MAX: usize = 4096;
-const WIDTH_MAX: usize = 1 << 20;
-const HEADS_MAX: usize = 1 << 16;
+pub(super) const LAYERS_MAX: usize = 4096;
+pub(super) const WIDTH_MAX: usize = 1 << 20;
+pub(super) const HEADS_MAX: usize = 1 << 16;
 pub(super) const HEAD_DIM_MAX: usize = 1 << 14;
-const CONTEXT_MAX: usize = 1 << 31;
+pub(super) const CONTEXT_MAX: usize = 1 << 31;
 
 /// Reads what all architectures share: pre-norm layers with grouped-query attention and a SwiGLU network.
 pub(super) fn plan(cx: &Context<'_>) -> Result<Plan, ModelError> {

@@ -35,6 +35,12 @@ keys! {
     NORM_EPS = ["attention.layer_norm_rms_epsilon"], ["rms_norm_eps"];
     LFM2_NORM_EPS = [], ["norm_eps"];
     VOCAB = ["vocab_size"], ["vocab_size"];
+    LAYER_NORM_EPS = ["attention.layer_norm_epsilon"], ["layer_norm_eps"];
+    TOKEN_TYPES = [], ["type_vocab_size"];
+    POSITION_TYPE = [], ["position_embedding_type"];
+    IS_DECODER = [], ["is_decoder"];
+    POOLING = ["pooling_type"], [];
+    CAUSAL = ["attention.causal"], [];
     WINDOW = ["attention.sliding_window"], ["sliding_window"];
     WINDOW_PATTERN = ["attention.sliding_window_pattern"], ["sliding_window_pattern"];
     WINDOW_FIRST_LAYER = [], ["max_window_layers"];
@@ -80,6 +86,8 @@ pub(super) enum Class {
     Qwen3,
     Gemma3,
     Lfm2,
+    /// Has a table of its own, [`BERT_DEFAULTS`].
+    Bert = 99,
 }
 
 /// The key has no default: its absence means "none", or the value follows from others.
@@ -113,6 +121,18 @@ const CONFIG_DEFAULTS: [(&str, [f64; 6]); 22] = [
     ("block_multiple_of",        [NONE,    NONE,      NONE,     NONE,     NONE,      256.0]),
 ];
 
+/// Key and default of `BertConfig`.
+const BERT_DEFAULTS: [(&str, f64); 8] = [
+    ("hidden_size", 768.0),
+    ("intermediate_size", 3072.0),
+    ("num_hidden_layers", 12.0),
+    ("num_attention_heads", 12.0),
+    ("max_position_embeddings", 512.0),
+    ("layer_norm_eps", 1e-12),
+    ("type_vocab_size", 2.0),
+    ("is_decoder", 0.0),
+];
+
 /// Key, then what the published models of llama, qwen2, qwen3, gemma3 and lfm2 have, and whether that is a guess to be told: the
 /// others are not stored by any writer, so that their absence says nothing.
 #[rustfmt::skip]
@@ -131,6 +151,9 @@ const GGUF_COLUMNS: [&str; 5] = ["llama", "qwen2", "qwen3", "gemma3", "lfm2"];
 /// What a `config.json` of this class means where it lacks the key.
 pub(super) fn config_default(class: Class, key: Key) -> Option<f64> {
     let name = key.json.first()?;
+    if class == Class::Bert {
+        return BERT_DEFAULTS.iter().find(|row| row.0 == *name).map(|row| row.1);
+    }
     let row = CONFIG_DEFAULTS.iter().find(|row| row.0 == *name)?;
     Some(row.1[class as usize]).filter(|v| !v.is_nan())
 }
@@ -288,5 +311,6 @@ pub(super) fn without_effect(class: Class) -> &'static [Key] {
         ],
         // It stores the cap of the attention scores without applying it.
         Class::Gemma3 => &[ATTENTION_SOFT_CAP],
+        Class::Bert => &[],
     }
 }

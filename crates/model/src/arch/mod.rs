@@ -3,6 +3,7 @@
 //! An architecture is one entry of [`ARCHITECTURES`] and one small file that adjusts the common plan. The builder then looks
 //! the tensors up by role, under the names of the format that the model came in. `keys.rs` lists every hyperparameter.
 
+mod bert;
 mod builder;
 mod common;
 mod context;
@@ -32,8 +33,8 @@ use meta::Meta;
 use names::{Family, Naming};
 use plan::Plan;
 
-static ARCHITECTURES: [Architecture; 5] =
-    [llama::LLAMA, qwen::QWEN2, qwen::QWEN3, gemma3::GEMMA3, lfm2::LFM2];
+static ARCHITECTURES: [Architecture; 6] =
+    [llama::LLAMA, qwen::QWEN2, qwen::QWEN3, gemma3::GEMMA3, lfm2::LFM2, bert::BERT];
 
 /// The tensors of a model, and where their bytes are read from.
 #[derive(Clone, Copy)]
@@ -72,19 +73,19 @@ pub(crate) fn check_gguf(
     let cx = Context { tensors, ..gguf_context(file, None, "", notices)? };
     match tensors {
         Some(_) => build(&cx).map(|_| ()),
-        None => plan(&cx).map(|_| ()),
+        None => check(&cx),
     }
 }
 
 /// Whether a GGUF model of this architecture cannot run, whatever else the file says.
 pub(crate) fn check_architecture(file: &Gguf, notices: &Notices) -> Result<(), ModelError> {
-    gguf_context(file, None, "", notices)?.meta.refuse(&keys::GGUF_REFUSED)
+    refuse(&gguf_context(file, None, "", notices)?)
 }
 
 /// Whether a `config.json` alone tells that the model cannot run.
 pub(crate) fn check_config(config: &Map<String, Value>, notices: &Notices) -> Result<(), ModelError> {
     let text = text_config(config);
-    plan(&config_context(config, &text, None, "", notices)?).map(|_| ())
+    check(&config_context(config, &text, None, "", notices)?)
 }
 
 fn gguf_context<'a>(
@@ -191,8 +192,25 @@ fn text_config(config: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
     Cow::Owned(text)
 }
 
+/// Refuses what the hyperparameters ask for and nothing here does.
+fn refuse(cx: &Context<'_>) -> Result<(), ModelError> {
+    let table = if cx.meta.is_gguf() { &keys::GGUF_REFUSED[..] } else { &keys::CONFIG_REFUSED };
+    // Of an encoder that is wanted.
+    let kept = |(name, _): &&(&str, _)| !(bert::is_bert(cx) && *name == "attention.causal");
+    cx.meta.refuse(&table.iter().filter(kept).copied().collect::<Vec<_>>())
+}
+
+/// Whether the hyperparameters alone tell that the model cannot run.
+fn check(cx: &Context<'_>) -> Result<(), ModelError> {
+    if bert::is_bert(cx) {
+        refuse(cx)?;
+        return bert::check(cx);
+    }
+    plan(cx).map(|_| ())
+}
+
 fn plan(cx: &Context<'_>) -> Result<Plan, ModelError> {
-    cx.meta.refuse(if cx.meta.is_gguf() { &keys::GGUF_REFUSED[..] } else { &keys::CONFIG_REFUSED })?;
+    refuse(cx)?;
     cx.meta.note_ignored()?;
     (cx.architecture.plan)(cx)
 }
@@ -201,5 +219,10 @@ fn build(cx: &Context<'_>) -> Result<ModelSpec, ModelError> {
     let Some(tensors) = cx.tensors.filter(|tensors| !tensors.is_empty()) else {
         return Err(ModelError::NoTensors);
     };
+    if bert::is_bert(cx) {
+        refuse(cx)?;
+        cx.meta.note_ignored()?;
+        return bert::build(cx, tensors);
+    }
     builder::build(cx, tensors, &plan(cx)?)
 }

@@ -259,7 +259,7 @@ fn bad_hyperparameters() {
 #[test]
 fn bad_architecture() {
     let text = open_gguf(&tiny("mamba", 1)).unwrap_err().to_string();
-    assert_eq!(text, "unknown architecture \"mamba\"; known are llama, qwen2, qwen3, gemma3, lfm2");
+    assert_eq!(text, "unknown architecture \"mamba\"; known are llama, qwen2, qwen3, gemma3, lfm2, bert");
     let mut g = tiny("llama", 1);
     g.keys.remove(0);
     assert_eq!(open_gguf(&g).unwrap_err().to_string(), "key general.architecture is missing");

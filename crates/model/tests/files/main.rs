@@ -4,6 +4,7 @@ mod architectures;
 mod checks;
 mod defaults;
 mod directories;
+mod encoders;
 mod gguf;
 mod heads;
 mod hostile;

@@ -5,6 +5,7 @@ use unicorn_core::StateSpec;
 use super::attention::AttentionBlock;
 use super::builder::{NextInput, Norm};
 use super::embedding::EmbeddingBlock;
+use super::encoder::{EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock, EncoderHeadBlock};
 use super::ffn::FfnBlock;
 use super::head::HeadBlock;
 use super::short_conv::ShortConvBlock;
@@ -18,6 +19,10 @@ pub(crate) enum GpuBlock {
     ShortConv(Box<ShortConvBlock>),
     Ffn(FfnBlock),
     Head(HeadBlock),
+    EncoderEmbedding(Box<EncoderEmbeddingBlock>),
+    EncoderAttention(Box<EncoderAttentionBlock>),
+    EncoderFfn(Box<EncoderFfnBlock>),
+    EncoderHead(EncoderHeadBlock),
 }
 
 impl GpuBlock {
@@ -29,6 +34,10 @@ impl GpuBlock {
             GpuBlock::ShortConv(c) => BlockShape::ShortConv(c.shape()),
             GpuBlock::Ffn(f) => BlockShape::Ffn(f.shape()),
             GpuBlock::Head(h) => BlockShape::Head(h.shape()),
+            GpuBlock::EncoderEmbedding(e) => BlockShape::EncoderEmbedding(e.tokens.table.shape()),
+            GpuBlock::EncoderAttention(a) => BlockShape::EncoderAttention(a.shape()),
+            GpuBlock::EncoderFfn(f) => BlockShape::EncoderFfn(f.shape()),
+            GpuBlock::EncoderHead(_) => BlockShape::EncoderHead,
         }
     }
 
@@ -38,6 +47,8 @@ impl GpuBlock {
             GpuBlock::Attention(a) => Some(a.spec.state()),
             GpuBlock::ShortConv(c) => Some(c.spec.state()),
             GpuBlock::Embedding(_) | GpuBlock::Ffn(_) | GpuBlock::Head(_) => None,
+            GpuBlock::EncoderEmbedding(_) | GpuBlock::EncoderAttention(_) => None,
+            GpuBlock::EncoderFfn(_) | GpuBlock::EncoderHead(_) => None,
         }
     }
 
@@ -57,6 +68,8 @@ impl GpuBlock {
             GpuBlock::ShortConv(c) => form(&c.norm, &[&c.input]),
             GpuBlock::Ffn(f) => form(&f.norm, &[&f.gate, &f.up]),
             GpuBlock::Head(h) => form(&h.norm, &[&h.weight]),
+            GpuBlock::EncoderEmbedding(_) | GpuBlock::EncoderAttention(_) => None,
+            GpuBlock::EncoderFfn(_) | GpuBlock::EncoderHead(_) => None,
         }
     }
 }

@@ -38,7 +38,10 @@ pub(crate) struct Builder<'a> {
     /// The path of the block at hand.
     pub(crate) path: Path,
     pub(crate) rows: usize,
+    /// Rows whose logits are asked for.
     pub(crate) outputs: usize,
+    /// Rows whose hidden states are asked for.
+    pub(crate) hidden: usize,
     /// Positions that the batch's sequences may have.
     pub(crate) positions: usize,
     /// Tiles and key splits of flash attention; `None` where the decode kernels run.
@@ -94,6 +97,15 @@ impl Builder<'_> {
         &mut self.recording.dispatches[last]
     }
 
+    /// The rows whose hidden states are asked for, normed if there is a norm, to where the host reads them.
+    pub(crate) fn hidden_states(&mut self, norm: Option<&Norm>, width: usize) {
+        if self.hidden > 0 {
+            let s = self.scratch;
+            let rows = NormRows::Hidden(s.outputs_address() + 4 * self.outputs as u64);
+            self.norm("hidden", &s.residual, norm, width, NormTo::Float(&s.hidden_host), rows);
+        }
+    }
+
     /// `norm.comp`: rows of `x` normed (or as they are), to `y` and, quantized, to the activation buffers.
     pub(crate) fn norm(
         &mut self,
@@ -114,7 +126,7 @@ impl Builder<'_> {
                 norm.is_some() as u32,
                 matches!(to, NormTo::Add(_) | NormTo::Float(_)) as u32,
                 matches!(to, NormTo::Quantized | NormTo::Inner) as u32,
-                matches!(rows, NormRows::Listed(_)) as u32,
+                !matches!(rows, NormRows::All) as u32,
                 matches!(to, NormTo::Half(_)) as u32,
             ],
             subgroup: select::subgroup(self.gpu),
@@ -122,6 +134,7 @@ impl Builder<'_> {
         let (count, list) = match rows {
             NormRows::All => (self.rows, 0),
             NormRows::Listed(address) => (self.outputs, address),
+            NormRows::Hidden(address) => (self.hidden, address),
         };
         let y = if let NormTo::Float(b) | NormTo::Half(b) | NormTo::Add(b) = to { b.address() } else { 0 };
         let set = match to {
@@ -147,7 +160,7 @@ impl Builder<'_> {
         if let Some(set) = set {
             writes.extend([&set.q, &set.meta]);
         }
-        if let NormRows::Listed(_) = rows {
+        if !matches!(rows, NormRows::All) {
             reads.push(&scratch.batch);
         }
         self.dispatch(op, kernel, arguments, [count, 1, 1], &reads, &writes);
@@ -180,6 +193,8 @@ pub(crate) enum NormTo<'a> {
 pub(crate) enum NormRows {
     /// All of the batch.
     All,
-    /// Those listed at this address (u32 each); as many as the batch has outputs.
+    /// Those listed at this address (u32 each), as many as logits are asked for.
     Listed(u64),
+    /// Those listed at this address, as many as hidden states are asked for.
+    Hidden(u64),
 }

@@ -25,6 +25,7 @@ impl HeadBlock {
     }
 
     pub(crate) fn record(&self, b: &mut Builder<'_>, wanted: &Wanted, edits: EditShape) {
+        b.hidden_states(Some(&self.norm), self.weight.cols);
         if b.outputs == 0 {
             return;
         }

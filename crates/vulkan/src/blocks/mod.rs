@@ -4,6 +4,7 @@ mod attention;
 mod block;
 mod builder;
 mod embedding;
+mod encoder;
 mod ffn;
 mod head;
 mod linear;
@@ -17,6 +18,9 @@ pub(crate) use block::GpuBlock;
 pub(crate) use builder::flat_groups;
 pub(crate) use builder::{Builder, Norm};
 pub(crate) use embedding::EmbeddingBlock;
+pub(crate) use encoder::{
+    EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock, EncoderHeadBlock, LayerNorm,
+};
 pub(crate) use ffn::FfnBlock;
 pub(crate) use head::HeadBlock;
 pub(crate) use short_conv::ShortConvBlock;

@@ -47,6 +47,17 @@ impl<'a> Builder<'a> {
         NormedInput { float, half, quantized: Input::Normed }
     }
 
+    /// The residual stream as it is as the input of a block's first products.
+    pub(crate) fn plain_input(&mut self, matrices: &[&Matrix]) -> NormedInput<'a> {
+        let (s, width) = (self.scratch, self.scratch.sizes.width);
+        for (form, to) in [(Form::Half, NormTo::Half(&s.half)), (Form::Quantized, NormTo::Quantized)] {
+            if matrices.iter().any(|m| self.form(m) == form) {
+                self.norm("input", &s.residual, None, width, to, NormRows::All);
+            }
+        }
+        NormedInput { float: Input::Float(&s.residual), half: Input::Half(&s.half), quantized: Input::Normed }
+    }
+
     /// The block's last product, with its bias: added to the residual stream, through the post norm where there is one, and prepared for
     /// the next block where that is possible.
     pub(crate) fn add_to_residual(

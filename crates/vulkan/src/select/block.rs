@@ -38,6 +38,32 @@ pub(crate) enum BlockShape {
     Ffn(FfnShape),
     /// Output head.
     Head(HeadShape),
+    /// Embedding of tokens, from a table, and positions.
+    EncoderEmbedding(WeightShape),
+    /// Attention over whole sequences.
+    EncoderAttention(EncoderAttentionShape),
+    /// Feed-forward network without a gate.
+    EncoderFfn(EncoderFfnShape),
+    /// End of an encoder.
+    EncoderHead,
+}
+
+/// What the kernels of an encoder's attention are chosen by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct EncoderAttentionShape {
+    /// The products of queries, keys and values, by op.
+    pub inputs: Vec<(&'static str, WeightShape)>,
+    /// The output product.
+    pub output: WeightShape,
+}
+
+/// What the kernels of an encoder's feed-forward network are chosen by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct EncoderFfnShape {
+    /// The up projection.
+    pub up: WeightShape,
+    /// The down projection.
+    pub down: WeightShape,
 }
 
 /// What an attention block's kernels are chosen by.
@@ -103,6 +129,17 @@ pub(crate) fn projections([q, k, v]: [TensorType; 3]) -> &'static [(&'static str
     }
 }
 
+/// The matrices that these projections become, by op.
+fn stacked(weights: [&Weight; 3]) -> Vec<(&'static str, WeightShape)> {
+    let mut left = weights.into_iter();
+    let inputs = projections(weights.map(|w| w.ty)).iter().filter_map(|(op, count)| {
+        let first = left.next()?;
+        let rows = first.rows + left.by_ref().take(count - 1).map(|w| w.rows).sum::<usize>();
+        Some((*op, WeightShape { rows, ..WeightShape::of(first) }))
+    });
+    inputs.collect()
+}
+
 /// The shaders' code of an activation.
 pub(crate) fn activation_code(activation: Activation) -> u32 {
     match activation {
@@ -116,23 +153,15 @@ impl BlockShape {
     pub(crate) fn of(block: &Block) -> BlockShape {
         match block {
             Block::Embedding { table, .. } => BlockShape::Embedding(WeightShape::of(table)),
-            Block::Attention { spec, weights: w } => {
-                let mut left = [&w.q, &w.k, &w.v].into_iter();
-                let inputs = projections([w.q.ty, w.k.ty, w.v.ty]).iter().filter_map(|(op, count)| {
-                    let first = left.next()?;
-                    let rows = first.rows + left.by_ref().take(count - 1).map(|w| w.rows).sum::<usize>();
-                    Some((*op, WeightShape { rows, ..WeightShape::of(first) }))
-                });
-                BlockShape::Attention(AttentionShape {
-                    heads: spec.heads,
-                    kv_heads: spec.kv_heads,
-                    head_dim: spec.head_dim,
-                    inputs: inputs.collect(),
-                    output: WeightShape::of(&w.o),
-                    output_bias: w.o_bias.is_some(),
-                    post_norm: spec.post_norm.is_some(),
-                })
-            }
+            Block::Attention { spec, weights: w } => BlockShape::Attention(AttentionShape {
+                heads: spec.heads,
+                kv_heads: spec.kv_heads,
+                head_dim: spec.head_dim,
+                inputs: stacked([&w.q, &w.k, &w.v]),
+                output: WeightShape::of(&w.o),
+                output_bias: w.o_bias.is_some(),
+                post_norm: spec.post_norm.is_some(),
+            }),
             Block::ShortConv { weights: w, .. } => BlockShape::ShortConv(ShortConvShape {
                 input: WeightShape::of(&w.input),
                 output: WeightShape::of(&w.output),
@@ -148,6 +177,20 @@ impl BlockShape {
                 weight: WeightShape::of(weight),
                 soft_cap: spec.soft_cap.is_some(),
             }),
+            Block::EncoderEmbedding { weights, .. } => {
+                BlockShape::EncoderEmbedding(WeightShape::of(&weights.table))
+            }
+            Block::EncoderAttention { weights: w, .. } => {
+                BlockShape::EncoderAttention(EncoderAttentionShape {
+                    inputs: stacked([&w.q, &w.k, &w.v]),
+                    output: WeightShape::of(&w.o),
+                })
+            }
+            Block::EncoderFfn { weights: w, .. } => BlockShape::EncoderFfn(EncoderFfnShape {
+                up: WeightShape::of(&w.up),
+                down: WeightShape::of(&w.down),
+            }),
+            Block::EncoderHead { .. } => BlockShape::EncoderHead,
         }
     }
 
@@ -159,6 +202,9 @@ impl BlockShape {
             BlockShape::ShortConv(c) => vec![c.input, c.output],
             BlockShape::Ffn(f) => vec![f.gate, f.up, f.down],
             BlockShape::Head(h) => vec![h.weight],
+            BlockShape::EncoderEmbedding(_) | BlockShape::EncoderHead => Vec::new(),
+            BlockShape::EncoderAttention(a) => a.inputs.iter().map(|(_, w)| *w).chain([a.output]).collect(),
+            BlockShape::EncoderFfn(f) => vec![f.up, f.down],
         }
     }
 

@@ -4,7 +4,10 @@
 use unicorn_core::{DeviceOptions, KvType, TensorType};
 
 use super::attention::kv_suffix;
-use super::block::{AttentionShape, BlockShape, FfnShape, HeadShape, ShortConvShape, WeightShape};
+use super::block::{
+    AttentionShape, BlockShape, EncoderAttentionShape, EncoderFfnShape, FfnShape, HeadShape, ShortConvShape,
+    WeightShape,
+};
 use super::flash::{FlashProblem, flash_kernel};
 use super::form::{Form, form};
 use super::linear::{Fold, VECTOR_TOKENS, linear_vector};
@@ -171,6 +174,14 @@ impl Router<'_> {
             BlockShape::ShortConv(c) => self.short_conv(c, way.path),
             BlockShape::Ffn(f) => self.ffn(f, way.path),
             BlockShape::Head(h) => self.head(h, way.path),
+            BlockShape::EncoderEmbedding(table) => {
+                let shader = format!("embedding_{}", table.ty.name().to_lowercase());
+                let embedding = Selected { op: "embedding", shader, ty: table.ty, minor: false };
+                vec![embedding, minor("layer_norm", "layer_norm")]
+            }
+            BlockShape::EncoderAttention(a) => self.encoder_attention(a, way.path),
+            BlockShape::EncoderFfn(f) => self.encoder_ffn(f, way.path),
+            BlockShape::EncoderHead => vec![minor("hidden", "norm")],
         }
     }
 
@@ -229,8 +240,33 @@ impl Router<'_> {
         all
     }
 
+    fn encoder_attention(&self, a: &EncoderAttentionShape, path: Path) -> Vec<Selected> {
+        let mut all = vec![minor("input", "norm")];
+        for (op, weight) in &a.inputs {
+            all.extend(self.product_and_sum(op, weight, path));
+        }
+        all.push(minor("add_bias", "add_bias"));
+        all.push(Selected { minor: false, ..minor("attention", "encoder_attention") });
+        let quantized = form(a.output.ty, path, self.gpu) == Form::Quantized;
+        all.extend(quantized.then(|| minor("quantize", "norm")));
+        all.extend(self.product_and_sum("attention_output", &a.output, path));
+        all.push(minor("layer_norm", "layer_norm"));
+        all
+    }
+
+    fn encoder_ffn(&self, f: &EncoderFfnShape, path: Path) -> Vec<Selected> {
+        let mut all = vec![minor("input", "norm"), minor("add_bias", "add_bias")];
+        all.extend(self.product_and_sum("ffn_up", &f.up, path));
+        all.push(minor("gelu", "gelu"));
+        let quantized = form(f.down.ty, path, self.gpu) == Form::Quantized;
+        all.extend(quantized.then(|| minor("quantize", "norm")));
+        all.extend(self.product_and_sum("ffn_down", &f.down, path));
+        all.push(minor("layer_norm", "layer_norm"));
+        all
+    }
+
     fn head(&self, h: &HeadShape, path: Path) -> Vec<Selected> {
-        let mut all = vec![minor("norm", "norm")];
+        let mut all = vec![minor("norm", "norm"), minor("hidden", "norm")];
         all.extend(self.product_and_sum("head", &h.weight, path));
         all.extend(h.soft_cap.then(|| minor("soft_cap", "soft_cap")));
         all.extend(["mask_logits", "take_logits", "top_k"].map(|op| minor(op, op)));
@@ -257,6 +293,12 @@ impl Router<'_> {
                 vec![product("ffn_gate", &f.gate), product("ffn_up", &f.up), product("ffn_down", &f.down)]
             }
             BlockShape::Head(h) => vec![product("head", &h.weight)],
+            BlockShape::EncoderEmbedding(_) | BlockShape::EncoderHead => Vec::new(),
+            BlockShape::EncoderAttention(a) => {
+                let inputs = a.inputs.iter().map(|(op, weight)| product(*op, weight));
+                inputs.chain([product("attention_output", &a.output)]).collect()
+            }
+            BlockShape::EncoderFfn(f) => vec![product("ffn_up", &f.up), product("ffn_down", &f.down)],
         }
     }
 

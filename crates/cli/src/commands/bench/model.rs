@@ -190,6 +190,7 @@ fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result
         None => {
             let fetched = find_model(config.model(&args.subject.model), config)?;
             let model = crate::session::open_model(&fetched, config)?;
+            crate::session::refuse_encoder(&model.spec)?;
             (model.spec, model.source)
         }
         Some(shape) => {

@@ -22,7 +22,7 @@ use crate::open_device::{self, Opened};
 use crate::output::{Out, say};
 use crate::planner::{Grades, Here, Place, Room, Want, machine_file};
 use crate::progress::Fetched;
-use crate::session::{find_model, open_model};
+use crate::session::{find_model, open_model, refuse_encoder};
 
 /// Predicts placements and prints them with the choice. Fails where nothing fits.
 pub fn run(args: &PlanArgs, config: &Config) -> anyhow::Result<Exit> {
@@ -120,7 +120,10 @@ fn spec(args: &PlanArgs, config: &Config) -> anyhow::Result<ModelSpec> {
         return shape.spec(args.subject.ty).map_err(usage);
     }
     let name = config.model(&args.subject.model);
-    let whole = |fetched: &Fetched| Ok(open_model(fetched, config)?.spec);
+    let whole = |fetched: &Fetched| {
+        let spec = open_model(fetched, config)?.spec;
+        refuse_encoder(&spec).map(|()| spec)
+    };
     let looked = match look(name, config) {
         Err(error) if has_other_source(name, &error) => {
             say!("{}; {name} is fetched whole", describe(&error));
@@ -134,7 +137,9 @@ fn spec(args: &PlanArgs, config: &Config) -> anyhow::Result<ModelSpec> {
     if let Some(origin) = looked.origin(config).filter(|_| config.talks()) {
         say!("{name}: {origin}");
     }
-    looked.spec().with_context(|| format!("cannot open model {name}"))
+    let spec = looked.spec().with_context(|| format!("cannot open model {name}"))?;
+    refuse_encoder(&spec)?;
+    Ok(spec)
 }
 
 /// True where a hub does not answer and the model is one of those that do not come from a hub alone.

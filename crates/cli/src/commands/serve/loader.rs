@@ -5,21 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
-use unicorn_core::{DeviceKind, ModelSpec};
+use unicorn_core::{DeviceKind, ModelSpec, Pooling};
 use unicorn_engine::Engine;
-use unicorn_model::TextSide;
+use unicorn_model::{OpenModel, TextSide};
 use unicorn_server::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts};
 
 use super::args::ServeArgs;
 use crate::canary::{self, Coop};
 use crate::clean::one_line;
+use crate::commands::embed;
 use crate::config::Config;
 use crate::devices;
 use crate::memory::Refused;
 use crate::output::say;
 use crate::planner::{Load, Place};
 use crate::progress::Fetched;
-use crate::session::{self, ContextChoice, EngineChoice, Session, find_model};
+use crate::session::{self, ContextChoice, EngineChoice, Session, find_model, open_model};
 use crate::shared_args::DeviceArgs;
 
 /// Context where nobody asks for another: the first prompts of coding agents have up to 19,000 tokens.
@@ -212,14 +213,40 @@ fn open(
     progress: &mut dyn FnMut(f32),
 ) -> anyhow::Result<LoadedModel> {
     let ModelLoader { args, config, template, .. } = loader;
-    let context = context(args);
+    let fetched = Fetched { path: known.path.clone(), lacking: known.lacking.clone() };
+    let model = open_model(&fetched, config)?;
+    let pooling = match model.embedding_defaults() {
+        Ok(defaults) => Ok(defaults.pooling.unwrap_or(Pooling::Mean)),
+        // One that writes can do that still.
+        Err(why) if !model.spec.is_encoder() => Err(one_line(&why.to_string())),
+        Err(why) => return Err(why.into()),
+    };
     let wish = canary::Wish { share: args.canary, coop: loader.coop(&known.id) };
+    let choice = EngineChoice { canary: Some(&wish), ..choice(args, device, place, &model)? };
+    let mut session = Session::of_model(model, &fetched, &choice, config, &mut |done| {
+        progress(done.loaded_bytes as f32 / done.total_bytes.max(1) as f32);
+    })?;
+    if let (Some(file), Some(source)) = (&args.chat_template, template) {
+        session::set_template(&mut session.text, file, source)?;
+    }
+    let facts = running(&session.engine, facts(session.engine.spec(), size_and_time(&known.path).1));
+    let drafts = choice.drafts;
+    Ok(LoadedModel { engine: session.engine, text: session.text, facts, drafts, pooling })
+}
+
+/// How the engine of a model is set up. An encoder keeps nothing between batches, so that it can have more texts at once, and guesses nothing.
+fn choice<'a>(
+    args: &'a ServeArgs,
+    device: &'a DeviceArgs,
+    place: &'a Place,
+    model: &OpenModel,
+) -> anyhow::Result<EngineChoice<'a>> {
     let choice = EngineChoice {
         kv_tokens: Some(args.kv_tokens.unwrap_or(KV_TOKENS)),
         device,
         place,
         kv: args.kv.kv,
-        context,
+        context: context(args, model)?,
         memory: args.memory.memory_max.as_ref(),
         scores: false,
         drafts: args.draft.is_some(),
@@ -227,17 +254,14 @@ fn open(
         queue: args.queue,
         kept: Some(KEPT),
         rows: ROWS,
-        canary: Some(&wish),
+        canary: None,
     };
-    let fetched = Fetched { path: known.path.clone(), lacking: known.lacking.clone() };
-    let mut session = Session::loading(&fetched, &choice, config, &mut |done| {
-        progress(done.loaded_bytes as f32 / done.total_bytes.max(1) as f32);
-    })?;
-    if let (Some(file), Some(source)) = (&args.chat_template, template) {
-        session::set_template(&mut session.text, file, source)?;
+    if !model.spec.is_encoder() {
+        return Ok(choice);
     }
-    let facts = running(&session.engine, facts(session.engine.spec(), size_and_time(&known.path).1));
-    Ok(LoadedModel { engine: session.engine, text: session.text, facts, drafts: args.draft.is_some() })
+    let sequences = args.slots.max(embed::TEXTS_AT_ONCE);
+    let load = Load { prompt: 512, decode: 0, sequences, ..Load::default() };
+    Ok(EngineChoice { kv_tokens: None, drafts: false, load, kept: None, rows: 0, ..choice })
 }
 
 fn describe(loader: &ModelLoader, known: &Known) -> anyhow::Result<Description> {
@@ -247,13 +271,20 @@ fn describe(loader: &ModelLoader, known: &Known) -> anyhow::Result<Description> 
     if let (Some(file), Some(source)) = (&args.chat_template, template) {
         session::set_template(&mut text, file, source)?;
     }
-    let context = context(args).resolve(model.spec.context_max).map_err(anyhow::Error::msg)?;
+    let context = context(args, &model)?.resolve(model.spec.context_max).map_err(anyhow::Error::msg)?;
     Ok(Description { text, facts: facts(&model.spec, size_and_time(&known.path).1), context })
 }
 
-/// The context that is asked for.
-fn context(args: &ServeArgs) -> ContextChoice {
-    args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX))
+/// The context that is asked for. `--ctx` is meant for models that write: an encoder takes as long a text as it can, up to that.
+fn context(args: &ServeArgs, model: &OpenModel) -> anyhow::Result<ContextChoice> {
+    if !model.spec.is_encoder() {
+        return Ok(args.ctx.unwrap_or(ContextChoice::AtMost(CONTEXT_MAX)));
+    }
+    let most = model.embedding_defaults()?.tokens_max.unwrap_or(embed::CONTEXT_MAX);
+    Ok(ContextChoice::AtMost(match args.ctx {
+        Some(ContextChoice::Exactly(n) | ContextChoice::AtMost(n)) => most.min(n),
+        Some(ContextChoice::Model) | None => most,
+    }))
 }
 
 /// What is known once a model runs.
@@ -276,6 +307,7 @@ fn facts(spec: &ModelSpec, created: u64) -> ModelFacts {
         weight_bytes: spec.weight_bytes(),
         quantization: main_type(spec),
         width: spec.width,
+        encodes: spec.is_encoder(),
         context_trained: spec.context_max,
         created,
         ..ModelFacts::default()

@@ -111,7 +111,10 @@ async fn serve(
         () = pressed(catch) => None,
     };
     match warmed {
-        Some(Ok(())) if config.talks() => welcome(address, &default, asks_for_key),
+        Some(Ok(())) if config.talks() => {
+            let encodes = server.facts(&default).is_some_and(|facts| facts.encodes);
+            welcome(address, &default, asks_for_key, encodes);
+        }
         Some(Err(why)) => anyhow::bail!("{why}"),
         _ => {}
     }
@@ -131,7 +134,7 @@ async fn pressed(catch: &Catch) {
 }
 
 /// Says what to do next.
-fn welcome(address: SocketAddr, model: &str, asks_for_key: bool) {
+fn welcome(address: SocketAddr, model: &str, asks_for_key: bool, encodes: bool) {
     let host = match address.ip() {
         ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
         IpAddr::V6(ip) => format!("[{ip}]"),
@@ -140,6 +143,13 @@ fn welcome(address: SocketAddr, model: &str, asks_for_key: bool) {
     let base = format!("http://{host}:{}", address.port());
     let key = if asks_for_key { " -H \"Authorization: Bearer $UNICORN_API_KEY\"" } else { "" };
     say!("ready: {model}");
+    if encodes {
+        say!("  OpenAI's API   {base}/v1");
+        say!(
+            "  try            curl{key} {base}/v1/embeddings -d '{{\"model\":\"{model}\",\"input\":\"Hello\"}}'"
+        );
+        return;
+    }
     say!("  chat page      {base}/");
     say!("  OpenAI's API   {base}/v1");
     say!(

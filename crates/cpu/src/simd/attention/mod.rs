@@ -6,6 +6,7 @@
 //! and on any number of threads: its result is the same to the bit at one SIMD level.
 
 mod attend;
+mod bidirectional;
 mod multiply;
 mod partition;
 mod run;
@@ -16,6 +17,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bidirectional::{Bidirectional, QUERY_ROWS, bidirectional_floats};
 pub(crate) use partition::{Partition, PartitionKey, partial_floats_most};
 pub(crate) use run::{Attention, BatchRows};
 pub(crate) use scratch::{Scratch, scratch_floats};

@@ -2,6 +2,7 @@
 
 use super::attention::AttentionBlock;
 use super::embedding::EmbeddingBlock;
+use super::encoder::{EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock, EncoderHeadBlock};
 use super::ffn::FfnBlock;
 use super::head::HeadBlock;
 use super::region::Region;
@@ -15,6 +16,10 @@ pub(crate) enum Loaded {
     ShortConv(Box<ShortConvBlock>),
     Ffn(FfnBlock),
     Head(HeadBlock),
+    EncoderEmbedding(EncoderEmbeddingBlock),
+    EncoderAttention(Box<EncoderAttentionBlock>),
+    EncoderFfn(Box<EncoderFfnBlock>),
+    EncoderHead(EncoderHeadBlock),
 }
 
 impl Loaded {
@@ -26,6 +31,10 @@ impl Loaded {
             Loaded::ShortConv(b) => b.labels().iter().map(|l| l.name.clone()).collect(),
             Loaded::Ffn(b) => b.labels().map(|l| l.name.clone()).to_vec(),
             Loaded::Head(b) => b.labels().map(|l| l.name.clone()).to_vec(),
+            Loaded::EncoderEmbedding(b) => vec![b.label.name.clone()],
+            Loaded::EncoderAttention(b) => b.labels().map(|l| l.name.clone()).to_vec(),
+            Loaded::EncoderFfn(b) => b.labels().map(|l| l.name.clone()).to_vec(),
+            Loaded::EncoderHead(b) => vec![b.label.name.clone()],
         }
     }
 
@@ -37,6 +46,10 @@ impl Loaded {
             Loaded::ShortConv(b) => b.spec.width,
             Loaded::Ffn(b) => b.spec.width,
             Loaded::Head(b) => b.spec.width,
+            Loaded::EncoderEmbedding(b) => b.spec.width,
+            Loaded::EncoderAttention(b) => b.spec.width,
+            Loaded::EncoderFfn(b) => b.spec.width,
+            Loaded::EncoderHead(b) => b.spec.width,
         }
     }
 
@@ -53,6 +66,10 @@ impl Loaded {
                 Loaded::ShortConv(b) => b.run(worker, region),
                 Loaded::Ffn(b) => b.run(worker, region),
                 Loaded::Head(b) => b.run(worker, region),
+                Loaded::EncoderEmbedding(b) => b.run(worker, region),
+                Loaded::EncoderAttention(b) => b.run(worker, region),
+                Loaded::EncoderFfn(b) => b.run(worker, region),
+                Loaded::EncoderHead(b) => b.run(worker, region),
             }
         }
     }

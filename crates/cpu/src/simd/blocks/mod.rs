@@ -5,6 +5,7 @@
 
 mod attention;
 mod embedding;
+mod encoder;
 mod ffn;
 mod head;
 mod label;
@@ -16,6 +17,9 @@ mod short_conv;
 
 pub(crate) use attention::{AttentionBlock, QkNorm};
 pub(crate) use embedding::EmbeddingBlock;
+pub(crate) use encoder::{
+    EncoderAttentionBlock, EncoderEmbeddingBlock, EncoderFfnBlock, EncoderHeadBlock, LayerNorm,
+};
 pub(crate) use ffn::FfnBlock;
 pub(crate) use head::{HeadBlock, LOGITS_MAX, all_logits, head_group, head_output};
 pub(crate) use loaded::Loaded;

@@ -76,6 +76,8 @@ pub(crate) struct Buffers<'a> {
     pub(crate) logits: SharedSlice<'a, f32>,
     /// `[rows that ask for all logits, vocab]`, where not every row does.
     pub(crate) wanted: SharedSlice<'a, f32>,
+    /// `[rows that ask for hidden states, width]`.
+    pub(crate) states: SharedSlice<'a, f32>,
 }
 
 /// One submission, as all threads see it.

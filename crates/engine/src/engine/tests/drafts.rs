@@ -16,6 +16,7 @@ fn drafted(
         for event in engine.step().unwrap() {
             match event {
                 Event::Token { token, .. } => text.push(token),
+                Event::Embedding { .. } => panic!("a vector of a text that goes on"),
                 Event::PromptLogprobs { .. } => {}
                 Event::Finished { reason, timings, .. } => {
                     return (text, reason, timings, engine.stats().submits - before);

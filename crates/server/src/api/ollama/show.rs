@@ -19,7 +19,10 @@ use crate::job::blocking;
 use crate::model::ModelFacts;
 
 /// What a model can do. Calls of tools are enforced whatever the template, so that every model that chats can call.
-fn capabilities(template: Option<&str>) -> Vec<&'static str> {
+fn capabilities(encodes: bool, template: Option<&str>) -> Vec<&'static str> {
+    if encodes {
+        return vec!["embedding"];
+    }
     let mut can = vec!["completion"];
     can.extend(template.map(|_| "tools"));
     can.extend(template.filter(|template| can_think(template)).map(|_| "thinking"));
@@ -103,7 +106,7 @@ fn shown(id: &str, facts: &ModelFacts, text: &TextSide, context: usize) -> Value
         "template": template.unwrap_or_default(),
         "details": details(Some(facts)),
         "model_info": model_info(facts, text, context),
-        "capabilities": capabilities(template),
+        "capabilities": capabilities(facts.encodes, template),
         "modified_at": of_seconds(facts.created),
     })
 }
@@ -138,10 +141,11 @@ mod tests {
 
     #[test]
     fn capabilities_follow_the_template() {
-        assert_eq!(capabilities(None), ["completion"]);
-        assert_eq!(capabilities(Some("{{ messages }}")), ["completion", "tools"]);
+        assert_eq!(capabilities(true, None), ["embedding"]);
+        assert_eq!(capabilities(false, None), ["completion"]);
+        assert_eq!(capabilities(false, Some("{{ messages }}")), ["completion", "tools"]);
         let thinks = "{% if add_generation_prompt %}<think>{% endif %}";
-        assert_eq!(capabilities(Some(thinks)), ["completion", "tools", "thinking"]);
+        assert_eq!(capabilities(false, Some(thinks)), ["completion", "tools", "thinking"]);
     }
 
     #[test]

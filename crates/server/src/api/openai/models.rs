@@ -25,7 +25,12 @@ fn model(app: &App, entry: &ModelEntry) -> Value {
         model["context_length"] = ready.context.into();
         model["max_model_len"] = ready.context.into();
         model["max_input_tokens"] = ready.context.into();
-        model["max_tokens"] = ready.context.into();
+        // As OpenRouter tells what a model is for.
+        let brings = if facts.encodes { "embeddings" } else { "text" };
+        model["architecture"] = json!({"input_modalities": ["text"], "output_modalities": [brings]});
+        if !facts.encodes {
+            model["max_tokens"] = ready.context.into();
+        }
         model["meta"] = json!({
             "n_ctx": ready.context, "n_ctx_train": facts.context_trained, "n_params": facts.parameters,
             "n_vocab": ready.vocab, "n_embd": facts.width, "size": facts.weight_bytes,
