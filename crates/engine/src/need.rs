@@ -105,7 +105,8 @@ pub(crate) fn moving_bytes(spec: &ModelSpec, placements: &Placements, layout: &S
 /// Samples with pages of state that are held at once, what a GPU copies through included.
 const SAMPLES_MAX: u64 = 4;
 
-/// Bytes of host memory for pages of state that are taken out for a canary; 0 without one.
+/// Bytes of host memory for a canary: pages of state that are taken out, and the largest block, which is loaded again to compute a row; 0
+/// without one.
 pub(crate) fn tap_bytes(spec: &ModelSpec, options: &EngineOptions, layout: &StateLayout) -> u64 {
     if options.overseer.0.is_none() {
         return 0;
@@ -117,7 +118,9 @@ pub(crate) fn tap_bytes(spec: &ModelSpec, options: &EngineOptions, layout: &Stat
         }
         _ => 0,
     };
-    spec.blocks.iter().map(bytes).max().unwrap_or(0).saturating_mul(SAMPLES_MAX)
+    let weights = |block: &Block| block.weights().iter().map(|w| w.span.bytes).fold(0, u64::saturating_add);
+    let most = |of: &dyn Fn(&Block) -> u64| spec.blocks.iter().map(of).max().unwrap_or(0);
+    most(&bytes).saturating_mul(SAMPLES_MAX).saturating_add(most(&weights))
 }
 
 /// Pages for recurrent states: of each running sequence the one that it starts from, the one that it ends in and its snapshots, of kept ones

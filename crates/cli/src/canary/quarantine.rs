@@ -32,7 +32,7 @@ pub fn settle(coop: &Coop, config: &Config) -> anyhow::Result<()> {
         let cache = DeviceCache::new(config.cache_dir.as_deref());
         let mut verdict: Verdict =
             cache.verdict(&found.device.key).map(|kept| kept.finding).unwrap_or_default();
-        for one in &wrong {
+        for one in wrong.iter().filter(|_| config.talks()) {
             say!(
                 "{}: the kernel `{}` is not used any more: {}",
                 found.device.choice,

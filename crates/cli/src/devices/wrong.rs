@@ -133,6 +133,9 @@ struct State {
     buffers: HashMap<StreamId, Arc<SharedBuffer>>,
     /// Streams that were altered, and that the device has as they were.
     altered: HashSet<StreamId>,
+    /// The end of the latest work of each stream: a device holds work back behind earlier work of its stream, and the parts of one piece of
+    /// work come one after the other.
+    latest: HashMap<StreamId, Fence>,
     rows: usize,
     width: usize,
 }
@@ -209,11 +212,13 @@ impl Layer {
         if wrong && work.blocks.last().is_some_and(|last| state.blocks.get(last) == Some(&false)) {
             state.altered.insert(work.stream);
         }
+        let before = state.latest.insert(work.stream, work.done.fence());
         drop(state);
-        match wrong {
-            true => submit(&self.inner, work),
-            false => self.inner.device.submit(work),
-        }
+        let inner = self.inner.clone();
+        Fence::all(&[], before.as_ref(), move |_| match wrong {
+            true => submit(&inner, work),
+            false => inner.device.submit(work),
+        });
     }
 }
 

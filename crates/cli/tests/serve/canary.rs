@@ -31,7 +31,7 @@ fn right() -> Vec<(u16, String)> {
 fn a_wrong_kernel_is_found_and_no_later_answer_is_wrong() {
     let right = right();
     assert!(right.iter().all(|(status, text)| *status == 200 && !text.is_empty()), "{right:?}");
-    for fault in ["wrong-lane@60", "wrong-tile:attention@60", "wrong-lane:head@60"] {
+    for fault in ["wrong-lane@60", "wrong-tile:attention@60", "wrong-tile:head@60"] {
         let mut server = Server::faulty(fault, &["--canary", "10%"]);
         let before = answers(&server, 0, 1);
         assert_eq!(before[0].0, 200, "{before:?}");

@@ -233,3 +233,19 @@ fn what_was_computed_before_the_last_right_row_goes_on() {
     }
     assert_eq!(texts[&id], alone(&request(1, 5, 40)));
 }
+
+#[test]
+fn what_a_canary_takes_is_in_the_memory_plan() {
+    let spec = tiny_spec(2);
+    let crossing = |overseer| {
+        let devices = [FakeDevice::plain() as Arc<dyn Device>];
+        let placements = Placement::single(&spec).unwrap().into();
+        let plan = MemoryPlan::new(&spec, &devices, &placements, &EngineOptions { overseer, ..options() });
+        plan.unwrap().crossing
+    };
+    assert_eq!(crossing(Overseer::default()), 0);
+    let looker = Arc::new(Looker::new(&spec, 1, 1)) as Arc<dyn Canary>;
+    // Two streams of 64 rows, four times the pages of 512 positions and one more, of keys and values in f16, and the head.
+    let pages = 4 * (16 + 1) * 32 * 2 * 4 * 2;
+    assert_eq!(crossing(Overseer(Some(looker))), 2 * 64 * 4 * 4 + pages + 64 * 4 * 4 + 16);
+}
