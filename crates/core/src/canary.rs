@@ -11,6 +11,11 @@ pub const CANARY_POSITIONS: usize = 2048;
 
 /// Decides what is looked at, and judges it. Called on the thread of the engine: nothing here may take long.
 pub trait Canary: Send + Sync {
+    /// False where nothing is looked at any more: there is nothing on these devices to compare with, and only what was counted before is told.
+    fn looks(&self) -> bool {
+        true
+    }
+
     /// What to look at in a batch that is about to start; for most batches nothing.
     fn pick(&self, launch: &Launch<'_>) -> Option<Pick>;
 

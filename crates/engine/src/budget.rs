@@ -19,7 +19,7 @@ impl MemoryPlan {
         options: &EngineOptions,
     ) -> Result<MemoryPlan, EngineError> {
         let sizes = Reservation::of(spec, placements, options);
-        let crosses = placements.cross() || options.overseer.0.is_some();
+        let crosses = placements.cross() || options.overseer.looking().is_some();
         let workload = sizes.workload(options, crosses);
         let of = |(index, device): (usize, &Arc<dyn Device>)| {
             let here = |block: usize| placements.ways().iter().any(|p| p.device(block) == index);

@@ -108,7 +108,7 @@ const SAMPLES_MAX: u64 = 4;
 /// Bytes of host memory for a canary: pages of state that are taken out, and the largest block, which is loaded again to compute a row; 0
 /// without one.
 pub(crate) fn tap_bytes(spec: &ModelSpec, options: &EngineOptions, layout: &StateLayout) -> u64 {
-    if options.overseer.0.is_none() {
+    if options.overseer.looking().is_none() {
         return 0;
     }
     let pages = CANARY_POSITIONS.min(layout.positions).div_ceil(layout.page_tokens.max(1)) as u64 + 1;
@@ -184,7 +184,7 @@ impl Need {
         options: &EngineOptions,
     ) -> Vec<Need> {
         let sizes = Reservation::of(spec, placements, options);
-        let exported = placements.cross() || options.overseer.0.is_some();
+        let exported = placements.cross() || options.overseer.looking().is_some();
         let streams = if exported { sizes.stream_bytes(spec.width) } else { 0 };
         let crossing = streams
             .saturating_add(moving_bytes(spec, placements, &sizes.layout))

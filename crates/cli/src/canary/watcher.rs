@@ -94,7 +94,8 @@ impl Shared {
 
 struct Watcher {
     shared: Arc<Shared>,
-    samples: SyncSender<Sample>,
+    /// To the thread; `None` where there is none, because nothing is looked at any more.
+    samples: Option<SyncSender<Sample>>,
 }
 
 /// A canary for a model on these devices; `None` where it is not wanted, or where there is nothing to compare with: the plain loops of the
@@ -123,7 +124,8 @@ pub fn start(
         !is_plain(profile) && (asked || profile.kind != DeviceKind::Cpu)
     };
     let devices: Vec<bool> = opened.iter().map(looked_at).collect();
-    if !devices.contains(&true) {
+    let looks = devices.contains(&true);
+    if !looks && wish.coop.counts().samples == 0 {
         return Ok(None);
     }
     let suspect = |o: &Opened| Suspect {
@@ -145,12 +147,16 @@ pub fn start(
         kv,
         processors: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
     });
+    if !looks {
+        // What was found on devices that are not used any more is still told.
+        return Ok(Some(Arc::new(Watcher { shared, samples: None })));
+    }
     // One sample is picked at a time.
     let (samples, received) = sync_channel(1);
     let running = shared.clone();
     let run = move || check_all(&running, &received);
     std::thread::Builder::new().name("canary".into()).spawn(run).context("cannot start the canary")?;
-    Ok(Some(Arc::new(Watcher { shared, samples })))
+    Ok(Some(Arc::new(Watcher { shared, samples: Some(samples) })))
 }
 
 /// The reference, and the processor without any instruction set beyond its basic one.
@@ -159,13 +165,17 @@ fn is_plain(profile: &DeviceProfile) -> bool {
 }
 
 impl Canary for Watcher {
+    fn looks(&self) -> bool {
+        self.samples.is_some()
+    }
+
     fn pick(&self, launch: &Launch<'_>) -> Option<Pick> {
         self.shared.book().pick(launch, Instant::now())
     }
 
     fn sample(&self, sample: Sample) {
         // A thread that is gone looks at nothing any more.
-        if self.samples.try_send(sample).is_err() {
+        if self.samples.as_ref().is_none_or(|thread| thread.try_send(sample).is_err()) {
             self.missed();
         }
     }

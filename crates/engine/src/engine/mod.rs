@@ -118,7 +118,7 @@ impl Engine {
         let (reading, writing) = (devices_of(&placements.prefill), devices_of(&placements.decode));
         let mixes = reading.iter().any(|device| writing.contains(device));
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
-        if let Some(canary) = &options.overseer.0 {
+        if let Some(canary) = options.overseer.looking() {
             executor.watch(canary);
         }
         executor.reserve(&layout, rows)?;

@@ -11,6 +11,13 @@ use crate::memory::MemoryLimit;
 #[derive(Clone, Default)]
 pub struct Overseer(pub Option<Arc<dyn Canary>>);
 
+impl Overseer {
+    /// The canary, where it looks at anything.
+    pub(crate) fn looking(&self) -> Option<&Arc<dyn Canary>> {
+        self.0.as_ref().filter(|canary| canary.looks())
+    }
+}
+
 impl PartialEq for Overseer {
     fn eq(&self, other: &Overseer) -> bool {
         match (&self.0, &other.0) {
