@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use unicorn_core::{Device, KvType, MemoryRoom, ModelSpec};
 use unicorn_engine::{
-    DeviceMemory, EngineError, EngineOptions, Excess, MemoryLimit, MemoryPlan, MemoryScope, MemoryShort,
-    Placements, longest_context,
+    DeviceMemory, EngineError, EngineOptions, Excess, Leeway, MemoryLimit, MemoryPlan, MemoryScope,
+    MemoryShort, Placements, fit,
 };
 
 use crate::devices::DeviceChoice;
@@ -49,7 +49,7 @@ pub fn limits(opened: &[Opened], max: Option<&MemoryMax>) -> Vec<MemoryLimit> {
         let allowed = max.and_then(|max| max.of(&[&names[0], &names[1]]));
         let allowed = allowed.map(|bytes| MemoryRoom { bytes, origin: FLAG.to_owned() });
         for MemoryRoom { bytes, origin } in allowed.into_iter().chain(open.device.room()) {
-            limits.push(MemoryLimit { scope: MemoryScope::Devices(vec![index]), bytes, origin });
+            limits.push(MemoryLimit { scope: MemoryScope::Device(index), bytes, origin });
         }
     }
     limits
@@ -90,10 +90,11 @@ impl Refused {
         devices: &[Arc<dyn Device>],
         placements: &Placements,
         options: &EngineOptions,
+        leeway: &Leeway,
     ) -> anyhow::Error {
         match error {
             EngineError::Memory(short) => {
-                let advice = Some(advice(&short.plan, &helps(spec, devices, placements, options)));
+                let advice = Some(advice(&short.plan, &helps(spec, devices, placements, options, leeway)));
                 anyhow::Error::new(Refused { short, advice })
             }
             other => other.into(),
@@ -112,10 +113,13 @@ fn helps(
     devices: &[Arc<dyn Device>],
     placements: &Placements,
     options: &EngineOptions,
+    leeway: &Leeway,
 ) -> Vec<String> {
+    let leeway = Leeway { context_min: Some(1), ..*leeway };
     let longest = |kv_type: KvType| {
         let options = EngineOptions { kv_type, ..options.clone() };
-        longest_context(spec, devices, placements, &options, 1).ok().flatten()
+        let fitting = fit(spec, devices, placements, &options, &leeway).ok().flatten();
+        fitting.map(|options| options.context)
     };
     let mut helps: Vec<String> = longest(options.kv_type).map(|n| format!("--ctx {n}")).into_iter().collect();
     if options.kv_type != KvType::Q8_0 {
@@ -173,12 +177,9 @@ fn table(plan: &MemoryPlan) -> String {
 /// `host memory: 1.2 GB wanted, 300 MB there (cgroup /x memory.max)`.
 fn told(excess: &Excess, plan: &MemoryPlan) -> String {
     let Excess { limit, wanted } = excess;
-    let whose = match &limit.scope {
+    let whose = match limit.scope {
         MemoryScope::Host => "host memory".to_owned(),
-        MemoryScope::Devices(list) => {
-            let names = list.iter().filter_map(|i| plan.devices.get(*i)).map(|d| d.device.as_str());
-            names.collect::<Vec<&str>>().join(" + ")
-        }
+        MemoryScope::Device(index) => plan.devices.get(index).map_or_else(String::new, |d| d.device.clone()),
     };
     let [wanted, there] = [*wanted, limit.bytes].map(units::bytes);
     // Where nothing grows with the context it does not matter.
@@ -212,7 +213,7 @@ mod tests {
             let of_flag = limits.into_iter().filter(|l| l.origin == "--memory-max");
             of_flag.map(|l| (l.scope, l.bytes)).collect()
         };
-        let device = |index, bytes| (MemoryScope::Devices(vec![index]), bytes);
+        let device = |index, bytes| (MemoryScope::Device(index), bytes);
         assert_eq!(flags("1GB"), [device(0, 1_000_000_000), device(1, 1_000_000_000)]);
         assert_eq!(flags("cpu=2GB"), [device(1, 2_000_000_000)]);
         assert_eq!(flags("1GB,cpu=2GB"), [device(0, 1_000_000_000), device(1, 2_000_000_000)]);
@@ -245,10 +246,8 @@ mod tests {
             kv_type: KvType::F16,
         };
         let limit = |scope, origin: &str| MemoryLimit { scope, bytes: 300_000_000, origin: origin.into() };
-        let limits = [
-            limit(MemoryScope::Host, "cgroup /x memory.max"),
-            limit(MemoryScope::Devices(vec![1]), "--memory-max"),
-        ];
+        let limits =
+            [limit(MemoryScope::Host, "cgroup /x memory.max"), limit(MemoryScope::Device(1), "--memory-max")];
         let short = Box::new(plan.check(&limits).unwrap_err());
         let helps = vec!["--ctx 2048".to_owned(), "--kv q8_0".to_owned()];
         let advice_of = |helps: &[String]| Some(advice(&plan, helps));

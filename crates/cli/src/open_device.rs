@@ -99,13 +99,13 @@ pub fn open_limited(args: &DeviceArgs, tier: Option<Tier>, config: &Config) -> a
         options,
         choice: choice.clone(),
     };
-    match heed(&*device, &choice, config) {
+    match heed(&*device, &choice, args.batch_invariant, config) {
         Ok(found) => Ok(opened(&choice, device, found)),
         Err(refused) => {
             let Some(other) = choice.instead() else { return Err(refused) };
             say!("{}; {other} runs in its place", describe(&refused));
             let device = other.open(&options(args, tier, config))?;
-            let found = heed(&*device, &other, config)?;
+            let found = heed(&*device, &other, args.batch_invariant, config)?;
             Ok(opened(&other, device, found))
         }
     }
@@ -203,21 +203,26 @@ fn open_by<T>(
     Err(anyhow!("no device can be opened: {}", reasons.join("; ")))
 }
 
-/// Makes the device avoid what its selftest found wrong. Returns under which key that was kept, and the options.
+/// Makes the device avoid what its selftest found wrong, and compute every text as if it were alone where that is asked for. Returns under
+/// which key the verdict was kept, and the options.
 ///
 /// Errors when it cannot.
 fn heed(
     device: &dyn Instrument,
     choice: &DeviceChoice,
+    batch_invariant: bool,
     config: &Config,
 ) -> anyhow::Result<(Key, DeviceOptions)> {
-    let key = choice.key(device);
+    let (key, asked) = (choice.key(device), DeviceOptions { batch_invariant, ..DeviceOptions::default() });
+    if batch_invariant {
+        device.configure(&asked).with_context(|| format!("{choice}: --batch-invariant"))?;
+    }
     let Some(found) = DeviceCache::new(config.cache_dir.as_deref()).verdict(&key) else {
-        return Ok((key, DeviceOptions::default()));
+        return Ok((key, asked));
     };
     let (verdict, when) = (&found.finding, ago(found.at));
     let avoid: Vec<String> = verdict.wrong.iter().map(|w| w.kernel.clone()).collect();
-    let options = DeviceOptions { avoid, ..DeviceOptions::default() };
+    let options = DeviceOptions { avoid, ..asked };
     if options.avoid.is_empty() {
         return Ok((key, options));
     }

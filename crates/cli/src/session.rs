@@ -8,10 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{
-    DRAFT_MAX, Engine, EngineError, EngineOptions, LoadProgress, MemoryPlan, Overseer, Placements,
-    longest_context, perplexity,
-};
+use unicorn_engine::{DRAFT_MAX, Engine, EngineOptions, Leeway, LoadProgress, Overseer, fit, perplexity};
 use unicorn_model::{ModelError, Notice, OpenModel, TextSide};
 use unicorn_text::Tokenizer;
 
@@ -224,10 +221,15 @@ pub fn open_engine(
 /// Opens the devices for a model and places it on them.
 pub fn open_devices(spec: &ModelSpec, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Placed> {
     // Before a device is opened: a context that cannot be is wrong usage.
-    let options = engine_options(spec, choice)?;
-    let shortest = matches!(choice.context, ContextChoice::AtMost(_)).then_some(CONTEXT_MIN);
+    let (options, leeway) = (engine_options(spec, choice)?, leeway(choice));
     let EngineChoice { device, place, load, memory, .. } = *choice;
-    planner::place(&Wish { device, place, options: &options, shortest, load, memory }, spec, config)
+    planner::place(&Wish { device, place, options: &options, leeway, load, memory }, spec, config)
+}
+
+/// What may give way where memory is short: a context that nobody asked for, and the part of the KV cache beyond one sequence.
+fn leeway(choice: &EngineChoice<'_>) -> Leeway {
+    let context_min = matches!(choice.context, ContextChoice::AtMost(_)).then_some(CONTEXT_MIN);
+    Leeway { kv_tokens: choice.kv_tokens, context_min }
 }
 
 /// The engine's options for a model.
@@ -239,31 +241,9 @@ pub fn engine_options(spec: &ModelSpec, choice: &EngineChoice<'_>) -> anyhow::Re
     let outputs = perplexity::outputs_max(spec.vocab, options.prefill_chunk.min(context));
     options.kept_max = choice.kept.unwrap_or(options.kept_max);
     let drafts = choice.drafts.then_some(sequences_max.saturating_mul(DRAFT_MAX + 1));
-    if let Some(tokens) = choice.kv_tokens {
-        let most = options.pages();
-        options.kv_pages = Some(tokens.max(context).div_ceil(options.page_tokens).min(most));
-    }
     let rows = (choice.rows > 0).then_some(sequences_max.saturating_add(choice.rows));
     options.outputs_max = choice.scores.then_some(outputs).max(drafts).max(rows);
-    Ok(options)
-}
-
-/// Makes a pool of KV pages smaller until it fits, but not smaller than one sequence needs.
-fn fit_pool(
-    spec: &ModelSpec,
-    devices: &[Arc<dyn Device>],
-    placements: &Placements,
-    options: &mut EngineOptions,
-) -> Result<(), EngineError> {
-    let least = options.context.div_ceil(options.page_tokens);
-    while let Some(pages) = options.kv_pages.filter(|pages| *pages > least) {
-        let plan = MemoryPlan::new(spec, devices, placements, options)?;
-        if plan.check(&options.memory_limits).is_ok() {
-            break;
-        }
-        options.kv_pages = Some((pages / 2).max(least));
-    }
-    Ok(())
+    Ok(leeway(choice).wished(&options, context))
 }
 
 /// Loads the weights on open devices. Errors before the first is read where all of them cannot fit.
@@ -285,20 +265,19 @@ pub fn engine_on(
     }
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     let devices: Vec<Arc<dyn Device>> = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
-    fit_pool(spec, &devices, &placements, &mut options).with_context(cannot)?;
-    if let ContextChoice::AtMost(_) = choice.context {
-        let fits =
-            longest_context(spec, &devices, &placements, &options, CONTEXT_MIN).with_context(cannot)?;
-        options.context = fits.unwrap_or(context);
-        if options.context < context && config.talks() {
-            let fits = options.context;
-            say!(
-                "context {fits} tokens: {context} do not fit into memory; --ctx {context} tells what is missing"
-            );
-        }
+    let leeway = leeway(choice);
+    let fitting = fit(spec, &devices, &placements, &options, &leeway).with_context(cannot)?;
+    // Where nothing fits, the least that was wished is told.
+    let options = fitting.unwrap_or_else(|| leeway.smallest(&options, context));
+    if options.context < context && config.talks() {
+        let fits = options.context;
+        say!(
+            "context {fits} tokens: {context} do not fit into memory; --ctx {context} tells what is missing"
+        );
     }
     let made = Engine::new(spec, source, devices.clone(), placements.clone(), options.clone(), progress);
-    made.map_err(|error| Refused::or_other(error, spec, &devices, &placements, &options)).with_context(cannot)
+    made.map_err(|error| Refused::or_other(error, spec, &devices, &placements, &options, &leeway))
+        .with_context(cannot)
 }
 
 /// Says what was decided.

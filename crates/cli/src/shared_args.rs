@@ -33,6 +33,9 @@ pub struct DeviceArgs {
     /// Worker threads; 0 or -1 for the default [default: one per physical core]
     #[arg(short, long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true, help_heading = "Device")]
     pub threads: Option<OrAuto<usize>>,
+    /// Texts never depend on what else runs or on how prompts are cut, at the cost of speed on GPUs
+    #[arg(long, hide = true, help_heading = "Device")]
+    pub batch_invariant: bool,
     /// Devices get little work at a time: one that was lost may have been given too much.
     #[arg(skip)]
     pub small: bool,
@@ -41,7 +44,7 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// Whatever device is chosen.
     pub fn any(threads: Option<OrAuto<usize>>) -> DeviceArgs {
-        DeviceArgs { device: None, threads, small: false }
+        DeviceArgs { device: None, threads, batch_invariant: false, small: false }
     }
 
     /// The same with this device.

@@ -35,6 +35,11 @@ impl Crossed {
     /// What came since `before`.
     fn lines(&self, before: &Crossed, names: &[String]) -> Vec<String> {
         let (now, then) = (&self.stats, &before.stats);
+        let tokens = now.tokens - then.tokens;
+        let all_and_each = |bytes: u64| match bytes.checked_div(tokens) {
+            Some(each) if bytes > 0 => format!("{} ({} a token)", units::bytes(bytes), units::bytes(each)),
+            _ => units::bytes(bytes),
+        };
         let [hops, bytes, state] = [
             now.crossings - then.crossings,
             now.crossing_bytes - then.crossing_bytes,
@@ -43,11 +48,11 @@ impl Crossed {
         let each = units::bytes(bytes.checked_div(hops).unwrap_or(0));
         let mut lines = vec![format!(
             "crossings: {hops} of {each} each, {} in all; state that changed devices: {}",
-            units::bytes(bytes),
-            units::bytes(state)
+            all_and_each(bytes),
+            all_and_each(state)
         )];
         for (name, (now, then)) in names.iter().zip(self.devices.iter().zip(&before.devices)) {
-            let [copied, shared] = [now.copied - then.copied, now.shared - then.shared].map(units::bytes);
+            let [copied, shared] = [now.copied - then.copied, now.shared - then.shared].map(all_and_each);
             lines.push(format!("  {name}: copied {copied}, shared {shared}"));
         }
         lines
@@ -180,4 +185,27 @@ fn write_events(
         writeln!(out, "{event}{comma}")?;
     }
     write!(out, "]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_crosses_is_told_in_all_and_per_token() {
+        let at = |tokens, crossing_bytes, copied| Crossed {
+            stats: RunStats { tokens, crossings: 2 * tokens, crossing_bytes, ..RunStats::default() },
+            devices: vec![MemoryUse { copied, ..MemoryUse::default() }],
+        };
+        let lines = at(30, 60_000, 25_000).lines(&at(10, 20_000, 5_000), &["cpu".to_owned()]);
+        assert_eq!(
+            lines,
+            [
+                "crossings: 40 of 1.00 kB each, 40.0 kB (2.00 kB a token) in all; state that changed devices: 0 B",
+                "  cpu: copied 20.0 kB (1.00 kB a token), shared 0 B",
+            ]
+        );
+        let nothing = at(10, 0, 0).lines(&at(10, 0, 0), &[]);
+        assert_eq!(nothing, ["crossings: 0 of 0 B each, 0 B in all; state that changed devices: 0 B"]);
+    }
 }

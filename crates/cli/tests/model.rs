@@ -379,6 +379,36 @@ fn perplexity_ends_with_the_result() {
     assert!(stderr(&short).contains("the text has"), "{}", stderr(&short));
 }
 
+/// Kernels for many rows at once, whose sums depend on the number of rows, are not even chosen then.
+#[test]
+fn texts_can_be_made_independent_of_what_they_are_batched_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = tiny_model(folder.path(), None);
+    let probe = output(unicorn(folder.path()).args(["devices", "--json"]));
+    let devices = match stdout(&probe).contains("vulkan:0") {
+        true => vec!["cpu", "vulkan:0"],
+        false => {
+            println!("NOT RUN: no Vulkan driver here");
+            vec!["cpu"]
+        }
+    };
+    for device in devices {
+        let run = |more: &[&str]| {
+            let mut command = unicorn(folder.path());
+            command
+                .arg("run")
+                .arg("-m")
+                .arg(&model)
+                .args(["--device", device, "-v", "-n", "2", "--raw", "hello"]);
+            let out = output(command.args(more));
+            assert_eq!(out.status.code(), Some(0), "{device}: {}", stderr(&out));
+            stderr(&out)
+        };
+        assert_eq!(run(&[]).contains("for many tokens"), device != "cpu");
+        assert!(!run(&["--batch-invariant"]).contains("for many tokens"), "{device}");
+    }
+}
+
 /// One logit of a vocabulary that is no number is enough, whether all of them are looked at or a device picks the largest.
 #[test]
 fn an_output_that_is_not_finite_is_an_error_and_no_text() {

@@ -8,7 +8,7 @@ use crate::encoder::{
     EncoderFfnSpec, EncoderFfnWeights, EncoderHeadSpec,
 };
 use crate::short_conv::{ShortConvSpec, ShortConvWeights};
-use crate::{NormSpec, RopeSpec, StateLayout, StateSpec, Weight};
+use crate::{KvType, NormSpec, RopeSpec, StateLayout, StateSpec, Weight};
 
 /// Activation of a gated linear unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,6 +134,26 @@ impl AttentionSpec {
     /// What it keeps per sequence.
     pub fn state(&self) -> StateSpec {
         self.window.map_or(StateSpec::Paged, StateSpec::Window)
+    }
+
+    /// Bytes of the keys and the values of a position, as all caches hold them: the one place that says so. `None` where the elements of a
+    /// head are no whole number of blocks of this type, or too large to be counted.
+    pub fn position_bytes(&self, kv: KvType) -> Option<usize> {
+        let row = kv.tensor_type().row_bytes(self.head_dim)?;
+        row.checked_mul(self.kv_heads)?.checked_mul(2)
+    }
+
+    /// Words of 4 bytes of a page of keys and values: what a page takes on the host. `None` where that is no whole number or too large to be
+    /// counted.
+    pub fn page_words(&self, layout: &StateLayout) -> Option<usize> {
+        let bytes = self.position_bytes(layout.ty)?.checked_mul(layout.page_tokens)?;
+        bytes.is_multiple_of(4).then_some(bytes / 4)
+    }
+
+    /// Bytes of keys and values in all pages of the mixer's group; `None` as [`AttentionSpec::position_bytes`] has it.
+    pub fn cache_bytes(&self, layout: &StateLayout) -> Option<u64> {
+        let positions = (layout.pages(self.state()) as u64).saturating_mul(layout.page_tokens as u64);
+        Some((self.position_bytes(layout.ty)? as u64).saturating_mul(positions))
     }
 }
 
@@ -312,7 +332,7 @@ impl Block {
     /// where that is no whole number or too large to be counted.
     pub fn page_words(&self, layout: &StateLayout) -> Option<usize> {
         match self {
-            Block::Attention { spec, .. } => layout.page_words(spec.kv_heads, spec.head_dim),
+            Block::Attention { spec, .. } => spec.page_words(layout),
             Block::ShortConv { spec, .. } => Some(spec.state_floats()),
             Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => None,
             Block::EncoderEmbedding { .. } | Block::EncoderAttention { .. } => None,

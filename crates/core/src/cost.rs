@@ -82,12 +82,13 @@ impl Cost {
     fn add_attention(&mut self, spec: &AttentionSpec, kv: KvType, span: Span) {
         let window = spec.window.unwrap_or(usize::MAX);
         let Span { past, tokens } = span;
-        let visible: usize = (past..past + tokens).map(|p| (p + 1).min(window)).sum();
+        // The first of the tokens see all before them, the others as much as the window holds.
+        let whole = window.saturating_sub(past).min(tokens);
+        let visible = whole * past + whole * (whole + 1) / 2 + (tokens - whole) * window.min(past + tokens);
         self.attention_flops += 4 * (visible * spec.heads * spec.head_dim) as u64;
         let positions = (past + tokens).min(window.saturating_add(tokens).saturating_sub(1));
-        let ty = kv.tensor_type();
-        let elements = 2 * positions * spec.kv_heads * spec.head_dim;
-        self.kv_bytes += (elements * ty.block_bytes() / ty.block_len()) as u64;
+        // No device caches what is no whole number of blocks.
+        self.kv_bytes += (positions * spec.position_bytes(kv).unwrap_or(0)) as u64;
     }
 }
 
@@ -153,5 +154,61 @@ impl ModelSpec {
         let needed = self.needed_blocks(shape.outputs);
         self.blocks[..needed].iter().for_each(|block| cost.add(&block.cost(shape, kv)));
         cost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rope::RopeScaling;
+    use crate::{NormSpec, RopeSpec, RopeStyle, StateLayout};
+
+    fn attention(kv_heads: usize, head_dim: usize, window: Option<usize>) -> AttentionSpec {
+        AttentionSpec {
+            width: 64,
+            heads: 8,
+            kv_heads,
+            head_dim,
+            scale: 1.0,
+            rope: RopeSpec::new(RopeStyle::Neox, 64, 1e4, &RopeScaling::None),
+            window,
+            soft_cap: None,
+            norm: NormSpec::rms(1e-6),
+            qk_norm: None,
+            post_norm: None,
+        }
+    }
+
+    #[test]
+    fn keys_and_values_have_the_bytes_of_their_type() {
+        let words = |ty, heads, dim| {
+            let layout = StateLayout::paged(64, 3, 192, ty);
+            let spec = attention(heads, dim, None);
+            let words = spec.page_words(&layout);
+            assert_eq!(words.map(|words| 3 * 4 * words as u64), spec.cache_bytes(&layout));
+            words
+        };
+        assert_eq!(words(KvType::F16, 8, 128), Some(2 * 8 * 64 * 64));
+        assert_eq!(words(KvType::F32, 1, 3), Some(2 * 64 * 3));
+        assert_eq!(words(KvType::Q8_0, 2, 64), Some(2 * 2 * 64 * 68 / 4));
+        assert_eq!(words(KvType::Q8_0, 2, 48), None);
+        assert_eq!(words(KvType::F16, usize::MAX, 128), None);
+        assert_eq!(attention(2, 32, None).position_bytes(KvType::Q8_0), Some(2 * 2 * 34));
+    }
+
+    #[test]
+    fn what_tokens_see_is_counted_without_counting_tokens() {
+        for window in [None, Some(1), Some(7), Some(40)] {
+            for (past, tokens) in [(0, 1), (0, 40), (3, 5), (6, 1), (6, 2), (7, 3), (39, 2), (50, 90)] {
+                let mut cost = Cost::default();
+                cost.add_attention(&attention(2, 4, window), KvType::F16, Span::new(past, tokens));
+                let seen = |p: usize| (p + 1).min(window.unwrap_or(usize::MAX));
+                let visible: usize = (past..past + tokens).map(seen).sum();
+                assert_eq!(cost.attention_flops, 4 * (visible * 8 * 4) as u64, "{window:?} {past} {tokens}");
+            }
+        }
+        let mut long = Cost::default();
+        long.add_attention(&attention(2, 4, None), KvType::F16, Span::new(0, 1 << 24));
+        assert_eq!(long.attention_flops, 4 * 32 * ((1 << 23) * ((1 << 24) + 1)));
     }
 }

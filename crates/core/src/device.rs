@@ -156,7 +156,7 @@ pub struct Crossing {
 
 /// Pages of one mixer's state to copy.
 ///
-/// On the host a page is a row of [`StateLayout::page_words`] words: all keys, then all values, each `[kv head][position][head_dim]` as
+/// On the host a page is a row of [`crate::AttentionSpec::page_words`] words: all keys, then all values, each `[kv head][position][head_dim]` as
 /// stored; with `Q8_0` a head has the bytes of all its positions first and then their scales, f16 `[position][head_dim / 32]`.
 pub struct StateCopy {
     /// Whose pages.
@@ -260,7 +260,8 @@ pub trait Device: Send + Sync {
     /// The batch must have been made for the reserved layout. A stream takes another batch once all work on the one before has ended.
     fn submit(&self, work: Work);
 
-    /// Copies pages of state, as [`Device::submit`] starts work. No other work or copy that uses these pages may be under way.
+    /// Copies pages of state, as [`Device::submit`] starts work. No other work or copy that writes these pages may be under way, and none that
+    /// reads them where the copy writes them.
     fn copy_state(&self, copy: StateCopy);
 
     /// Memory held now.

@@ -246,6 +246,26 @@ struct Gathered {
     some: Condvar,
 }
 
+/// The tag of a completion that stands for no work: somebody woke who waits.
+pub const WOKEN: u64 = u64::MAX;
+
+/// Wakes who waits for a [`CompletionQueue`], from any thread.
+#[derive(Clone)]
+pub struct Waker(Arc<Gathered>);
+
+impl Waker {
+    /// A completion with the tag [`WOKEN`] arrives, unless one lies there already.
+    pub fn wake(&self) {
+        let mut ended = lock(&self.0.ended);
+        if ended.iter().all(|completion| completion.tag != WOKEN) {
+            ended.push_back(Completion { tag: WOKEN, result: Ok(None) });
+            self.0.count.store(ended.len(), Ordering::Release);
+            drop(ended);
+            self.0.some.notify_one();
+        }
+    }
+}
+
 /// Gathers completions of work on all devices, in the order in which it ended.
 #[derive(Default)]
 pub struct CompletionQueue(Arc<Gathered>);
@@ -261,6 +281,11 @@ impl CompletionQueue {
         let mut signal = Signal::new();
         signal.queue = Some((self.0.clone(), tag));
         signal
+    }
+
+    /// Wakes who waits here.
+    pub fn waker(&self) -> Waker {
+        Waker(self.0.clone())
     }
 
     /// The next completion if there is one.
@@ -400,6 +425,18 @@ mod tests {
         first.give(Ok(None));
         assert_eq!(called.load(Ordering::Relaxed), 1);
         assert!(matches!(*queue.next().result.unwrap_err(), DeviceError::Abandoned));
+    }
+
+    #[test]
+    fn who_waits_can_be_woken_and_is_told_once() {
+        let queue = CompletionQueue::new();
+        let waker = queue.waker();
+        let waking = std::thread::spawn(move || (0..3).for_each(|_| waker.wake()));
+        assert_eq!(queue.next().tag, WOKEN);
+        waking.join().unwrap();
+        // Of what came while nobody waited at most one is left.
+        let left = std::iter::from_fn(|| queue.try_next()).count();
+        assert!(left <= 1, "{left}");
     }
 
     #[test]

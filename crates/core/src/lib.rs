@@ -46,7 +46,7 @@ pub use encoder::{
     EncoderFfnSpec, EncoderFfnWeights, EncoderHeadSpec, LayerNormWeights,
 };
 pub use error::{DeviceError, WeightError};
-pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal};
+pub use fence::{Completion, CompletionQueue, Fence, Outcome, Ran, Signal, WOKEN, Waker};
 pub use head_output::{HeadOutput, RowOutput};
 pub use memory::{MemoryNeed, MemoryRoom, Workload};
 pub use norm::{NormKind, NormSpec};

@@ -105,31 +105,8 @@ impl StateLayout {
         self.groups.iter().position(|g| g.spec == spec)
     }
 
-    /// Words of 4 bytes of a page of a mixer, keys and values: what a page takes on the host. `None` where that is no whole number or too
-    /// large to be counted.
-    pub fn page_words(&self, kv_heads: usize, head_dim: usize) -> Option<usize> {
-        let row = self.ty.tensor_type().row_bytes(head_dim)?;
-        let bytes = row.checked_mul(self.page_tokens)?.checked_mul(kv_heads)?.checked_mul(2)?;
-        bytes.is_multiple_of(4).then_some(bytes / 4)
-    }
-
     /// Pages of the group, 0 where there is none.
     pub fn pages(&self, spec: StateSpec) -> usize {
         self.group(spec).map_or(0, |g| self.groups[g].pages)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_has_the_words_of_its_keys_and_values() {
-        let words = |ty, heads, dim| StateLayout::paged(64, 1, 64, ty).page_words(heads, dim);
-        assert_eq!(words(KvType::F16, 8, 128), Some(2 * 8 * 64 * 64));
-        assert_eq!(words(KvType::F32, 1, 3), Some(2 * 64 * 3));
-        assert_eq!(words(KvType::Q8_0, 2, 64), Some(2 * 2 * 64 * 68 / 4));
-        assert_eq!(words(KvType::Q8_0, 2, 48), None);
-        assert_eq!(words(KvType::F16, usize::MAX, 128), None);
     }
 }

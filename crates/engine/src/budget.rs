@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use unicorn_core::{Block, Device, DeviceError, MemoryNeed, ModelSpec, Workload};
 
+use crate::kv_store::chunk_bytes;
 use crate::memory::{DeviceMemory, MemoryPlan};
 use crate::need::{Reservation, moving_bytes, tap_bytes};
 use crate::{EngineError, EngineOptions, Placements};
@@ -19,6 +20,7 @@ impl MemoryPlan {
         options: &EngineOptions,
     ) -> Result<MemoryPlan, EngineError> {
         let sizes = Reservation::of(spec, placements, options);
+        let saving = options.store.as_ref().map_or(0, |_| chunk_bytes(spec, &sizes.layout));
         let crosses = placements.cross() || options.overseer.looking().is_some();
         let workload = sizes.workload(options, crosses);
         let of = |(index, device): (usize, &Arc<dyn Device>)| {
@@ -37,42 +39,103 @@ impl MemoryPlan {
             devices: devices.iter().enumerate().map(of).collect::<Result<_, EngineError>>()?,
             crossing: (if crosses { sizes.stream_bytes(spec.width) } else { 0 })
                 .saturating_add(moving_bytes(spec, placements, &sizes.layout))
-                .saturating_add(tap_bytes(spec, options, &sizes.layout)),
+                .saturating_add(tap_bytes(spec, options, &sizes.layout))
+                .saturating_add(saving),
             context: options.context,
             kv_type: options.kv_type,
         })
     }
 }
 
-/// The longest context, of at least `min` tokens and at most that of the options, with which a model fits into the options' memory
-/// limits; `None` where none does. Whole pages, unless it is that of the options.
+/// How far the KV cache may give way where memory is short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Leeway {
+    /// Positions that the cache is to hold for all sequences together; fewer where they do not fit, but as many as one sequence may have.
+    /// `None` for as many as all sequences may have, and no fewer.
+    pub kv_tokens: Option<usize>,
+    /// The context may become as short as this, in tokens, where the smallest cache for it does not fit; `None` for not shorter.
+    pub context_min: Option<usize>,
+}
+
+impl Leeway {
+    /// The options with a context of so many tokens and a cache as it is wished.
+    pub fn wished(&self, options: &EngineOptions, context: usize) -> EngineOptions {
+        let all = EngineOptions { context, kv_pages: None, ..options.clone() };
+        let Some(tokens) = self.kv_tokens else {
+            return EngineOptions { kv_pages: options.kv_pages, ..all };
+        };
+        let pages = tokens.max(context).div_ceil(options.page_tokens.max(1)).min(all.pages());
+        EngineOptions { kv_pages: Some(pages), ..all }
+    }
+
+    /// The options with a context of so many tokens and the smallest cache for it.
+    pub fn smallest(&self, options: &EngineOptions, context: usize) -> EngineOptions {
+        Leeway { kv_tokens: self.kv_tokens.map(|_| context), ..*self }.wished(options, context)
+    }
+
+    /// The options once all has given way: where these do not fit, nothing does.
+    pub fn least(&self, options: &EngineOptions) -> EngineOptions {
+        let page = options.page_tokens.max(1);
+        let shortest = self.context_min.map_or(options.context, |min| min.div_ceil(page).max(1) * page);
+        self.smallest(options, shortest.min(options.context))
+    }
+
+    /// The options nearest to these with which something fits: first the cache becomes smaller, then the context shorter, whole pages then.
+    /// `None` where nothing does.
+    ///
+    /// Errors as `fits` does.
+    fn nearest<E>(
+        &self,
+        options: &EngineOptions,
+        fits: impl Fn(&EngineOptions) -> Result<bool, E>,
+    ) -> Result<Option<EngineOptions>, E> {
+        let Some(context) = self.longest(options, |context| fits(&self.smallest(options, context)))? else {
+            return Ok(None);
+        };
+        let (mut found, least) = (self.wished(options, context), self.smallest(options, context));
+        while found.pages() > least.pages() && !fits(&found)? {
+            found.kv_pages = Some((found.pages() / 2).max(least.pages()));
+        }
+        Ok(Some(found))
+    }
+
+    /// The longest context that fits.
+    fn longest<E>(
+        &self,
+        options: &EngineOptions,
+        fits: impl Fn(usize) -> Result<bool, E>,
+    ) -> Result<Option<usize>, E> {
+        if fits(options.context)? {
+            return Ok(Some(options.context));
+        }
+        let Some(min) = self.context_min else { return Ok(None) };
+        let page = options.page_tokens.max(1);
+        // In pages: the longest that is known to fit, and the shortest that is known not to.
+        let (mut fit, mut misfit) = (min.div_ceil(page).max(1), options.context.div_ceil(page));
+        if fit >= misfit || !fits(fit * page)? {
+            return Ok(None);
+        }
+        while misfit - fit > 1 {
+            let middle = fit + (misfit - fit) / 2;
+            if fits(middle * page)? { fit = middle } else { misfit = middle }
+        }
+        Ok(Some(fit * page))
+    }
+}
+
+/// The options nearest to these with which a model fits into their memory limits; `None` where none does.
 ///
 /// Errors as [`MemoryPlan::new`].
-pub fn longest_context(
+pub fn fit(
     spec: &ModelSpec,
     devices: &[Arc<dyn Device>],
     placements: &Placements,
     options: &EngineOptions,
-    min: usize,
-) -> Result<Option<usize>, EngineError> {
-    let fits = |context: usize| -> Result<bool, EngineError> {
-        let options = EngineOptions { context, ..options.clone() };
-        Ok(MemoryPlan::new(spec, devices, placements, &options)?.check(&options.memory_limits).is_ok())
-    };
-    if fits(options.context)? {
-        return Ok(Some(options.context));
-    }
-    let page = options.page_tokens.max(1);
-    // In pages: the longest that is known to fit, and the shortest that is known not to.
-    let (mut fit, mut misfit) = (min.div_ceil(page).max(1), options.context.div_ceil(page));
-    if fit >= misfit || !fits(fit * page)? {
-        return Ok(None);
-    }
-    while misfit - fit > 1 {
-        let middle = fit + (misfit - fit) / 2;
-        if fits(middle * page)? { fit = middle } else { misfit = middle }
-    }
-    Ok(Some(fit * page))
+    leeway: &Leeway,
+) -> Result<Option<EngineOptions>, EngineError> {
+    leeway.nearest(options, |options| {
+        Ok(MemoryPlan::new(spec, devices, placements, options)?.check(&options.memory_limits).is_ok())
+    })
 }
 
 /// Asks a device about its blocks; where it refuses, finds out which one.
@@ -138,14 +201,11 @@ mod tests {
         for part in ["314", "313", "somebody"] {
             assert!(error.to_string().contains(part), "{error}");
         }
-        let of = |list: &[usize], bytes| limit(MemoryScope::Devices(list.to_vec()), bytes);
-        assert!(plan.check(&[of(&[2], 1230), of(&[0], 130), of(&[0, 1], 260)]).is_ok());
-        assert_eq!(
-            plan.check(&[of(&[2], 1229), of(&[0], 129), of(&[0, 1], 259)]).unwrap_err().excesses.len(),
-            3
-        );
+        let of = |index, bytes| limit(MemoryScope::Device(index), bytes);
+        assert!(plan.check(&[of(2, 1230), of(0, 130)]).is_ok());
+        assert_eq!(plan.check(&[of(2, 1229), of(0, 129)]).unwrap_err().excesses.len(), 2);
         // One that is not there takes nothing.
-        assert!(plan.check(&[of(&[7], 0)]).is_ok());
+        assert!(plan.check(&[of(7, 0)]).is_ok());
     }
 
     #[test]
@@ -196,18 +256,57 @@ mod tests {
         let longest = |bytes, min| {
             let memory_limits = vec![limit(MemoryScope::Host, bytes)];
             let options = EngineOptions { memory_limits, ..options.clone() };
-            longest_context(&spec, &devices, &placement, &options, min).unwrap()
+            let leeway = Leeway { context_min: min, ..Leeway::default() };
+            fit(&spec, &devices, &placement, &options, &leeway).unwrap().map(|o| o.context)
         };
         let of = |context| {
             let options = EngineOptions { context, ..options.clone() };
             MemoryPlan::new(&spec, &devices, &placement, &options).unwrap().host()
         };
         assert!(of(64) > spec.weight_bytes());
-        assert_eq!(longest(of(4000), 64), Some(4000));
-        assert_eq!(longest(of(4000) - 1, 64), Some(62 * 64));
-        assert_eq!(longest(of(640), 64), Some(640));
-        assert_eq!(longest(of(640) + 1, 100), Some(640));
-        assert_eq!(longest(of(640), 641), None);
-        assert_eq!(longest(of(64) - 1, 1), None);
+        assert_eq!(longest(of(4000), Some(64)), Some(4000));
+        assert_eq!(longest(of(4000) - 1, Some(64)), Some(62 * 64));
+        assert_eq!(longest(of(640), Some(64)), Some(640));
+        assert_eq!(longest(of(640) + 1, Some(100)), Some(640));
+        assert_eq!(longest(of(640), Some(641)), None);
+        assert_eq!(longest(of(640), None), None);
+        assert_eq!(longest(of(64) - 1, Some(1)), None);
+    }
+
+    /// Of a memory with room for so many positions beside the weights: context and positions in the cache.
+    fn nearest(room: usize, options: &EngineOptions, leeway: &Leeway) -> Option<(usize, usize)> {
+        let fits = |options: &EngineOptions| Ok::<_, ()>(options.pages() * options.page_tokens <= room);
+        leeway.nearest(options, fits).unwrap().map(|o| (o.context, o.pages() * o.page_tokens))
+    }
+
+    #[test]
+    fn the_cache_becomes_smaller_before_the_context_becomes_shorter() {
+        // As a server asks: 16 sequences share 65,536 positions.
+        let options = EngineOptions { context: 32_768, sequences_max: 16, ..EngineOptions::default() };
+        let leeway = Leeway { kv_tokens: Some(65_536), context_min: Some(2048) };
+        let of = |room| nearest(room, &options, &leeway);
+        assert_eq!(of(65_536), Some((32_768, 65_536)));
+        assert_eq!(of(65_535), Some((32_768, 32_768)));
+        // A cache of a shorter context is none that the longer one would have.
+        assert_eq!(of(32_767), Some((32_704, 32_704)));
+        assert_eq!(of(8192), Some((8192, 8192)));
+        assert_eq!(of(2048), Some((2048, 2048)));
+        assert_eq!(of(2047), None);
+        assert_eq!((leeway.least(&options).context, leeway.least(&options).pages()), (2048, 32));
+        let odd = Leeway { context_min: Some(2000), ..leeway };
+        assert_eq!(odd.least(&options), leeway.least(&options));
+        assert_eq!(odd.least(&EngineOptions { context: 1000, ..options.clone() }).context, 1000);
+        // A context that was asked for stays.
+        let exact = Leeway { context_min: None, ..leeway };
+        assert_eq!(nearest(32_768, &options, &exact), Some((32_768, 32_768)));
+        assert_eq!(nearest(32_767, &options, &exact), None);
+        // Few sequences need less than is wished; who wishes less than a context has one all the same.
+        let two = EngineOptions { context: 4096, sequences_max: 2, ..EngineOptions::default() };
+        assert_eq!(nearest(1 << 20, &two, &leeway), Some((4096, 8192)));
+        let few = Leeway { kv_tokens: Some(100), context_min: None };
+        assert_eq!(nearest(1 << 20, &two, &few), Some((4096, 4096)));
+        // Without a wish every sequence has its whole context.
+        let none = Leeway { kv_tokens: None, context_min: Some(100) };
+        assert_eq!(nearest(8191, &two, &none), Some((4032, 8064)));
     }
 }

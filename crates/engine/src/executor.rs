@@ -1,18 +1,22 @@
-//! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land or gives up copies under
-//! way.
+//! Sends batches along their schedule. Nothing here waits, but for a caller that asks for the next batch to land.
+
+pub(crate) mod storing;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use unicorn_core::{
     Batch, Block, BlockId, Canary, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput,
-    ModelSpec, Outcome, PageId, SequenceId, SharedBuffer, Signal, StateCopy, StateLayout, StateWay, StreamId,
-    Work,
+    ModelSpec, PageId, SequenceId, SharedBuffer, Signal, Slice, StateCopy, StateLayout, StateWay, StreamId,
+    WOKEN, Waker, Work,
 };
 
 use crate::Placement;
+use crate::host_buffer::host_buffer;
+use crate::pages::{Page, Whereabouts};
 use crate::placement::{Phase, Placements};
 use crate::schedule::Schedule;
+use crate::store_copies::{Copied, StoreCopies};
 use crate::taps::{Tap, Taps};
 use crate::timeline::{Activity, Lane, Span, Timeline};
 
@@ -22,6 +26,8 @@ const AWAKE: Duration = Duration::from_millis(10);
 /// Counters since the executor was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RunStats {
+    /// Tokens whose rows went through the model.
+    pub tokens: u64,
     /// Work submitted to devices.
     pub submits: u64,
     /// Residual streams that crossed from one device to another.
@@ -40,7 +46,21 @@ pub(crate) struct Landed {
     pub flight: u64,
     pub batch: Arc<Batch>,
     pub launched: Instant,
+    /// Where it ran, if the phases run at different places.
+    pub phase: Option<Phase>,
+    /// It waited for what was done for others: where it failed, its sequences may not be the cause.
+    pub leans: bool,
     pub result: BatchResult,
+}
+
+/// What has ended next.
+pub(crate) enum Ended {
+    /// A batch.
+    Batch(Landed),
+    /// Copies of pages from or to a store.
+    Copies(Copied),
+    /// Nothing: somebody wants to be heard while nothing but copies is under way.
+    Woken,
 }
 
 /// A batch on its way.
@@ -58,6 +78,8 @@ struct Flight {
     copies: Vec<StateMove>,
     /// A row that is copied out of it.
     tap: Option<Tap>,
+    /// It waits for copies of state that were begun for others.
+    leans: bool,
 }
 
 /// A copy of a mixer's pages from the devices of one phase to those of the other.
@@ -71,10 +93,57 @@ pub(crate) struct StateMove {
     restored: Fence,
 }
 
-impl StateMove {
-    /// Blocks until it has ended.
-    pub(crate) fn wait(&self) -> Outcome {
-        self.restored.wait()
+/// What a batch has to wait for before it sees all of its state.
+#[derive(Default)]
+pub(crate) struct Brought {
+    /// Copies for this batch.
+    moves: Vec<StateMove>,
+    /// Copies that other batches wait for too, with the devices that they go into.
+    others: Vec<(Fence, usize)>,
+    /// Something is waited for that was begun for others.
+    leans: bool,
+}
+
+impl Brought {
+    /// True for a page that has to be brought; notes what to wait for where that is done already.
+    fn lacks(&mut self, page: &Page, phase: Phase) -> bool {
+        match page.on_devices_of(phase) {
+            Whereabouts::Elsewhere => return true,
+            Whereabouts::Coming(copies) => {
+                let known = |copy: &&(Fence, usize)| self.others.iter().any(|o| o.0.id() == copy.0.id());
+                let new: Vec<_> = copies.iter().filter(|copy| !known(copy)).cloned().collect();
+                self.others.extend(new);
+                self.leans = true;
+            }
+            Whereabouts::Here => {}
+        }
+        false
+    }
+
+    /// Adds what is brought for another sequence of the batch.
+    pub fn add(&mut self, other: Brought) {
+        self.moves.extend(other.moves);
+        self.others.extend(other.others);
+        self.leans |= other.leans;
+    }
+}
+
+/// Host memory through which pages of one size go from device to device, in turn.
+struct Ring {
+    /// Words of a page.
+    words: usize,
+    /// Pages at once.
+    rows: usize,
+    /// Each with the end of the copy that used it last.
+    buffers: Vec<(Arc<SharedBuffer>, Option<Fence>)>,
+}
+
+impl Ring {
+    /// The buffer that has been in use longest, with what has to end before it can be used.
+    fn next(&mut self) -> (Arc<SharedBuffer>, &mut Option<Fence>) {
+        self.buffers.rotate_left(1);
+        let (buffer, room) = &mut self.buffers[COPIES_MAX - 1];
+        (buffer.clone(), room)
     }
 }
 
@@ -93,8 +162,27 @@ impl Way {
     }
 }
 
-/// Copies of state to one device under way at once: one is saved while another is restored, and few buffers are needed.
+/// Copies of state under way at once: one is saved while another is restored, and few buffers are needed.
 pub(crate) const COPIES_MAX: usize = 3;
+/// Bytes of state that a copy has at most, but for a single page: enough that beginning one takes no time worth counting.
+const COPY_BYTES_MAX: usize = 16 << 20;
+
+/// The buffers of each ring through which pages of state go where the phases have different devices, as `(words of a page, pages)`.
+pub(crate) fn rings(spec: &ModelSpec, placements: &Placements, layout: &StateLayout) -> Vec<(usize, usize)> {
+    let mut rings: Vec<(usize, usize)> = Vec::new();
+    for (index, block) in spec.blocks.iter().enumerate() {
+        let apart = placements.prefill.device(index) != placements.decode.device(index);
+        let Some(state) = block.state().filter(|_| apart) else { continue };
+        // What cannot be counted cannot be had either.
+        let words = block.page_words(layout).unwrap_or(usize::MAX).max(1);
+        let rows = (COPY_BYTES_MAX / 4 / words).min(layout.pages(state)).max(1);
+        match rings.iter_mut().find(|ring| ring.0 == words) {
+            Some(ring) => ring.1 = ring.1.max(rows),
+            None => rings.push((words, rows)),
+        }
+    }
+    rings
+}
 
 /// Devices with the loaded blocks of one model.
 pub(crate) struct Executor {
@@ -104,6 +192,7 @@ pub(crate) struct Executor {
     ways: Vec<Way>,
     devices: Vec<Arc<dyn Device>>,
     layout: Option<StateLayout>,
+    rings: Vec<Ring>,
     queue: CompletionQueue,
     /// How long who waits for a batch stays awake.
     awake: Duration,
@@ -112,6 +201,8 @@ pub(crate) struct Executor {
     /// In the order of their launch.
     flights: Vec<Flight>,
     launched: u64,
+    /// Beside the flights: pages on their way from and to a store.
+    store_copies: StoreCopies,
     stats: RunStats,
     timeline: Option<Timeline>,
     taps: Option<Taps>,
@@ -141,11 +232,13 @@ impl Executor {
             ways,
             devices,
             layout: None,
+            rings: Vec::new(),
             queue: CompletionQueue::new(),
             awake,
             free: (0..flights_max as u32).rev().map(StreamId).collect(),
             flights: Vec::new(),
             launched: 0,
+            store_copies: StoreCopies::default(),
             stats: RunStats::default(),
             timeline: None,
             taps: None,
@@ -222,13 +315,24 @@ impl Executor {
         used
     }
 
-    /// Gives every mixer its empty state, and every stream that crosses a buffer for up to `rows` rows.
+    /// Gives every mixer its empty state, and every stream that crosses a buffer for up to `rows` rows; state that goes from the devices of
+    /// one phase to those of the other has buffers too.
+    ///
+    /// Errors when a device or the host has no memory for it.
     pub(crate) fn reserve(&mut self, layout: &StateLayout, rows: usize) -> Result<(), DeviceError> {
         self.layout = Some(layout.clone());
         let mut used: Vec<usize> = self.ways.iter().flat_map(|w| self.used(w)).collect();
         used.sort_unstable();
         used.dedup();
         used.iter().try_for_each(|device| self.devices[*device].reserve(layout))?;
+        let ring = |(words, rows): (usize, usize)| {
+            let buffer = || host_buffer(rows, words, "pages of state that go to another device");
+            let buffers =
+                (0..COPIES_MAX).map(|_| Ok((Arc::new(buffer()?), None))).collect::<Result<_, _>>()?;
+            Ok(Ring { words, rows, buffers })
+        };
+        let rings = rings(&self.spec, &self.placements, layout).into_iter().map(ring);
+        self.rings = rings.collect::<Result<_, DeviceError>>()?;
         if self.taps.is_none() && self.ways.iter().all(|w| self.used(w).len() < 2) {
             return Ok(());
         }
@@ -251,7 +355,7 @@ impl Executor {
     }
 
     /// Number of those of a phase, where the phases run at different places; of all elsewhere.
-    pub(crate) fn in_flight_of(&self, phase: Phase) -> usize {
+    pub(crate) fn in_flight_of(&self, phase: Option<Phase>) -> usize {
         let way = self.way(phase);
         self.flights.iter().filter(|f| f.way == way).count()
     }
@@ -261,8 +365,8 @@ impl Executor {
         !self.free.is_empty()
     }
 
-    fn way(&self, phase: Phase) -> usize {
-        (phase as usize).min(self.ways.len() - 1)
+    fn way(&self, phase: Option<Phase>) -> usize {
+        phase.map_or(0, |phase| phase as usize).min(self.ways.len() - 1)
     }
 
     /// True when one device runs the whole model, in either phase.
@@ -276,61 +380,60 @@ impl Executor {
     }
 
     /// Brings pages of state, by group, from the devices of the other phase to those of `phase`, for a sequence whose next batch sees
-    /// them. Returns what that batch has to wait for.
-    ///
-    /// Errors when there is no memory for them on the host.
-    pub(crate) fn bring(
-        &mut self,
-        phase: Phase,
-        sequence: SequenceId,
-        pages: &[Vec<PageId>],
-    ) -> Result<Vec<StateMove>, DeviceError> {
-        let (Some(layout), [prefill, decode]) = (&self.layout, &self.ways[..]) else { return Ok(Vec::new()) };
-        if pages.iter().all(Vec::is_empty) {
-            return Ok(Vec::new());
-        }
+    /// them. What others bring already is waited for. Returns what that batch has to wait for.
+    pub(crate) fn bring(&mut self, phase: Phase, sequence: SequenceId, pages: &[Vec<Arc<Page>>]) -> Brought {
+        let mut brought = Brought::default();
+        let missing: Vec<Vec<&Arc<Page>>> = pages
+            .iter()
+            .map(|group| group.iter().filter(|page| brought.lacks(page, phase)).collect())
+            .collect();
+        let (Some(layout), [prefill, decode]) = (&self.layout, &self.ways[..]) else { return brought };
         let (from, to) = match phase {
             Phase::Prefill => (decode, prefill),
             Phase::Decode => (prefill, decode),
         };
-        let (before, layout) = (self.fences_of(sequence), layout.clone());
-        let mut moves: Vec<(usize, &[PageId], usize)> = Vec::new();
+        let before = self.fences_of(sequence);
+        let written =
+            missing.iter().enumerate().flat_map(|(g, pages)| pages.iter().map(move |p| (g, p.id())));
+        let left = self.store_copies.reading(written);
+        let mut copies: Vec<Vec<(Fence, usize)>> = vec![Vec::new(); missing.len()];
         for (index, block) in self.spec.blocks.iter().enumerate() {
-            let group = block.state().and_then(|spec| layout.group(spec)).and_then(|g| pages.get(g));
-            let apart = from.placement.device(index) != to.placement.device(index);
-            if let Some(pages) = group.filter(|p| apart && !p.is_empty()) {
-                let words = block.page_words(&layout).unwrap_or(usize::MAX);
-                moves.push((index, pages, words));
+            let devices = [from, to].map(|way| way.placement.device(index));
+            let Some(group) = block.state().and_then(|spec| layout.group(spec)) else { continue };
+            let words = block.page_words(layout).unwrap_or(usize::MAX);
+            let Some(ring) = self.rings.iter_mut().find(|ring| ring.words == words) else { continue };
+            if devices[0] == devices[1] {
+                continue;
+            }
+            for part in missing.get(group).map_or(&[][..], |pages| pages).chunks(ring.rows) {
+                let part: Vec<PageId> = part.iter().map(|page| page.id()).collect();
+                let copy = |mixer, way, after| {
+                    let (done, pages) = (Signal::new(), part.clone());
+                    (done.fence(), StateCopy { mixer, pages, way, after, done })
+                };
+                let (host, room) = ring.next();
+                // One that ended badly has left the buffer too.
+                let busy = room.take().filter(|last| last.outcome().is_none());
+                let own = |last: &Fence| brought.moves.iter().any(|m| m.restored.id() == last.id());
+                brought.leans |= busy.as_ref().is_some_and(|last| !own(last));
+                let after = before.iter().cloned().chain(busy).collect();
+                let (saved, save) = copy(from.blocks[index], StateWay::Save(host.clone()), after);
+                let after = left.iter().cloned().chain([saved.clone()]).collect();
+                let (restored, restore) = copy(to.blocks[index], StateWay::Restore(host.clone()), after);
+                *room = Some(restored.clone());
+                copies[group].push((restored.clone(), devices[1]));
+                self.stats.state_bytes += (part.len() * words * 4) as u64;
+                let (pages, launched) = (part.len(), Instant::now());
+                brought.moves.push(StateMove { block: index, pages, launched, devices, saved, restored });
+                self.devices[devices[0]].copy_state(save);
+                self.devices[devices[1]].copy_state(restore);
             }
         }
-        // Before the first copy begins: one that is under way cannot be called back.
-        let buffer = |(_, pages, words): &(usize, &[PageId], usize)| {
-            host_buffer(pages.len(), *words, "pages of state that go to another device").map(Arc::new)
-        };
-        let mut ring: Vec<Arc<SharedBuffer>> = Vec::new();
-        for (i, one) in moves.iter().enumerate() {
-            let last = i.checked_sub(COPIES_MAX).map(|last| ring[last].clone());
-            let fits = last.filter(|b| b.rows() == one.1.len() && b.width() == one.2);
-            ring.push(fits.map_or_else(|| buffer(one), Ok)?);
+        for (pages, copies) in missing.iter().zip(copies).filter(|(_, copies)| !copies.is_empty()) {
+            let copies = Arc::new(copies);
+            pages.iter().for_each(|page| page.place(phase, Whereabouts::Coming(copies.clone())));
         }
-        let mut brought: Vec<StateMove> = Vec::new();
-        for ((index, pages, words), host) in moves.into_iter().zip(ring) {
-            let copy = |mixer, way, after| {
-                let (done, pages) = (Signal::new(), pages.to_vec());
-                (done.fence(), StateCopy { mixer, pages, way, after, done })
-            };
-            let room = brought.len().checked_sub(COPIES_MAX).map(|i| brought[i].restored.clone());
-            let after = before.iter().cloned().chain(room).collect();
-            let (saved, save) = copy(from.blocks[index], StateWay::Save(host.clone()), after);
-            let (restored, restore) = copy(to.blocks[index], StateWay::Restore(host), vec![saved.clone()]);
-            self.stats.state_bytes += (pages.len() * words * 4) as u64;
-            let devices = [from, to].map(|way| way.placement.device(index));
-            let (pages, launched) = (pages.len(), Instant::now());
-            brought.push(StateMove { block: index, pages, launched, devices, saved, restored });
-            self.devices[devices[0]].copy_state(save);
-            self.devices[devices[1]].copy_state(restore);
-        }
-        Ok(brought)
+        brought
     }
 
     /// The ends of the batches in flight that have tokens of a sequence.
@@ -339,10 +442,28 @@ impl Executor {
         self.flights.iter().filter(has).filter_map(|f| f.fences.last().cloned()).collect()
     }
 
+    /// The pages that a batch writes, by group.
+    fn written<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = (usize, PageId)> + 'a {
+        let groups = self.layout.iter().flat_map(|layout| layout.groups.iter().enumerate());
+        groups.flat_map(move |(g, group)| {
+            let recurrent = group.spec.is_recurrent();
+            let size = self.layout.as_ref().map_or(1, |layout| layout.page_tokens);
+            batch.slices().iter().flat_map(move |slice: &Slice| {
+                let first = if recurrent { 1 } else { slice.start as usize / size };
+                slice.tables[g].iter().skip(first).map(move |page| (g, *page))
+            })
+        })
+    }
+
     /// Submits all steps of a batch at once; what they wait for is said to the devices. In a step that mixes, a batch comes after the
-    /// batches in flight that have tokens of the same sequences; the first step comes after all of `copies`. Returns the flight's number;
-    /// `None` when there is no room.
-    pub(crate) fn launch(&mut self, batch: Arc<Batch>, phase: Phase, copies: Vec<StateMove>) -> Option<u64> {
+    /// batches in flight that have tokens of the same sequences; the first step comes after all that is brought. `phase` is `None` where the
+    /// phases run at the same place. Returns the flight's number; `None` when there is no room.
+    pub(crate) fn launch(
+        &mut self,
+        batch: Arc<Batch>,
+        phase: Option<Phase>,
+        brought: Brought,
+    ) -> Option<u64> {
         let stream = self.free.pop()?;
         let id = self.launched;
         self.launched += 1;
@@ -351,9 +472,15 @@ impl Executor {
             self.flights.iter().filter(|f| f.batch.shares_sequence(&batch)).collect();
         let elsewhere = continued.iter().filter(|f| f.way != way);
         let elsewhere = elsewhere.filter_map(|f| Some((f.fences.last()?.clone(), self.head(f.way))));
+        let Brought { moves: copies, others, leans } = brought;
         let mut before: Vec<(Fence, usize)> =
-            copies.iter().map(|c| (c.restored.clone(), c.devices[1])).collect();
+            copies.iter().map(|c| (c.restored.clone(), c.devices[1])).chain(others).collect();
         before.extend(elsewhere);
+        if !self.store_copies.is_empty() {
+            let device = self.ways[way].schedule(&batch).steps.first().map_or(0, |step| step.device);
+            let left = self.store_copies.reading(self.written(&batch));
+            before.extend(left.into_iter().map(|fence| (fence, device)));
+        }
         let (blocks, schedule) = (&self.ways[way].blocks, self.ways[way].schedule(&batch));
         // A timeline tells of whole steps.
         let taps = self.taps.as_ref().filter(|_| self.timeline.is_none());
@@ -362,6 +489,7 @@ impl Executor {
         let row_bytes = (batch.rows() * self.spec.width * size_of::<f32>()) as u64;
         let (mut fences, mut waits): (Vec<Fence>, Vec<Vec<(Fence, usize)>>) = Default::default();
         let launched = Instant::now();
+        self.stats.tokens += batch.rows() as u64;
         for (i, step) in schedule.steps.iter().enumerate() {
             let mut after = std::mem::take(&mut before);
             if step.mixes {
@@ -400,26 +528,75 @@ impl Executor {
             }
         }
         let (after, copies) = (waits, if self.timeline.is_some() { copies } else { Vec::new() });
-        self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies, tap });
+        self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies, leans, tap });
         Some(id)
     }
 
+    /// What has ended next; `None` when nothing has, or, if `wait`, when nothing is under way.
+    pub(crate) fn ended(&mut self, wait: bool) -> Option<Ended> {
+        while !self.flights.is_empty() || !self.store_copies.is_empty() {
+            // Copies alone are nothing to stay awake for.
+            let awake = if self.flights.is_empty() { Duration::ZERO } else { self.awake };
+            let Completion { tag, result } =
+                if wait { self.queue.next_awake(awake) } else { self.queue.try_next()? };
+            if tag == WOKEN {
+                // Who waits for a batch is heard when it lands.
+                if self.flights.is_empty() { return Some(Ended::Woken) } else { continue }
+            }
+            if let Some(copied) = self.store_copies.end(tag, result.as_ref().map(|_| ()).map_err(Arc::clone))
+            {
+                self.note_copied(&copied);
+                return Some(Ended::Copies(copied));
+            }
+            let at = self.flights.iter().position(|f| f.id == tag)?;
+            let mut flight = self.flights.remove(at);
+            self.free.push(flight.stream);
+            self.note(&flight);
+            let result = result.and_then(|output| self.checked(output, &flight));
+            if let (Some(taps), Some(tap)) = (&self.taps, flight.tap.take()) {
+                taps.landed(tap, &flight.batch, &result);
+            }
+            let Flight { way, batch, launched, leans, .. } = flight;
+            let phase = [Phase::Prefill, Phase::Decode].get(way).copied().filter(|_| self.has_two_ways());
+            return Some(Ended::Batch(Landed { flight: tag, batch, launched, phase, leans, result }));
+        }
+        None
+    }
+
     /// The next batch that has landed; `None` when none has, or, if `wait`, when none is in flight.
+    #[cfg(test)]
     pub(crate) fn landed(&mut self, wait: bool) -> Option<Landed> {
-        if self.flights.is_empty() {
-            return None;
+        match self.ended(wait)? {
+            Ended::Batch(landed) => Some(landed),
+            Ended::Copies(_) | Ended::Woken => None,
         }
-        let Completion { tag, result } =
-            if wait { self.queue.next_awake(self.awake) } else { self.queue.try_next()? };
-        let at = self.flights.iter().position(|f| f.id == tag)?;
-        let mut flight = self.flights.remove(at);
-        self.free.push(flight.stream);
-        self.note(&flight);
-        let result = result.and_then(|output| self.checked(output, &flight));
-        if let (Some(taps), Some(tap)) = (&self.taps, flight.tap.take()) {
-            taps.landed(tap, &flight.batch, &result);
+    }
+
+    /// Ends a wait for nothing but copies, from any thread.
+    pub(crate) fn waker(&self) -> Waker {
+        self.queue.waker()
+    }
+
+    /// Keeps when pages were copied from or to a store.
+    fn note_copied(&mut self, copied: &Copied) {
+        let Some(timeline) = &mut self.timeline else { return };
+        for copy in &copied.copies {
+            let Some(ran) = copy.done.ran() else { continue };
+            timeline.push(Span {
+                lane: Lane::Copies(copy.device),
+                activity: if copied.saved {
+                    Activity::Save(copy.block)
+                } else {
+                    Activity::Restore(copy.block)
+                },
+                flight: self.launched,
+                rows: copied.pages,
+                launched: copied.launched,
+                ready: None,
+                start: ran.start,
+                end: ran.end,
+            });
         }
-        Some(Landed { flight: tag, batch: flight.batch, launched: flight.launched, result })
     }
 
     /// Keeps when each step of a landed flight ran, and what came before it.
@@ -499,19 +676,10 @@ impl Executor {
     }
 }
 
-/// Memory of the host that devices copy to and from.
-fn host_buffer(rows: usize, width: usize, what: &str) -> Result<SharedBuffer, DeviceError> {
-    SharedBuffer::new(rows, width).ok_or_else(|| DeviceError::OutOfMemory {
-        device: "host".into(),
-        what: what.into(),
-        requested: (rows as u64).saturating_mul(width as u64).saturating_mul(4),
-        free: 0,
-    })
-}
-
 impl Drop for Executor {
     fn drop(&mut self) {
-        while self.landed(true).is_some() {}
+        // What copies pages reads and writes the state of what is unloaded here.
+        while self.ended(true).is_some() {}
         for (device, block) in self.loaded() {
             self.devices[device].unload(block);
         }

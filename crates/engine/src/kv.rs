@@ -9,7 +9,7 @@ use std::sync::Arc;
 use unicorn_core::{PageId, StateLayout, StateSpec};
 
 use crate::KvFull;
-use crate::pages::{Page, PagePool};
+use crate::pages::{Page, PagePool, Whereabouts};
 use crate::placement::Phase;
 use crate::states::{StateList, boundaries};
 
@@ -139,12 +139,13 @@ impl StatePools {
         window_pages(spec, self.page_tokens, self.ahead).unwrap_or(usize::MAX)
     }
 
-    /// True when a new sequence of `next` tokens, which holds the pages `shared` of each group from the start, fits beside all that `running`
-    /// sequences hold and will need to compute the tokens they have.
+    /// True when a new sequence of `next` tokens, which holds the pages `shared` of each group from the start, fits beside the pages `held` of
+    /// each group, and beside all that `running` sequences hold and will need to compute the tokens they have.
     pub fn fits<'a>(
         &self,
         next: usize,
         shared: &[Vec<PageId>],
+        held: &[Vec<PageId>],
         running: impl Iterator<Item = (&'a StatePages, usize)> + Clone,
     ) -> bool {
         (0..self.groups.len()).all(|g| {
@@ -155,8 +156,10 @@ impl StatePools {
                 false => pool.pages_for(tokens).min(self.held_max(*spec)),
             };
             let shared = shared.get(g).map_or(&[][..], |shared| shared);
+            let others = held.get(g).map_or(&[][..], |held| held);
+            let known = shared.iter().chain(others).copied();
             let held: std::collections::HashSet<PageId> =
-                running.clone().flat_map(|(s, _)| s.groups[g].ids()).chain(shared.iter().copied()).collect();
+                running.clone().flat_map(|(s, _)| s.groups[g].ids()).chain(known).collect();
             let promised =
                 running.clone().map(|(s, tokens)| needed(tokens).saturating_sub(s.groups[g].ids().len()));
             let more = needed(next).saturating_sub(shared.len());
@@ -169,6 +172,16 @@ impl StatePools {
     pub fn shrink_states(&mut self, pages: usize) {
         let states = self.groups.iter_mut().filter(|(spec, _)| spec.is_recurrent());
         states.for_each(|(_, pool)| *pool = PagePool::new(pages.min(pool.pages()), self.page_tokens));
+    }
+
+    /// Takes so many pages of a group, or none and an error.
+    pub fn take(&self, group: usize, count: usize) -> Result<Vec<Arc<Page>>, KvFull> {
+        self.groups[group].1.take(count)
+    }
+
+    /// Free pages of a group.
+    pub fn free(&self, group: usize) -> usize {
+        self.groups[group].1.free()
     }
 
     /// What each group keeps.
@@ -198,7 +211,7 @@ impl StatePools {
             })
         };
         let groups = self.groups.iter().enumerate().map(group).collect::<Option<Vec<_>>>()?;
-        Some(StatePages { groups, page_tokens: self.page_tokens, held })
+        Some(StatePages { groups, page_tokens: self.page_tokens, held, landed: held })
     }
 
     /// State without pages.
@@ -211,6 +224,7 @@ impl StatePools {
             groups: self.groups.iter().map(empty).collect(),
             page_tokens: self.page_tokens,
             held: [0; 2],
+            landed: [0; 2],
         }
     }
 }
@@ -270,8 +284,11 @@ impl GroupPages {
 pub(crate) struct StatePages {
     groups: Vec<GroupPages>,
     page_tokens: usize,
-    /// Positions from the first on whose pages lie on the devices where prefill runs, and on those where decode runs.
+    /// Positions from the first on whose pages lie on the devices where prefill runs, and on those where decode runs, once what is in flight
+    /// has ended.
     held: [usize; 2],
+    /// The same of what has ended: what others may be told of.
+    landed: [usize; 2],
 }
 
 impl StatePages {
@@ -312,7 +329,8 @@ impl StatePages {
     /// Takes the pages for a slice of the positions `start .. end` and so many drafts behind it, in every group: all that are missing, or
     /// none and an error. A slice that was planned before from `start` on and not launched is forgotten.
     pub fn grow(&mut self, start: usize, end: usize, drafts: usize) -> Result<(), KvFull> {
-        for group in &mut self.groups {
+        self.forget_from(start);
+        for group in &self.groups {
             let (asked, pool) = match group {
                 GroupPages::Positions { list, .. } => (list.missing(end + drafts), &list.pool),
                 // Which drafts are right is known afterwards, and the state after those is then needed.
@@ -334,20 +352,30 @@ impl StatePages {
         })
     }
 
-    /// The first group that has too few free pages for a slice, as [`StatePages::grow`] takes it.
-    pub fn lacking(&mut self, start: usize, end: usize, drafts: usize) -> Option<usize> {
-        self.groups.iter_mut().position(|group| match group {
-            GroupPages::Positions { list, .. } => list.missing(end + drafts) > list.pool.free(),
-            GroupPages::States(states) => {
-                // What is planned from there on begins with the latest state.
-                let missing = states.missing(start, 1 + drafts);
-                if missing > states.pool().free() {
-                    // What it would go back to only when something fails.
-                    states.drop_snapshots();
-                }
-                missing > states.pool().free()
+    /// Forgets a slice that was planned from `start` on and not launched, as far as it would be in the way of another.
+    pub fn forget_from(&mut self, start: usize) {
+        for group in &mut self.groups {
+            if let GroupPages::States(states) = group {
+                states.truncate(start);
             }
+        }
+    }
+
+    /// The first group that has too few free pages for a slice, as [`StatePages::grow`] takes it, with nothing planned from `start` on.
+    pub fn lacking(&self, start: usize, end: usize, drafts: usize) -> Option<usize> {
+        self.groups.iter().position(|group| match group {
+            GroupPages::Positions { list, .. } => list.missing(end + drafts) > list.pool.free(),
+            // What is planned from there on begins with the latest state.
+            GroupPages::States(states) => states.missing(start, 1 + drafts) > states.pool().free(),
         })
+    }
+
+    /// Gives up what a group keeps of recurrent states for going back where something fails. False where there is nothing of that.
+    pub fn drop_snapshots(&mut self, group: usize) -> bool {
+        match self.groups.get_mut(group) {
+            Some(GroupPages::States(states)) => states.drop_snapshots(),
+            Some(GroupPages::Positions { .. }) | None => false,
+        }
     }
 
     /// The first group of recurrent state with too few free pages for snapshots in a slice.
@@ -370,12 +398,13 @@ impl StatePages {
 
     /// Positions from the first on whose pages lie on the devices of a phase.
     pub fn reach(&self, phase: Phase) -> usize {
-        self.held[phase as usize]
+        self.landed[phase as usize]
     }
 
     /// Whether the recurrent states after `end` positions lie on the devices of each phase.
     pub fn states_on(&self, end: usize) -> [bool; 2] {
-        [Phase::Prefill, Phase::Decode].map(|phase| self.states().all(|states| states.is_on(phase, end)))
+        let on = |phase| self.reach(phase) >= end && self.states().all(|states| states.is_on(phase, end));
+        [Phase::Prefill, Phase::Decode].map(on)
     }
 
     /// Gives up what no token from `position` on sees, but for one page more and some recurrent states, so that a sequence can step back.
@@ -405,22 +434,26 @@ impl StatePages {
     }
 
     /// Gives up what lies beyond the first `tokens` positions; more where the sequence can go on only from an earlier one. Returns the
-    /// positions that are left.
+    /// positions that are left. Nothing of it is in flight.
     pub fn truncate(&mut self, tokens: usize) -> usize {
         let tokens = self.restart(tokens);
         for group in &mut self.groups {
             match group {
                 GroupPages::Positions { list, .. } => list.truncate(tokens),
-                GroupPages::States(states) => states.truncate(tokens),
+                GroupPages::States(states) => {
+                    states.truncate(tokens);
+                    states.recall();
+                }
             }
         }
-        self.held = self.held.map(|held| held.min(tokens));
+        self.forget(tokens);
+        self.held = self.landed;
         tokens
     }
 
     /// What is held of the positions before `start` and the devices of this phase do not have: its pages in each group. They lie on those of
     /// the other phase. Windows bring the page that is kept for stepping back too.
-    pub fn elsewhere(&self, phase: Phase, start: usize) -> Vec<Vec<PageId>> {
+    pub fn elsewhere(&self, phase: Phase, start: usize) -> Vec<Vec<Arc<Page>>> {
         let held = self.held[phase as usize];
         let pages = |group: &GroupPages| {
             let list = match group {
@@ -431,25 +464,53 @@ impl StatePages {
             let first = held.max(list.first()) / tokens;
             let end = if held < start { start.div_ceil(tokens) } else { 0 };
             let pages = (first..end).filter_map(|page| list.pages.get(page.checked_sub(list.dropped)?));
-            pages.map(|page| page.id()).collect()
+            pages.cloned().collect()
         };
         self.groups.iter().map(pages).collect()
     }
 
-    /// The devices of this phase have, or will have once what is in flight has ended, the state of all positions before `end`: a slice that
-    /// begins at `start` was the last.
+    /// The devices of this phase have, or will have once what is in flight has ended well, the state of all positions before `end`: a slice
+    /// that begins at `start` was the last.
     pub fn written(&mut self, phase: Phase, start: usize, end: usize) {
         self.held[phase as usize] = end;
         for group in &mut self.groups {
-            if let GroupPages::States(states) = group {
-                states.written(phase, start);
+            match group {
+                GroupPages::Positions { list, .. } => {
+                    let first = (start / self.page_tokens).saturating_sub(list.dropped);
+                    list.pages.iter().skip(first).for_each(|page| page.displace());
+                }
+                GroupPages::States(states) => states.written(phase, start),
             }
         }
     }
 
+    /// The slice of the positions `start .. end` has landed well on the devices of this phase, and so has all that was brought for it. True
+    /// where they have whole pages more than before.
+    pub fn arrived(&mut self, phase: Phase, start: usize, end: usize) -> bool {
+        for group in &mut self.groups {
+            match group {
+                GroupPages::Positions { list, .. } => {
+                    let full = (end / self.page_tokens).saturating_sub(list.dropped);
+                    let first = (start / self.page_tokens).saturating_sub(list.dropped);
+                    let whole = list.pages.iter().take(full).skip(first);
+                    whole.for_each(|page| page.place(phase, Whereabouts::Here));
+                }
+                GroupPages::States(states) => states.arrived(phase, start, end),
+            }
+        }
+        let before = std::mem::replace(&mut self.landed[phase as usize], end);
+        before / self.page_tokens < end / self.page_tokens
+    }
+
+    /// Nothing lies anywhere from `end` on.
+    fn forget(&mut self, end: usize) {
+        self.held = self.held.map(|held| held.min(end));
+        self.landed = self.landed.map(|landed| landed.min(end));
+    }
+
     /// What was written at and behind `end` counts as never written; its pages stay.
     pub fn rewind(&mut self, end: usize) {
-        self.held = self.held.map(|held| held.min(end));
+        self.forget(end);
         for group in &mut self.groups {
             if let GroupPages::States(states) = group {
                 states.truncate(end);

@@ -14,7 +14,9 @@ mod embed;
 mod engine;
 mod error;
 mod executor;
+mod host_buffer;
 mod kv;
+mod kv_store;
 mod memory;
 mod need;
 mod ngram;
@@ -28,12 +30,13 @@ mod request;
 mod sampling;
 mod schedule;
 mod states;
+mod store_copies;
 mod taps;
 #[cfg(test)]
 mod testing;
 mod timeline;
 
-pub use budget::longest_context;
+pub use budget::{Leeway, fit};
 pub use constraint::{Constraint, Guides};
 pub use drafts::{Drafter, LENGTH_MAX as DRAFT_MAX};
 pub use embed::EmbedRequest;
@@ -43,6 +46,7 @@ pub use engine::{
 };
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;
+pub use kv_store::KvStore;
 pub use memory::{DeviceMemory, Excess, MemoryLimit, MemoryPlan, MemoryScope, MemoryShort};
 pub use need::Need;
 pub use ngram::NgramDrafter;

@@ -3,12 +3,12 @@
 use unicorn_core::{KvType, MemoryNeed};
 
 /// Whose memory a limit is about.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MemoryScope {
     /// The host's: what all devices have there, and the buffers between them.
     Host,
-    /// That in which these devices compute, by their numbers in the placement.
-    Devices(Vec<usize>),
+    /// That in which a device computes, by its number in the placement.
+    Device(usize),
 }
 
 /// Memory that may be taken.
@@ -38,7 +38,7 @@ pub struct DeviceMemory {
 pub struct MemoryPlan {
     /// In the order of the placement.
     pub devices: Vec<DeviceMemory>,
-    /// Buffers in the host's memory through which residual streams and pages of state cross, in bytes.
+    /// Buffers in the host's memory through which residual streams and pages of state cross or are saved, in bytes.
     pub crossing: u64,
     /// Tokens of context that this is for.
     pub context: usize,
@@ -93,9 +93,7 @@ impl MemoryPlan {
     pub fn check(&self, limits: &[MemoryLimit]) -> Result<(), MemoryShort> {
         let wanted = |scope: &MemoryScope| match scope {
             MemoryScope::Host => self.host(),
-            MemoryScope::Devices(list) => {
-                list.iter().map(|index| self.local(*index)).fold(0, u64::saturating_add)
-            }
+            MemoryScope::Device(index) => self.local(*index),
         };
         let excess = |limit: &MemoryLimit| {
             let wanted = wanted(&limit.scope);

@@ -4,7 +4,7 @@ use unicorn_core::{Block, CANARY_POSITIONS, ModelSpec, StateGroup, StateLayout, 
 
 use crate::drafts::LENGTH_MAX;
 use crate::engine::batching::Room;
-use crate::executor::COPIES_MAX;
+use crate::executor::{COPIES_MAX, rings};
 use crate::kv::window_pages;
 use crate::sampling::TOP_MAX;
 use crate::states::SNAPSHOTS_MAX;
@@ -16,16 +16,19 @@ const FLIGHTS_ACROSS: usize = 8;
 
 /// How many batches may be on their way under a placement.
 pub(crate) fn room(placement: &Placement, options: &EngineOptions) -> Room {
-    room_of(placement.segments().len() > 1, options)
+    let mut used = placement.assignment().to_vec();
+    used.sort_unstable();
+    used.dedup();
+    room_of(used.len(), options)
 }
 
-fn room_of(split: bool, options: &EngineOptions) -> Room {
+/// As many batches as devices are at work at once, each on one of them.
+fn room_of(devices: usize, options: &EngineOptions) -> Room {
     let chunk = options.prefill_chunk.min(options.context);
-    if !split {
-        return Room { lanes: 1, flights: 2, chunk };
+    match devices {
+        0 | 1 => Room { lanes: 1, flights: 2, chunk },
+        lanes => Room { lanes, flights: FLIGHTS_ACROSS.max(2 * lanes), chunk },
     }
-    let lanes = options.pipeline_parts;
-    Room { lanes, flights: FLIGHTS_ACROSS.max(lanes.saturating_add(1)), chunk }
 }
 
 /// Sizes that an engine asks of its devices, the same for all of them.
@@ -86,20 +89,12 @@ impl Reservation {
     }
 }
 
-/// Bytes of host memory through which pages of state go where the phases have different devices: a few mixers at a time, each with what a
-/// whole context keeps, in a buffer and again in what a GPU copies from.
+/// Bytes of host memory through which pages of state go where the phases have different devices, in buffers and again in what a GPU copies
+/// from: a few at a time, whatever the number of sequences.
 pub(crate) fn moving_bytes(spec: &ModelSpec, placements: &Placements, layout: &StateLayout) -> u64 {
-    let apart = |block: &usize| placements.prefill.device(*block) != placements.decode.device(*block);
-    let pages = layout.positions.div_ceil(layout.page_tokens.max(1)) as u64;
-    let bytes = |block: usize| {
-        let block = &spec.blocks[block];
-        // Of recurrent states a sequence goes on from one.
-        let pages = if block.state().is_some_and(StateSpec::is_recurrent) { 1 } else { pages };
-        let words = block.page_words(layout).unwrap_or(0);
-        pages.saturating_mul(words as u64).saturating_mul(4)
-    };
-    let most = (0..spec.blocks.len()).filter(apart).map(bytes).max().unwrap_or(0);
-    most.saturating_mul(2 * COPIES_MAX as u64)
+    let rings = rings(spec, placements, layout).into_iter();
+    let buffers = rings.map(|(words, pages)| floats(pages, words).saturating_mul(COPIES_MAX as u64));
+    buffers.fold(0, u64::saturating_add).saturating_mul(2)
 }
 
 /// Samples with pages of state that are held at once, what a GPU copies through included.
@@ -174,7 +169,7 @@ pub struct Need {
 impl Need {
     /// What a model, or a part of one, needs on one device.
     pub fn of(spec: &ModelSpec, options: &EngineOptions) -> Need {
-        Need::with(spec, &Reservation::new(spec, &[room_of(false, options)], options))
+        Need::with(spec, &Reservation::new(spec, &[room_of(1, options)], options))
     }
 
     /// What each device needs for its part of a model. The buffers for crossing are told for each, but are there once.
@@ -221,10 +216,7 @@ fn kv_bytes(block: &Block, layout: &StateLayout) -> u64 {
         return floats(layout.pages(spec.state()), spec.state_floats());
     }
     let Block::Attention { spec, .. } = block else { return 0 };
-    let row = layout.ty.tensor_type().row_bytes(spec.head_dim).unwrap_or(0) as u64;
-    let positions = (layout.pages(spec.state()) as u64).saturating_mul(layout.page_tokens as u64);
-    // Keys and values.
-    (2 * spec.kv_heads as u64).saturating_mul(row).saturating_mul(positions)
+    spec.cache_bytes(layout).unwrap_or(0)
 }
 
 /// Bytes of what a block computes for `rows` rows beside the residual stream.
@@ -325,7 +317,6 @@ mod tests {
         let absurd = EngineOptions {
             context: usize::MAX - 64,
             prefill_chunk: usize::MAX,
-            pipeline_parts: usize::MAX,
             kept_max: usize::MAX,
             ..EngineOptions::default()
         };

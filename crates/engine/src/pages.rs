@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use unicorn_core::PageId;
+use unicorn_core::{Fence, PageId};
 
 use crate::KvFull;
+use crate::placement::Phase;
 
 #[derive(Debug)]
 struct Shared {
@@ -21,16 +22,64 @@ impl Shared {
 }
 
 /// A page in use. Dropping the last owner returns it to the pool, whatever path ended the request.
-#[derive(Debug)]
 pub(crate) struct Page {
     id: PageId,
     pool: Arc<Shared>,
+    /// On the devices of which phases the content lies, where the phases have devices of their own.
+    on: Mutex<[Whereabouts; 2]>,
+}
+
+/// Whether the devices of a phase have what is in a page.
+#[derive(Clone, Default)]
+pub(crate) enum Whereabouts {
+    /// As far as the page knows they have not.
+    #[default]
+    Elsewhere,
+    /// It is there once these copies have ended well, each into the device with this number.
+    Coming(Arc<Vec<(Fence, usize)>>),
+    Here,
 }
 
 impl Page {
     /// Its number in the pool.
     pub fn id(&self) -> PageId {
         self.id
+    }
+
+    fn on(&self) -> MutexGuard<'_, [Whereabouts; 2]> {
+        // Each entry is right by itself.
+        self.on.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the devices of a phase have the content by now. Copies that failed brought nothing.
+    pub fn on_devices_of(&self, phase: Phase) -> Whereabouts {
+        let on = &mut self.on()[phase as usize];
+        if let Whereabouts::Coming(copies) = &*on {
+            // None of them may be under way when the page is brought again.
+            let ended: Option<Vec<_>> = copies.iter().map(|(copy, _)| copy.outcome()).collect();
+            match ended {
+                None => {}
+                Some(outcomes) if outcomes.iter().any(Result::is_err) => *on = Whereabouts::Elsewhere,
+                Some(_) => *on = Whereabouts::Here,
+            }
+        }
+        on.clone()
+    }
+
+    /// The content is there or on its way.
+    pub fn place(&self, phase: Phase, on: Whereabouts) {
+        self.on()[phase as usize] = on;
+    }
+
+    /// The content is about to change.
+    pub fn displace(&self) {
+        *self.on() = Default::default();
+    }
+}
+
+impl std::fmt::Debug for Page {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Page {}", self.id)
     }
 }
 
@@ -82,7 +131,7 @@ impl PagePool {
         let kept = free.len() - count;
         let taken = free.split_off(kept);
         drop(free);
-        let page = |id| Arc::new(Page { id, pool: self.shared.clone() });
+        let page = |id| Arc::new(Page { id, pool: self.shared.clone(), on: Mutex::default() });
         Ok(taken.into_iter().rev().map(page).collect())
     }
 }

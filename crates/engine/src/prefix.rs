@@ -8,15 +8,20 @@
 //! Kept pages give way one by one, the least recently used first and the end of a text before its beginning. Where a group can do
 //! without older pages (a sliding window, recurrent states, of which there are some at ends of pages), these go by themselves: a text can then be resumed only where all groups have what they need.
 
+mod restoring;
+mod saving;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use unicorn_core::{PageId, StateSpec};
+use unicorn_core::{PageId, PageKey, StateSpec};
 
 use crate::KvFull;
 use crate::kv::{StatePages, StatePools, needed};
+use crate::kv_store::{Chain, Keys};
 use crate::pages::Page;
 use crate::placement::Phase;
+pub(crate) use restoring::Plan;
 
 type NodeId = u64;
 
@@ -64,12 +69,21 @@ struct Node {
     /// An ended sequence wants it kept; else it lives with those that run.
     kept: bool,
     used: u64,
+    /// Of a full page where there is a store: what it is called there.
+    chain: Option<Chain>,
+    /// Somebody wants it saved.
+    wanted: bool,
+    /// In each group: the store has it, as far as is known, or was asked to keep it.
+    saved: Vec<bool>,
+    /// It came from the store, and nobody has used it yet.
+    restored: bool,
 }
 
 /// What a sequence has of a page.
-struct Own {
+#[derive(Debug)]
+pub(crate) struct Own {
     /// In each group.
-    pages: Vec<Option<Arc<Page>>>,
+    pub pages: Vec<Option<Arc<Page>>>,
     on: [bool; 2],
     states_on: [bool; 2],
 }
@@ -124,6 +138,22 @@ pub(crate) struct PrefixCache {
     loose: Vec<BTreeSet<((bool, u64), NodeId)>>,
     clock: u64,
     next: NodeId,
+    /// Names pages for a store, where there is one.
+    keys: Option<Arc<Keys>>,
+    /// Nodes of which pages are wanted in the store and not there yet.
+    unsaved: BTreeSet<NodeId>,
+    /// Pages that were wanted there, and that nobody holds any more. Their content is there until something else is written over it.
+    left: Vec<Left>,
+}
+
+/// A page that nobody holds any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Left {
+    pub group: usize,
+    pub page: PageId,
+    pub key: PageKey,
+    /// A phase whose devices have it.
+    pub phase: Phase,
 }
 
 impl PrefixCache {
@@ -141,7 +171,15 @@ impl PrefixCache {
             leaves: BTreeSet::new(),
             clock: 0,
             next: 0,
+            keys: None,
+            unsaved: BTreeSet::new(),
+            left: Vec::new(),
         }
+    }
+
+    /// With names for a store.
+    pub fn with_keys(self, keys: Arc<Keys>) -> PrefixCache {
+        PrefixCache { keys: Some(keys), ..self }
     }
 
     /// Ended sequences that are kept and not the beginning of another one.
@@ -226,9 +264,9 @@ impl PrefixCache {
         self.specs.iter().enumerate().map(ids).collect()
     }
 
-    /// The pages of what was found, for a sequence that goes on from there. A tail changes hands. Nothing may have happened to the cache since
-    /// it was found.
-    pub fn claim(&mut self, found: &Found) -> StatePages {
+    /// The pages of what was found, for a sequence that goes on from there, and the positions that they hold: those that were found, or none
+    /// where something has gone since. A tail changes hands.
+    pub fn claim(&mut self, found: &Found) -> (StatePages, usize) {
         self.clock += 1;
         let all: Vec<NodeId> = found.path.iter().chain(&found.tail).copied().collect();
         let held = PHASES.map(|phase| {
@@ -243,7 +281,7 @@ impl PrefixCache {
         if let Some(tail) = found.tail {
             self.remove(tail);
         }
-        pages.unwrap_or_else(|| self.pools.empty())
+        pages.map_or_else(|| (self.pools.empty(), 0), |pages| (pages, found.tokens))
     }
 
     /// Notes that a text was used.
@@ -306,7 +344,7 @@ impl PrefixCache {
                 // A state is brought to the other phase's devices by who goes on from it.
                 (Some(page), Some(own)) if recurrent => {
                     if Arc::ptr_eq(page, &own) {
-                        node.states_on = states_on;
+                        node.states_on = std::array::from_fn(|p| node.states_on[p] || states_on[p]);
                     }
                 }
                 (Some(page), Some(own)) => same &= Arc::ptr_eq(page, &own),
@@ -317,6 +355,9 @@ impl PrefixCache {
                     node.pages[g] = Some(own);
                     node.worth[g] = (false, self.clock);
                     self.loose[g].insert((node.worth[g], id));
+                    if node.wanted && !node.saved[g] {
+                        self.unsaved.insert(id);
+                    }
                     taken |= !recurrent;
                 }
                 // Devices to which the sequence came later never had what it no longer sees.
@@ -337,11 +378,18 @@ impl PrefixCache {
 
     /// Hangs a page somewhere; `None` where a group that never does without has no page. Tails that it contains are given up.
     fn insert(&mut self, place: Place, tokens: &[u32], own: Own) -> Option<NodeId> {
+        let empty = own.pages.iter().all(Option::is_none);
+        if empty || !self.is_whole(&own) { None } else { self.hang(place, tokens, own) }
+    }
+
+    /// True where there is a page in each group that never does without.
+    fn is_whole(&self, own: &Own) -> bool {
+        self.specs.iter().zip(&own.pages).all(|(spec, page)| is_loose(*spec) || page.is_some())
+    }
+
+    /// Hangs a page somewhere, or an empty place behind which pages follow.
+    fn hang(&mut self, place: Place, tokens: &[u32], own: Own) -> Option<NodeId> {
         let Own { pages, on, states_on } = own;
-        let lacks = |(spec, page): (&StateSpec, &Option<Arc<Page>>)| !is_loose(*spec) && page.is_none();
-        if self.specs.iter().zip(&pages).any(lacks) || pages.iter().all(Option::is_none) {
-            return None;
-        }
         let tails = self.branch(place).map_or(Vec::new(), |b| b.tails.clone());
         let (id, used) = (self.next, self.clock);
         self.next += 1;
@@ -366,8 +414,24 @@ impl PrefixCache {
                 self.loose[g].insert((worth[g], id));
             }
         }
-        let (branch, tokens) = (Branch::default(), tokens.into());
-        let node = Node { place, tokens, pages, worth, on, states_on, branch, kept: false, used };
+        let chain = self.chain(place, tokens).filter(|_| full);
+        let (branch, tokens, saved) = (Branch::default(), tokens.into(), vec![false; pages.len()]);
+        let (kept, wanted, restored) = (false, false, false);
+        let node = Node {
+            place,
+            tokens,
+            pages,
+            worth,
+            on,
+            states_on,
+            branch,
+            kept,
+            used,
+            chain,
+            wanted,
+            saved,
+            restored,
+        };
         self.nodes.insert(id, node);
         // Those that the new one begins with.
         for tail in tails {
@@ -381,7 +445,7 @@ impl PrefixCache {
 
     /// Keeps an ended sequence whose `tokens` are computed in `pages`, for texts that begin with them or with a part.
     pub fn keep(&mut self, scope: u64, tokens: &[u32], pages: StatePages) {
-        if self.kept_max == 0 {
+        if self.kept_max == 0 && self.keys.is_none() {
             drop(pages);
             return self.forget(scope, tokens);
         }
@@ -396,9 +460,24 @@ impl PrefixCache {
         }
         self.value(&path, tokens.len());
         drop(pages);
-        while self.len() > self.kept_max {
-            self.drop_oldest();
-        }
+        self.want(&path);
+        self.trim();
+    }
+
+    /// Gives up kept sequences of which there are too many; those that the store has yet to get, afterwards.
+    pub fn trim(&mut self) {
+        while self.len() > self.kept_max && self.drop_oldest() {}
+    }
+
+    /// True where nothing of a text up to this page has yet to go to the store.
+    fn is_settled(&self, id: NodeId) -> bool {
+        let place = |id: &NodeId| self.nodes.get(id).map(|n| n.place);
+        let before = |id: &NodeId| match place(id) {
+            Some(Place::Node(id)) => Some(id),
+            Some(Place::Root(_)) | None => None,
+        };
+        self.unsaved.is_empty()
+            || std::iter::successors(Some(id), before).all(|id| !self.unsaved.contains(&id))
     }
 
     /// Hangs the tokens behind the last full page somewhere, unless something longer is there.
@@ -437,12 +516,13 @@ impl PrefixCache {
         }
     }
 
-    /// Wants the least recently used of the kept sequences no longer, from its end to where others part from it.
-    fn drop_oldest(&mut self) {
-        let ends = self.nodes.iter().filter(|(_, n)| n.kept && n.branch.kept == 0);
+    /// Wants the least recently used of the kept sequences no longer, from its end to where others part from it. False where there is none.
+    fn drop_oldest(&mut self) -> bool {
+        let ends = self.nodes.iter().filter(|(id, n)| n.kept && n.branch.kept == 0 && self.is_settled(**id));
         let mut next = ends.min_by_key(|(id, n)| (n.used, **id)).map(|(id, _)| *id);
+        let some = next.is_some();
         while let Some(id) = next {
-            let Some(node) = self.nodes.get_mut(&id) else { return };
+            let Some(node) = self.nodes.get_mut(&id) else { break };
             node.kept = false;
             let (place, used, left_over) = (node.place, node.used, node.is_left_over());
             self.branch_mut(place).into_iter().for_each(|b| b.kept = b.kept.saturating_sub(1));
@@ -454,6 +534,7 @@ impl PrefixCache {
                 self.remove(id);
             }
         }
+        some
     }
 
     /// Takes out a node on which nothing hangs, and those before it that are left without pages and without purpose.
@@ -462,6 +543,10 @@ impl PrefixCache {
         while let Some(id) = next.take() {
             let Some(node) = self.nodes.remove(&id) else { return };
             self.leaves.remove(&(node.used, id));
+            self.unsaved.remove(&id);
+            for g in 0..node.pages.len() {
+                self.left.extend(self.leaves_behind(&node, g));
+            }
             for (g, loose) in self.loose.iter_mut().enumerate() {
                 loose.remove(&(node.worth[g], id));
             }
@@ -485,9 +570,10 @@ impl PrefixCache {
         }
     }
 
-    /// Takes pages for a slice and its drafts, as [`StatePages::grow`], at the cost of what is kept; for its snapshots those that are worth least.
+    /// Takes pages for a slice and its drafts, as [`StatePages::grow`], at the cost of what is kept, and then of the sequence's own snapshots;
+    /// for its new snapshots those pages that are worth least.
     ///
-    /// Errors where giving up all that is kept would not do; some of it may be gone then.
+    /// Errors where giving up all of that would not do; some of it may be gone then.
     pub fn grow(
         &mut self,
         pages: &mut StatePages,
@@ -495,7 +581,9 @@ impl PrefixCache {
         end: usize,
         drafts: usize,
     ) -> Result<(), KvFull> {
-        while pages.lacking(start, end, drafts).is_some_and(|group| self.evict(group)) {}
+        pages.forget_from(start);
+        let mut give_up = |pages: &mut StatePages, group| self.evict(group) || pages.drop_snapshots(group);
+        while pages.lacking(start, end, drafts).is_some_and(|group| give_up(pages, group)) {}
         while pages.lacking_snapshots(start, end, drafts).is_some_and(|group| self.evict(group)) {}
         pages.grow(start, end, drafts)
     }
@@ -506,6 +594,8 @@ impl PrefixCache {
         if is_loose(self.specs[group]) {
             let Some(&(worth, id)) = self.loose[group].iter().find(|(_, id)| sole(id)) else { return false };
             self.loose[group].remove(&(worth, id));
+            let left = self.nodes.get(&id).and_then(|node| self.leaves_behind(node, group));
+            self.left.extend(left);
             if let Some(node) = self.nodes.get_mut(&id) {
                 node.pages[group] = None;
                 if node.branch.is_empty() && node.pages.iter().all(Option::is_none) {
@@ -526,6 +616,8 @@ impl PrefixCache {
         self.nodes.clear();
         self.roots.clear();
         self.leaves.clear();
+        self.unsaved.clear();
+        self.left.clear();
         self.loose.iter_mut().for_each(BTreeSet::clear);
     }
 }

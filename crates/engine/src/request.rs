@@ -86,6 +86,8 @@ pub struct Timings {
     pub prompt_tokens: usize,
     /// How many of them were in the KV cache already.
     pub reused_tokens: usize,
+    /// How many of these came from a store, where another engine or this one had saved them.
+    pub restored_tokens: usize,
     /// Seconds in the queue.
     pub queue_seconds: f64,
     /// Seconds from leaving the queue until the first token was chosen.

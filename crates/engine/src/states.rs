@@ -9,7 +9,7 @@ use std::sync::Arc;
 use unicorn_core::PageId;
 
 use crate::KvFull;
-use crate::pages::{Page, PagePool};
+use crate::pages::{Page, PagePool, Whereabouts};
 use crate::placement::Phase;
 
 /// States at ends of pages that a sequence keeps for going back and for others that begin alike.
@@ -20,8 +20,10 @@ pub(crate) const SNAPSHOTS_MAX: usize = 8;
 struct State {
     position: usize,
     page: Arc<Page>,
-    /// Whether it lies on the devices where prefill runs, and on those where decode runs.
+    /// Whether it lies on the devices where prefill runs, and on those where decode runs, or will once what is in flight has ended well.
     on: [bool; 2],
+    /// Whether it does by now.
+    there: [bool; 2],
 }
 
 /// See the module's documentation.
@@ -49,7 +51,7 @@ impl StateList {
 
     /// With the state after `position` positions, if there are any; it is on the devices of these phases.
     pub fn of(pool: PagePool, position: usize, page: Option<Arc<Page>>, on: [bool; 2]) -> StateList {
-        let states = page.map(|page| State { position, page, on }).into_iter().collect();
+        let states = page.map(|page| State { position, page, on, there: on }).into_iter().collect();
         StateList { pool, states, landed: position }
     }
 
@@ -87,10 +89,9 @@ impl StateList {
         Arc::strong_count(page) == self.states.iter().filter(|s| Arc::ptr_eq(&s.page, page)).count()
     }
 
-    /// What was planned from `start` on and not launched goes. Returns the pages that must be had for `states` behind it: none where one alone
-    /// can take the place of the state at `start`.
-    pub fn missing(&mut self, start: usize, states: usize) -> usize {
-        self.truncate(start);
+    /// Pages that must be had for `states` behind `start`, where nothing is planned yet: none where one alone can take the place of the state
+    /// at `start`.
+    pub fn missing(&self, start: usize, states: usize) -> usize {
         let own = |s: &State| s.position == start && self.is_own(&s.page);
         let in_place = states == 1 && self.states.last().is_some_and(own);
         if in_place { 0 } else { states }
@@ -112,8 +113,13 @@ impl StateList {
             }
             (Err(full), _) => return Err(full),
         };
-        let state =
-            |(page, position): (Arc<Page>, &usize)| State { position: *position, page, on: [false; 2] };
+        let none = [false; 2];
+        let state = |(page, position): (Arc<Page>, &usize)| State {
+            position: *position,
+            page,
+            on: none,
+            there: none,
+        };
         self.states.extend(pages.into_iter().zip(positions).map(state));
         Ok(())
     }
@@ -170,19 +176,20 @@ impl StateList {
 
     /// Whether the devices of a phase have the state after `position` positions.
     pub fn is_on(&self, phase: Phase, position: usize) -> bool {
-        self.states.iter().any(|s| s.position == position && s.on[phase as usize])
+        self.states.iter().any(|s| s.position == position && s.there[phase as usize])
     }
 
-    /// Gives up the snapshots before the latest state.
-    pub fn drop_snapshots(&mut self) {
-        let latest = self.restart(self.landed);
+    /// Gives up the snapshots before the latest state. False where there are none.
+    pub fn drop_snapshots(&mut self) -> bool {
+        let (latest, before) = (self.restart(self.landed), self.states.len());
         self.states.retain(|s| s.position >= latest);
+        self.states.len() < before
     }
 
     /// The page of the state at `start`, if the devices of this phase do not have it.
-    pub fn elsewhere(&self, phase: Phase, start: usize) -> Vec<PageId> {
+    pub fn elsewhere(&self, phase: Phase, start: usize) -> Vec<Arc<Page>> {
         let absent = |s: &&State| s.position == start && !s.on[phase as usize];
-        self.states.iter().find(absent).map(|s| s.page.id()).into_iter().collect()
+        self.states.iter().find(absent).map(|s| s.page.clone()).into_iter().collect()
     }
 
     /// The devices of this phase have, or will have, the state at `start`, and they alone those behind it.
@@ -191,9 +198,28 @@ impl StateList {
             match state.position.cmp(&start) {
                 std::cmp::Ordering::Less => {}
                 std::cmp::Ordering::Equal => state.on[phase as usize] = true,
-                std::cmp::Ordering::Greater => state.on = [Phase::Prefill, Phase::Decode].map(|p| p == phase),
+                std::cmp::Ordering::Greater => {
+                    state.on = [Phase::Prefill, Phase::Decode].map(|p| p == phase);
+                    state.there = [false; 2];
+                    state.page.displace();
+                }
             }
         }
+    }
+
+    /// The slice of the positions `start .. end` has landed well on the devices of this phase.
+    pub fn arrived(&mut self, phase: Phase, start: usize, end: usize) {
+        for state in self.states.iter_mut().filter(|s| (start..=end).contains(&s.position)) {
+            state.there[phase as usize] = state.on[phase as usize];
+            if state.position > start {
+                state.page.place(phase, Whereabouts::Here);
+            }
+        }
+    }
+
+    /// What was on its way counts as not there.
+    pub fn recall(&mut self) {
+        self.states.iter_mut().for_each(|s| s.on = s.there);
     }
 
     /// True when no other list holds a state behind `start`.
@@ -248,7 +274,7 @@ mod tests {
         assert_eq!((list.restart(41), list.restart(42)), (32, 42));
         assert!(list.writable_from(32));
         // What was planned and did not come about takes nothing away.
-        list.missing(41, 1);
+        list.truncate(41);
         assert_eq!(list.restart(41), 41);
         // One that another list holds too is not written over.
         let second = list.page(41);

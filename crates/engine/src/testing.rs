@@ -1,6 +1,8 @@
 //! A fake device for tests: a tiny language model made of hashes, whose K and V go through real pages. Wrong pages, positions,
 //! order or leftovers of other sequences change its tokens.
 
+pub mod store;
+
 use std::collections::HashMap;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -157,8 +159,12 @@ pub struct Faults {
     pub nan: bool,
     /// There is no kernel for weights of this type.
     pub lacks: Option<TensorType>,
-    /// Copies of state fail.
-    pub copies: bool,
+    /// So many copies of state from now on fail.
+    pub copies: usize,
+    /// Copies of state take so long, each on a lane of its own.
+    pub copy_time: Duration,
+    /// Copies out of the device take this long, beside other work.
+    pub late: Option<Duration>,
 }
 
 /// When a fake device works.
@@ -291,7 +297,16 @@ impl Inner {
         DeviceError::Dependency { device: self.profile.name.clone(), source }
     }
 
-    fn ready(&self, job: Job, worker: Option<Sender<Job>>) {
+    fn ready(self: &Arc<Self>, job: Job, worker: Option<Sender<Job>>) {
+        let copy_time = self.state().faults.copy_time;
+        if matches!(job, Job::Copy(_)) && !copy_time.is_zero() {
+            let inner = self.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(copy_time);
+                inner.run(job, Pace::Eager);
+            });
+            return;
+        }
         match worker {
             None => self.run(job, Pace::Eager),
             Some(worker) => worker.send(job).expect("the worker lives as long as the device"),
@@ -327,9 +342,23 @@ impl Inner {
         work.done.give(result.map_err(Arc::new));
     }
 
+    fn late(&self, copy: &StateCopy) -> Option<Duration> {
+        let out = matches!(copy.way, StateWay::Save(_));
+        self.state().faults.late.filter(|_| out)
+    }
+
+    /// What it copies is what is there at the end.
+    fn copy_late(&self, mut copy: StateCopy, time: Duration) {
+        copy.done.begin(Instant::now());
+        std::thread::sleep(time);
+        let result = self.copy(&mut self.state(), &copy);
+        copy.done.give(result.map(|()| None).map_err(Arc::new));
+    }
+
     /// A position takes two words of a page on the host, and the other two stay as they are.
     fn copy(&self, state: &mut State, copy: &StateCopy) -> Result<(), DeviceError> {
-        if state.faults.copies {
+        if state.faults.copies > 0 {
+            state.faults.copies -= 1;
             return Err(self.failed("a copy"));
         }
         let layout = state.layout.as_ref().expect("state is reserved");
@@ -595,7 +624,10 @@ impl Device for FakeDevice {
         let (inner, worker) = (self.inner.clone(), self.worker.clone());
         Fence::all(&copy.after.clone(), None, move |outcome| match outcome {
             Err(source) => copy.done.give(Err(Arc::new(inner.dependency(source)))),
-            Ok(()) => inner.ready(Job::Copy(copy), worker),
+            Ok(()) => match inner.late(&copy) {
+                None => inner.ready(Job::Copy(copy), worker),
+                Some(time) => drop(std::thread::spawn(move || inner.copy_late(copy, time))),
+            },
         });
     }
 

@@ -4,6 +4,7 @@
 //! that takes nothing from a full channel is cancelled, and so is one that is gone.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use unicorn_core::SequenceId;
+use unicorn_core::{SequenceId, Waker};
 use unicorn_engine::{
     AdmissionError, Counters, EmbedRequest, Engine, Event, FinishReason, Guides, Request, SequenceInfo,
     Timings, TokenLogprobs,
@@ -50,6 +51,9 @@ const JOBS_MAX: usize = 64;
 /// Tokens that a client may be behind. A tiny model makes thousands in the moment that a busy machine keeps a client's task waiting; one that
 /// takes nothing for long is given up by its connection before.
 const BEHIND_MAX: usize = 16 * 1024;
+
+/// How long a model that is unloaded takes for pages that are not saved yet, and for copies that have begun.
+const FLUSH_MAX: Duration = Duration::from_secs(10);
 
 struct Submission {
     work: Work,
@@ -98,6 +102,7 @@ pub(crate) struct Worker {
     load: Arc<Mutex<Load>>,
     ending: Arc<AtomicBool>,
     ended: watch::Receiver<()>,
+    waker: Arc<Mutex<Waker>>,
 }
 
 /// Tells when a worker's thread has ended and its model is unloaded.
@@ -120,6 +125,7 @@ impl Worker {
         let (cancel, cancels) = mpsc::unbounded_channel();
         let clients = Clients { all: HashMap::new(), metrics: metrics.clone() };
         let ending = Arc::new(AtomicBool::new(false));
+        let waker = Arc::new(Mutex::new(engine.waker()));
         let pump = Pump {
             engine,
             submissions,
@@ -131,13 +137,14 @@ impl Worker {
             metrics,
             longest_step: Duration::ZERO,
             recovery,
+            waker: waker.clone(),
         };
         let (alive, ended) = watch::channel(());
         std::thread::Builder::new().name("engine".into()).spawn(move || {
             pump.run();
             drop(alive);
         })?;
-        Ok(Worker { jobs, load, ending, ended })
+        Ok(Worker { jobs, load, ending, ended, waker })
     }
 
     /// Hands a job to the engine.
@@ -156,8 +163,14 @@ impl Worker {
     async fn send(&self, work: Work) -> Result<Result<Tokens, AdmissionError>, String> {
         let (reply, answer) = oneshot::channel();
         let sent = self.jobs.send(Submission { work, reply }).await;
+        self.wake();
         let answered = if sent.is_ok() { answer.await.ok() } else { None };
         answered.ok_or_else(|| self.stopped().unwrap_or_else(|| "it has ended".into()))
+    }
+
+    /// Lets an engine that waits for nothing but a store look who has come.
+    fn wake(&self) {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner).wake();
     }
 
     /// Why the engine has stopped for good; `None` while it works.
@@ -285,6 +298,8 @@ struct Pump {
     metrics: Arc<Metrics>,
     longest_step: Duration,
     recovery: Recovery,
+    /// The engine's, for whoever has something for it.
+    waker: Arc<Mutex<Waker>>,
 }
 
 impl Pump {
@@ -294,9 +309,12 @@ impl Pump {
             let takes = !self.engine.has_stopped();
             if takes && self.engine.is_idle() {
                 self.tell(None, Health::Works);
-                match self.submissions.blocking_recv() {
-                    Some(submission) => self.admit(submission),
-                    None => return,
+                match self.next() {
+                    ControlFlow::Continue(submission) => submission.into_iter().for_each(|s| self.admit(s)),
+                    ControlFlow::Break(()) => {
+                        self.engine.flush(Instant::now() + FLUSH_MAX);
+                        return;
+                    }
                 }
             }
             while takes && let Ok(submission) = self.submissions.try_recv() {
@@ -311,9 +329,13 @@ impl Pump {
                 }
             }
             let began = Instant::now();
-            self.tell(Some(began), Health::Works);
+            // A store may be slow without a device that hangs.
+            let works = !self.engine.is_idle();
+            self.tell(works.then_some(began), Health::Works);
             let stepped = self.engine.step();
-            self.longest_step = self.longest_step.max(began.elapsed());
+            if works {
+                self.longest_step = self.longest_step.max(began.elapsed());
+            }
             match stepped {
                 Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
                 Err(_) => match self.recover() {
@@ -321,6 +343,20 @@ impl Pump {
                     None => return,
                 },
             }
+        }
+    }
+
+    /// Who comes next when no sequence is there: nobody yet where pages are still to be saved, and nobody any more at the end.
+    fn next(&mut self) -> ControlFlow<(), Option<Submission>> {
+        use mpsc::error::TryRecvError;
+        if !self.engine.has_background() {
+            let next = self.submissions.blocking_recv();
+            return next.map_or(ControlFlow::Break(()), |job| ControlFlow::Continue(Some(job)));
+        }
+        match self.submissions.try_recv() {
+            Ok(submission) => ControlFlow::Continue(Some(submission)),
+            Err(TryRecvError::Empty) => ControlFlow::Continue(None),
+            Err(TryRecvError::Disconnected) => ControlFlow::Break(()),
         }
     }
 
@@ -364,6 +400,7 @@ impl Pump {
         match self.recovery.open(&survivors) {
             Ok((mut engine, care)) => {
                 engine.adopt(survivors);
+                *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = engine.waker();
                 self.metrics.recovered(&care, began.elapsed());
                 Some(Pump { engine, longest_step: Duration::ZERO, ..self })
             }

@@ -8,11 +8,8 @@ use crate::arena::{CHUNK_BYTES, SMALL_BYTES_MAX};
 use crate::load;
 use crate::place::Place;
 use crate::profile::GpuProfile;
-use crate::scratch::{Capacity, Scratch, Sizes};
-use crate::select::{
-    self, BlockShape, DECODE_ROWS, FlashTile, Router, SliceShape, TILE_PADDING, TILE_ROWS, VECTOR_TOKENS,
-    split_floats, top_pairs_most,
-};
+use crate::scratch::{Capacity, Extents, Sizes};
+use crate::select::{self, BlockShape, DECODE_ROWS, Router, SliceShape, VECTOR_TOKENS};
 use crate::state::{Inner, State};
 use crate::stream;
 use crate::transfer::{PIECE_BYTES, SLOTS_SPARE, threads};
@@ -70,7 +67,7 @@ pub(crate) fn needs(
     }
     let capacity = capacity(gpu, sizes, workload, router);
     for _ in 0..workload.streams {
-        scratch(gpu, sizes, capacity).into_iter().for_each(|(place, bytes)| planned.add(place, bytes));
+        Extents::of(gpu, &sizes, &capacity).all().for_each(|(place, bytes)| planned.add(place, bytes));
         if workload.crosses {
             // Imported or not: the memory through which the stream crosses, as it is counted.
             let bytes = 4 * (workload.rows as u64).saturating_mul(sizes.width as u64);
@@ -163,11 +160,7 @@ fn vectors(block: &Block) -> Vec<usize> {
 /// Bytes of the keys of a mixer, or of its values; 0 for other blocks.
 fn cache_bytes(block: &Block, workload: &Workload) -> u64 {
     let Block::Attention { spec, .. } = block else { return 0 };
-    let layout = &workload.layout;
-    let ty = layout.ty.tensor_type();
-    let element_bytes = (spec.head_dim / ty.block_len() * ty.block_bytes()) as u64;
-    let positions = (layout.pages(spec.state()) as u64).saturating_mul(layout.page_tokens as u64);
-    positions.saturating_mul(spec.kv_heads as u64).saturating_mul(element_bytes)
+    spec.cache_bytes(&workload.layout).unwrap_or(0) / 2
 }
 
 /// As [`load::sizes`], from the block's shapes.
@@ -247,41 +240,6 @@ fn flash_records(gpu: &GpuProfile, heads: usize, rows: usize, sequences: usize, 
     records.saturating_mul(sequences).min(splits.saturating_mul(rows))
 }
 
-/// Where and how large the buffers of a stream are; see [`Scratch`].
-fn scratch(gpu: &GpuProfile, sizes: Sizes, c: Capacity) -> Vec<(Place, u64)> {
-    let padded = c.rows.next_multiple_of(TILE_PADDING);
-    let wide = sizes.attended.max(sizes.hidden);
-    let groups = |cols: usize| c.rows * cols.div_ceil(32);
-    let batch = c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES)
-        + (c.outputs + c.hidden) * 4
-        + c.groups * c.pages * 4;
-    let device = [
-        c.rows * sizes.width * 4,
-        groups(sizes.width) * 32,
-        groups(sizes.width) * 8,
-        groups(wide) * 32,
-        groups(wide) * 8,
-        c.rows * sizes.width.div_ceil(32) * 4,
-        c.rows * sizes.width * 4,
-        padded * sizes.width * 2,
-        padded * wide * 2,
-        4 * split_floats(gpu),
-        c.rows * sizes.qkv * 4,
-        (c.rows + TILE_ROWS) * sizes.queries * 2,
-        c.rows * wide * 4,
-        c.rows * sizes.hidden * 4,
-        c.row_splits * sizes.partial * 4,
-        c.rows * sizes.heads * 4,
-        c.outputs * sizes.vocab * 4,
-        c.outputs * top_pairs_most(sizes.vocab, c.top, gpu) * 8,
-    ];
-    let near = [batch, c.masks * 4, c.takes * 8 + 8].map(|bytes| (Place::Near, bytes as u64));
-    let readback =
-        [c.outputs * sizes.vocab * 4, c.outputs * c.top * 8, c.takes * 4, c.hidden * sizes.width * 4];
-    let of = |place: Place| move |bytes: usize| (place, bytes as u64);
-    device.map(of(Place::Device)).into_iter().chain(near).chain(readback.map(of(Place::Readback))).collect()
-}
-
 /// Allocations to come. Small ones share chunks.
 #[derive(Default)]
 struct Planned {
@@ -330,7 +288,7 @@ mod tests {
 
     use super::*;
     use crate::context::Context;
-    use crate::scratch::Activations;
+    use crate::scratch::{Activations, Scratch};
 
     #[test]
     fn every_buffer_of_a_stream_is_counted() {
@@ -351,7 +309,7 @@ mod tests {
         {
             let capacity =
                 Capacity { rows, outputs, hidden, row_splits, pages, groups, top, masks: 100, takes: 3000 };
-            let told: u64 = scratch(&gpu, sizes, capacity).iter().map(|(_, bytes)| (*bytes).max(16)).sum();
+            let told: u64 = Extents::of(&gpu, &sizes, &capacity).all().map(|(_, bytes)| bytes.max(16)).sum();
             // All fields: a new buffer has to be counted here and there.
             let Scratch {
                 sizes: _,

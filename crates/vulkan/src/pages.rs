@@ -87,7 +87,7 @@ impl Inner {
         let (planes, spec, words) = match state.blocks.get(&copy.mixer) {
             Some(GpuBlock::Attention(a)) => {
                 let cache = a.cache.as_ref().ok_or_else(none)?;
-                let words = layout.page_words(a.spec.kv_heads, a.spec.head_dim).unwrap_or(0);
+                let words = a.spec.page_words(layout).unwrap_or(0);
                 (vec![cache.keys.handle, cache.values.handle], a.spec.state(), words)
             }
             Some(GpuBlock::ShortConv(c)) => {

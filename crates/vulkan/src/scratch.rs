@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::error::VulkanError;
 use crate::memory::Buffer;
 use crate::place::Place;
+use crate::profile::GpuProfile;
 use crate::select::{FlashTile, TILE_PADDING, TILE_ROWS, split_floats, top_pairs_most};
 
 /// Quantized activations: packed bytes `[rows, cols]` and scale with sums `[rows, cols / 32]`.
@@ -167,6 +168,104 @@ pub(crate) struct Scratch {
     pub(crate) hidden_host: Arc<Buffer>,
 }
 
+/// Bytes of the buffers of a stream, as [`Scratch`] names them; of activations those of packed values and of their scales.
+pub(crate) struct Extents {
+    batch: usize,
+    residual: usize,
+    normed: [usize; 2],
+    inner: [usize; 2],
+    squares: usize,
+    float: usize,
+    half: usize,
+    half_wide: usize,
+    splits: usize,
+    qkv: usize,
+    queries: usize,
+    wide: usize,
+    up: usize,
+    partial: usize,
+    tickets: usize,
+    logits: usize,
+    logits_host: usize,
+    pairs: usize,
+    top: usize,
+    masks: usize,
+    take_list: usize,
+    taken: usize,
+    hidden_host: usize,
+}
+
+impl Extents {
+    /// Of a stream with these capacities.
+    pub(crate) fn of(gpu: &GpuProfile, sizes: &Sizes, c: &Capacity) -> Extents {
+        // Tiled products load whole tiles of rows.
+        let padded = c.rows.next_multiple_of(TILE_PADDING);
+        let wide = sizes.attended.max(sizes.hidden);
+        let activations = |cols: usize| [32, 8].map(|bytes| c.rows * cols.div_ceil(32) * bytes);
+        Extents {
+            batch: c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES)
+                + (c.outputs + c.hidden) * 4
+                + c.groups * c.pages * 4,
+            residual: c.rows * sizes.width * 4,
+            normed: activations(sizes.width),
+            inner: activations(wide),
+            squares: c.rows * sizes.width.div_ceil(32) * 4,
+            float: c.rows * sizes.width * 4,
+            half: padded * sizes.width * 2,
+            half_wide: padded * wide * 2,
+            splits: 4 * split_floats(gpu),
+            qkv: c.rows * sizes.qkv * 4,
+            queries: (c.rows + TILE_ROWS) * sizes.queries * 2,
+            wide: c.rows * wide * 4,
+            up: c.rows * sizes.hidden * 4,
+            partial: c.row_splits * sizes.partial * 4,
+            tickets: c.rows * sizes.heads * 4,
+            logits: c.outputs * sizes.vocab * 4,
+            logits_host: c.outputs * sizes.vocab * 4,
+            pairs: c.outputs * top_pairs_most(sizes.vocab, c.top, gpu) * 8,
+            top: c.outputs * c.top * 8,
+            masks: c.masks * 4,
+            take_list: c.takes * 8 + 8,
+            taken: c.takes * 4,
+            hidden_host: c.hidden * sizes.width * 4,
+        }
+    }
+
+    /// Where and how large all of them are.
+    pub(crate) fn all(self) -> impl Iterator<Item = (Place, u64)> {
+        let Extents {
+            batch,
+            residual,
+            normed,
+            inner,
+            squares,
+            float,
+            half,
+            half_wide,
+            splits,
+            qkv,
+            queries,
+            wide,
+            up,
+            partial,
+            tickets,
+            logits,
+            logits_host,
+            pairs,
+            top,
+            masks,
+            take_list,
+            taken,
+            hidden_host,
+        } = self;
+        let wholes = [residual, squares, float, half, half_wide, splits, qkv, queries, wide, up, partial];
+        let device = [&wholes[..], &normed, &inner, &[tickets, logits, pairs]].concat();
+        let (near, readback) = (vec![batch, masks, take_list], vec![logits_host, top, taken, hidden_host]);
+        let places = [(Place::Device, device), (Place::Near, near), (Place::Readback, readback)];
+        places.into_iter().flat_map(|(place, all)| all.into_iter().map(move |bytes| (place, bytes as u64)))
+    }
+}
+
 impl Scratch {
     /// A row of the batch, as `lib/batch.glsl` reads it.
     pub(crate) const ROW_BYTES: usize = 16;
@@ -178,58 +277,44 @@ impl Scratch {
         c: Capacity,
         residual: Option<Arc<Buffer>>,
     ) -> Result<Scratch, VulkanError> {
-        let device = |bytes: usize, what| Buffer::new(context, Place::Device, bytes as u64, what);
-        let readback =
-            |bytes: usize, what| Buffer::new(context, Place::Readback, bytes as u64, what).map(Arc::new);
-        let activations = |cols: usize, what| -> Result<Activations, VulkanError> {
-            let groups = c.rows * cols.div_ceil(32);
-            Ok(Activations { q: device(groups * 32, what)?, meta: device(groups * 8, what)? })
+        let bytes = Extents::of(context.profile(), &sizes, &c);
+        let new = |place, bytes, what| Buffer::new(context, place, bytes as u64, what);
+        let device = |bytes, what| new(Place::Device, bytes, what);
+        let near = |bytes, what| new(Place::Near, bytes, what);
+        let readback = |bytes, what| new(Place::Readback, bytes, what).map(Arc::new);
+        let activations = |[q, meta]: [usize; 2], what| -> Result<Activations, VulkanError> {
+            Ok(Activations { q: device(q, what)?, meta: device(meta, what)? })
         };
-        // Tiled products load whole tiles of rows.
-        let padded = c.rows.next_multiple_of(TILE_PADDING);
-        let wide = sizes.attended.max(sizes.hidden);
+        let own_residual = || {
+            let bytes = bytes.residual as u64;
+            Buffer::new_crossing(context, Place::Device, bytes, "the residual stream").map(Arc::new)
+        };
         Ok(Scratch {
             sizes,
             capacity: c,
-            batch: Buffer::new(
-                context,
-                Place::Near,
-                (c.rows * (Scratch::ROW_BYTES + FlashTile::BYTES)
-                    + (c.outputs + c.hidden) * 4
-                    + c.groups * c.pages * 4) as u64,
-                "the batch",
-            )?,
-            residual: match residual {
-                Some(shared) => shared,
-                None => {
-                    let bytes = (c.rows * sizes.width * 4) as u64;
-                    Arc::new(Buffer::new_crossing(context, Place::Device, bytes, "the residual stream")?)
-                }
-            },
-            normed: activations(sizes.width, "normed activations")?,
-            inner: activations(wide, "inner activations")?,
-            squares: device(c.rows * sizes.width.div_ceil(32) * 4, "sums of squares")?,
-            float: device(c.rows * sizes.width * 4, "normed activations")?,
-            half: device(padded * sizes.width * 2, "normed activations")?,
-            half_wide: device(padded * wide * 2, "inner activations")?,
-            splits: device(4 * split_floats(context.profile()), "sums of splits")?,
-            qkv: device(c.rows * sizes.qkv * 4, "queries, keys and values")?,
-            queries: device((c.rows + TILE_ROWS) * sizes.queries * 2, "queries")?,
-            wide: device(c.rows * wide * 4, "inner activations")?,
-            up: device(c.rows * sizes.hidden * 4, "inner activations")?,
-            partial: device(c.row_splits * sizes.partial * 4, "partial attention")?,
-            tickets: device(c.rows * sizes.heads * 4, "attention tickets")?,
-            logits: device(c.outputs * sizes.vocab * 4, "logits")?,
-            logits_host: readback(c.outputs * sizes.vocab * 4, "logits")?,
-            pairs: device(
-                c.outputs * top_pairs_most(sizes.vocab, c.top, context.profile()) * 8,
-                "selected tokens",
-            )?,
-            top: readback(c.outputs * c.top * 8, "selected tokens")?,
-            masks: Buffer::new(context, Place::Near, (c.masks * 4) as u64, "masks of tokens")?,
-            take_list: Buffer::new(context, Place::Near, (c.takes * 8 + 8) as u64, "adjusted tokens")?,
-            taken: readback(c.takes * 4, "adjusted logits")?,
-            hidden_host: readback(c.hidden * sizes.width * 4, "hidden states")?,
+            batch: near(bytes.batch, "the batch")?,
+            residual: residual.map_or_else(own_residual, Ok)?,
+            normed: activations(bytes.normed, "normed activations")?,
+            inner: activations(bytes.inner, "inner activations")?,
+            squares: device(bytes.squares, "sums of squares")?,
+            float: device(bytes.float, "normed activations")?,
+            half: device(bytes.half, "normed activations")?,
+            half_wide: device(bytes.half_wide, "inner activations")?,
+            splits: device(bytes.splits, "sums of splits")?,
+            qkv: device(bytes.qkv, "queries, keys and values")?,
+            queries: device(bytes.queries, "queries")?,
+            wide: device(bytes.wide, "inner activations")?,
+            up: device(bytes.up, "inner activations")?,
+            partial: device(bytes.partial, "partial attention")?,
+            tickets: device(bytes.tickets, "attention tickets")?,
+            logits: device(bytes.logits, "logits")?,
+            logits_host: readback(bytes.logits_host, "logits")?,
+            pairs: device(bytes.pairs, "selected tokens")?,
+            top: readback(bytes.top, "selected tokens")?,
+            masks: near(bytes.masks, "masks of tokens")?,
+            take_list: near(bytes.take_list, "adjusted tokens")?,
+            taken: readback(bytes.taken, "adjusted logits")?,
+            hidden_host: readback(bytes.hidden_host, "hidden states")?,
         })
     }
 

@@ -183,10 +183,7 @@ impl Inner {
 
     /// The keys' and the values' cache of a block.
     fn reserve_block(&self, a: &AttentionBlock, layout: &StateLayout) -> Result<[Buffer; 2], DeviceError> {
-        let ty = layout.ty.tensor_type();
-        let element_bytes = a.spec.head_dim / ty.block_len() * ty.block_bytes();
-        let pages = layout.pages(a.spec.state());
-        let bytes = (pages * layout.page_tokens * a.spec.kv_heads * element_bytes) as u64;
+        let bytes = a.spec.cache_bytes(layout).unwrap_or(0) / 2;
         let new =
             || Buffer::new(&self.context, Place::Device, bytes, "the KV cache").map_err(|e| self.fail(e));
         Ok([new()?, new()?])

@@ -1,8 +1,8 @@
 //! From what `--place` says, or does not say, to open devices and a placement; and predictions for it that are graded.
 
-use unicorn_core::ModelSpec;
+use unicorn_core::{DeviceKind, ModelSpec};
 use unicorn_engine::planner::{Ask, Candidate, Check, Plan, Prediction, Reason, plan};
-use unicorn_engine::{EngineOptions, Placement, Placements, Timings};
+use unicorn_engine::{EngineOptions, Leeway, Placement, Placements, Timings};
 
 use super::choice::{Load, Place};
 use super::figures::Phase;
@@ -43,8 +43,8 @@ pub struct Wish<'a> {
     pub place: &'a Place,
     /// How the engine will be set up.
     pub options: &'a EngineOptions,
-    /// The context may become as short as this where it does not fit.
-    pub shortest: Option<usize>,
+    /// What of that may give way where it does not fit.
+    pub leeway: Leeway,
     /// What it shall be fast at.
     pub load: Load,
     /// Memory that may be taken; `None` is all that there is.
@@ -52,13 +52,14 @@ pub struct Wish<'a> {
 }
 
 impl Wish<'_> {
-    /// The options to try in turn, until something fits.
-    fn tries(&self) -> impl Iterator<Item = EngineOptions> {
-        let shorter = self.shortest.filter(|shortest| *shortest < self.options.context);
-        let with = |context| EngineOptions { context, ..self.options.clone() };
-        std::iter::once(self.options.context).chain(shorter).map(with)
+    /// What may give way with the whole context.
+    fn whole(&self) -> Leeway {
+        Leeway { context_min: None, ..self.leeway }
     }
 }
+
+/// A placement with a shorter context is taken where it is so many times faster than what has room for all of it.
+const WORTH: f64 = 2.0;
 
 /// Opens the devices for a model and places it on them as it is wished.
 ///
@@ -121,13 +122,34 @@ fn automatic(wish: &Wish<'_>, spec: &ModelSpec, config: &Config) -> anyhow::Resu
 /// The first of these devices that can hold all of a model.
 fn alone(opened: &[Opened], wish: &Wish<'_>, spec: &ModelSpec) -> anyhow::Result<Option<usize>> {
     let room = Room::of(opened, wish.memory);
-    for options in wish.tries() {
-        for index in 0..opened.len() {
+    let kinds: Vec<DeviceKind> = opened.iter().map(|o| o.device.profile().kind).collect();
+    first(
+        &kinds,
+        |index, leeway| {
             let placement = Placement::new(spec, opened.len(), vec![index; spec.blocks.len()])?;
-            if room.misfit(spec, &placement.into(), &options).is_none() {
-                return Ok(Some(index));
+            Ok(room.misfit_at_best(spec, &placement.into(), wish.options, leeway).is_none())
+        },
+        [wish.whole(), wish.leeway],
+    )
+}
+
+/// The first device that fits. Devices of one kind are about as fast, so that one of them with more room comes before one that needs a shorter
+/// context; another kind may be many times slower, and comes after both.
+fn first(
+    kinds: &[DeviceKind],
+    fits: impl Fn(usize, &Leeway) -> anyhow::Result<bool>,
+    leeways: [Leeway; 2],
+) -> anyhow::Result<Option<usize>> {
+    let mut start = 0;
+    for alike in kinds.chunk_by(|a, b| a == b) {
+        for leeway in &leeways {
+            for index in start..start + alike.len() {
+                if fits(index, leeway)? {
+                    return Ok(Some(index));
+                }
             }
         }
+        start += alike.len();
     }
     Ok(None)
 }
@@ -141,13 +163,26 @@ fn best(
     cache: &DeviceCache,
 ) -> anyhow::Result<Option<(Candidate, Reason)>> {
     let room = Room::of(opened, wish.memory);
-    for options in wish.tries() {
-        let plan = predict(here, spec, &options, wish.load, Scope::Fitting(&room), cache)?;
-        if let Some(chosen) = plan.chosen {
-            return Ok(Some((plan.ranked[chosen].candidate.clone(), plan.reason)));
-        }
+    let with = |leeway: Leeway| {
+        let plan = predict(here, spec, wish.options, wish.load, Scope::Fitting(&room, leeway), cache)?;
+        let tight = plan.ranked.iter().any(|p| p.misfit.is_some());
+        let chosen = plan.chosen.map(|chosen| (plan.ranked[chosen].clone(), plan.reason));
+        anyhow::Ok((chosen, tight))
+    };
+    let (whole, tight) = with(wish.whole())?;
+    let shorter = if tight && wish.leeway.context_min.is_some() { with(wish.leeway)?.0 } else { None };
+    let seconds = |of: &Option<(Prediction, Reason)>| of.as_ref().map(|(p, _)| p.seconds());
+    let taken = if is_worth(seconds(&whole), seconds(&shorter)) { shorter } else { whole };
+    Ok(taken.map(|(prediction, reason)| (prediction.candidate, reason)))
+}
+
+/// True where a placement with a shorter context is to be taken, by the seconds that it and the best with the whole context would take.
+fn is_worth(whole: Option<f64>, shorter: Option<f64>) -> bool {
+    match (whole, shorter) {
+        (Some(whole), Some(shorter)) => shorter * WORTH < whole,
+        (None, shorter) => shorter.is_some(),
+        (Some(_), None) => false,
     }
-    Ok(None)
 }
 
 /// The same placements over the devices that they use alone, which are renumbered in their order.
@@ -166,8 +201,8 @@ fn cache(config: &Config) -> DeviceCache {
 
 /// Which placements are predicted.
 enum Scope<'a> {
-    /// All, and those are chosen from that fit here.
-    Fitting(&'a Room),
+    /// All, and those are chosen from that fit here once that has given way.
+    Fitting(&'a Room, Leeway),
     /// This one, beside every device alone.
     Only(&'a Candidate),
 }
@@ -182,10 +217,12 @@ fn predict(
     cache: &DeviceCache,
 ) -> anyhow::Result<Plan> {
     let (room, only) = match scope {
-        Scope::Fitting(room) => (Some(room), None),
+        Scope::Fitting(room, leeway) => (Some((room, leeway)), None),
         Scope::Only(candidate) => (None, Some(vec![candidate.clone()])),
     };
-    let check = room.map(|room| |placements: &Placements| room.misfit(spec, placements, options));
+    let check = room.map(|(room, leeway)| {
+        move |placements: &Placements| room.misfit_at_best(spec, placements, options, &leeway)
+    });
     let grades = Grades::read(cache, &here.keys);
     Ok(plan(&Ask {
         spec,
@@ -337,10 +374,17 @@ mod tests {
 
         /// Calls with what is wished under a limit.
         fn with<T>(&self, max: &str, shortest: Option<usize>, f: impl FnOnce(&Wish<'_>) -> T) -> T {
-            let options = EngineOptions { context: 8192, ..EngineOptions::default() };
+            self.asked(max, Leeway { kv_tokens: None, context_min: shortest }, 1, f)
+        }
+
+        /// The same with more sequences, and a cache that they share.
+        fn asked<T>(&self, max: &str, leeway: Leeway, sequences: usize, f: impl FnOnce(&Wish<'_>) -> T) -> T {
+            let options =
+                EngineOptions { context: 8192, sequences_max: sequences, ..EngineOptions::default() };
+            let options = leeway.wished(&options, 8192);
             let max = max.parse().unwrap();
             let (load, memory) = (Load::default(), Some(&max));
-            f(&Wish { device: &self.args, place: &Place::Auto, options: &options, shortest, load, memory })
+            f(&Wish { device: &self.args, place: &Place::Auto, options: &options, leeway, load, memory })
         }
 
         /// The devices of the best placement, which the engine would take.
@@ -349,8 +393,9 @@ mod tests {
                 let found = best(&self.here, &self.opened, wish, &self.spec, &DeviceCache::new(None));
                 let (candidate, _) = found.unwrap()?;
                 let room = Room::of(&self.opened, wish.memory);
-                let fits = |o: EngineOptions| room.misfit(&self.spec, &candidate.placements, &o).is_none();
-                assert!(wish.tries().any(fits), "{}", candidate.rules);
+                let misfit =
+                    room.misfit_at_best(&self.spec, &candidate.placements, wish.options, &wish.leeway);
+                assert!(misfit.is_none(), "{}", candidate.rules);
                 Some(candidate.devices())
             })
         }
@@ -403,6 +448,52 @@ mod tests {
         assert_eq!(pair.alone("1kB", Some(2048)), None);
         assert_eq!(pair.alone(&format!("cpu=1kB,vulkan:0={short}kB"), None), None);
         assert_eq!(pair.alone(&format!("cpu=1kB,vulkan:0={short}kB"), Some(2048)), Some(1));
+    }
+
+    #[test]
+    fn a_cache_that_may_be_smaller_keeps_no_device_from_having_the_model() {
+        let pair = Pair::new();
+        // Eight sequences that share a cache of 65,536 positions; the GPU has room for that of one.
+        let room_for_one = format!("vulkan={}kB", pair.need(8192) / 1000 * 12 / 10);
+        let leeway = Leeway { kv_tokens: Some(65_536), context_min: None };
+        let best = |max: &str| {
+            pair.asked(max, leeway, 8, |wish| {
+                let found = best(&pair.here, &pair.opened, wish, &pair.spec, &DeviceCache::new(None));
+                found.unwrap().map(|(candidate, _)| candidate.devices())
+            })
+        };
+        assert_eq!(best(&room_for_one), Some(vec![1]));
+        assert_eq!(best(&format!("vulkan={}kB", pair.need(8192) / 50_000)), Some(vec![0]), "nor for a part");
+        let first = |max: &str| pair.asked(max, leeway, 8, |wish| alone(&pair.opened, wish, &pair.spec));
+        let one = pair.need(8192) / 1000 * 12 / 10;
+        assert_eq!(first(&format!("cpu={one}kB,vulkan=1kB")).unwrap(), Some(0));
+        let none = Leeway { kv_tokens: None, context_min: None };
+        let first = pair.asked(&format!("cpu={one}kB,vulkan=1kB"), none, 8, |wish| {
+            alone(&pair.opened, wish, &pair.spec).unwrap()
+        });
+        assert_eq!(first, None, "the whole cache does not fit");
+    }
+
+    #[test]
+    fn a_fast_device_with_a_shorter_context_comes_before_a_slow_one() {
+        use DeviceKind::{Cpu, Vulkan};
+        let leeways = [None, Some(2048)].map(|context_min| Leeway { kv_tokens: None, context_min });
+        // What each has room for: nothing, a shorter context, all of it.
+        let taken = |kinds: &[DeviceKind], rooms: &[usize]| {
+            let fits = |index: usize, leeway: &Leeway| {
+                Ok(rooms[index] >= if leeway.context_min.is_some() { 1 } else { 2 })
+            };
+            first(kinds, fits, leeways).unwrap()
+        };
+        assert_eq!(taken(&[Vulkan, Cpu], &[2, 2]), Some(0));
+        assert_eq!(taken(&[Vulkan, Cpu], &[1, 2]), Some(0));
+        assert_eq!(taken(&[Vulkan, Cpu], &[0, 1]), Some(1));
+        assert_eq!(taken(&[Vulkan, Vulkan, Cpu], &[1, 2, 2]), Some(1));
+        assert_eq!(taken(&[Vulkan, Vulkan, Cpu], &[1, 0, 2]), Some(0));
+        assert_eq!(taken(&[Vulkan, Cpu], &[0, 0]), None);
+        // By predictions the same.
+        assert!(is_worth(Some(10.0), Some(1.0)) && is_worth(None, Some(1.0)));
+        assert!(!is_worth(Some(1.9), Some(1.0)) && !is_worth(Some(1.0), None) && !is_worth(None, None));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use unicorn_core::{Device, ModelSpec};
 use unicorn_engine::planner::Misfit;
-use unicorn_engine::{EngineOptions, Excess, MemoryLimit, MemoryPlan, MemoryScope, Placements};
+use unicorn_engine::{EngineOptions, Excess, Leeway, MemoryLimit, MemoryPlan, MemoryScope, Placements};
 
 use crate::exit::describe;
 use crate::memory::{self, FLAG};
@@ -38,15 +38,23 @@ impl Room {
         let excesses = plan.check(&self.limits).err()?.excesses;
         excesses.into_iter().map(|excess| misfit(excess, &plan)).max_by_key(Misfit::lacking)
     }
+
+    /// What of a placement does not fit even where everything has given way that may; `None` where an engine will take it.
+    pub fn misfit_at_best(
+        &self,
+        spec: &ModelSpec,
+        placements: &Placements,
+        options: &EngineOptions,
+        leeway: &Leeway,
+    ) -> Option<Misfit> {
+        self.misfit(spec, placements, &leeway.least(options))
+    }
 }
 
 fn misfit(Excess { limit, wanted }: Excess, plan: &MemoryPlan) -> Misfit {
-    let name = match &limit.scope {
+    let name = match limit.scope {
         MemoryScope::Host => "host memory".to_owned(),
-        MemoryScope::Devices(list) => {
-            let names = list.iter().filter_map(|i| plan.devices.get(*i)).map(|d| d.device.as_str());
-            names.collect::<Vec<&str>>().join(" + ")
-        }
+        MemoryScope::Device(index) => plan.devices.get(index).map_or_else(String::new, |d| d.device.clone()),
     };
     Misfit::Memory { name, needed: wanted, available: limit.bytes, budget: limit.origin == FLAG }
 }

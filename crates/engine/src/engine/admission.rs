@@ -1,21 +1,37 @@
 //! Out of the queue: who starts next, and from which computed pages.
 
+use super::keeper::Keeper;
 use super::sequence::Sequence;
 use super::{Engine, queue};
-use crate::prefix::Found;
+use crate::prefix::{Found, Plan};
 use unicorn_core::SequenceId;
+
+/// Who leaves the queue next.
+struct Next {
+    id: SequenceId,
+    /// What there is of its tokens.
+    found: Found,
+    /// What a store has behind that, for which it waits first.
+    plan: Option<Plan>,
+}
 
 impl Engine {
     /// Moves waiting sequences to the running ones while there is a place and the pages for all their tokens so far: a prompt that is certain
     /// to be preempted is not begun.
     pub(super) fn admit(&mut self) {
-        while self.running.len() < self.options.sequences_max {
-            let Some((id, found)) = self.next() else { return };
+        while self.running.len() + self.restoring() < self.options.sequences_max {
+            let Some(Next { id, found, plan }) = self.next() else { return };
+            if let Some(plan) = plan {
+                self.restore(id, plan);
+                continue;
+            }
             let Some(mut sequence) = self.waiting.take(id) else { return };
-            let pages = self.prefixes.claim(&found);
-            if sequence.start(pages, found.tokens) {
+            let restored = self.prefixes.use_restored(&found);
+            let (pages, reused) = self.prefixes.claim(&found);
+            if sequence.start(pages, reused, restored) {
                 self.counted.prompt_tokens += sequence.prompt_tokens as u64;
-                self.counted.reused_tokens += found.tokens as u64;
+                self.counted.reused_tokens += reused as u64;
+                self.counted.restored_tokens += sequence.restored_tokens as u64;
             }
             let taken = |slot: &u32| self.running.iter().chain(&self.ending).any(|s| s.slot == *slot);
             sequence.slot = (0..).find(|slot| !taken(slot)).unwrap_or(u32::MAX);
@@ -26,16 +42,19 @@ impl Engine {
 
     /// The first in the queue that need not wait for what others are computing, with what there is of its tokens. None overtakes one for which
     /// there are not enough pages.
-    fn next(&self) -> Option<(SequenceId, Found)> {
+    fn next(&self) -> Option<Next> {
+        let held = self.keeper.as_ref().map_or(Vec::new(), Keeper::held);
         for sequence in self.waiting.turns() {
             let found = self.prefixes.find(sequence.scope, sequence.reusable());
-            if self.is_under_way(sequence, &found) {
+            if self.is_under_way(sequence, &found) || self.is_coming(sequence, &found) {
                 continue;
             }
             let running = self.running.iter().map(|s| (&s.pages, s.tokens.len()));
             let shared = self.prefixes.shared(&found);
-            let fits = self.running.is_empty() || self.pools.fits(sequence.tokens.len(), &shared, running);
-            return fits.then_some((sequence.id, found));
+            let alone = self.running.is_empty() && self.restoring() == 0;
+            let fits = alone || self.pools.fits(sequence.tokens.len(), &shared, &held, running);
+            let next = || Next { id: sequence.id, plan: self.in_store(sequence, &found), found };
+            return fits.then(next);
         }
         None
     }

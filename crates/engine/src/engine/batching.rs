@@ -10,13 +10,13 @@ pub(crate) struct Ready {
     pub pending: usize,
     /// Tokens of its prompt less those that it reuses.
     pub prompt: usize,
-    /// True once it has generated a token.
+    /// True where it has generated tokens and one is pending; one that reads its tokens again after it was preempted is like a prompt.
     pub decodes: bool,
 }
 
 /// Tokens of prompts in a batch, of prompts of `tokens` in all: a chunk, less where that would leave a device without work. Batches
 /// of equal size, as many for each lane: one that runs alone leaves the other devices idle.
-pub(crate) fn share(tokens: usize, chunk: usize, lanes: usize) -> usize {
+fn share(tokens: usize, chunk: usize, lanes: usize) -> usize {
     if lanes == 1 {
         return chunk;
     }

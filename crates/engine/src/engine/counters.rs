@@ -21,6 +21,20 @@ pub struct Counters {
     pub prompt_tokens: u64,
     /// How many of them the prefix cache had.
     pub reused_tokens: u64,
+    /// How many of these came from a store.
+    pub restored_tokens: u64,
+    /// Pages that went to the store, each state group's by itself.
+    pub saved_pages: u64,
+    /// Their bytes.
+    pub saved_bytes: u64,
+    /// Pages that were to go there and did not: there was no memory for the copy, or the store did not keep them.
+    pub unsaved_pages: u64,
+    /// Pages that came from the store, each state group's by itself.
+    pub restored_pages: u64,
+    /// Their bytes.
+    pub restored_bytes: u64,
+    /// Pages that the store had and that could not be read.
+    pub failed_reads: u64,
     /// Tokens chosen, stop tokens included.
     pub generated_tokens: u64,
     /// Tokens that drafters guessed and the model verified.

@@ -1,13 +1,12 @@
 //! The model without requests: for perplexity, benchmarks and comparisons of logits.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use unicorn_core::{Batch, HeadOutput, OutputRow, Select, SequenceId, Slice};
 
 use super::Engine;
 use crate::EngineError;
-use crate::executor::BatchResult;
+use crate::executor::{BatchResult, Ended, Landed};
 use crate::kv::StatePages;
 use crate::request::Failure;
 
@@ -94,14 +93,17 @@ impl<'a> Evaluator<'a> {
     /// Runs `tokens` in batches, one behind the other and as many at once as there is room for. Pages of a window are given up as soon as
     /// what sees them has landed.
     fn run(&mut self, tokens: &[u32], rows: &OutputRows<'_>) -> Result<Vec<BatchResult>, EngineError> {
-        let (start, chunk) = (self.position, self.engine.share(tokens.len()));
-        let phase = Engine::phase(tokens.len());
+        let (start, phase) = (self.position, self.engine.phase(tokens.len()));
         let mut launched = 0;
         let mut flights: Vec<(u64, usize, Option<BatchResult>)> = Vec::new();
         loop {
             let failed = flights.iter().any(|f| matches!(f.2, Some(Err(_))));
             while launched < tokens.len() && !failed && self.engine.executor.has_room() {
-                let end = tokens.len().min(launched + chunk);
+                let next = self.engine.next_part(tokens.len(), launched, phase);
+                if next == 0 {
+                    break;
+                }
+                let end = launched + next;
                 let made = self
                     .reserve(start + launched, start + end)
                     .and_then(|()| self.batch(tokens, start, launched..end, rows));
@@ -115,27 +117,36 @@ impl<'a> Evaluator<'a> {
                         return Err(error);
                     }
                 };
+                self.engine.save_left();
                 let pages = &mut [(SEQUENCE, &mut self.pages)];
-                match Engine::send(&mut self.engine.executor, batch, phase, pages) {
-                    Ok(flight) => flights.extend(flight.map(|id| (id, end, None))),
-                    Err(error) => {
-                        self.engine.drain();
-                        return Err(EngineError::Run(Arc::new(error)));
-                    }
-                }
+                let flight = Engine::send(&mut self.engine.executor, batch, phase, pages);
+                flights.extend(flight.map(|id| (id, end, None)));
                 launched = end;
             }
-            let Some(landed) = self.engine.executor.landed(true) else { break };
+            let Some(landed) = self.landed() else { break };
             if let Some(flight) = flights.iter_mut().find(|f| f.0 == landed.flight) {
                 flight.2 = Some(landed.result);
             }
             let landed = flights.iter().take_while(|f| matches!(f.2, Some(Ok(_)))).last();
-            if let Some(end) = landed.map(|f| f.1) {
+            if let Some(end) = landed.map(|f| f.1).filter(|end| start + end > self.position) {
+                if let Some(phase) = phase {
+                    self.pages.arrived(phase, self.position, start + end);
+                }
                 self.position = start + end;
                 self.pages.slide(self.position);
             }
         }
         Ok(flights.into_iter().filter_map(|f| f.2).collect())
+    }
+
+    /// The next batch that has landed; `None` when none is in flight.
+    fn landed(&mut self) -> Option<Landed> {
+        loop {
+            match self.engine.executor.ended(true)? {
+                Ended::Batch(landed) => return Some(landed),
+                other => self.engine.take_in(other),
+            }
+        }
     }
 
     fn batch(

@@ -9,9 +9,12 @@ mod doubt;
 mod embedding;
 mod evaluator;
 mod info;
+mod keeper;
 mod options;
 mod queue;
 mod report;
+mod restoring;
+mod saving;
 mod scores;
 mod sequence;
 mod speed;
@@ -20,13 +23,13 @@ mod survivors;
 
 use std::sync::Arc;
 
-use unicorn_core::{Batch, BatchLimits, Device, DeviceError, ModelSpec, Outcome, SequenceId, WeightSource};
+use unicorn_core::{Batch, BatchLimits, Device, ModelSpec, SequenceId, Waker, WeightSource};
 
 use crate::RunStats;
 use crate::constraint::Constrained;
 use crate::drafts::Drafting;
 use crate::embed::Pooler;
-use crate::executor::{Executor, StateMove};
+use crate::executor::{Brought, Executor};
 use crate::kv::{StatePages, StatePools};
 use crate::memory::MemoryPlan;
 use crate::need::{Reservation, room};
@@ -40,6 +43,7 @@ use batching::Room;
 use caution::Caution;
 pub use counters::{Counters, SequenceInfo, SequenceState};
 pub(crate) use evaluator::Evaluator;
+use keeper::Keeper;
 pub use options::{EngineOptions, Overseer};
 use queue::Queue;
 pub use report::{DeviceReport, Report};
@@ -57,7 +61,8 @@ pub struct LoadProgress {
 }
 
 /// One model on its devices, with the sequences that it is working on. Has no threads: call [`Engine::step`] until
-/// [`Engine::is_idle`]. Dropping it unloads the model.
+/// [`Engine::is_idle`], and with a store as long as it [has more to do](Engine::has_background). Dropping it unloads the model; what was not
+/// saved by then, or by [`Engine::flush`], is lost.
 pub struct Engine {
     spec: Arc<ModelSpec>,
     options: EngineOptions,
@@ -81,6 +86,8 @@ pub struct Engine {
     /// Prompts are read on devices where answers are generated too.
     mixes: bool,
     speed: Speed,
+    /// What goes to a store and comes from it, where there is one.
+    keeper: Option<Keeper>,
     caution: Caution,
     /// Set when a device was lost.
     stopped: Option<Failure>,
@@ -123,9 +130,17 @@ impl Engine {
         }
         executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
+        // A model without state has nothing to keep.
+        let store = options.store.as_ref().filter(|_| !layout.groups.is_empty());
+        let keeper = store.map(|store| Keeper::new(store, spec, &layout));
+        let mut prefixes = PrefixCache::new(&pools, options.kept_max, executor.has_two_ways());
+        if let Some(keeper) = &keeper {
+            prefixes = prefixes.with_keys(keeper.keys.clone());
+        }
         Ok(Engine {
             spec: executor.spec().clone(),
-            prefixes: PrefixCache::new(&pools, options.kept_max, executor.has_two_ways()),
+            prefixes,
+            keeper,
             limits: Arc::new(BatchLimits { vocab: spec.vocab, state: Some(layout) }),
             options,
             executor,
@@ -201,6 +216,7 @@ impl Engine {
         let constraint = constraint.map(|c| Constrained::new(c, request.mask.clone()));
         let mut sequence = Sequence::new(id, request, sampler, drafting, constraint, self.pools.empty());
         sequence.embedding = embedding;
+        sequence.name_pages(self.keeper.as_ref());
         self.waiting.push(sequence);
         Ok(id)
     }
@@ -251,6 +267,11 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         let sequences = [self.running.is_empty(), self.ending.is_empty(), self.waiting.is_empty()];
         sequences == [true; 3] && self.events.is_empty()
+    }
+
+    /// Ends a [`Engine::step`] that waits for nothing but a store, from any thread: for who hands requests to the thread that steps.
+    pub fn waker(&self) -> Waker {
+        self.executor.waker()
     }
 
     /// Sequences that wait and that run.
@@ -309,47 +330,43 @@ impl Engine {
 
     /// Batches that the devices of a phase can work on at once.
     pub(crate) fn lanes(&self, phase: Phase) -> usize {
-        self.room(phase).lanes
+        self.room(Some(phase)).lanes
     }
 
-    /// How many batches of a phase may be on their way.
-    fn room(&self, phase: Phase) -> Room {
-        self.rooms[phase as usize]
+    /// How many batches of a phase may be on their way; `None` where the phases do not differ.
+    fn room(&self, phase: Option<Phase>) -> Room {
+        self.rooms[phase.map_or(0, |phase| phase as usize)]
     }
 
-    /// What a sequence does next, as far as it matters where: one token runs where tokens are generated.
-    fn phase(pending: usize) -> Phase {
-        if pending == 1 { Phase::Decode } else { Phase::Prefill }
+    /// Where a sequence goes on: one token runs where tokens are generated. `None` where the phases do not differ.
+    fn phase(&self, pending: usize) -> Option<Phase> {
+        let phase = if pending == 1 { Phase::Decode } else { Phase::Prefill };
+        self.executor.has_two_ways().then_some(phase)
     }
 
     /// Launches a batch once the devices of its phase have the state that it sees. `pages` are those of its sequences, and maybe of others.
     fn send(
         executor: &mut Executor,
         batch: Batch,
-        phase: Phase,
+        phase: Option<Phase>,
         pages: &mut [(SequenceId, &mut StatePages)],
-    ) -> Result<Option<u64>, DeviceError> {
-        let mut copies: Vec<StateMove> = Vec::new();
-        let slices = if executor.has_two_ways() { batch.slices() } else { &[] };
-        for slice in slices {
+    ) -> Option<u64> {
+        let mut brought = Brought::default();
+        for (phase, slice) in phase.into_iter().flat_map(|p| batch.slices().iter().map(move |s| (p, s))) {
             let Some((_, pages)) = pages.iter_mut().find(|p| p.0 == slice.sequence) else { continue };
             let missing = pages.elsewhere(phase, slice.start as usize);
-            match executor.bring(phase, slice.sequence, &missing) {
-                Ok(brought) => copies.extend(brought),
-                Err(error) => {
-                    // The pages of those before are free once this batch is given up.
-                    let _: Vec<Outcome> = copies.iter().map(StateMove::wait).collect();
-                    return Err(error);
-                }
-            }
+            brought.add(executor.bring(phase, slice.sequence, &missing));
             pages.written(phase, slice.start as usize, slice.end());
         }
-        Ok(executor.launch(Arc::new(batch), phase, copies))
+        executor.launch(Arc::new(batch), phase, brought)
     }
 
-    /// See [`batching::share`].
-    fn share(&self, tokens: usize) -> usize {
-        batching::share(tokens, self.options.prefill_chunk, self.lanes(Phase::Prefill))
+    /// How many of `tokens`, of which so many are launched, come next where nothing else runs: as many as of a request's prompt. 0 where
+    /// something has to land first.
+    fn next_part(&self, tokens: usize, launched: usize, phase: Option<Phase>) -> usize {
+        let turn = batching::Ready { pending: tokens - launched, prompt: tokens, decodes: false };
+        let flying = self.executor.in_flight_of(phase);
+        batching::next(&[turn], 0, flying, self.room(phase)).first().map_or(0, |next| next.1)
     }
 }
 

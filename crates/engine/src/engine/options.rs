@@ -5,6 +5,7 @@ use std::sync::Arc;
 use unicorn_core::{Canary, KvType};
 
 use crate::EngineError;
+use crate::kv_store::KvStore;
 use crate::memory::MemoryLimit;
 
 /// Who looks at samples of what the devices compute. Two are equal when they are the same.
@@ -61,14 +62,14 @@ pub struct EngineOptions {
     /// A step that always takes the likeliest token is launched before the one before has landed, where one device has the whole model: the
     /// device feeds itself.
     pub ahead: bool,
-    /// Batch parts in flight where the placement uses more than one device.
-    pub pipeline_parts: usize,
     /// Rows of a batch that are read, at most; `None` for one of each sequence.
     pub outputs_max: Option<usize>,
     /// Memory that may be taken; without any, what there is is found out by loading.
     pub memory_limits: Vec<MemoryLimit>,
     /// Who looks at samples of what the devices compute; residual streams have buffers in host memory then.
     pub overseer: Overseer,
+    /// Where kept pages outlive the engine, and where it looks for pages that others saved; `None` for nowhere.
+    pub store: Option<KvStore>,
 }
 
 impl Default for EngineOptions {
@@ -84,10 +85,10 @@ impl Default for EngineOptions {
             stall_ms_max: 100,
             kept_max: 4,
             ahead: true,
-            pipeline_parts: 2,
             outputs_max: None,
             memory_limits: Vec::new(),
             overseer: Overseer::default(),
+            store: None,
         }
     }
 }
@@ -105,7 +106,6 @@ impl EngineOptions {
             ("context", self.context),
             ("sequences_max", self.sequences_max),
             ("prefill_chunk", self.prefill_chunk),
-            ("pipeline_parts", self.pipeline_parts),
             ("kv_pages", self.pages()),
         ];
         for (name, value) in at_least_one {

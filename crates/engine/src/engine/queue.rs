@@ -70,6 +70,10 @@ impl Class {
     fn iter(&self) -> impl Iterator<Item = &Sequence> {
         self.returned.iter().chain(self.groups.iter().flat_map(|g| &g.1))
     }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sequence> {
+        self.returned.iter_mut().chain(self.groups.iter_mut().flat_map(|g| &mut g.1))
+    }
 }
 
 /// The waiting sequences: a higher priority first; among equals the groups take turns, so that one with many requests does not hold up
@@ -100,6 +104,11 @@ impl Queue {
         let sequence = self.classes.iter_mut().find_map(|c| c.take(id));
         self.tidy();
         sequence
+    }
+
+    /// One of them, wherever it is.
+    pub fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        self.classes.iter_mut().flat_map(Class::iter_mut).find(|s| s.id == id)
     }
 
     /// Takes out everybody.

@@ -8,6 +8,7 @@ use crate::constraint::Constrained;
 use crate::drafts::Drafting;
 use crate::embed::Pooler;
 use crate::kv::StatePages;
+use crate::kv_store::Chain;
 use crate::request::{Failure, Request, Timings};
 use crate::sampling::Sampler;
 
@@ -52,6 +53,12 @@ pub(super) struct Sequence {
     pub pages: StatePages,
     /// Full pages that others know of.
     pub published: usize,
+    /// Full pages that are wanted in a store.
+    pub wanted: usize,
+    /// What its full pages are called in a store.
+    pub chains: Vec<Chain>,
+    /// Times that it has waited for a store.
+    pub restores: usize,
     /// What went wrong with a batch, until all of its batches have landed.
     pub failure: Option<Fault>,
     /// The next batch is this sequence's own: one that it shared failed.
@@ -65,6 +72,8 @@ pub(super) struct Sequence {
     pub scores: Option<Scores>,
     pub prompt_tokens: usize,
     pub reused_tokens: usize,
+    /// How many of these came from a store.
+    pub restored_tokens: usize,
     pub max_tokens: Option<usize>,
     pub stop_tokens: Vec<u32>,
     pub keep: bool,
@@ -107,6 +116,9 @@ impl Sequence {
             told: false,
             pages,
             published: 0,
+            wanted: 0,
+            chains: Vec::new(),
+            restores: 0,
             failure: None,
             alone: false,
             losses: 0,
@@ -114,6 +126,7 @@ impl Sequence {
             sampler,
             scores,
             reused_tokens: 0,
+            restored_tokens: 0,
             max_tokens: request.max_tokens,
             stop_tokens: request.stop_tokens,
             keep: request.keep,
@@ -156,9 +169,9 @@ impl Sequence {
         self.pending() > 0 && self.failure.is_none() && !self.cancelled
     }
 
-    /// True once it has generated a token.
+    /// True where it has generated tokens and all but the last are launched: one that was preempted reads them again first, as a prompt.
     pub fn decodes(&self) -> bool {
-        self.generated() > 0
+        self.generated() > 0 && self.pending() <= 1
     }
 
     pub fn generated(&self) -> usize {
@@ -168,15 +181,18 @@ impl Sequence {
     /// Leaves the queue with the pages and positions of a reused prefix. A preempted sequence comes here again: its times and
     /// its count of reused tokens are those of the first start.
     /// True when this is the first start.
-    pub fn start(&mut self, pages: StatePages, reused: usize) -> bool {
+    pub fn start(&mut self, pages: StatePages, reused: usize, restored: usize) -> bool {
         self.pages = pages;
         self.computed = reused;
         self.launched = reused;
         self.published = 0;
+        self.wanted = 0;
+        self.restores = 0;
         let first = self.started.is_none();
         if first {
             self.started = Some(Instant::now());
             self.reused_tokens = reused;
+            self.restored_tokens = restored.min(reused);
         }
         first
     }
@@ -196,6 +212,8 @@ impl Sequence {
         self.alone = false;
         self.kept = None;
         self.latest = None;
+        self.chains.clear();
+        self.restores = 0;
     }
 
     /// True once it has left the queue.
@@ -259,6 +277,7 @@ impl Sequence {
         Timings {
             prompt_tokens: self.prompt_tokens,
             reused_tokens: self.reused_tokens,
+            restored_tokens: self.restored_tokens,
             queue_seconds: seconds(Some(self.added), self.started),
             prefill_seconds: seconds(self.started, self.first_token),
             generated_tokens: self.generated(),

@@ -10,6 +10,9 @@ const ROWS_TOLD: usize = 8;
 const SLOWER: f64 = 0.5;
 const FASTER: f64 = 0.25;
 
+/// What is left of what a store took, each time that it is not asked for that reason.
+const DOUBT: f64 = 0.9;
+
 /// What batches took of late.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Speed {
@@ -19,6 +22,8 @@ pub(super) struct Speed {
     row: Option<f64>,
     /// When the latest batch landed.
     landed: Option<Instant>,
+    /// Seconds that a byte of state takes from a store to the devices.
+    byte: Option<f64>,
 }
 
 fn follow(old: &mut Option<f64>, new: f64) {
@@ -46,6 +51,24 @@ impl Speed {
         }
     }
 
+    /// So many bytes of state came from a store in this time.
+    pub fn restored(&mut self, bytes: u64, time: Duration) {
+        if bytes > 0 {
+            follow(&mut self.byte, time.as_secs_f64() / bytes as f64);
+        }
+    }
+
+    /// True where so many bytes of state come from a store sooner than so many tokens are computed, as far as can be told. Where they do not,
+    /// that is believed a little less the next time: a store that was slow may be faster now, and only trying tells.
+    pub fn pays(&mut self, bytes: u64, tokens: usize) -> bool {
+        let (Some(byte), Some(row)) = (&mut self.byte, self.row) else { return true };
+        let pays = *byte * bytes as f64 <= row * tokens as f64;
+        if !pays {
+            *byte *= DOUBT;
+        }
+        pays
+    }
+
     /// Rows of prompts beside those of decoding sequences, so that a batch takes `most` at most as far as can be told.
     pub fn rows_within(&self, most: Duration) -> usize {
         let Some(row) = self.row else { return ROWS_MIN };
@@ -57,6 +80,22 @@ impl Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_is_slower_than_computing_is_asked_now_and_then() {
+        let mut speed = Speed::default();
+        // Nothing is known.
+        assert!(speed.pays(1 << 30, 1));
+        speed.restored(1 << 20, Duration::from_millis(1));
+        assert!(speed.pays(1 << 30, 1));
+        speed.learn(1000, 0, 1.0);
+        // A page of a mebibyte in a millisecond, and a token too.
+        assert!(speed.pays(10 << 20, 11) && !speed.pays(10 << 20, 5));
+        let tries = (0..).take_while(|_| !speed.pays(10 << 20, 1)).count();
+        assert!((15..30).contains(&tries), "{tries}");
+        speed.restored(1 << 20, Duration::from_millis(9));
+        assert!(!speed.pays(10 << 20, 10));
+    }
 
     #[test]
     fn rows_fill_the_time_that_is_left() {

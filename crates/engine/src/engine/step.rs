@@ -10,10 +10,11 @@ use super::sequence::{Fault, Sequence};
 use super::{Engine, batching};
 use crate::EngineError;
 use crate::drafts::Drafting;
-use crate::executor::Landed;
+use crate::executor::{Ended, Landed};
 use crate::placement::Phase;
 use crate::request::{Event, Failure, FinishReason};
 use crate::sampling::{Sampled, Unchosen};
+use crate::store_copies::Copied;
 
 /// What a sequence adds to the next batch.
 struct Planned {
@@ -55,7 +56,7 @@ impl Parts<'_> {
 impl Engine {
     /// Keeps the devices busy and returns what happened: waits until a batch has landed if none has, chooses tokens, and launches what
     /// they make possible before it returns, so that the devices work while the caller does. With nothing to do, only events of
-    /// cancelled sequences come back.
+    /// cancelled sequences come back. With a store it may return with no event where pages went there or came from there.
     ///
     /// A failing device ends only the sequences that it fails for, with an event. Errors once a device is lost and what came before
     /// was reported; nothing can run any more then, but the sequences are all there: see [`Engine::survivors`].
@@ -63,8 +64,8 @@ impl Engine {
         self.heed_canary();
         self.launch_all();
         let mut wait = self.events.is_empty();
-        while let Some(landed) = self.executor.landed(wait) {
-            self.land(landed);
+        while let Some(ended) = self.executor.ended(wait) {
+            self.take_in(ended);
             // Once a device is lost everything in flight comes back with errors.
             wait = self.stopped.is_some();
         }
@@ -78,17 +79,34 @@ impl Engine {
 
     /// Waits for everything in flight, without launching more.
     pub(super) fn drain(&mut self) {
-        while let Some(landed) = self.executor.landed(true) {
-            self.land(landed);
+        while let Some(ended) = self.executor.ended(true) {
+            self.take_in(ended);
+        }
+    }
+
+    pub(super) fn take_in(&mut self, ended: Ended) {
+        if let Ended::Copies(Copied { outcome: Err(error), .. }) = &ended {
+            self.heed(error);
+        }
+        match ended {
+            Ended::Batch(landed) => self.land(landed),
+            Ended::Copies(copied) if copied.saved => self.saved(&copied),
+            Ended::Copies(copied) => self.restored(&copied),
+            Ended::Woken => {}
         }
     }
 
     fn launch_all(&mut self) {
-        if self.stopped.is_some() {
-            return;
+        if self.stopped.is_none() {
+            self.admit();
+            self.launch_batches();
+            // Behind what somebody waits for.
+            self.save_some();
         }
-        self.admit();
-        while self.executor.has_room() {
+    }
+
+    fn launch_batches(&mut self) {
+        while self.stopped.is_none() && self.executor.has_room() {
             let (planned, phase) = self.plan();
             if planned.is_empty() {
                 return;
@@ -100,9 +118,9 @@ impl Engine {
             // What was admitted is right, so a wrong batch is a fault of the engine; it ends what it concerns and nothing else.
             let invalid =
                 |error: BatchError| DeviceError::Invalid { device: "engine".into(), what: error.to_string() };
-            let batch = self.batch(&planned).map_err(invalid);
-            if let Err(error) = batch.and_then(|batch| self.launch(batch, phase, &planned)) {
-                self.refuse(&planned, error);
+            match self.batch(&planned).map_err(invalid) {
+                Ok(batch) => self.launch(batch, phase, &planned),
+                Err(error) => self.refuse(&planned, error),
             }
         }
     }
@@ -127,15 +145,16 @@ impl Engine {
         (0..self.running.len()).filter(|i| self.running[*i].is_ready()).collect()
     }
 
-    /// The sequences of the next batch with their numbers of tokens, pages reserved, and where it runs. Empty when nothing can be launched
-    /// now.
-    fn plan(&mut self) -> (Vec<Planned>, Phase) {
+    /// The sequences of the next batch with their numbers of tokens, pages reserved, and where it runs: `None` where the phases do not
+    /// differ. Empty when nothing can be launched now.
+    fn plan(&mut self) -> (Vec<Planned>, Option<Phase>) {
         let ready = self.ready();
         if self.encodes() {
-            return (self.reserve(self.whole_texts(&ready)), Phase::Prefill);
+            let phase = self.phase(usize::MAX);
+            return (self.reserve(self.whole_texts(&ready)), phase);
         }
         if let Some(&alone) = ready.iter().find(|i| self.running[**i].alone) {
-            let phase = Engine::phase(self.running[alone].pending());
+            let phase = self.phase(self.running[alone].pending());
             let count = self.running[alone].pending().min(self.chunk(phase));
             let mut wanted = vec![(alone, count)];
             self.bound_scores(&mut wanted);
@@ -144,31 +163,31 @@ impl Engine {
         }
         let ahead = self.ahead();
         if !ahead.is_empty() {
-            return (ahead, Phase::Prefill);
+            return (ahead, None);
         }
         if !self.executor.has_two_ways() {
-            return (self.plan_of(&ready, Phase::Prefill), Phase::Prefill);
+            return (self.plan_of(&ready, None), None);
         }
         // Tokens that someone waits for first; each phase has its own devices to keep busy.
-        for phase in [Phase::Decode, Phase::Prefill] {
+        for phase in [Phase::Decode, Phase::Prefill].map(Some) {
             // Anew for each phase: taking pages for one may have sent sequences back to the queue.
             let mut ready = self.ready();
-            ready.retain(|i| Engine::phase(self.running[*i].pending()) == phase);
-            if !ready.is_empty() && self.executor.in_flight_of(phase) <= self.lanes(phase) {
+            ready.retain(|i| self.phase(self.running[*i].pending()) == phase);
+            if !ready.is_empty() && self.executor.in_flight_of(phase) < self.room(phase).flights {
                 let planned = self.plan_of(&ready, phase);
                 if !planned.is_empty() {
                     return (planned, phase);
                 }
             }
         }
-        (Vec::new(), Phase::Prefill)
+        (Vec::new(), None)
     }
 
     /// Tokens of a batch at most. Where others wait for their next tokens, prompts get only as much as takes no longer than is allowed.
-    fn chunk(&self, phase: Phase) -> usize {
+    fn chunk(&self, phase: Option<Phase>) -> usize {
         let room = self.room(phase);
         let room = batching::Room { chunk: room.chunk.min(self.caution.rows()), ..room };
-        let decoding = self.running.iter().filter(|s| s.decodes() && s.pending() <= 1).count();
+        let decoding = self.running.iter().filter(|s| s.decodes()).count();
         if decoding == 0 || !self.mixes {
             return room.chunk;
         }
@@ -177,9 +196,9 @@ impl Engine {
     }
 
     /// A batch of some of the `ready` sequences, for the devices of a phase: see [`batching::next`].
-    fn plan_of(&mut self, ready: &[usize], phase: Phase) -> Vec<Planned> {
+    fn plan_of(&mut self, ready: &[usize], phase: Option<Phase>) -> Vec<Planned> {
         // Where prompts have devices of their own, a sequence there reads its tokens again, and nobody decodes.
-        let reads = self.executor.has_two_ways() && phase == Phase::Prefill;
+        let reads = phase == Some(Phase::Prefill);
         let of = |s: &Sequence| batching::Ready {
             pending: s.pending(),
             prompt: s.tokens.len().saturating_sub(s.reused_tokens),
@@ -276,8 +295,8 @@ impl Engine {
                 }
                 let busy = |s: &Sequence| s.flights > 0 || planned.iter().any(|p| p.id == s.id);
                 if self.running.len() == 1 && !busy(&self.running[0]) {
-                    if !self.ending.is_empty() {
-                        // What is in flight of ended ones holds pages still.
+                    if !self.ending.is_empty() || self.restoring() > 0 {
+                        // What is in flight of ended ones holds pages still, and so does what comes from a store.
                         break;
                     }
                     let sequence = self.running.remove(0);
@@ -292,6 +311,7 @@ impl Engine {
                 let mut last = self.running.remove(last);
                 let itself = last.id == id;
                 last.preempt();
+                last.name_pages(self.keeper.as_ref());
                 self.counted.preemptions += 1;
                 self.waiting.give_back(last);
                 if itself {
@@ -366,10 +386,11 @@ impl Engine {
         (first..).zip(sequence.tokens.len()..=text.len()).map(output).collect()
     }
 
-    fn launch(&mut self, batch: Batch, phase: Phase, planned: &[Planned]) -> Result<(), DeviceError> {
+    fn launch(&mut self, batch: Batch, phase: Option<Phase>, planned: &[Planned]) {
+        self.save_left();
         let kept: Vec<u32> = batch.keeps().map(|(_, slot)| slot).collect();
         let mut pages: Vec<_> = self.running.iter_mut().map(|s| (s.id, &mut s.pages)).collect();
-        let flight = Engine::send(&mut self.executor, batch, phase, &mut pages)?;
+        let flight = Engine::send(&mut self.executor, batch, phase, &mut pages);
         for Planned { id, count, .. } in planned {
             if let Some(sequence) = self.running.iter_mut().find(|s| s.id == *id) {
                 sequence.launched += count;
@@ -379,7 +400,6 @@ impl Engine {
                 sequence.sent = Instant::now();
             }
         }
-        Ok(())
     }
 
     /// A batch could not be launched: each of its sequences is tried alone, and one that was alone ends.
@@ -410,9 +430,9 @@ impl Engine {
     /// Records what a batch brought, chooses tokens and ends sequences.
     fn land(&mut self, landed: Landed) {
         let start = Instant::now();
-        let Landed { batch, result, flight, launched } = landed;
+        let Landed { batch, result, flight, launched, phase, leans } = landed;
         if result.is_ok() {
-            let turns = self.room(Phase::Decode).lanes == 1 && !self.executor.has_two_ways();
+            let turns = phase.is_none() && self.room(None).lanes == 1;
             self.speed.landed(batch.rows(), batch.slices().len(), launched, turns);
         }
         let less = match &result {
@@ -429,7 +449,7 @@ impl Engine {
                 less
             }
         };
-        let shared = less || batch.slices().len() > 1;
+        let shared = less || leans || batch.slices().len() > 1;
         let rows = match &result {
             Ok(Some(output)) => output.rows(&batch).unwrap_or_default(),
             _ => Vec::new(),
@@ -460,7 +480,7 @@ impl Engine {
                         self.score(&mut sequence, slice, parts.scored.iter().zip(brought));
                         let chosen = &brought[parts.scored.len().min(brought.len())..];
                         sequence.timed = batch.outputs().len() == batch.rows();
-                        self.choose_all(&mut sequence, parts.count, parts.drafts, chosen)
+                        self.choose_all(&mut sequence, phase, &parts, chosen)
                     }
                 }
                 Err(error) => {
@@ -509,17 +529,18 @@ impl Engine {
         }
     }
 
-    /// Takes in `count` tokens of a sequence that have been computed and chooses what follows them, and what follows each draft for as long
-    /// as the draft is what was chosen. The reason to end, if there is one.
+    /// Takes in the tokens of a slice that have been computed and chooses what follows them, and what follows each draft for as long as the
+    /// draft is what was chosen. The reason to end, if there is one.
     fn choose_all(
         &mut self,
         sequence: &mut Sequence,
-        count: usize,
-        drafts: &[u32],
+        phase: Option<Phase>,
+        parts: &Parts<'_>,
         rows: &[RowOutput<'_>],
     ) -> Option<FinishReason> {
+        let (count, drafts) = (parts.count, parts.drafts);
         if rows.is_empty() {
-            self.advance(sequence, count, 0);
+            self.advance(sequence, phase, count, 0);
             return (sequence.pending() == 0 && sequence.flights == 0).then_some(FinishReason::Length);
         }
         let mut reason = None;
@@ -532,7 +553,7 @@ impl Engine {
             }
             accepted += 1;
         }
-        self.advance(sequence, count, accepted);
+        self.advance(sequence, phase, count, accepted);
         if accepted < drafts.len() {
             sequence.rewind();
         }
@@ -547,14 +568,22 @@ impl Engine {
         reason
     }
 
-    /// A batch with `count` tokens of a sequence, drafts left out, has landed well, and so many drafts behind them were right.
-    fn advance(&mut self, sequence: &mut Sequence, count: usize, accepted: usize) {
+    /// A batch with `count` tokens of a sequence, drafts left out, has landed well on the devices of a phase, and so many drafts behind them
+    /// were right. Only now others may know of that, and of what was brought for it.
+    fn advance(&mut self, sequence: &mut Sequence, phase: Option<Phase>, count: usize, accepted: usize) {
+        let start = sequence.computed;
         sequence.advance(count, accepted);
         let full = sequence.computed / self.pools.page_tokens();
-        if full > sequence.published {
+        let more = phase.is_some_and(|phase| sequence.pages.arrived(phase, start, sequence.computed));
+        if full > sequence.published || more {
             sequence.published = full;
             let computed = &sequence.tokens[..sequence.computed];
             self.prefixes.publish(sequence.scope, computed, &sequence.pages);
+        }
+        // A device that computes garbage shows it by the first token.
+        if sequence.keep && sequence.decodes() && full > sequence.wanted {
+            sequence.wanted = full;
+            self.prefixes.want_text(sequence.scope, &sequence.tokens[..sequence.computed]);
         }
         // Others may have begun with what the sequence itself no longer sees.
         sequence.pages.slide(sequence.computed);
@@ -562,29 +591,28 @@ impl Engine {
 
     /// Puts a sequence back in its place, or ends it for this reason or for one that waited until nothing of it was in flight.
     fn settle(&mut self, at: usize, mut sequence: Sequence, reason: Option<FinishReason>) {
-        let reason = reason.or_else(|| {
+        if let Some(reason) = reason {
+            return self.finish(sequence, reason);
+        }
+        if sequence.flights > 0 {
+            return self.running.insert(at, sequence);
+        }
+        if sequence.cancelled {
+            return self.finish(sequence, FinishReason::Cancelled);
+        }
+        if let Some(fault) = &sequence.failure {
             // Of a lost device no sequence is the cause.
-            let failed = sequence.failure.as_ref().filter(|f| !f.shared && !f.failure.0.is_lost());
-            match failed {
-                _ if sequence.flights > 0 => None,
-                _ if sequence.cancelled => Some(FinishReason::Cancelled),
-                Some(fault) => Some(FinishReason::Device(fault.failure.clone())),
-                None => None,
+            if !fault.shared && !fault.failure.0.is_lost() {
+                let failure = fault.failure.clone();
+                return self.finish(sequence, FinishReason::Device(failure));
             }
-        });
-        match reason {
-            Some(reason) => self.finish(sequence, reason),
-            None => {
-                if sequence.flights == 0 && sequence.failure.is_some() {
-                    sequence.retry();
-                    if self.executor.has_two_ways() {
-                        // What failed may be the way of its state from one phase's devices to the other's.
-                        sequence.preempt();
-                    }
-                }
-                self.running.insert(at, sequence);
+            sequence.retry();
+            if self.executor.has_two_ways() {
+                // What failed may be the way of its state from one phase's devices to the other's.
+                sequence.preempt();
             }
         }
+        self.running.insert(at, sequence);
     }
 
     /// Chooses the next token; the reason to end, if there is one.

@@ -100,6 +100,7 @@ impl Engine {
         self.events.extend(events);
         for mut sequence in sequences {
             sequence.pages = self.pools.empty();
+            sequence.name_pages(self.keeper.as_ref());
             match sequence.tokens.len() <= self.prompt_max() {
                 true if sequence.was_started() => self.waiting.give_back(sequence),
                 true => self.waiting.push(sequence),

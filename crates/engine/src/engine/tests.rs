@@ -17,8 +17,8 @@ use super::*;
 use crate::placement::Placements;
 use crate::sampling::uniform;
 use crate::testing::{
-    FakeDevice, Faults, Log, Pace, Ran, VOCAB, engine_of, engine_on, engine_with, recurrent_spec,
-    sliding_spec, tiny_spec, zero_weights,
+    FakeDevice, Faults, Log, Pace, VOCAB, engine_of, engine_on, engine_with, recurrent_spec, sliding_spec,
+    tiny_spec, zero_weights,
 };
 use crate::{Drafter, DryOptions, OptionError, SamplingOptions};
 
@@ -150,67 +150,25 @@ fn engine_of_two(
     paces: [Pace; 2],
     options: EngineOptions,
 ) -> (Engine, Log) {
+    engine_of_several(spec, placement, &paces, options)
+}
+
+/// An engine with a fake device for each pace.
+fn engine_of_several(
+    spec: &ModelSpec,
+    placement: impl Into<Placements>,
+    paces: &[Pace],
+    options: EngineOptions,
+) -> (Engine, Log) {
     let log = Log::default();
-    let device = |(name, pace)| Arc::new(FakeDevice::new(name, pace, log.clone())) as Arc<dyn Device>;
-    let devices = ["a", "b"].into_iter().zip(paces).map(device).collect();
+    let device = |(name, pace): (&str, &Pace)| -> Arc<dyn Device> {
+        Arc::new(FakeDevice::new(name, *pace, log.clone()))
+    };
+    let devices = ["a", "b", "c", "d"].into_iter().zip(paces).map(device).collect();
     (Engine::new(spec, &zero_weights(), devices, placement, options, &mut |_| {}).unwrap(), log)
 }
 
 const LAZY: Pace = Pace::Lazy(std::time::Duration::ZERO);
-
-#[test]
-fn two_devices_give_the_same_text() {
-    let spec = tiny_spec(2);
-    for placement in
-        [Placement::mixers_and_ffns(&spec).unwrap(), Placement::by_layers(&spec, &[1, 1]).unwrap()]
-    {
-        for paces in [[LAZY; 2], [Pace::Eager, LAZY]] {
-            let (mut engine, _) = engine_of_two(&spec, placement.clone(), paces, options());
-            let requests: Vec<Request> = (0..5).map(|i| request(i, 1 + 40 * i as usize, 9)).collect();
-            let ids: Vec<SequenceId> = requests.iter().map(|r| engine.add(r.clone()).unwrap()).collect();
-            let texts = drain(&mut engine);
-            for (id, request) in ids.iter().zip(&requests) {
-                assert_eq!(texts[id], alone(request));
-            }
-            assert!(engine.stats().crossing_bytes > 0);
-            assert!(all_free(&engine));
-        }
-    }
-}
-
-/// Share of the wall time in which both devices worked.
-fn overlap(log: &Log) -> f64 {
-    let log = log.lock().unwrap();
-    let (a, b): (Vec<_>, Vec<_>) = log.iter().partition(|r| r.device == "a");
-    let common = |x: &Ran, y: &Ran| x.end.min(y.end).saturating_duration_since(x.start.max(y.start));
-    let both: f64 = a.iter().flat_map(|x| b.iter().map(move |y| common(x, y).as_secs_f64())).sum();
-    let start = log.iter().map(|r| r.start).min().unwrap();
-    both / log.iter().map(|r| r.end).max().unwrap().duration_since(start).as_secs_f64()
-}
-
-#[test]
-fn both_devices_work_at_once_in_prefill_and_in_decode() {
-    // What no row reads ends in the last mixer: of 8 layers one device has 8 steps, the other 7.
-    let spec = tiny_spec(8);
-    let pace = Pace::Lazy(std::time::Duration::from_millis(4));
-    let placement = Placement::mixers_and_ffns(&spec).unwrap();
-    let overlap_of = |requests: &[Request]| {
-        let (mut engine, log) = engine_of_two(&spec, placement.clone(), [pace; 2], options());
-        for request in requests {
-            engine.add(request.clone()).unwrap();
-        }
-        drain(&mut engine);
-        overlap(&log)
-    };
-    // The best of some: another process may have had the processor meanwhile.
-    let best = |requests: &[Request]| {
-        let mut tries = (0..8).map(|_| overlap_of(requests));
-        tries.find(|overlap| *overlap > 0.7)
-    };
-    assert!(best(&[Request { max_tokens: Some(1), ..request(1, 400, 1) }]).is_some(), "prefill");
-    let answers: Vec<Request> = (0..4).map(|i| request(i, 1, 20)).collect();
-    assert!(best(&answers).is_some(), "decode");
-}
 
 #[test]
 fn sliding_windows_free_their_pages_and_change_no_text() {
@@ -260,8 +218,8 @@ proptest! {
     /// alone on one device, and all pages come back.
     #[test]
     fn any_placement_schedule_and_budget_gives_the_same_text(
-        layers in 1usize..4, window in prop::option::of(0usize..60), seed in any::<u64>(), paces in prop::array::uniform2(any::<bool>()),
-        prefill_chunk in 1usize..90, pipeline_parts in 1usize..4, sequences_max in 1usize..5, pages in 6usize..40, keep in any::<bool>(),
+        layers in 1usize..4, window in prop::option::of(0usize..60), seed in any::<u64>(), paces in prop::array::uniform4(any::<bool>()),
+        prefill_chunk in 1usize..90, devices in 2usize..5, sequences_max in 1usize..5, pages in 6usize..40, keep in any::<bool>(),
         apart in any::<bool>(), lens in prop::collection::vec((1usize..150, 1usize..40), 1..7),
         (cancel, drafts) in (prop::option::of((0usize..7, 0usize..30)), prop::option::of(0u32..20)),
         looks in prop::option::of(1u64..6),
@@ -273,16 +231,16 @@ proptest! {
         };
         // One device for the whole model may feed itself.
         let single = seed & 7 < 3;
-        let bit = |i: usize| (seed.rotate_left(i as u32 * 5) & !single as u64 & 1) as usize;
-        let placement = |shift| Placement::new(&spec, 2, (0..spec.blocks.len()).map(|i| bit(i + shift)).collect()).unwrap();
+        let bit = |i: usize| if single { 0 } else { seed.rotate_left(i as u32 * 5) as usize % devices };
+        let placement = |shift| Placement::new(&spec, devices, (0..spec.blocks.len()).map(|i| bit(i + shift)).collect()).unwrap();
         let placement = Placements { prefill: placement(0), decode: placement(if apart { 7 } else { 0 }) };
         let paces = paces.map(|lazy| if lazy { LAZY } else { Pace::Eager });
         let looker = looks.map(|every| Arc::new(Looker::new(&spec, every, seed)));
         let overseer = Overseer(looker.clone().map(|looker| looker as Arc<dyn Canary>));
         let options = EngineOptions {
-            context: 192, prefill_chunk, pipeline_parts, sequences_max, kv_pages: Some(pages), overseer, ..options()
+            context: 192, prefill_chunk, sequences_max, kv_pages: Some(pages), overseer, ..options()
         };
-        let (mut engine, _) = engine_of_two(&spec, placement, paces, options.clone());
+        let (mut engine, _) = engine_of_several(&spec, placement, &paces[..devices], options.clone());
         let requests: Vec<Request> = lens.iter().enumerate()
             .map(|(i, (prompt, tokens))| {
                 let request = Request { keep, ..request(i as u64 % 3, *prompt, *tokens) };
@@ -738,9 +696,11 @@ proptest! {
 }
 
 mod constraints;
+mod devices;
 mod phases;
 mod prefixes;
 mod prompt_logprobs;
 mod queue;
 mod serving;
+mod store;
 mod survivors;

@@ -35,7 +35,7 @@ impl Executor {
         loop {
             while self.has_room() {
                 let Some((i, batch)) = waiting.next() else { break };
-                order.extend(self.launch(batch, Phase::Prefill, vec![]).map(|flight| (flight, i)));
+                order.extend(self.launch(batch, None, Brought::default()).map(|flight| (flight, i)));
             }
             let Some(landed) = self.landed(true) else { break };
             if let Some(i) = order.get(&landed.flight) {
@@ -124,15 +124,15 @@ fn launching_waits_for_nothing() {
     let mut executor = executor(Placement::mixers_and_ffns(&tiny_spec(2)).unwrap(), devices);
     let start = Instant::now();
     for sequence in 0..3 {
-        assert!(executor.launch(batch(sequence, 0, &[1]), Phase::Prefill, vec![]).is_some());
+        assert!(executor.launch(batch(sequence, 0, &[1]), None, Brought::default()).is_some());
     }
     assert!(start.elapsed() < Duration::from_millis(40), "{:?}", start.elapsed());
-    assert_eq!(executor.launch(batch(3, 0, &[1]), Phase::Prefill, vec![]), None, "no room for a fourth");
+    assert_eq!(executor.launch(batch(3, 0, &[1]), None, Brought::default()), None, "no room for a fourth");
     assert!(executor.landed(false).is_none());
     assert_eq!(executor.in_flight(), 3);
     let landed = executor.landed(true).unwrap();
     assert_eq!((landed.flight, landed.result.is_ok()), (0, true));
-    assert!(executor.launch(batch(3, 0, &[1]), Phase::Prefill, vec![]).is_some());
+    assert!(executor.launch(batch(3, 0, &[1]), None, Brought::default()).is_some());
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn blocks_are_unloaded_on_drop_behind_what_is_in_flight() {
         let device = Arc::new(FakeDevice::new("a", pace, Log::default()));
         let mut executor = executor(Placement::single(&tiny_spec(2)).unwrap(), vec![device.clone()]);
         assert_eq!(device.loaded(), 6);
-        executor.launch(batch(0, 0, &[1]), Phase::Prefill, vec![]);
+        executor.launch(batch(0, 0, &[1]), None, Brought::default());
         drop(executor);
         assert_eq!(device.loaded(), 0);
     }
@@ -183,4 +183,43 @@ fn a_timeline_shows_copies_beside_the_work() {
     }
     // Nothing leaves behind the head.
     assert!(!has(Lane::Copies(1), Activity::Out(5)));
+}
+
+#[test]
+fn state_goes_through_a_few_buffers_whatever_its_size_and_none_is_had_later() {
+    let spec = tiny_spec(2);
+    let on = |device| Placement::new(&spec, 2, vec![device; spec.blocks.len()]).unwrap();
+    let placements = Placements { prefill: on(0), decode: on(1) };
+    let (devices, _) = pair([LAZY; 2]);
+    let all = devices.iter().map(|d| d.clone() as Arc<dyn Device>).collect();
+    let mut executor = Executor::new(Arc::new(spec.clone()), placements.clone(), all, 3);
+    while !executor.load_next(|device, block| device.load(block, &zero_weights())).unwrap().is_empty() {}
+    // What no host has room for is refused before anything runs.
+    let absurd = StateLayout { page_tokens: 1 << 56, ..layout() };
+    assert!(
+        matches!(executor.reserve(&absurd, 64), Err(DeviceError::OutOfMemory { device, .. }) if device == "host")
+    );
+    executor.reserve(&layout(), 64).unwrap();
+    assert_eq!(rings(&spec, &placements, &layout()), [(2 * 4 * 32 / 2, 16)]);
+    let long = StateLayout {
+        groups: vec![unicorn_core::StateGroup { spec: unicorn_core::StateSpec::Paged, pages: 1 << 30 }],
+        ..layout()
+    };
+    assert_eq!(rings(&spec, &placements, &long), [(128, COPY_BYTES_MAX / 512)]);
+    // Twice the pages of a ring's buffer, in pieces one behind the other.
+    executor.rings[0].rows = 4;
+    let pool = crate::pages::PagePool::new(16, 32);
+    let pages = [pool.take(16).unwrap()];
+    let brought = executor.bring(Phase::Decode, SequenceId(1), &pages);
+    assert_eq!((brought.moves.len(), brought.others.len()), (2 * 4, 0));
+    // Another one that has these pages waits for the same copies.
+    let again = executor.bring(Phase::Decode, SequenceId(2), &pages);
+    assert_eq!((again.moves.len(), again.others.len()), (0, 2 * 4));
+    for (copy, _) in &again.others {
+        copy.wait().unwrap();
+    }
+    let there = executor.bring(Phase::Decode, SequenceId(3), &pages);
+    assert_eq!((there.moves.len(), there.others.len()), (0, 0));
+    pages[0][0].displace();
+    assert_eq!(executor.bring(Phase::Decode, SequenceId(3), &pages).moves.len(), 2);
 }

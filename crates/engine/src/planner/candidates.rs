@@ -137,18 +137,18 @@ pub(crate) fn candidates(
         let some = layers as f64 * (fast.mixer + fast.ffn) / (fast.ffn + slow.ffn).max(f64::MIN_POSITIVE);
         maker.parts(a, b, some.round() as usize, Some(a))?;
     }
+    let seconds: Vec<f64> =
+        (0..count).map(|d| LayerSeconds::of(spec, machine, d, chunk, kv).layer()).collect();
+    let mut fastest: Vec<usize> = (0..count).collect();
+    fastest.sort_by(|a, b| seconds[*a].total_cmp(&seconds[*b]));
     for used in 3..=count {
-        let shares = share_out(
-            layers,
-            &(0..used)
-                .map(|d| {
-                    let seconds = LayerSeconds::of(spec, machine, d, chunk, kv);
-                    1.0 / (seconds.mixer + seconds.ffn).max(1e-12)
-                })
-                .collect::<Vec<f64>>(),
-        );
+        // In the order in which people number them.
+        let mut together = fastest[..used].to_vec();
+        together.sort_unstable();
+        let rates: Vec<f64> = together.iter().map(|d| 1.0 / seconds[*d].max(1e-12)).collect();
+        let shares = share_out(layers, &rates);
         if shares.iter().all(|s| *s > 0) {
-            maker.layers(&shares.into_iter().enumerate().collect::<Vec<_>>(), None)?;
+            maker.layers(&together.into_iter().zip(shares).collect::<Vec<_>>(), None)?;
         }
     }
     Ok(maker.found)
@@ -340,6 +340,13 @@ mod tests {
         assert_eq!(kind("0-11=d0,head=d1"), Some(PlacementKind::Layers));
         // Three of twelve ffns there take as long as nine here.
         assert_eq!(kind("mixer=d0,ffn=d0,0-2.ffn=d1"), Some(PlacementKind::Other));
+    }
+
+    #[test]
+    fn of_many_devices_the_fastest_work_together() {
+        // A slow processor first, as it may be numbered.
+        let rules: Vec<String> = all(12, &[9.0, 1.0, 1.0, 1.0]).into_iter().map(|c| c.rules).collect();
+        assert!(rules.contains(&"0-3=d1,4-7=d2,8-11=d3".to_owned()), "{rules:?}");
     }
 
     proptest! {

@@ -203,11 +203,14 @@ fn choose(
 /// Placements whose phases are combined: so many of the fastest of each.
 const APART: usize = 3;
 
-/// The fastest placements for prompts, each with the fastest other ones for answers.
+/// The fastest placements for prompts, each with the fastest other ones for answers. Those that fit come first: of one that does not, no
+/// pair is likely to.
 fn apart(ask: &Ask<'_>, found: &[Prediction]) -> Vec<Prediction> {
     let fastest = |of: fn(&Prediction) -> Option<f64>| {
         let mut all: Vec<&Prediction> = found.iter().collect();
-        all.sort_by(|a, b| of(a).unwrap_or(f64::INFINITY).total_cmp(&of(b).unwrap_or(f64::INFINITY)));
+        let seconds = |p: &Prediction| of(p).unwrap_or(f64::INFINITY);
+        let fits = |p: &Prediction| p.misfit.is_none();
+        all.sort_by(|a, b| fits(b).cmp(&fits(a)).then(seconds(a).total_cmp(&seconds(b))));
         all.truncate(APART);
         all
     };
@@ -234,9 +237,8 @@ fn handover_seconds(ask: &Ask<'_>, placements: &Placements) -> f64 {
         }
         let bytes = match block {
             Block::Attention { spec, .. } => {
-                let row = ask.options.kv_type.tensor_type().row_bytes(spec.head_dim).unwrap_or(0);
                 let kept = positions.min(spec.window.unwrap_or(usize::MAX).saturating_mul(ask.sequences));
-                2 * spec.kv_heads * row * kept
+                spec.position_bytes(ask.options.kv_type).unwrap_or(0) * kept
             }
             Block::ShortConv { spec, .. } => size_of::<f32>() * spec.state_floats() * ask.sequences,
             Block::Embedding { .. } | Block::Ffn { .. } | Block::Head { .. } => return 0.0,

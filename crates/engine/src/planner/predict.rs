@@ -55,6 +55,9 @@ fn is_like(a: &Block, b: &Block) -> bool {
     a.kind() == b.kind() && a.state() == b.state() && wa.len() == wb.len() && wa.into_iter().zip(wb).all(same)
 }
 
+/// Rows of the model's width that a short convolution reads and writes for each of its own: both gates, the values, and the result.
+const CONV_TOUCHES: usize = 4;
+
 fn block_alone(device: &DeviceModel, block: &Block, shape: &BatchShape, kv: KvType) -> Piece {
     let cost = block.cost(shape, kv);
     let read = device.read_bytes_per_second.value;
@@ -70,14 +73,20 @@ fn block_alone(device: &DeviceModel, block: &Block, shape: &BatchShape, kv: KvTy
         elements * device.product(*ty, rows)
     });
     let tokens = shape.rows().div_ceil(shape.spans.len().max(1));
-    let attention = cost.attention_flops as f64 * device.attention.at(tokens);
+    let state = match block {
+        // Each row is read and written a few times, and little is done with it.
+        Block::ShortConv { spec, .. } => {
+            (CONV_TOUCHES * rows * spec.width * size_of::<f32>()) as f64 / read + cost.kv_bytes as f64 / read
+        }
+        _ => (cost.attention_flops as f64 * device.attention.at(tokens)).max(cost.kv_bytes as f64 / read),
+    };
     let beside = match block.kind() {
         BlockKind::Embedding => cost.weight_bytes as f64 / read,
         BlockKind::Mixer => device.mixer.at(rows),
         BlockKind::Ffn => device.ffn.at(rows),
         BlockKind::Head => device.head.at(rows) + logits(device, block, rows),
     };
-    let seconds = products.sum::<f64>() + attention.max(cost.kv_bytes as f64 / read) + beside;
+    let seconds = products.sum::<f64>() + state + beside;
     Piece { seconds, bytes: cost.bytes() as f64, ..Piece::default() }
 }
 
@@ -94,7 +103,7 @@ mod tests {
     use super::*;
     use crate::planner::machine::{Curve, Origin};
     use crate::planner::testing::device;
-    use crate::testing::tiny_spec;
+    use crate::testing::{recurrent_spec, tiny_spec};
 
     #[test]
     fn a_step_by_hand() {
@@ -134,5 +143,25 @@ mod tests {
         // One token each of two sequences: two rows for the products, one token for attention.
         let two = BatchShape { spans: vec![unicorn_core::Span::new(9, 1); 2], outputs: 2 };
         near(time(1..2, &two, none), 64.0 * 1.1e-3 + 320.0 * 1e-5 + 1.0);
+    }
+
+    #[test]
+    fn a_short_convolution_is_no_attention() {
+        let spec = recurrent_spec(2);
+        let mut device = device("a", 0);
+        device.read_bytes_per_second.value = 1e3;
+        let time = |device: &DeviceModel, block: usize| {
+            let six = BatchShape::one(9, 6, 1);
+            let blocks = &spec.blocks[block..block + 1];
+            piece(device, blocks, &six, KvType::F16, Crossing::default(), 4).seconds
+        };
+        let mut slow = device.clone();
+        slow.attention = Curve::constant(1.0, Origin::Measured).unwrap();
+        assert!(time(&slow, 1) > time(&device, 1) + 1.0);
+        assert_eq!(time(&slow, 3), time(&device, 3));
+        // Four times 6 rows of 4 floats, and a state of 8 floats.
+        let without =
+            DeviceModel { read_bytes_per_second: crate::planner::testing::figure(1e30), ..device.clone() };
+        assert!((time(&device, 3) - time(&without, 3) - (4.0 * 6.0 * 16.0 + 32.0) / 1e3).abs() < 1e-9);
     }
 }

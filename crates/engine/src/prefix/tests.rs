@@ -26,9 +26,24 @@ fn cache(pools: &StatePools, kept_max: usize) -> PrefixCache {
     PrefixCache::new(pools, kept_max, false)
 }
 
+fn keys(pools: &StatePools) -> Arc<Keys> {
+    let group = |spec| StateGroup { spec, pages: 9 };
+    let groups: Vec<StateGroup> = pools.specs().map(group).collect();
+    let shape = crate::kv_store::RecordShape { mixers: vec![(1, 32)], rows: 3 };
+    let shapes = vec![shape; groups.len()];
+    let layout = StateLayout { page_tokens: 32, positions: 4096, ty: KvType::F16, groups };
+    Arc::new(Keys::new(&[0; 32], &layout, &shapes))
+}
+
+fn chains(keys: &Keys, text: &[u32]) -> Vec<Chain> {
+    let mut chains = Vec::new();
+    keys.extend(0, text, &mut chains);
+    chains
+}
+
 fn take(cache: &mut PrefixCache, prompt: &[u32]) -> (StatePages, usize) {
     let found = cache.find(0, prompt);
-    (cache.claim(&found), found.tokens)
+    cache.claim(&found)
 }
 
 fn text(range: std::ops::Range<u32>) -> Vec<u32> {
@@ -198,16 +213,19 @@ fn state_that_lies_apart_is_resumed_only_where_one_phase_has_all() {
     let mut cache = PrefixCache::new(&pool, 4, true);
     let mut prefilled = filled(&pool, 32);
     prefilled.written(Phase::Prefill, 0, 32);
+    prefilled.arrived(Phase::Prefill, 0, 32);
     cache.publish(0, &text(0..32), &prefilled);
     // The same computed where answers are, and more.
     let mut decoded = filled(&pool, 64);
     decoded.written(Phase::Decode, 0, 64);
+    decoded.arrived(Phase::Decode, 0, 64);
     cache.publish(0, &text(0..64), &decoded);
     assert_eq!(cache.find(0, &text(0..70)).tokens, 32);
     let (pages, _) = take(&mut cache, &text(0..70));
     assert_eq!(PHASES.map(|phase| pages.reach(phase)), [32, 0]);
     // The first goes on and its state is brought to the other phase.
     prefilled.written(Phase::Decode, 0, 32);
+    prefilled.arrived(Phase::Decode, 0, 32);
     cache.publish(0, &text(0..32), &prefilled);
     let (pages, reused) = take(&mut cache, &text(0..70));
     assert_eq!((PHASES.map(|phase| pages.reach(phase)), reused), ([32, 64], 64));
@@ -219,10 +237,12 @@ fn what_a_window_gave_up_is_where_it_was_computed() {
     let mut cache = PrefixCache::new(&pool, 4, true);
     let mut pages = filled(&pool, 160);
     pages.written(Phase::Prefill, 0, 128);
+    pages.arrived(Phase::Prefill, 0, 128);
     cache.publish(0, &text(0..128), &pages);
     // The last token is computed where answers are; only what the window holds was brought there.
     pages.slide(128);
     pages.written(Phase::Decode, 128, 160);
+    pages.arrived(Phase::Decode, 128, 160);
     cache.publish(0, &text(0..160), &pages);
     let reach = |cache: &mut PrefixCache, end| {
         let (pages, reused) = take(cache, &text(0..end));
@@ -232,11 +252,79 @@ fn what_a_window_gave_up_is_where_it_was_computed() {
     assert_eq!(reach(&mut cache, 100), ([96, 0], 96));
 }
 
+#[test]
+fn what_a_store_has_more_is_planned_where_it_can_be_resumed() {
+    let pool = pools_of(&[(StateSpec::Paged, 20), (WINDOW, 20)]);
+    let keys = keys(&pool);
+    let mut cache = cache(&pool, 4).with_keys(keys.clone());
+    let prompt = text(0..300);
+    let chains = chains(&keys, &prompt[..299]);
+    let all = |groups: &[(usize, std::ops::Range<usize>)]| -> std::collections::HashSet<PageKey> {
+        groups.iter().flat_map(|(g, r)| r.clone().map(|i| keys.page(&chains[i], *g))).collect()
+    };
+    let plan = |cache: &PrefixCache, end: usize, there: &std::collections::HashSet<PageKey>| {
+        let found = cache.find(0, &prompt[..end]);
+        let plan = cache.plan(0, &prompt[..end], &chains, &found, |key| there.contains(key))?;
+        Some((plan.owns.len(), plan.from, plan.missing))
+    };
+    // The window's pages first: without them nothing else is worth a read.
+    let there = all(&[(0, 0..9), (1, 0..9)]);
+    let missing = |g: usize, range: std::ops::Range<usize>| range.map(move |i| (g, i));
+    assert_eq!(plan(&cache, 300, &there), Some((9, 0, missing(1, 7..9).chain(missing(0, 0..9)).collect())));
+    assert_eq!(plan(&cache, 100, &there).unwrap().0, 3);
+    assert_eq!(plan(&cache, 32, &there), None);
+    // A hole in what is seen from everywhere, and one in a window.
+    assert_eq!(plan(&cache, 300, &all(&[(0, 0..5), (0, 6..9), (1, 0..9)])).unwrap().0, 5);
+    assert_eq!(plan(&cache, 300, &all(&[(0, 0..9), (1, 0..6), (1, 7..9)])).unwrap().0, 9);
+    assert_eq!(plan(&cache, 300, &all(&[(0, 0..9), (1, 0..7)])).unwrap().0, 7);
+    assert_eq!(plan(&cache, 300, &all(&[(0, 0..9)])), None);
+    // What is at hand is held and not read again; too little more is not worth it.
+    cache.keep(0, &prompt[..150], filled(&pool, 150));
+    assert_eq!(cache.find(0, &prompt[..151]).tokens, 150);
+    assert_eq!(plan(&cache, 165, &there), None);
+    assert_eq!(plan(&cache, 200, &there).unwrap(), (6, 4, vec![(1, 4), (1, 5), (0, 4), (0, 5)]));
+    // What came becomes known, with what it builds on, whatever has gone meanwhile.
+    let found = cache.find(0, &prompt[..200]);
+    let mut plan = cache.plan(0, &prompt[..200], &chains, &found, |key| there.contains(key)).unwrap();
+    for (g, i) in &plan.missing {
+        plan.owns[*i].pages[*g] = cache.take(*g, 1).unwrap().pop();
+    }
+    cache.clear();
+    cache.adopt(0, &prompt[..192], plan.owns, plan.from);
+    let found = cache.find(0, &prompt[..200]);
+    assert_eq!((found.tokens, cache.use_restored(&found), cache.use_restored(&found)), (192, 64, 0));
+    let (pages, _) = cache.claim(&found);
+    assert_eq!(pages.held(), [6, 2]);
+    drop(pages);
+    cache.forget(0, &prompt[..200]);
+    assert_eq!(pool.pages(), (40, 40));
+}
+
+#[test]
+fn a_text_of_windows_alone_hangs_on_empty_places() {
+    let pool = pools_of(&[(WINDOW, 9)]);
+    let keys = keys(&pool);
+    let mut cache = cache(&pool, 4).with_keys(keys.clone());
+    let prompt = text(0..200);
+    let chains = chains(&keys, &prompt);
+    let found = cache.find(0, &prompt);
+    let mut plan = cache.plan(0, &prompt, &chains, &found, |_| true).unwrap();
+    assert_eq!(plan.missing, [(0, 4), (0, 5)]);
+    for (g, i) in &plan.missing {
+        plan.owns[*i].pages[*g] = cache.take(*g, 1).unwrap().pop();
+    }
+    cache.adopt(0, &prompt[..192], plan.owns, plan.from);
+    assert_eq!(cache.find(0, &prompt).tokens, 192);
+    while cache.evict(0) {}
+    assert!(cache.nodes.is_empty() && pool.pages() == (9, 9));
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Start { scope: u64, text: Vec<u32> },
     Compute(usize, usize),
     End(usize, bool),
+    Save,
     Preempt(usize),
     Restart(usize),
     Evict(usize),
@@ -252,6 +340,7 @@ fn op() -> impl Strategy<Value = Op> {
         }),
         8 => (0usize..6, 1usize..90).prop_map(|(i, n)| Op::Compute(i, n)),
         3 => (0usize..6, any::<bool>()).prop_map(|(i, keep)| Op::End(i, keep)),
+        2 => Just(Op::Save),
         1 => (0usize..6).prop_map(Op::Preempt),
         2 => (0usize..3).prop_map(Op::Restart),
         1 => (0usize..2).prop_map(Op::Evict),
@@ -280,20 +369,24 @@ struct Model {
     memory: HashMap<(usize, PageId), Vec<u64>>,
     running: Vec<Run>,
     waiting: Vec<(u64, Vec<u32>)>,
+    stored: HashMap<PageKey, Vec<u64>>,
 }
 
 impl Model {
     fn start(&mut self, scope: u64, text: Vec<u32>) {
         let found = self.cache.find(scope, &text);
         assert!(found.tokens < text.len());
-        let pages = self.cache.claim(&found);
+        let (pages, _) = self.cache.claim(&found);
         self.running.push(Run { scope, text, pages, computed: found.tokens });
     }
 
     fn compute(&mut self, i: usize, count: usize) {
         let Some(run) = self.running.get_mut(i) else { return };
         let end = run.text.len().min(run.computed + count);
-        if self.cache.grow(&mut run.pages, 0, end, 0).is_err() {
+        let grown = self.cache.grow(&mut run.pages, 0, end, 0);
+        self.take_left();
+        let run = &mut self.running[i];
+        if grown.is_err() {
             return;
         }
         assert!(run.pages.writable_from(run.computed));
@@ -321,6 +414,30 @@ impl Model {
         }
     }
 
+    /// What goes to the store, and what has left, is what its key stands for.
+    fn save(&mut self) {
+        let next = self.cache.next_unsaved(|_| 3, |key| self.stored.contains_key(key));
+        let next = next.into_iter().flat_map(|n| {
+            assert!(n.keys.len() <= 3 && n.keys.len() == n.pages.len());
+            n.keys.into_iter().zip(n.pages.into_iter().map(move |page| (n.group, page)))
+        });
+        let next: Vec<_> = next.collect();
+        for (key, page) in next {
+            assert_eq!(self.stored.insert(key, self.memory[&page].clone()), None, "saved twice");
+        }
+        self.cache.trim();
+        self.take_left();
+    }
+
+    /// Before anything is written.
+    fn take_left(&mut self) {
+        for left in self.cache.take_left() {
+            let there = self.memory[&(left.group, left.page)].clone();
+            let known = self.stored.entry(left.key).or_insert_with(|| there.clone());
+            assert_eq!(*known, there);
+        }
+    }
+
     fn apply(&mut self, op: Op) {
         match op {
             Op::Start { scope, text } if self.running.len() < 6 => self.start(scope, text),
@@ -335,9 +452,13 @@ impl Model {
                 let (scope, text) = self.waiting.swap_remove(i);
                 self.start(scope, text);
             }
+            Op::Save => self.save(),
             Op::Evict(group) if group < self.cache.specs.len() => drop(self.cache.evict(group)),
             _ => {}
         }
+        // What was to be saved may have gone otherwise.
+        self.cache.trim();
+        self.take_left();
     }
 
     /// Every running sequence sees what it computed or what was computed for the same tokens, and no page is lost.
@@ -367,13 +488,17 @@ impl Model {
                 assert!(page.is_some() || is_loose(cache.specs[g]));
             }
         }
+        let waits =
+            |n: &Node| n.wanted && n.pages.iter().zip(&n.saved).any(|(p, saved)| p.is_some() && !saved);
+        assert!(cache.nodes.iter().all(|(id, n)| !waits(n) || cache.unsaved.contains(id)));
+        assert!(cache.unsaved.iter().all(|id| cache.nodes.contains_key(id)));
         let leaves = cache.nodes.values().filter(|n| n.branch.is_empty()).count();
         let loose = |g: usize| {
             cache.nodes.values().filter(|n| is_loose(cache.specs[g]) && n.pages[g].is_some()).count()
         };
         assert_eq!(cache.leaves.len(), leaves);
         assert!((0..cache.loose.len()).all(|g| cache.loose[g].len() == loose(g)));
-        assert!(cache.len() <= cache.kept_max);
+        assert!(cache.len() <= cache.kept_max || !cache.unsaved.is_empty());
         for run in &self.running {
             let pieces = |g: usize| {
                 (0..8).filter_map(move |i| run.pages.piece(g, i, 32 * (i + 1)).map(|p| (g, p.id())))
@@ -390,13 +515,17 @@ proptest! {
     #[test]
     fn content_matches(
         ops in prop::collection::vec(op(), 1..60), pages in prop::array::uniform2(6usize..24), groups in 0usize..3, kept_max in 0usize..4,
+        stores in any::<bool>(),
     ) {
         let groups = [&[StateSpec::Paged][..], &[StateSpec::Paged, WINDOW], &[WINDOW]][groups];
         let groups: Vec<(StateSpec, usize)> = groups.iter().copied().zip(pages).collect();
         let pools = pools_of(&groups);
-        let cache = cache(&pools, kept_max);
-        let mut model =
-            Model { pools, cache, memory: HashMap::new(), running: Vec::new(), waiting: Vec::new() };
+        let mut cache = cache(&pools, kept_max);
+        if stores {
+            cache = cache.with_keys(keys(&pools));
+        }
+        let (memory, stored) = (HashMap::new(), HashMap::new());
+        let mut model = Model { pools, cache, memory, running: Vec::new(), waiting: Vec::new(), stored };
         for op in ops {
             model.apply(op);
             model.check();
@@ -408,6 +537,10 @@ proptest! {
         for (scope, text) in std::mem::take(&mut model.waiting) {
             model.cache.forget(scope, &text);
         }
+        while model.cache.unsaved() > 0 {
+            model.save();
+        }
+        prop_assert!(model.cache.len() <= kept_max);
         // Nothing is left that nobody wants.
         prop_assert!(model.cache.nodes.values().all(|n| n.kept));
         model.cache.clear();

@@ -17,6 +17,7 @@ use crate::context::ContextChoice;
 use crate::devices::cache::DeviceCache;
 use crate::devices::unasked;
 use crate::exit::{Exit, describe, usage};
+use crate::memory;
 use crate::model_spec::{Looked, look};
 use crate::open_device::{self, Opened};
 use crate::output::{Out, say};
@@ -45,11 +46,13 @@ pub fn run(args: &PlanArgs, config: &Config) -> anyhow::Result<Exit> {
             let simulated = machine_file::read(name)?;
             let about = format!("{}: {} (not here: simulated)", simulated.name, simulated.about);
             let none = |_: &Candidate| [Correction::NONE; 2];
-            let machine = Planned { machine: &simulated.machine, about: Some(about), room: None };
+            let budgets = budgets(args, &simulated.machine)?;
+            let machine = Planned { machine: &simulated.machine, about: Some(about), room: None, budgets };
             answer(args, &spec, &options, machine, &none)
         }
         None => {
             let opened = open_all(args, config)?;
+            memory::check_names(&opened, &[], args.memory_max.as_ref())?;
             let want = if args.recalibrate { Want::Anew } else { Want::Missing };
             let here = Here::of(&opened, &spec, want, config)?;
             let here =
@@ -58,7 +61,8 @@ pub fn run(args: &PlanArgs, config: &Config) -> anyhow::Result<Exit> {
             let grades = Grades::read(&cache, &here.keys);
             let corrections = |candidate: &Candidate| grades.corrections(candidate, &spec);
             let room = Room::of(&opened, args.memory_max.as_ref());
-            let machine = Planned { machine: &here.machine, about: None, room: Some(&room) };
+            let budgets = Vec::new();
+            let machine = Planned { machine: &here.machine, about: None, room: Some(&room), budgets };
             answer(args, &spec, &options, machine, &corrections)
         }
     }
@@ -71,6 +75,8 @@ struct Planned<'a> {
     about: Option<String>,
     /// Its devices, where they are here.
     room: Option<&'a Room>,
+    /// What each may take at most; of devices that are here `room` knows it.
+    budgets: Vec<Option<u64>>,
 }
 
 /// What earlier runs say about predictions for a placement.
@@ -80,14 +86,13 @@ fn answer(
     args: &PlanArgs,
     spec: &ModelSpec,
     options: &EngineOptions,
-    Planned { machine, about, room }: Planned<'_>,
+    Planned { machine, about, room, budgets }: Planned<'_>,
     corrections: &Corrections<'_>,
 ) -> anyhow::Result<Exit> {
     let only = match &args.place {
         Some(Place::Rules(rules)) => Some(vec![candidate(rules, spec, machine, room.is_some())?]),
         _ => None,
     };
-    let budgets = budgets(args, machine)?;
     let check = room.map(|room| |placements: &Placements| room.misfit(spec, placements, options));
     let plan = plan(&Ask {
         spec,
@@ -175,21 +180,19 @@ fn candidate(
     here: bool,
 ) -> anyhow::Result<Candidate> {
     let resolved = rules.resolve(spec).map_err(|e| usage(format!("--place: {e}")))?;
-    let number = |(i, name): (usize, &String)| {
+    let number = |name: &String| {
         let mut devices = machine.devices.iter();
         let named = devices.position(|d| d.name == *name || d.name.split(':').next() == Some(name));
-        // Open devices are in the order of the rules; their own names may be others than those they were asked for by.
-        let opened = machine
-            .devices
-            .get(i)
-            .filter(|_| here && machine.devices.len() == rules.devices().len())
-            .map(|_| i);
-        named.or(opened).ok_or_else(|| {
+        named.ok_or_else(|| {
             let known: Vec<&str> = machine.devices.iter().map(|d| d.name.as_str()).collect();
             usage(format!("--place: there is no device {name}; there are {}", known.join(", ")))
         })
     };
-    let numbers = rules.devices().iter().enumerate().map(number).collect::<anyhow::Result<Vec<usize>>>()?;
+    // Open devices are in the order of the rules; their own names may be others than those they were asked for by.
+    let numbers = match here && machine.devices.len() == rules.devices().len() {
+        true => (0..machine.devices.len()).collect(),
+        false => rules.devices().iter().map(number).collect::<anyhow::Result<Vec<usize>>>()?,
+    };
     let here = |placement: &Placement| {
         let assignment = (0..spec.blocks.len()).map(|b| numbers[placement.device(b)]).collect();
         Placement::new(spec, machine.devices.len(), assignment)
@@ -208,5 +211,33 @@ fn budgets(args: &PlanArgs, machine: &Machine) -> anyhow::Result<Vec<Option<u64>
             Err(usage(format!("--memory-max: there is no device {name}; there are {known}")))
         }
         None => Ok(names.iter().map(|name| max.of(&[name])).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unicorn_cases::shapes;
+    use unicorn_core::TensorType;
+
+    use super::*;
+
+    #[test]
+    fn rules_for_open_devices_are_taken_in_their_order() {
+        let mut machine = machine_file::read("phoenix").unwrap().machine;
+        machine.devices.truncate(2);
+        // Asked for as `vulkan` and `vulkan:0`, the first being the fastest one of all.
+        for (device, name) in machine.devices.iter_mut().zip(["vulkan:1", "vulkan:0"]) {
+            device.name = name.into();
+        }
+        let spec = shapes::model("smollm2-135m", TensorType::Q8_0).unwrap();
+        let of = |rules: &str, here| {
+            let made = candidate(&rules.parse().unwrap(), &spec, &machine, here)?.placements.prefill;
+            anyhow::Ok([1, 2].map(|block| made.device(block)))
+        };
+        assert_eq!(of("mixer=vulkan:0,ffn=vulkan", true).unwrap(), [0, 1]);
+        assert_eq!(of("mixer=vulkan,ffn=vulkan:0", true).unwrap(), [0, 1]);
+        // Devices that are not here go by their names.
+        assert_eq!(of("mixer=vulkan:0,ffn=vulkan:1", false).unwrap(), [1, 0]);
+        assert!(of("mixer=vulkan:0,ffn=cpu", false).unwrap_err().to_string().contains("no device cpu"));
     }
 }

@@ -12,7 +12,9 @@ const LOST: Faults = Faults {
     load: None,
     nan: false,
     lacks: None,
-    copies: false,
+    copies: 0,
+    copy_time: std::time::Duration::ZERO,
+    late: None,
 };
 
 /// Steps until the engine has stopped.

@@ -201,6 +201,21 @@ fn devices_that_are_asked_decide_what_fits() {
 }
 
 #[test]
+fn phases_are_placed_apart_on_devices_that_have_room() {
+    let (spec, options) = (tiny_spec(8), options());
+    // The first device is the fastest, and full.
+    let mut machine = of(&[(0.5, 0.5), (1.0, 1.0), (1.0, 1.0)], 1 << 40);
+    machine.devices.iter_mut().for_each(|d| d.latency_seconds = figure(4.0));
+    let full = |placements: &Placements| {
+        let used = placements.ways().iter().any(|p| p.assignment().contains(&0));
+        used.then(|| Misfit::Refused("full".to_owned()))
+    };
+    let plan = plan(&Ask { check: Some(&full), decode: 16, ..ask(&spec, &machine, &options) }).unwrap();
+    let best = chosen(&plan);
+    assert!(best.candidate.rules.starts_with("prefill:"), "{}", best.candidate.rules);
+}
+
+#[test]
 fn a_placement_that_was_asked_for_is_compared_with_the_best_alone() {
     let (spec, options, machine) = (tiny_spec(4), options(), of(&[(1.0, 1.0), (3.0, 3.0)], 1 << 40));
     let placement = Placement::new(&spec, 2, vec![1; spec.blocks.len()]).unwrap();

@@ -117,14 +117,13 @@ proptest! {
         prompt in 1usize..400,
         tokens in 1usize..6,
         chunk in 1usize..200,
-        parts in 1usize..4,
         contended in any::<bool>(),
     ) {
         let spec = tiny_spec(layers);
         let assignment =
             (0..spec.blocks.len()).map(|i| (seed.rotate_left(i as u32 * 7) as usize) % 3).collect();
         let placement = Placement::new(&spec, 3, assignment).unwrap();
-        let options = EngineOptions { prefill_chunk: chunk, pipeline_parts: parts, ..EngineOptions::default() };
+        let options = EngineOptions { prefill_chunk: chunk, ..EngineOptions::default() };
         let mut machine = machine(vec![device("a", 0), device("b", 0), device("c", 2)], 1 << 40);
         machine.memories[0].read_bytes_per_second = contended.then_some(figure(3.0));
         let done = std::cell::RefCell::new(vec![0.0; 3]);
