@@ -105,7 +105,11 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn unicorn(binary: &Path, model: &Path, args: &Args) -> Result<Served> {
     let (model, slots) = (model.display().to_string(), args.clients.to_string());
-    Served::unicorn(binary, "load", &["-m", &model, "--slots", &slots, "--device", "cpu", "--ctx", "2048"])
+    Served::unicorn(
+        binary,
+        "load",
+        &["-m", &model, "--slots", &slots, "--device", "cpu", "--ctx", "2048", "--kv-disk", "0"],
+    )
 }
 
 fn llama(model: &Path, args: &Args) -> Result<Served> {

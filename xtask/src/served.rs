@@ -27,6 +27,12 @@ impl Served {
     pub fn unicorn(binary: &Path, name: &str, arguments: &[&str]) -> Result<Served> {
         let mut command = sh::command(binary);
         command.arg("serve").args(arguments).env_remove("UNICORN_API_KEY").env("HF_HUB_OFFLINE", "1");
+        // What earlier runs computed is not found again.
+        let pages = sh::target("served").join(format!("{name}-kv"));
+        if pages.exists() {
+            std::fs::remove_dir_all(&pages).with_context(|| pages.display().to_string())?;
+        }
+        command.env("UNICORN_KV_DIR", pages);
         Served::start(command, name)
     }
 

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::bench_spec::{ShapeChoice, WeightType};
 pub use crate::commands::embed::EmbedArgs;
+pub use crate::commands::kv::KvCommandArgs;
 pub use crate::commands::serve::ServeArgs;
 use crate::context::ContextChoice;
 use crate::devices::Tier;
@@ -13,7 +14,9 @@ use crate::memory_max::MemoryMax;
 use crate::parse::{self, OrAuto};
 use crate::planner::Place;
 use crate::settings::AnswerArgs;
-pub use crate::shared_args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, MemoryArgs, ModelArgs, PlaceArgs};
+pub use crate::shared_args::{
+    CONTEXT_ALIASES, DeviceArgs, KvArgs, KvDiskArgs, MemoryArgs, ModelArgs, PlaceArgs,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,6 +33,7 @@ Exit codes:
 Environment:
   UNICORN_MODEL    default of --model
   UNICORN_API_KEY  what clients of `serve` have to bring; several are separated by commas
+  UNICORN_KV_DIR   folder of KV caches that are kept on disk; `unicorn kv` lists them
   HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE    as for every Hugging Face tool
   NO_COLOR         no colours";
 
@@ -65,6 +69,7 @@ pub enum Command {
     Models(ModelsArgs),
     #[command(visible_alias = "remove")]
     Rm(RmArgs),
+    Kv(KvCommandArgs),
     Bench(BenchArgs),
     Plan(PlanArgs),
     Perplexity(PerplexityArgs),
@@ -93,6 +98,7 @@ pub enum Command {
   unicorn run \"What is the capital of France?\"
   unicorn run -m ./Qwen3-0.6B-Q8_0.gguf --temp 0 \"Write a haiku about rain\"
   unicorn run --system \"Answer in French.\"
+  unicorn run --continue
   echo 'Once upon a time' | unicorn run --raw --max-tokens 64 --seed 7")]
 pub struct RunArgs {
     /// What to answer; without it and with a terminal on stdin, a chat starts
@@ -117,6 +123,9 @@ pub struct RunArgs {
     /// Chat template to use in place of the model's own, a Jinja file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "raw", help_heading = "Prompt")]
     pub chat_template: Option<PathBuf>,
+    /// Go on with the last chat or answer of this model; `unicorn kv --help` tells where they are kept
+    #[arg(long = "continue", conflicts_with = "raw", help_heading = "Prompt")]
+    pub go_on: bool,
     /// Wait for text on stdin, however long it takes to come
     #[arg(long, conflicts_with = "no_stdin", help_heading = "Prompt")]
     pub stdin: bool,
@@ -144,6 +153,8 @@ pub struct RunArgs {
     pub memory: MemoryArgs,
     #[command(flatten)]
     pub kv: KvArgs,
+    #[command(flatten)]
+    pub disk: KvDiskArgs,
 }
 
 /// Fetch a model into the Hugging Face cache folder

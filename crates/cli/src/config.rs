@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use unicorn_hub::HubConfig;
+use unicorn_hub::{HubConfig, SettingError};
 
 use crate::args::{GlobalArgs, ModelArgs};
 use crate::devices::Faults;
@@ -24,14 +24,16 @@ pub struct Config {
     pub hub: HubConfig,
     /// Model named by the environment.
     model: Option<String>,
-    /// API keys that clients of a server have to bring.
-    pub api_keys: Vec<String>,
+    /// API keys that clients of a server have to bring; `None` where the environment does not speak of keys.
+    pub api_keys: Option<Vec<String>>,
     /// What shall go wrong, to see what becomes of it.
     pub faults: Faults,
     /// Folder for state that outlives a run (history), if the system has one.
     pub state_dir: Option<PathBuf>,
     /// Folder for what can be found out again (measurements, selftests), if the system has one.
     pub cache_dir: Option<PathBuf>,
+    /// Folder for pages of KV caches, if the system has one.
+    pub kv_dir: Result<Option<PathBuf>, SettingError>,
 }
 
 /// How much is said on stderr.
@@ -59,6 +61,10 @@ impl Config {
         };
         // Nothing depends on these two folders, so one that cannot be told is none.
         let folder = |name: &str, below_home: &str| environment.base(name, below_home).ok().flatten();
+        let cache_dir = folder("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("unicorn"));
+        let kv_dir = environment
+            .path("UNICORN_KV_DIR")
+            .map(|named| named.or_else(|| cache_dir.as_ref().map(|cache| cache.join("kv"))));
         let model = environment.text("UNICORN_MODEL").map(|name| match name.starts_with('~') {
             true => environment
                 .path("UNICORN_MODEL")
@@ -71,10 +77,11 @@ impl Config {
             messages,
             style: Style::stderr(environment.text("NO_COLOR").is_some()),
             model,
-            api_keys: keys(environment.text("UNICORN_API_KEY").as_deref().unwrap_or_default()),
+            api_keys: environment.set("UNICORN_API_KEY").map(|text| keys(&text)),
             faults: Faults::parse(&environment.text("UNICORN_FAULTS").unwrap_or_default()),
             state_dir: folder("XDG_STATE_HOME", ".local/state"),
-            cache_dir: folder("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("unicorn")),
+            cache_dir,
+            kv_dir,
             hub: environment.hub(),
         }
     }
@@ -105,11 +112,10 @@ impl Config {
     }
 }
 
-/// Keys separated by commas or lines; blanks around them do not count, nor do lines that begin with `#`.
-pub fn keys(text: &str) -> Vec<String> {
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let keys = lines.flat_map(|line| line.split(','));
-    keys.map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect()
+/// The keys in a variable, separated by commas or lines; blanks around them do not count. There are no comments: a key may begin with `#`.
+fn keys(text: &str) -> Vec<String> {
+    let keys = text.split([',', '\n', '\r']).map(str::trim);
+    keys.filter(|key| !key.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -135,8 +141,12 @@ mod tests {
 
     #[test]
     fn keys_stand_in_lines_or_between_commas() {
-        assert_eq!(keys(" a, b\n# no key, none\n\nc\n"), ["a", "b", "c"]);
-        assert_eq!(keys(" ,\n#x"), [] as [&str; 0]);
+        assert_eq!(keys(" a, b\n#c\n\nd e\r\n"), ["a", "b", "#c", "d e"]);
+        assert_eq!(keys(" ,\n"), [] as [&str; 0]);
+        // Set to nothing is not the same as not set: a server must not be open by mistake.
+        assert_eq!(config(false, &[]).api_keys, None);
+        assert_eq!(config(false, &[("UNICORN_API_KEY", "")]).api_keys, Some(Vec::new()));
+        assert_eq!(config(false, &[("UNICORN_API_KEY", "#s3cret")]).api_keys, Some(vec!["#s3cret".into()]));
     }
 
     #[test]
@@ -146,6 +156,11 @@ mod tests {
         assert_eq!(config(false, &[("HOME", "/u")]).cache_dir, Some("/u/.cache/unicorn".into()));
         assert_eq!(config(false, &[("XDG_CACHE_HOME", "/c")]).cache_dir, Some("/c/unicorn".into()));
         assert_eq!(config(false, &[("XDG_CACHE_HOME", "")]).cache_dir, None);
+        let kv = |pairs| config(false, pairs).kv_dir;
+        assert_eq!(kv(&[("HOME", "/u")]), Ok(Some("/u/.cache/unicorn/kv".into())));
+        assert_eq!(kv(&[("HOME", "/u"), ("UNICORN_KV_DIR", "~/pages")]), Ok(Some("/u/pages".into())));
+        assert_eq!(kv(&[("XDG_CACHE_HOME", "")]), Ok(None));
+        assert_eq!(kv(&[("UNICORN_KV_DIR", "$NONE/x")]).unwrap_err().origin, "UNICORN_KV_DIR");
         assert!(!config(true, &[]).talks() && config(false, &[]).talks() && !config(false, &[]).explains());
     }
 }

@@ -1,6 +1,7 @@
 //! A conversation: what was said, and its file format.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ pub struct Message {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Conversation {
     messages: Vec<Message>,
+    /// When it began, where that is to be remembered.
+    #[serde(skip)]
+    began: Option<SystemTime>,
 }
 
 /// Largest conversation file that is read, in bytes.
@@ -36,6 +40,16 @@ impl Conversation {
         let mut conversation = Conversation::default();
         conversation.set_system(system);
         conversation
+    }
+
+    /// When it began: the date that a template tells. A chat that goes on another day begins with the same tokens that way.
+    pub fn began(&self) -> Option<SystemTime> {
+        self.began
+    }
+
+    /// It began then.
+    pub fn begin_at(&mut self, time: SystemTime) {
+        self.began = Some(time);
     }
 
     /// All messages.
@@ -106,10 +120,20 @@ impl Conversation {
         }
         let text = std::fs::read_to_string(path).with_context(named)?;
         let loaded: Conversation = serde_json::from_str(&text).with_context(named)?;
-        if loaded.messages.iter().skip(1).any(|m| m.role == Role::System) {
-            bail!("{}: a system message stands after the first message", path.display());
+        Conversation::of(loaded.messages).with_context(|| path.display().to_string())
+    }
+
+    /// A conversation of these messages. Errors where a system message is not the first.
+    pub fn of(messages: Vec<Message>) -> anyhow::Result<Conversation> {
+        if messages.iter().skip(1).any(|m| m.role == Role::System) {
+            bail!("a system message stands after the first message");
         }
-        Ok(loaded)
+        Ok(Conversation { messages, began: None })
+    }
+
+    /// The question that was asked last.
+    pub fn last_question(&self) -> Option<&str> {
+        self.messages.iter().rfind(|m| m.role == Role::User).map(|m| m.content.as_str())
     }
 }
 
@@ -160,7 +184,7 @@ mod tests {
             r#"{"messages":[{"role":"user","content":"x"},{"role":"system","content":"y"}]}"#,
         )
         .unwrap();
-        assert!(Conversation::load(&path).unwrap_err().to_string().contains("system message"));
+        assert!(Conversation::load(&path).unwrap_err().root_cause().to_string().contains("system message"));
         std::fs::write(&path, "[]").unwrap();
         assert!(Conversation::load(&path).unwrap_err().to_string().contains("chat.json"));
     }

@@ -42,6 +42,11 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<F> {
         Some(value).filter(|value| !value.is_empty())
     }
 
+    /// A variable's text where it is set, even to nothing: for what must not count as unset by mistake.
+    pub fn set(&self, name: &str) -> Option<String> {
+        (self.0)(name).map(|value| value.to_string_lossy().into_owned())
+    }
+
     /// The first of some variables that is set, in capitals or in small letters.
     fn first(&self, names: &[&str]) -> Option<Setting> {
         let spellings = names.iter().flat_map(|name| [name.to_string(), name.to_ascii_lowercase()]);

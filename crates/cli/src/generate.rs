@@ -85,7 +85,11 @@ fn finished(answer: Answer) -> anyhow::Result<Answer> {
 /// The line of figures after an answer: `prompt: 12 tokens, 512 tok/s | answer: 34 tokens, 98.2 tok/s`, with what came of drafts.
 pub fn figures(answer: &Answer) -> String {
     let t = &answer.timings;
-    let reused = if t.reused_tokens > 0 { format!(" ({} reused)", t.reused_tokens) } else { String::new() };
+    let reused = match (t.reused_tokens, t.restored_tokens) {
+        (0, _) => String::new(),
+        (reused, 0) => format!(" ({reused} reused)"),
+        (reused, restored) => format!(" ({reused} reused, {restored} from disk)"),
+    };
     let prompt =
         format!("prompt: {} tokens{reused}, {} tok/s", t.prompt_tokens, rate(t.prefill_tokens_per_second()));
     let drafts = match t.drafted_tokens {

@@ -22,7 +22,7 @@ const COMMANDS: [(&[&str], &str); 12] = [
 ];
 
 /// Flags of other programs, and what to say about them. A command that has such a flag itself is not asked.
-const FLAGS: [(&[&str], &str); 34] = [
+const FLAGS: [(&[&str], &str); 35] = [
     (
         &[
             "-ngl",
@@ -96,6 +96,10 @@ const FLAGS: [(&[&str], &str); 34] = [
     (
         &["-ctk", "-ctv", "--cache-type-k", "--cache-type-v", "--kv-type"],
         "`--kv TYPE` sets the type of the KV cache",
+    ),
+    (
+        &["--prompt-cache", "--prompt-cache-all", "--prompt-cache-ro", "--slot-save-path", "--cache-reuse"],
+        "there is nothing to set: what was computed for a prompt is kept on disk; --kv-disk SIZE sets how much, `unicorn kv` lists it",
     ),
     (&["-nkvo", "--no-kv-offload"], "the KV cache lies where the model runs"),
     (

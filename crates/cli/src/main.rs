@@ -7,6 +7,7 @@ mod argv;
 mod bench_spec;
 mod canary;
 mod chat;
+mod chats;
 mod clean;
 mod commands;
 mod config;
@@ -18,6 +19,7 @@ mod exit;
 mod generate;
 mod hints;
 mod interrupt;
+mod kv_disk;
 mod memory;
 mod memory_max;
 mod model_name;
@@ -84,6 +86,7 @@ fn dispatch(command: &Command, config: &Config) -> anyhow::Result<Exit> {
         Command::Serve(args) => commands::serve::run(args, config),
         Command::Pull(args) => commands::pull::run(args, config),
         Command::Models(args) => commands::models::run(args, config),
+        Command::Kv(args) => commands::kv::run(args, config),
         Command::Rm(args) => commands::rm::run(args, config),
         Command::Bench(args) => match &args.what {
             Some(BenchCommand::Ffn(args)) => commands::bench::ffn::run(args, config),

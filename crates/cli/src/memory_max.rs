@@ -93,6 +93,14 @@ fn size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+/// A size, or 0 for none.
+pub fn size_or_none(text: &str) -> Result<u64, String> {
+    match text.trim() {
+        "0" => Ok(0),
+        text => size(text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +138,14 @@ mod tests {
         assert!(error.contains("no device `npu`; there are cpu"), "{error}");
         let max = MemoryMax::of_this_machine("cpu=1GB,vulkan:H100=2GB").unwrap();
         assert_eq!(max.of(&["vulkan:h100"]), Some(2_000_000_000));
+    }
+
+    #[test]
+    fn none_is_a_size_where_it_may_be() {
+        assert_eq!((size_or_none("0"), size_or_none("1.5GiB")), (Ok(0), Ok(3 << 29)));
+        for text in ["", "8", "-1GB", "0GB", "x"] {
+            assert!(size_or_none(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -41,7 +41,8 @@ pub fn chat(text: &TextSide, conversation: &Conversation) -> anyhow::Result<Opti
     let template = text.template().context("--raw goes without the chat template")?;
     let Some(template) = template else { return Ok(None) };
     let messages = serde_json::to_value(conversation.messages())?;
-    let options = RenderOptions { now: now(), ..RenderOptions::default() };
+    let now = date(conversation.began().unwrap_or_else(SystemTime::now));
+    let options = RenderOptions { now, ..RenderOptions::default() };
     let rendered = template.render(&messages, &options)?;
     let tokens = text.tokenizer.encode_prompt(&rendered.prompt)?;
     Ok(Some(ChatPrompt { tokens, adjustments: rendered.adjustments }))
@@ -54,7 +55,7 @@ pub fn raw(text: &TextSide, prompt: &str, special: bool) -> anyhow::Result<Token
 }
 
 /// The date that templates may tell the model, in UTC.
-fn now() -> Option<DateTime> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+fn date(time: SystemTime) -> Option<DateTime> {
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
     i64::try_from(since.as_secs()).ok().map(DateTime::from_unix)
 }

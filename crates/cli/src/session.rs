@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{DRAFT_MAX, Engine, EngineOptions, Leeway, LoadProgress, Overseer, fit, perplexity};
+use unicorn_engine::{
+    DRAFT_MAX, Engine, EngineOptions, KvStore, Leeway, LoadProgress, Overseer, fit, perplexity,
+};
 use unicorn_model::{ModelError, Notice, OpenModel, TextSide};
 use unicorn_text::Tokenizer;
 
@@ -18,6 +20,7 @@ use crate::clean::one_line;
 use crate::config::Config;
 pub use crate::context::ContextChoice;
 use crate::exit::usage;
+use crate::kv_disk::{self, About, Kept};
 use crate::memory::{self, Refused};
 use crate::memory_max::MemoryMax;
 use crate::output::say;
@@ -104,6 +107,8 @@ pub struct EngineChoice<'a> {
     pub rows: usize,
     /// Who looks at samples of what is computed; `None` for nobody.
     pub canary: Option<&'a canary::Wish>,
+    /// Disk that computed pages of all models may take; 0 keeps none. `None` where the model need not be told from others either.
+    pub disk_bytes: Option<u64>,
 }
 
 /// A context that nobody asked for may become shorter where it does not fit, but not shorter than this.
@@ -140,9 +145,30 @@ pub struct Session {
     pub grader: Option<Grader>,
     /// Its text side.
     pub text: TextSide,
+    /// Tells the model from others, where that was asked for.
+    pub fingerprint: Option<[u8; 32]>,
+    /// Pages on disk, where any are kept. Dropped after the engine, which writes there.
+    pub kept: Option<Kept>,
 }
 
+/// How long is waited for pages that are not saved yet, before a person may type again.
+const SAVE_MAX: Duration = Duration::from_millis(500);
+/// The same before the program ends.
+const SAVE_LAST_MAX: Duration = Duration::from_secs(10);
+
 impl Session {
+    /// Saves pages for another day, as far as that takes no time that a person notices.
+    pub fn save(&mut self) {
+        self.engine.flush(Instant::now() + SAVE_MAX);
+    }
+
+    /// Saves the pages that are kept, and ends. Nothing is waited for where none are kept on disk.
+    pub fn end(mut self) {
+        self.engine.flush(Instant::now() + SAVE_LAST_MAX);
+        // The store writes what waits when the last who has it is gone.
+        drop(self);
+    }
+
     /// Finds the model, and opens it and the device.
     pub fn open(model: &str, choice: &EngineChoice<'_>, config: &Config) -> anyhow::Result<Session> {
         Session::of(&find_model(model, config)?, choice, config)
@@ -167,8 +193,7 @@ impl Session {
         let path = &fetched.path;
         let (text, engine) = std::thread::scope(|scope| {
             let text = std::thread::Builder::new().spawn_scoped(scope, || open_text(&model, fetched, config));
-            let source: Arc<dyn WeightSource> = model.source.clone();
-            let engine = open_engine(&model.spec, &source, choice, config, progress);
+            let engine = open_engine(&model, path, choice, config, progress);
             let text = match text {
                 Ok(text) => text.join().unwrap_or_else(|_| Err(anyhow!("building the tokenizer panicked"))),
                 // The system has no thread left: one after the other does it too.
@@ -180,11 +205,14 @@ impl Session {
             Ok(error) => named(path, error),
             Err(error) => error.context(format!("cannot open model {}", path.display())),
         })?;
-        let (engine, grader) = engine?;
-        let session = Session { text, engine, grader };
+        let Running { engine, grader, fingerprint, kept } = engine?;
+        let session = Session { text, engine, grader, fingerprint, kept };
         if config.explains() {
             say!("{}", path.display());
             explain(&session.engine, start);
+            if let (Some(kept), Some(bytes)) = (&session.kept, choice.disk_bytes) {
+                kv_disk::explain(kept, bytes);
+            }
         }
         Ok(session)
     }
@@ -205,17 +233,37 @@ pub fn no_template(system: bool) -> &'static str {
     }
 }
 
-/// Opens the device and loads the weights.
-pub fn open_engine(
-    spec: &ModelSpec,
-    source: &Arc<dyn WeightSource>,
+/// An engine with what belongs to it.
+struct Running {
+    engine: Engine,
+    grader: Option<Grader>,
+    fingerprint: Option<[u8; 32]>,
+    kept: Option<Kept>,
+}
+
+/// Opens the device and the pages on disk, and loads the weights.
+fn open_engine(
+    model: &OpenModel,
+    path: &Path,
     choice: &EngineChoice<'_>,
     config: &Config,
     progress: &mut dyn FnMut(LoadProgress),
-) -> anyhow::Result<(Engine, Option<Grader>)> {
+) -> anyhow::Result<Running> {
+    let spec = &model.spec;
+    let source: Arc<dyn WeightSource> = model.source.clone();
     let placed = open_devices(spec, choice, config)?;
     let grader = if config.explains() { Grader::new(&placed, spec, config)? } else { None };
-    Ok((engine_on(placed, spec, source, choice, config, progress)?, grader))
+    let fingerprint = choice.disk_bytes.map(|_| model.fingerprint()).transpose()?;
+    let kept = match (fingerprint, choice.disk_bytes) {
+        (Some(fingerprint), Some(bytes @ 1..)) => {
+            let options = engine_options(spec, choice)?;
+            let identity = kv_disk::identity(&fingerprint, spec, &options, &placed);
+            kv_disk::open(identity, &About::new(spec, path, &options, &placed), bytes, config)?
+        }
+        _ => None,
+    };
+    let engine = engine_on(placed, spec, &source, choice, kept.as_ref(), config, progress)?;
+    Ok(Running { engine, grader, fingerprint, kept })
 }
 
 /// Opens the devices for a model and places it on them.
@@ -252,10 +300,12 @@ pub fn engine_on(
     spec: &ModelSpec,
     source: &Arc<dyn WeightSource>,
     choice: &EngineChoice<'_>,
+    kept: Option<&Kept>,
     config: &Config,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> anyhow::Result<Engine> {
     let mut options = engine_options(spec, choice)?;
+    options.store = kept.map(|kept| KvStore { pages: kept.store.clone(), identity: kept.identity });
     let Placed { opened, placements } = placed;
     let context = options.context;
     options.memory_limits = memory::limits(&opened, choice.memory);

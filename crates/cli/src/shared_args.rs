@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use crate::devices::DeviceChoice;
-use crate::memory_max::MemoryMax;
+use crate::memory_max::{self, MemoryMax};
 use crate::parse::{self, OrAuto};
 use crate::planner::Place;
 
@@ -81,6 +81,27 @@ pub struct MemoryArgs {
     /// Memory that may be taken, of every device as in 6GiB, or of some as in cpu=8GiB,vulkan:0=6GiB [default: what there is]
     #[arg(long, value_name = "SIZE", value_parser = MemoryMax::of_this_machine, help_heading = "Device")]
     pub memory_max: Option<MemoryMax>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct KvDiskArgs {
+    /// Disk that computed KV pages of all models may take, so that what was read once is not read again; 0 keeps none [default: 8GiB]
+    ///
+    /// They outlive the program, and any process with the same model finds them. Never more than half of what the file system has left is
+    /// taken; the least useful pages go first. `unicorn kv` lists and removes them. Where text comes on stdin, `run` keeps none unless this
+    /// is given.
+    #[arg(long, value_name = "SIZE", value_parser = memory_max::size_or_none, help_heading = "Device")]
+    pub kv_disk: Option<u64>,
+}
+
+/// What pages may take on disk where nobody says.
+const KV_DISK_BYTES: u64 = 8 << 30;
+
+impl KvDiskArgs {
+    /// Bytes of disk that pages may take; 0 for none.
+    pub fn bytes(&self) -> u64 {
+        self.kv_disk.unwrap_or(KV_DISK_BYTES)
+    }
 }
 
 #[derive(Args, Clone, Debug)]

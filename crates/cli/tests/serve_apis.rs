@@ -5,11 +5,11 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{tiny_model, unicorn};
+use support::{Running, tiny_model, unchunked, unicorn};
 
 /// Every character is a token here, but for `he`, so that prompts can be counted by hand.
 const TEMPLATE: &str = "{% for m in messages %}<|turn|>{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<|turn|>assistant: {% endif %}";
@@ -17,7 +17,7 @@ const TEMPLATE: &str = "{% for m in messages %}<|turn|>{{ m.role }}: {{ m.conten
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Server {
-    child: Child,
+    _process: Running,
     port: u16,
     /// Holds the model.
     _home: tempfile::TempDir,
@@ -80,7 +80,7 @@ impl Server {
         // What it says later must not fill the pipe.
         let drain = move || std::io::copy(&mut stderr, &mut std::io::sink());
         std::thread::Builder::new().spawn(drain).expect("a thread");
-        Server { child, port, _home: home }
+        Server { _process: Running(child), port, _home: home }
     }
 
     fn plain() -> Server {
@@ -127,26 +127,6 @@ impl Server {
         }
         self.post("/v1/responses", body).ok()
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn unchunked(mut rest: &str) -> String {
-    let mut all = String::new();
-    while let Some((size, after)) = rest.split_once("\r\n") {
-        let size = usize::from_str_radix(size, 16).expect("a size");
-        if size == 0 {
-            break;
-        }
-        all += &after[..size];
-        rest = &after[size + 2..];
-    }
-    all
 }
 
 /// Tokens of what the template makes of these turns.

@@ -5,11 +5,11 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{named_tiny_model, tiny_model, unicorn};
+use support::{Running, named_tiny_model, tiny_model, unchunked, unicorn};
 
 const TEMPLATE: &str = "{% for m in messages %}<|turn|>{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<|turn|>assistant: {% endif %}";
 const NAME: &str = "tiny";
@@ -17,7 +17,7 @@ const NAME: &str = "tiny";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Server {
-    child: Child,
+    _process: Running,
     port: u16,
 }
 
@@ -72,7 +72,7 @@ impl Server {
         std::thread::Builder::new()
             .spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()))
             .expect("a thread");
-        Server { child, port }
+        Server { _process: Running(child), port }
     }
 
     fn of(model: &Path, more: &[&str]) -> Server {
@@ -121,26 +121,6 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn unchunked(mut rest: &str) -> String {
-    let mut body = String::new();
-    while let Some((size, after)) = rest.split_once("\r\n") {
-        let size = usize::from_str_radix(size, 16).expect("a size");
-        if size == 0 {
-            break;
-        }
-        body += &after[..size];
-        rest = &after[size + 2..];
-    }
-    body
 }
 
 /// A server of one model that chats.
@@ -318,7 +298,10 @@ fn models_are_listed_and_shown_loaded_or_not() {
     let tags = tags["models"].as_array().expect("a list");
     let names: Vec<&str> = tags.iter().filter_map(|tag| tag["name"].as_str()).collect();
     assert_eq!(names, ["chats", "continues"]);
-    assert_eq!((&tags[0]["details"]["family"], &tags[1]["details"]["family"]), (&json!("llama"), &json!("")));
+    assert_eq!(
+        (&tags[0]["details"]["family"], &tags[1]["details"]["family"]),
+        (&json!("llama"), &json!("llama"))
+    );
     let loaded = server.loaded();
     assert_eq!((loaded.len(), &loaded[0]["name"], &loaded[0]["size_vram"]), (1, &json!("chats"), &json!(0)));
     for (name, capabilities) in

@@ -32,9 +32,33 @@ fn tools() -> Vec<Tool> {
     ]
 }
 
+/// What templates of each dialect hold.
+const TEMPLATES: [(&str, &str); 9] = [
+    ("hermes", "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>"),
+    ("qwen-xml", "<tool_call><function=f><parameter=a>"),
+    ("llama3", "<|start_header_id|>{\"name\": \"f\", \"parameters\": {}}"),
+    ("mistral", "[TOOL_CALLS][{"),
+    ("mistral-args", "[TOOL_CALLS]f[ARGS]"),
+    ("mistral-id", "[TOOL_CALLS]f[CALL_ID]c[ARGS]"),
+    ("lfm2", "<|tool_call_start|>[f()]<|tool_call_end|>"),
+    ("gemma", "<|tool_call>call:f{a:<|\"|>x<|\"|>}<tool_call|>"),
+    ("generic", ""),
+];
+
+/// The dialect of this name, of a model that does not think.
+fn dialect(name: &str) -> Dialect {
+    let (_, template) = TEMPLATES.iter().find(|(of, _)| *of == name).expect("a dialect");
+    Dialect::detect(template)
+}
+
+/// All of them, of models that think.
 fn dialects() -> Vec<Dialect> {
-    let thinking = Dialect::detect("<think></think>");
-    Dialect::NAMES.iter().map(|name| thinking.named(name).unwrap()).collect()
+    let thinking = |(name, template): &(&str, &str)| {
+        let dialect = Dialect::detect(&format!("{template}<think></think>"));
+        assert_eq!(dialect.name(), *name);
+        dialect
+    };
+    TEMPLATES.iter().map(thinking).collect()
 }
 
 /// Everything that a reader makes of a text, with adjacent pieces joined.
@@ -183,12 +207,17 @@ fn calls_are_read_as_each_dialect_writes_them() {
             &two,
         ),
         (
+            "gemma",
+            "Let me see.<|tool_call>call:get_weather{city:<|\"|>Bern<|\"|>,days:3}<tool_call|><|tool_call>call:now{}<tool_call|>",
+            &two,
+        ),
+        (
             "mistral-id",
             "Let me see.[TOOL_CALLS]get_weather[CALL_ID]abcdefgh1[ARGS]{\"city\":\"Bern\",\"days\":3}",
             &one,
         ),
     ] {
-        let dialect = Dialect::detect("").named(name).unwrap();
+        let dialect = dialect(name);
         let rules = AnswerRules { tools: &tools, parallel: true, ..AnswerRules::default() };
         let found = read(&dialect, &rules, &[text]);
         assert_eq!(found.text, "Let me see.", "{name}");
@@ -202,7 +231,7 @@ fn calls_are_read_as_each_dialect_writes_them() {
         let no_calls = AnswerRules { choice: ToolChoice::None, ..rules };
         assert_eq!(read(&dialect, &no_calls, &[text]).text, text, "{name}");
     }
-    let llama = Dialect::detect("").named("llama3").unwrap();
+    let llama = dialect("llama3");
     let rules = AnswerRules { tools: &tools, ..AnswerRules::default() };
     for text in [
         r#"{"name": "get_weather", "parameters": {"city":"Bern","days":3}}"#,
@@ -214,6 +243,154 @@ fn calls_are_read_as_each_dialect_writes_them() {
         assert!(accepts(&llama.grammar(smollm2(), &rules).unwrap().unwrap(), text));
     }
     assert_eq!(read(&llama, &rules, &["An {object}"]).text, "An {object}");
+}
+
+/// With the model's own control tokens; its template is found for what it is.
+#[test]
+fn gemma_calls_with_its_own_tokens() {
+    let data =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-data/llama.cpp-models");
+    let template = std::fs::read_to_string(data.join("templates/google-gemma-4-31B-it.jinja")).unwrap();
+    let dialect = Dialect::detect(&template);
+    assert_eq!(dialect.name(), "gemma");
+    let vocabulary = common::open("llama.cpp-models/ggml-vocab-gemma-4.gguf");
+    for mark in ["<|tool_call>", "<tool_call|>", "<|\"|>"] {
+        assert!(vocabulary.tokenizer().token_id(mark).is_some(), "{mark}");
+    }
+    let tools = tools();
+    let rules = AnswerRules { tools: &tools, parallel: true, ..AnswerRules::default() };
+    let grammar = dialect.grammar(&vocabulary, &rules).unwrap().unwrap();
+    let text = "Well.<|tool_call>call:get_weather{city:<|\"|>\"Bern\", {x:1}\n<|\"|>,unit:<|\"|>celsius<|\"|>}<tool_call|><|tool_call>call:search{filters:[{\"key\":\"a\"}]}<tool_call|>";
+    assert!(accepts(&grammar, text));
+    for wrong in [
+        "<|tool_call>call:get_weather{days:3}<tool_call|>",
+        "<|tool_call>call:get_weather{city:\"Bern\"}<tool_call|>",
+        "<|tool_call>call:get_weather{city:<|\"|>Bern<|\"|>,unit:<|\"|>kelvin<|\"|>}<tool_call|>",
+        "<|tool_call>call:unknown{}<tool_call|>",
+    ] {
+        assert!(!accepts(&grammar, wrong), "{wrong}");
+    }
+    let mut numbers = Numbers(5);
+    for _ in 0..5 {
+        let found = read(&dialect, &rules, &cut(text, &mut numbers));
+        assert_eq!(found.text, "Well.");
+        let arguments: Vec<Value> =
+            found.calls.iter().map(|(_, _, arguments)| serde_json::from_str(arguments).unwrap()).collect();
+        let expected =
+            [json!({"city": "\"Bern\", {x:1}\n", "unit": "celsius"}), json!({"filters": [{"key": "a"}]})];
+        assert_eq!(arguments, expected);
+    }
+}
+
+/// A small model would go on with white space for ever.
+#[test]
+fn space_within_calls_is_bounded() {
+    let tools = tools();
+    let calls = [
+        "<tool_call>{\"name\": \"now\", \"arguments\": {}}</tool_call>",
+        "<tool_call>\n<function=now>\n</function>\n</tool_call>",
+        "{\"name\": \"now\", \"parameters\": {}}",
+        "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}]",
+        "[TOOL_CALLS]now[ARGS]{}",
+        "<|tool_call_start|>[now()]<|tool_call_end|>",
+        "<|tool_call>call:now{}<tool_call|>",
+    ];
+    let encode = |text: &str| smollm2().tokenizer().encode(text, Default::default()).unwrap();
+    let space: Vec<u32> = [" ", "\n", "\t"].iter().flat_map(|text| encode(text)).collect();
+    for dialect in dialects() {
+        let rules = AnswerRules { tools: &tools, choice: ToolChoice::Required, ..AnswerRules::default() };
+        let grammar = dialect.grammar(smollm2(), &rules).unwrap().unwrap();
+        let mut tried = 0;
+        for call in calls.iter().filter(|call| accepts(&grammar, call)) {
+            let ids = encode(call);
+            for length in 0..ids.len() {
+                let mut matcher = Matcher::new(&grammar);
+                for id in &ids[..length] {
+                    matcher.accept(*id).unwrap();
+                }
+                let mut blank = 0;
+                while let Some(id) = {
+                    let mask = matcher.mask().unwrap().expect("a mask");
+                    space.iter().find(|id| mask.allows(**id))
+                } {
+                    matcher.accept(*id).unwrap();
+                    blank += 1;
+                    assert!(blank < 100, "{}: behind {length} tokens of {call}", dialect.name());
+                }
+                tried += 1;
+            }
+        }
+        assert!(tried > 0, "{}", dialect.name());
+    }
+}
+
+/// Tools beside a form of the text: the answer is a call or the text, and neither is taken for the other.
+#[test]
+fn a_text_of_a_form_is_no_call() {
+    let tools = tools();
+    let schema = json!({"type": "object", "properties": {
+        "name": {"type": "string"}, "city": {"type": "string"}, "parameters": {"type": "integer"}}});
+    let call = |dialect: &Dialect, arguments: &str| {
+        let marked = AnswerRules { tools: &tools, choice: ToolChoice::Required, ..AnswerRules::default() };
+        let grammar = dialect.grammar(smollm2(), &marked).unwrap().unwrap();
+        let forms = [
+            format!("{{\"name\": \"get_weather\", \"{arguments}\": {{\"city\": \"Bern\"}}}}"),
+            format!("<|python_tag|>{{\"name\": \"get_weather\", \"{arguments}\": {{\"city\": \"Bern\"}}}}"),
+            "<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\"}}</tool_call>".to_owned(),
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\nBern\n</parameter>\n</function>\n</tool_call>".to_owned(),
+            "[TOOL_CALLS][{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\"}}]".to_owned(),
+            "[TOOL_CALLS]get_weather[ARGS]{\"city\": \"Bern\"}".to_owned(),
+            "<|tool_call_start|>[get_weather(city=\"Bern\")]<|tool_call_end|>".to_owned(),
+            "<|tool_call>call:get_weather{city:<|\"|>Bern<|\"|>}<tool_call|>".to_owned(),
+        ];
+        forms.into_iter().filter(|text| accepts(&grammar, text)).collect::<Vec<_>>()
+    };
+    for dialect in dialects() {
+        for thinking in [Thinking::Over, Thinking::Begun] {
+            let body = Body::Schema(&schema);
+            let rules = AnswerRules { body, tools: &tools, thinking, ..AnswerRules::default() };
+            let thought = if thinking == Thinking::Begun { "hm</think>" } else { "" };
+            let grammar = dialect.grammar(smollm2(), &rules).unwrap().unwrap();
+            let mut numbers = Numbers(3);
+            for text in [
+                r#"{"city":"Bern"}"#,
+                r#"{"name":"Bob"}"#,
+                r#"{"name":"get_weather"}"#,
+                r#"{"name":"get_weather","city":"Bern"}"#,
+                r#"{"name":"get_weather","parameters":5}"#,
+                r#"{"name":"a <tool_call>{\"name\": \"now\"}</tool_call> [TOOL_CALLS]now[ARGS]{} <|tool_call_start|>[now()]"}"#,
+                "{}",
+            ] {
+                let whole = format!("{thought}{text}");
+                assert!(accepts(&grammar, &whole), "{}: {whole}", dialect.name());
+                for _ in 0..3 {
+                    let found = read(&dialect, &rules, &cut(&whole, &mut numbers));
+                    assert_eq!(
+                        (found.text.as_str(), found.calls.len()),
+                        (text, 0),
+                        "{}: {whole}",
+                        dialect.name()
+                    );
+                }
+            }
+            let calls = call(&dialect, "parameters");
+            assert!(!calls.is_empty(), "{}", dialect.name());
+            for text in calls {
+                let whole = format!("{thought}{text}");
+                assert!(accepts(&grammar, &whole), "{}: {whole}", dialect.name());
+                for _ in 0..3 {
+                    let found = read(&dialect, &rules, &cut(&whole, &mut numbers));
+                    let calls: Vec<_> = found.calls.iter().map(|(_, name, _)| name.as_str()).collect();
+                    assert_eq!(
+                        (found.text.as_str(), &calls[..]),
+                        ("", &["get_weather"][..]),
+                        "{}: {whole}",
+                        dialect.name()
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod check;
 mod embedding;
 mod error;
 mod files;
+mod fingerprint;
 mod folder;
 mod generation;
 pub mod gguf;

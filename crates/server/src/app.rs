@@ -31,7 +31,8 @@ impl App {
         let registry = Registry::new(loader, options.aliases.clone(), options.models_max, metrics.clone());
         let keys = Keys::new(&options.keys);
         let bodies = Arc::new(Semaphore::new(options.bodies_bytes_max.min(Semaphore::MAX_PERMITS)));
-        let responses = Store::new(options.responses_max, options.responses_bytes_max);
+        let responses =
+            Store::new(options.responses_max, options.responses_bytes_max, options.body_bytes_max);
         let (registry, started) = (Arc::new(registry), Instant::now());
         App { registry, metrics, options, keys, bodies, responses, started }
     }

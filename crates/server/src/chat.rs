@@ -36,6 +36,13 @@ pub(crate) struct Prompt {
 /// # Errors
 /// With the path of the field that is wrong.
 pub(crate) fn messages(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
+    let list = list(fields)?;
+    let message = |(i, value): (usize, &Value)| message(&Fields::at(value, format!("messages[{i}]"))?);
+    Ok(join_leading_systems(list.iter().enumerate().map(message).collect::<Result<_, _>>()?))
+}
+
+/// The list of messages as it is: there is one, with something in it, and not too much.
+pub(crate) fn list<'a>(fields: &Fields<'a>) -> Result<&'a [Value], ApiError> {
     let list = fields.required("messages", fields.list("messages")?)?;
     if list.is_empty() {
         return Err(fields.wrong("messages", "is empty"));
@@ -43,8 +50,7 @@ pub(crate) fn messages(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     if list.len() > MESSAGES_MAX {
         return Err(fields.wrong("messages", format!("has {} messages, at most {MESSAGES_MAX}", list.len())));
     }
-    let message = |(i, value): (usize, &Value)| message(&Fields::at(value, format!("messages[{i}]"))?);
-    Ok(join_leading_systems(list.iter().enumerate().map(message).collect::<Result<_, _>>()?))
+    Ok(list)
 }
 
 fn message(fields: &Fields<'_>) -> Result<Value, ApiError> {
@@ -60,6 +66,11 @@ fn message(fields: &Fields<'_>) -> Result<Value, ApiError> {
         if let Some(calls) = fields.list("tool_calls")?.filter(|calls| !calls.is_empty()) {
             let call = |(i, call)| tool_call(&Fields::at(call, fields.path(&format!("tool_calls[{i}]")))?);
             message["tool_calls"] = calls.iter().enumerate().map(call).collect::<Result<Vec<_>, _>>()?.into();
+        }
+        // As calls were written before there were tools.
+        if let Some(function) = fields.object("function_call")? {
+            let name = function.required("name", function.str("name")?)?;
+            message["tool_calls"] = json!([call("", name, function.get("arguments"))]);
         }
         let reasoning = fields.str("reasoning_content")?;
         if let Some(reasoning) = reasoning.or(fields.str("reasoning").ok().flatten()) {
@@ -284,6 +295,7 @@ fn refused(error: TemplateError) -> ApiError {
             format!("chat_template_kwargs.{name}"),
             "the template's own variables cannot be replaced",
         ),
+        late @ TemplateError::Late => ApiError::unavailable(late.to_string(), 5),
         other => ApiError::param("messages", format!("the chat template of the model refuses them: {other}")),
     }
 }
@@ -314,6 +326,18 @@ mod tests {
                 {"role": "assistant", "content": "", "tool_calls": [
                     {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]},
                 {"role": "tool", "content": "[image_url left out: this model reads text only]", "tool_call_id": "1"},
+            ])
+        );
+        let old = read(json!([
+            {"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": "{}"}},
+            {"role": "function", "name": "f", "content": "1"},
+        ]));
+        assert_eq!(
+            Value::Array(old.unwrap()),
+            json!([
+                {"role": "assistant", "content": "", "tool_calls": [
+                    {"id": "", "type": "function", "function": {"name": "f", "arguments": {}}}]},
+                {"role": "tool", "content": "1", "name": "f"},
             ])
         );
     }

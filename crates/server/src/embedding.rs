@@ -151,7 +151,10 @@ pub(crate) async fn embed(
     let _turn = model.turns.enter(texts.len()).await?;
     let tokens = tokens(model, texts, long).await?;
     let count = tokens.iter().map(Vec::len).sum();
-    let Client { group, scope } = client;
+    let Client { group, scope, record } = client;
+    if let Some(record) = record {
+        record.model(&model.id);
+    }
     let request = |tokens| EmbedRequest { group, scope, ..EmbedRequest::new(tokens, pooling, normalize) };
     let mut vectors = run(model, tokens.into_iter().map(request)).await?;
     if let Some(dimensions) = dimensions {
@@ -199,6 +202,7 @@ async fn vector(model: &InUse, request: EmbedRequest) -> Result<Vec<f32>, ApiErr
             FinishReason::Device(failure) => ApiError::internal(failure.to_string()),
             _ => ApiError::internal("a text did not become a vector"),
         }),
+        Some(Progress::Broken(why)) => Err(ApiError::internal(why)),
         _ => Err(ApiError::unavailable("the engine of this model has stopped", 5)),
     }
 }

@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt};
 use unicorn_engine::{FinishReason, Timings, TokenLogprobs};
 use unicorn_grammar::{Piece, Reader};
 use unicorn_text::{Detokenizer, Tokenizer};
 
 use crate::error::ApiError;
+use crate::record::Record;
 use crate::stops::Stops;
 use crate::worker::{Progress, Tokens};
 
@@ -81,8 +84,20 @@ pub(crate) enum Finish {
     Length,
     /// It ends in calls of tools.
     ToolCalls,
-    /// It failed.
-    Failed(String),
+    /// It failed, as its client is to be told.
+    Failed(ApiError),
+}
+
+impl Finish {
+    /// In a word, for figures.
+    fn word(&self) -> &'static str {
+        match self {
+            Finish::Stop | Finish::StopString(_) => "stop",
+            Finish::Length => "length",
+            Finish::ToolCalls => "tool_calls",
+            Finish::Failed(_) => "error",
+        }
+    }
 }
 
 /// The end of an answer.
@@ -139,15 +154,57 @@ pub(crate) async fn collect(mut generation: Generation) -> Result<Answer, ApiErr
         tokens.extend(delta.tokens);
         prompt.extend(delta.prompt);
         match delta.end {
-            Some(End { finish: Finish::Failed(why), .. }) if why == ENDING => {
-                return Err(ApiError::unavailable(why, RETRY_SECONDS));
-            }
-            Some(End { finish: Finish::Failed(why), .. }) => return Err(ApiError::internal(why)),
+            Some(End { finish: Finish::Failed(error), .. }) => return Err(error),
             Some(end) => return Ok(Answer { text, reasoning, calls, tokens, prompt, end }),
             None => {}
         }
     }
     Err(ApiError::internal("the answer ended without an end"))
+}
+
+/// Waits for all of several answers. They are taken as they come: one that nobody took would be given up.
+///
+/// # Errors
+/// Why the first that failed did; the others are cancelled then.
+pub(crate) async fn collect_all(generations: Vec<Generation>) -> Result<Vec<Answer>, ApiError> {
+    let mut answers: Vec<Option<Answer>> = generations.iter().map(|_| None).collect();
+    let mut all = JoinSet::new();
+    for (index, generation) in generations.into_iter().enumerate() {
+        all.spawn(async move { (index, collect(generation).await) });
+    }
+    // Dropped, the set ends what still runs.
+    while let Some(done) = all.join_next().await {
+        let (index, answer) =
+            done.map_err(|_| ApiError::internal("an answer panicked: a fault of the server"))?;
+        answers[index] = Some(answer?);
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// What a client is told of an answer that could not be ended well.
+fn failure(reason: FinishReason) -> ApiError {
+    match reason {
+        // The client asked for what takes too much, and the same request would fail again.
+        FinishReason::OutOfKvPages => {
+            ApiError::bad_request("the KV cache is too small for this request alone")
+        }
+        FinishReason::Constraint(why) => {
+            let message = format!("the answer cannot be held to its form any further: {why}");
+            ApiError { code: Some("output_form_failed"), ..ApiError::bad_request(message) }
+        }
+        FinishReason::NoCandidate => {
+            ApiError::bad_request("no token could be chosen: the request rules out every one")
+        }
+        FinishReason::NotFinite => ApiError::internal(NOT_FINITE),
+        FinishReason::Device(failure) if failure.0.is_wrong() => {
+            ApiError::internal(format!("{failure}; this answer may be wrong, please ask again"))
+        }
+        FinishReason::Device(failure) if failure.0.is_lost() => ApiError::internal(format!(
+            "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
+        )),
+        FinishReason::Device(failure) => ApiError::internal(failure.to_string()),
+        other => ApiError::internal(format!("the answer ended as no answer should: {other:?}")),
+    }
 }
 
 /// How an answer is to be read.
@@ -163,6 +220,8 @@ pub(crate) struct Reading {
     pub reader: Option<Reader>,
     /// Control tokens that it must see, with their texts.
     pub shown: HashMap<u32, &'static str>,
+    /// Where its end is written down.
+    pub record: Option<Arc<Record>>,
 }
 
 /// One answer as it comes. Dropping it cancels the job.
@@ -174,6 +233,7 @@ pub(crate) struct Generation {
     reader: Option<Reader>,
     shown: HashMap<u32, &'static str>,
     scored_prompt: Vec<u32>,
+    record: Option<Arc<Record>>,
     prompt_tokens: usize,
     generated: usize,
     reasoning: usize,
@@ -182,7 +242,8 @@ pub(crate) struct Generation {
 
 impl Generation {
     pub fn new(tokens: Tokens, reading: Reading) -> Generation {
-        let Reading { scored_prompt, detokenizer, stops, tokenizer, reader, shown, prompt_tokens } = reading;
+        let Reading { scored_prompt, detokenizer, stops, tokenizer, reader, shown, prompt_tokens, record } =
+            reading;
         Generation {
             tokens,
             detokenizer,
@@ -191,6 +252,7 @@ impl Generation {
             reader,
             shown,
             scored_prompt,
+            record,
             prompt_tokens,
             generated: 0,
             reasoning: 0,
@@ -225,6 +287,10 @@ impl Generation {
             // Nothing comes behind a stop string.
             if self.stops.found().is_some() {
                 break;
+            }
+            // What may be the beginning of a stop string was said before what is no text.
+            if !matches!(piece, Piece::Text(_)) {
+                parts.push(Part::Text(self.stops.finish()));
             }
             match piece {
                 Piece::Text(text) => parts.push(Part::Text(self.stops.push(&text))),
@@ -266,6 +332,25 @@ impl Generation {
         Delta { prompt, ..Delta::default() }
     }
 
+    /// Lets go of the record, which waits for all answers.
+    fn write_down(&mut self, finish: &'static str, timings: &Timings) {
+        if let Some(record) = self.record.take() {
+            record.ended(finish, timings);
+        }
+    }
+
+    /// The end of an answer of which nothing more comes.
+    fn broken(&mut self, why: String) -> Delta {
+        self.done = true;
+        self.write_down("error", &Timings::default());
+        let end = End {
+            finish: Finish::Failed(ApiError::internal(why)),
+            timings: Timings::default(),
+            reasoning_tokens: 0,
+        };
+        Delta { end: Some(end), ..Delta::default() }
+    }
+
     fn finish(&mut self, reason: FinishReason, timings: Timings) -> Delta {
         let rest = self.detokenizer.finish();
         let mut parts = self.parts(rest);
@@ -278,23 +363,8 @@ impl Generation {
             FinishReason::Stop => Finish::Stop,
             FinishReason::Length | FinishReason::Context => Finish::Length,
             // Nobody reads the end of an answer that its client or a stop string has cancelled.
-            FinishReason::Cancelled => Finish::Failed(ENDING.into()),
-            FinishReason::OutOfKvPages => {
-                Finish::Failed("the KV cache is too small for this request alone".into())
-            }
-            FinishReason::NoCandidate => {
-                Finish::Failed("no token could be chosen: the request rules out every one".into())
-            }
-            FinishReason::NotFinite => Finish::Failed(NOT_FINITE.into()),
-            FinishReason::Constraint(why) => Finish::Failed(why),
-            FinishReason::Device(failure) if failure.0.is_wrong() => {
-                Finish::Failed(format!("{failure}; this answer may be wrong, please ask again"))
-            }
-            FinishReason::Embedded => Finish::Failed("a vector is no answer".into()),
-            FinishReason::Device(failure) if failure.0.is_lost() => Finish::Failed(format!(
-                "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
-            )),
-            FinishReason::Device(failure) => Finish::Failed(failure.to_string()),
+            FinishReason::Cancelled => Finish::Failed(ApiError::unavailable(ENDING, RETRY_SECONDS)),
+            other => Finish::Failed(failure(other)),
         };
         let (finish, generated_tokens) = match self.stops.found() {
             Some(stop) => (Finish::StopString(stop.to_owned()), self.generated),
@@ -305,9 +375,22 @@ impl Generation {
             parts.push(Part::Text(held));
         }
         let timings = Timings { generated_tokens, ..timings };
+        self.write_down(finish.word(), &timings);
         let end = End { finish, timings, reasoning_tokens: self.reasoning };
         self.done = true;
         Delta { parts, end: Some(end), ..Delta::default() }
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        // Nobody wanted the rest.
+        let timings = Timings {
+            prompt_tokens: self.prompt_tokens,
+            generated_tokens: self.generated,
+            ..Timings::default()
+        };
+        self.write_down("cancelled", &timings);
     }
 }
 
@@ -323,17 +406,117 @@ impl Stream for Generation {
                 // Comes of texts that are not continued.
                 Some(Progress::Embedding(_)) => Delta::default(),
                 Some(Progress::Finished { reason, timings }) => this.finish(reason, timings),
-                None => {
-                    this.done = true;
-                    let finish = Finish::Failed("nobody took the answer in time".into());
-                    let end = End { finish, timings: Timings::default(), reasoning_tokens: 0 };
-                    Delta { end: Some(end), ..Delta::default() }
-                }
+                Some(Progress::Broken(why)) => this.broken(why),
+                None => this.broken("nobody took the answer in time".into()),
             };
             if delta != Delta::default() {
                 return Poll::Ready(Some(delta));
             }
         }
         Poll::Ready(None)
+    }
+}
+
+/// Pieces of answers as tests want them.
+#[cfg(test)]
+pub(crate) mod made {
+    use super::*;
+
+    pub(crate) fn parts(parts: Vec<Part>) -> Delta {
+        Delta { parts, ..Delta::default() }
+    }
+
+    pub(crate) fn end(finish: Finish) -> Delta {
+        let timings = Timings { generated_tokens: 5, reused_tokens: 4, ..Timings::default() };
+        Delta { end: Some(End { finish, timings, reasoning_tokens: 3 }), ..Delta::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use unicorn_text::GgufVocabulary;
+
+    use super::*;
+
+    /// An answer of a model with the tokens `a` and `b`, of which what is sent comes; `room` as in the worker's channels.
+    fn generation(
+        room: usize,
+        stops: &[&str],
+        reader: Option<Reader>,
+    ) -> (mpsc::Sender<Progress>, Generation) {
+        let tokenizer = Tokenizer::from_gguf(GgufVocabulary {
+            model: "gpt2".to_owned(),
+            tokens: ["a", "b", "ab"].map(str::to_owned).to_vec(),
+            merges: vec!["a b".to_owned()],
+            ..GgufVocabulary::default()
+        })
+        .unwrap();
+        let (sender, tokens) = Tokens::given(room);
+        let reading = Reading {
+            scored_prompt: Vec::new(),
+            detokenizer: tokenizer.detokenizer_after(None, true),
+            stops: stops.iter().map(|stop| (*stop).to_owned()).collect(),
+            tokenizer,
+            prompt_tokens: 1,
+            reader,
+            shown: HashMap::new(),
+            record: None,
+        };
+        (sender, Generation::new(tokens, reading))
+    }
+
+    #[test]
+    fn what_a_stop_string_holds_back_stands_before_a_call() {
+        let (_sender, mut generation) = generation(4, &["STOP"], None);
+        let call = || Piece::CallStart { index: 0, id: "c".into(), name: "f".into() };
+        let parts = generation.of_pieces(vec![Piece::Text("a ST".into()), call(), Piece::Text("OP".into())]);
+        let start = Part::CallStart { index: 0, id: "c".into(), name: "f".into() };
+        let behind = Part::Text("OP".into());
+        assert_eq!(parts, [Part::Text("a ".into()), Part::Text("ST".into()), start, behind]);
+        assert_eq!(generation.stops.found(), None);
+    }
+
+    #[test]
+    fn failures_tell_whose_fault_they_are() {
+        for (reason, status) in [
+            (FinishReason::Cancelled, 503),
+            (FinishReason::OutOfKvPages, 400),
+            (FinishReason::Constraint("too many items".into()), 400),
+            (FinishReason::NoCandidate, 400),
+            (FinishReason::NotFinite, 500),
+        ] {
+            let (_sender, mut generation) = generation(4, &[], None);
+            let end = generation.finish(reason.clone(), Timings::default()).end.unwrap();
+            let Finish::Failed(error) = end.finish else { panic!("{reason:?}") };
+            assert_eq!(error.status.as_u16(), status, "{reason:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn several_answers_are_taken_as_they_come() {
+        const ROOM: usize = 4;
+        const LONG: usize = 40;
+        let (senders, generations): (Vec<_>, Vec<_>) = (0..3).map(|_| generation(ROOM, &[], None)).unzip();
+        let collected = tokio::spawn(collect_all(generations));
+        for _ in 0..LONG / ROOM {
+            for sender in &senders {
+                for _ in 0..ROOM {
+                    // As the engine's thread, which waits for nobody.
+                    sender
+                        .try_send(Progress::Token { token: 0, logprobs: None })
+                        .expect("the channel has room");
+                }
+            }
+            while senders.iter().any(|sender| sender.capacity() < ROOM) {
+                tokio::task::yield_now().await;
+            }
+        }
+        for sender in senders {
+            let end = Progress::Finished { reason: FinishReason::Stop, timings: Timings::default() };
+            sender.try_send(end).unwrap();
+        }
+        let answers = collected.await.unwrap().unwrap();
+        assert!(answers.len() == 3 && answers.iter().all(|answer| answer.text == "a".repeat(LONG)));
     }
 }

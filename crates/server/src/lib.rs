@@ -6,6 +6,7 @@
 
 mod api;
 mod app;
+mod catalog;
 mod chat;
 mod embedding;
 mod error;
@@ -18,6 +19,7 @@ mod metrics;
 mod model;
 mod options;
 mod page;
+mod record;
 mod recovery;
 mod registry;
 mod routes;
@@ -28,8 +30,9 @@ mod stops;
 mod structure;
 mod turns;
 mod warm_up;
+mod weight;
 mod worker;
 
-pub use model::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts};
+pub use model::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts, Outline};
 pub use options::ServerOptions;
 pub use server::Server;

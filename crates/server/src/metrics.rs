@@ -40,6 +40,17 @@ const NEXT_TOKEN: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5];
 const WHOLE: [f64; 12] = [0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 600.0];
 
+/// What is told of pages on disk: name, help, and which counter.
+const KV_DISK: [(&str, &str, fn(&Counters) -> u64); 5] = [
+    ("unicorn_kv_saved_pages_total", "Pages that went to the disk", |c| c.saved_pages),
+    ("unicorn_kv_unsaved_pages_total", "Pages that left memory before they could be saved", |c| {
+        c.unsaved_pages
+    }),
+    ("unicorn_kv_restored_pages_total", "Pages that came from the disk", |c| c.restored_pages),
+    ("unicorn_kv_restored_tokens_total", "Prompt tokens that came from the disk", |c| c.restored_tokens),
+    ("unicorn_kv_failed_reads_total", "Pages on disk that could not be used", |c| c.failed_reads),
+];
+
 /// All counters of a server.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -65,12 +76,15 @@ pub(crate) struct Metrics {
     recoveries: Family<Recovered, Counter>,
     recovery_seconds: Counter<f64, AtomicU64>,
     batches_cut: Gauge<i64, AtomicI64>,
+    /// What the pages on disk did, in the order of [`KV_DISK`].
+    kv_disk: [Gauge<i64, AtomicI64>; 5],
     canary_samples: Gauge<i64, AtomicI64>,
     canary_wrong: Gauge<i64, AtomicI64>,
     canary_quarantined: Gauge<i64, AtomicI64>,
     canary_doubted: Gauge<i64, AtomicI64>,
     canary_seconds: Gauge<f64, AtomicU64>,
     loads: Counter,
+    load_failures: Counter,
     unloads: Counter,
     embeddings: Counter,
 }
@@ -103,12 +117,14 @@ impl Metrics {
             recoveries: Family::default(),
             recovery_seconds: Counter::default(),
             batches_cut: Gauge::default(),
+            kv_disk: Default::default(),
             canary_samples: Gauge::default(),
             canary_wrong: Gauge::default(),
             canary_quarantined: Gauge::default(),
             canary_doubted: Gauge::default(),
             canary_seconds: Gauge::default(),
             loads: Counter::default(),
+            load_failures: Counter::default(),
             unloads: Counter::default(),
             embeddings: Counter::default(),
         };
@@ -121,6 +137,11 @@ impl Metrics {
         let vllm = &mut registry;
         vllm.register("vllm:num_requests_running", "Requests that run", self.running.clone());
         vllm.register("vllm:num_requests_waiting", "Requests that wait", self.waiting.clone());
+        vllm.register(
+            "unicorn_kv_cache_kept_ratio",
+            "Share of the KV cache that is kept for prompts that begin alike, free for others",
+            self.cache_kept.clone(),
+        );
         vllm.register("vllm:kv_cache_usage_perc", "Share of the KV cache in use", self.cache_use.clone());
         // A counter that is kept elsewhere: its name has to carry what the library would add.
         vllm.register(
@@ -166,9 +187,17 @@ impl Metrics {
             "Batches for which a device found no memory",
             self.batches_cut.clone(),
         );
+        for ((name, help, _), gauge) in KV_DISK.iter().zip(&self.kv_disk) {
+            own.register(*name, *help, gauge.clone());
+        }
         self.register_canary(&mut registry);
         let own = &mut registry;
         own.register("unicorn_model_loads", "Models loaded", self.loads.clone());
+        own.register(
+            "unicorn_model_load_failures",
+            "Models that could not be loaded",
+            self.load_failures.clone(),
+        );
         own.register("unicorn_model_unloads", "Models unloaded", self.unloads.clone());
         own.register("unicorn_embeddings", "Texts that became vectors", self.embeddings.clone());
         self.registry = registry;
@@ -234,6 +263,15 @@ impl Metrics {
         }
     }
 
+    /// A request ended with its engine, which tells nothing of it any more.
+    pub fn broken(&self, whole: Duration, slow_client: bool) {
+        self.finished.get_or_create(&Finished { finished_reason: "error" }).inc();
+        self.whole.observe(whole.as_secs_f64());
+        if slow_client {
+            self.slow_clients.inc();
+        }
+    }
+
     /// A request was answered. `route` is the pattern, not what was asked, so that there are few.
     pub fn answered(&self, route: &str, status: u16) {
         self.answered.get_or_create(&Answered { route: route.to_owned(), status }).inc();
@@ -260,6 +298,11 @@ impl Metrics {
         self.loads.inc();
     }
 
+    /// A model could not be loaded.
+    pub fn load_failed(&self) {
+        self.load_failures.inc();
+    }
+
     /// A model was unloaded.
     pub fn unloaded(&self) {
         self.unloads.inc();
@@ -272,6 +315,9 @@ impl Metrics {
         self.waiting.set(sum(|c| c.waiting) as i64);
         self.preemptions.set(engines.iter().map(|c| c.preemptions as i64).sum());
         self.batches_cut.set(engines.iter().map(|c| c.batches_cut as i64).sum());
+        for ((_, _, of), gauge) in KV_DISK.iter().zip(&self.kv_disk) {
+            gauge.set(engines.iter().map(|c| of(c) as i64).sum());
+        }
         self.canary_samples.set(engines.iter().map(|c| c.canary.samples as i64).sum());
         self.canary_wrong.set(engines.iter().map(|c| c.canary.wrong as i64).sum());
         self.canary_quarantined.set(engines.iter().map(|c| c.canary.quarantined as i64).sum());
@@ -312,6 +358,7 @@ mod tests {
             "vllm:num_requests_running 1",
             "vllm:num_requests_waiting 2",
             "vllm:kv_cache_usage_perc 0.5",
+            "unicorn_kv_cache_kept_ratio 0.125",
             "vllm:prompt_tokens_total 7",
             "vllm:prefix_cache_hits_total 3",
             "vllm:request_success_total{finished_reason=\"stop\"} 2",

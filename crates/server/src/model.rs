@@ -57,6 +57,17 @@ pub struct Description {
     pub context: usize,
 }
 
+/// What the head of a model's file tells.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Outline {
+    /// As in [`Description`].
+    pub facts: ModelFacts,
+    /// As in [`Description`].
+    pub context: usize,
+    /// Tokens that it knows.
+    pub vocab: usize,
+}
+
 /// A model that can be asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ModelEntry {
@@ -82,15 +93,17 @@ pub enum Care {
 /// Why a model could not be opened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoadError {
-    /// A sentence for the person who asked, on one line.
+    /// A sentence for whoever runs the server, on one line.
     pub message: String,
+    /// The same for those who ask: without the paths of files, for one.
+    pub told: String,
     /// It did not fit beside what has memory already.
     pub memory: bool,
 }
 
 impl From<String> for LoadError {
     fn from(message: String) -> LoadError {
-        LoadError { message, memory: false }
+        LoadError { told: message.clone(), message, memory: false }
     }
 }
 
@@ -114,9 +127,18 @@ pub trait Loader: Send + Sync + 'static {
     /// Looks at the model with this id without reading its weights.
     ///
     /// # Errors
-    /// A sentence for the person who asked, on one line.
-    fn describe(&self, id: &str) -> Result<Description, String>;
+    /// Where it cannot be opened.
+    fn describe(&self, id: &str) -> Result<Description, LoadError>;
+
+    /// Looks at the head of the file of the model with this id, and at nothing that takes long.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    fn outline(&self, id: &str) -> Result<Outline, LoadError>;
 
     /// Tells whoever runs the server, in a line.
     fn tell(&self, line: &str);
+
+    /// Writes down a line of JSON about a request, where [`crate::ServerOptions::log_requests`] asks for them.
+    fn log(&self, line: &str);
 }

@@ -37,6 +37,8 @@ pub struct ServerOptions {
     pub choices_max: usize,
     /// A sign of life is sent on a stream after this much silence.
     pub ping: Duration,
+    /// A line is written down for each request.
+    pub log_requests: bool,
     /// How long running answers may take once the server is told to end.
     pub drain: Duration,
 }
@@ -60,6 +62,7 @@ impl Default for ServerOptions {
             responses_bytes_max: 64 << 20,
             choices_max: 16,
             ping: Duration::from_secs(10),
+            log_requests: false,
             drain: Duration::from_secs(30),
         }
     }

@@ -59,6 +59,22 @@ impl Recovery {
         Err(why)
     }
 
+    /// An engine for those who ask next, in place of one that failed for this reason and left nothing behind.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn open_anew(&mut self, why: &str) -> Result<(Engine, Care), String> {
+        self.loader
+            .tell(&format!("{}: {why}; what it answered has ended, the model is opened again", self.id));
+        match self.try_open(&Care::Usual) {
+            Ok(engine) => Ok((engine, Care::Usual)),
+            Err(error) => {
+                self.loader.tell(&format!("{}: not opened: {}", self.id, error.message));
+                Err(error.message)
+            }
+        }
+    }
+
     fn try_open(&mut self, care: &Care) -> Result<Engine, LoadError> {
         let mut model = self.loader.load(&self.id, care, &mut |_| {})?;
         warm_up(&mut model.engine)?;

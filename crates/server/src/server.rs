@@ -1,6 +1,7 @@
 //! The server as a whole, and its routes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -19,6 +20,9 @@ use crate::model::{Loader, ModelFacts};
 use crate::options::ServerOptions;
 use crate::routes::Routes;
 
+/// How long the end of the server waits for models to save what they keep, beyond what they allow themselves.
+const SAVE_MAX: Duration = Duration::from_secs(30);
+
 /// A server before it listens.
 pub struct Server {
     app: Arc<App>,
@@ -35,7 +39,7 @@ impl Server {
     /// # Errors
     /// A sentence, where it cannot be loaded.
     pub async fn warm(&self, id: &str) -> Result<(), String> {
-        self.app.registry.warm(id).await.map_err(|error| error.message)
+        self.app.registry.warm(id).await
     }
 
     /// What is known of a model that is loaded.
@@ -44,10 +48,12 @@ impl Server {
         ready.into_iter().find(|model| model.id == id).map(|model| model.facts())
     }
 
-    /// Answers requests until `ending` turns true and answers under way have finished, or have had their time.
+    /// Answers requests until `ending` turns true and answers under way have finished, or have had their time; then the models are unloaded, and
+    /// save what they keep.
     pub async fn run(&self, listener: TcpListener, ending: watch::Receiver<bool>) {
         let give_up = || self.app.registry.cancel_all();
         listen(listener, router(&self.app), &self.app.options, ending, give_up).await;
+        self.app.registry.end(SAVE_MAX).await;
     }
 }
 

@@ -67,8 +67,9 @@ impl Shape {
     /// From the fields of OpenAI's chat API and vLLM's and llama.cpp's beside it.
     pub fn of_chat(fields: &Fields<'_>) -> Result<Shape, ApiError> {
         let (format, format_field) = format(fields)?;
-        let tools = tools(fields)?;
-        let choice = choice(fields, &tools)?;
+        refuse_legacy(fields)?;
+        let mut tools = tools(fields)?;
+        let choice = choice(fields, &mut tools)?;
         let parallel = fields.bool("parallel_tool_calls")?.unwrap_or(true);
         Ok(Shape { format, format_field, tools, choice, parallel })
     }
@@ -192,7 +193,40 @@ pub(crate) fn function_tool(fields: &Fields<'_>, schema: &str) -> Result<Tool, A
     })
 }
 
-fn choice(fields: &Fields<'_>, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
+/// What OpenAI had before tools. Left aside, it would change what a client gets without a word.
+fn refuse_legacy(fields: &Fields<'_>) -> Result<(), ApiError> {
+    if fields.list("functions")?.is_some_and(|functions| !functions.is_empty()) {
+        return Err(fields.wrong("functions", "is not taken any more: use tools and tool_choice"));
+    }
+    match fields.get("function_call") {
+        Some(Value::Object(_)) => {
+            Err(fields.wrong("function_call", "is not taken any more: use tool_choice"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `allowed_tools`: `tools` shrinks to those that `name` finds in it.
+pub(crate) fn allow(
+    allowed: &Fields<'_>,
+    tools: &mut Vec<Tool>,
+    name: impl Fn(&Fields<'_>) -> Result<String, ApiError>,
+) -> Result<ToolChoice, ApiError> {
+    let mut names = std::collections::HashSet::new();
+    for (i, value) in allowed.list("tools")?.unwrap_or_default().iter().enumerate() {
+        let tool = Fields::at(value, allowed.path(&format!("tools[{i}]")))?;
+        if tool.str("type")? == Some("function") {
+            names.insert(name(&tool)?);
+        }
+    }
+    tools.retain(|tool| names.contains(&tool.name));
+    Ok(match allowed.choice("mode", &["auto", "required"])? {
+        Some("required") => ToolChoice::Required,
+        _ => ToolChoice::Auto,
+    })
+}
+
+fn choice(fields: &Fields<'_>, tools: &mut Vec<Tool>) -> Result<ToolChoice, ApiError> {
     let choice = match fields.get("tool_choice") {
         None => ToolChoice::Auto,
         Some(Value::String(word)) => match word.as_str() {
@@ -203,9 +237,18 @@ fn choice(fields: &Fields<'_>, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
         },
         Some(value) => {
             let choice = Fields::at(value, "tool_choice")?;
-            let function = choice.object("function")?;
-            let function = function.as_ref().unwrap_or(&choice);
-            ToolChoice::Named(function.required("name", function.str("name")?)?.to_owned())
+            let name = |tool: &Fields<'_>| -> Result<String, ApiError> {
+                let function = tool.object("function")?;
+                let function = function.as_ref().unwrap_or(tool);
+                Ok(function.required("name", function.str("name")?)?.to_owned())
+            };
+            match choice.str("type")? {
+                Some("allowed_tools") => {
+                    let allowed = choice.required("allowed_tools", choice.object("allowed_tools")?)?;
+                    allow(&allowed, tools, name)?
+                }
+                _ => ToolChoice::Named(name(&choice)?),
+            }
         }
     };
     check_choice(&choice, tools, "tool_choice")?;
@@ -270,6 +313,9 @@ mod tests {
             (json!({"tools": [tool("a b")]}), "tools[0].function.name"),
             (json!({"tools": [tool("a"), tool("a")]}), "tools"),
             (json!({"tool_choice": "required"}), "tool_choice"),
+            (json!({"functions": [{"name": "f"}]}), "functions"),
+            (json!({"function_call": {"name": "f"}}), "function_call"),
+            (json!({"tool_choice": {"type": "allowed_tools"}}), "tool_choice.allowed_tools"),
             (json!({"tools": [tool("a")], "tool_choice": "maybe"}), "tool_choice"),
             (
                 json!({"tools": [tool("a")], "tool_choice": {"type": "function", "function": {"name": "b"}}}),
@@ -281,5 +327,11 @@ mod tests {
         let named =
             json!({"tools": [tool("a")], "tool_choice": {"type": "function", "function": {"name": "a"}}});
         assert_eq!(read(named).unwrap().choice, ToolChoice::Named("a".into()));
+        let allowed = json!({"type": "allowed_tools", "allowed_tools": {"mode": "required",
+            "tools": [{"type": "function", "function": {"name": "b"}}]}});
+        let shape = read(json!({"tools": [tool("a"), tool("b")], "tool_choice": allowed})).unwrap();
+        assert_eq!((shape.tools.len(), shape.tools[0].name.as_str()), (1, "b"));
+        assert_eq!(shape.choice, ToolChoice::Required);
+        assert!(read(json!({"functions": [], "function_call": "auto"})).is_ok());
     }
 }

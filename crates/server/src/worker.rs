@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,6 +45,8 @@ pub(crate) enum Progress {
     Embedding(Vec<f32>),
     /// The last that comes.
     Finished { reason: FinishReason, timings: Timings },
+    /// The last that comes, where the engine has failed and knows nothing of the job any more.
+    Broken(String),
 }
 
 /// Jobs on their way to the engine; more wait at the sender.
@@ -83,16 +86,32 @@ pub(crate) enum Health {
     Stopped(String),
 }
 
+/// Why jobs end when the engine panics.
+const PANICKED: &str = "the engine of this model failed: a fault of the server";
+
 /// A step that takes longer than this may be a device that hangs.
 const STEP_MAX: Duration = Duration::from_secs(20);
 /// A slow device has shown before how slow it is: only this many times its longest step is a hang.
 const STEP_FACTOR: u32 = 8;
+/// After this many times as long nobody waits any more.
+const GIVE_UP_FACTOR: u32 = 12;
+/// How often those who wait look at that.
+const WATCH: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 2000 });
 
 impl Load {
     /// How long a device that hangs has not answered; `None` for one that is only slow.
     pub fn hangs_for(&self) -> Option<Duration> {
+        self.steps_beyond(1)
+    }
+
+    /// How long a device has not answered for which nobody should wait any more.
+    fn is_given_up(&self) -> Option<Duration> {
+        self.steps_beyond(GIVE_UP_FACTOR)
+    }
+
+    fn steps_beyond(&self, factor: u32) -> Option<Duration> {
         let step = self.stepping_since?.elapsed();
-        (step > STEP_MAX.max(self.longest_step * STEP_FACTOR)).then_some(step)
+        (step > STEP_MAX.max(self.longest_step * STEP_FACTOR) * factor).then_some(step)
     }
 }
 
@@ -106,11 +125,23 @@ pub(crate) struct Worker {
 }
 
 /// Tells when a worker's thread has ended and its model is unloaded.
+#[derive(Clone)]
 pub(crate) struct Ended(watch::Receiver<()>);
 
 impl Ended {
+    /// What has ended once the sender is gone.
+    #[cfg(test)]
+    pub fn given() -> (watch::Sender<()>, Ended) {
+        let (alive, ended) = watch::channel(());
+        (alive, Ended(ended))
+    }
+
     pub async fn wait(mut self) {
         while self.0.changed().await.is_ok() {}
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.0.has_changed().is_err()
     }
 }
 
@@ -140,8 +171,13 @@ impl Worker {
             waker: waker.clone(),
         };
         let (alive, ended) = watch::channel(());
+        let told = load.clone();
         std::thread::Builder::new().name("engine".into()).spawn(move || {
-            pump.run();
+            // What panics while a panic or a loss is mended is not mended: the model is loaded anew for who asks next.
+            if catch_unwind(AssertUnwindSafe(|| pump.run())).is_err() {
+                *told.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Load { health: Health::Stopped(PANICKED.into()), ..Load::default() };
+            }
             drop(alive);
         })?;
         Ok(Worker { jobs, load, ending, ended, waker })
@@ -150,7 +186,7 @@ impl Worker {
     /// Hands a job to the engine.
     ///
     /// # Errors
-    /// The reason where the engine has stopped.
+    /// The reason where the engine has stopped, or its device does not answer.
     pub async fn submit(&self, job: Job) -> Result<Result<Tokens, AdmissionError>, String> {
         self.send(Work::Continue(Box::new(job))).await
     }
@@ -162,10 +198,29 @@ impl Worker {
 
     async fn send(&self, work: Work) -> Result<Result<Tokens, AdmissionError>, String> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.jobs.send(Submission { work, reply }).await;
-        self.wake();
-        let answered = if sent.is_ok() { answer.await.ok() } else { None };
-        answered.ok_or_else(|| self.stopped().unwrap_or_else(|| "it has ended".into()))
+        let answered = async {
+            let sent = self.jobs.send(Submission { work, reply }).await;
+            self.wake();
+            sent.ok()?;
+            answer.await.ok()
+        };
+        tokio::select! {
+            answered = answered => {
+                answered.ok_or_else(|| self.stopped().unwrap_or_else(|| "it has ended".into()))
+            }
+            why = self.hung() => Err(why),
+        }
+    }
+
+    /// Waits until its device has not answered for long; says so.
+    async fn hung(&self) -> String {
+        loop {
+            let hangs = self.load.lock().unwrap_or_else(PoisonError::into_inner).hangs_for();
+            if let Some(hangs) = hangs {
+                return silent(hangs);
+            }
+            tokio::time::sleep(WATCH).await;
+        }
     }
 
     /// Lets an engine that waits for nothing but a store look who has come.
@@ -197,22 +252,58 @@ impl Worker {
     }
 }
 
+/// What those who wait for a device that does not answer are told.
+fn silent(hangs: Duration) -> String {
+    format!("its device has not answered for {} s", hangs.as_secs())
+}
+
 /// What comes of a job, as it comes. Dropping it cancels the job.
 pub(crate) struct Tokens {
     progress: mpsc::Receiver<Progress>,
     sequence: SequenceId,
     cancel: mpsc::UnboundedSender<SequenceId>,
+    load: Arc<Mutex<Load>>,
+    /// Made by who waits: the engine's thread knows no clock of theirs.
+    watch: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Tokens {
     /// The next thing that happened; `None` after the last, and where the job was given up because nobody took what came of it.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
-        Pin::new(&mut self.progress).poll_recv(cx)
+        if let Poll::Ready(progress) = Pin::new(&mut self.progress).poll_recv(cx) {
+            return Poll::Ready(progress);
+        }
+        // The thread that would say so is the one that hangs.
+        let watch = self.watch.get_or_insert_with(|| Box::pin(tokio::time::sleep(WATCH)));
+        while watch.as_mut().poll(cx).is_ready() {
+            if let Some(hangs) = self.load.lock().unwrap_or_else(PoisonError::into_inner).is_given_up() {
+                return Poll::Ready(Some(Progress::Broken(silent(hangs))));
+            }
+            watch.as_mut().reset(tokio::time::Instant::now() + WATCH);
+        }
+        Poll::Pending
+    }
+
+    fn new(
+        progress: mpsc::Receiver<Progress>,
+        sequence: SequenceId,
+        cancel: mpsc::UnboundedSender<SequenceId>,
+        load: Arc<Mutex<Load>>,
+    ) -> Tokens {
+        Tokens { progress, sequence, cancel, load, watch: None }
+    }
+
+    /// What somebody gives, of a channel with this much room.
+    #[cfg(test)]
+    pub fn given(room: usize) -> (mpsc::Sender<Progress>, Tokens) {
+        let (sender, progress) = mpsc::channel(room);
+        let (cancel, _) = mpsc::unbounded_channel();
+        (sender, Tokens::new(progress, SequenceId(0), cancel, Arc::default()))
     }
 
     /// As [`Tokens::poll_next`].
     pub async fn next(&mut self) -> Option<Progress> {
-        self.progress.recv().await
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// Ends the job. What has come of it can still be taken.
@@ -285,6 +376,28 @@ impl Clients {
     }
 }
 
+impl Clients {
+    /// Ends all jobs of an engine that can tell nothing of them any more.
+    fn break_off(&mut self, why: &str) {
+        for (_, client) in self.all.drain() {
+            self.metrics.broken(client.since.elapsed(), client.slow);
+            if !client.gone {
+                // One whose channel is full learns from its end.
+                let _ = client.progress.try_send(Progress::Broken(why.to_owned()));
+            }
+        }
+    }
+}
+
+/// How a pump goes on.
+enum Turn {
+    Again,
+    /// The engine lost a device.
+    Lost,
+    /// Nobody has anything to ask any more.
+    Over,
+}
+
 /// What the thread has.
 struct Pump {
     engine: Engine,
@@ -305,45 +418,57 @@ struct Pump {
 impl Pump {
     fn run(mut self) {
         loop {
-            // Of an engine that has stopped nothing is asked any more: what comes now waits for the next one.
-            let takes = !self.engine.has_stopped();
-            if takes && self.engine.is_idle() {
-                self.tell(None, Health::Works);
-                match self.next() {
-                    ControlFlow::Continue(submission) => submission.into_iter().for_each(|s| self.admit(s)),
-                    ControlFlow::Break(()) => {
-                        self.engine.flush(Instant::now() + FLUSH_MAX);
-                        return;
-                    }
-                }
-            }
-            while takes && let Ok(submission) = self.submissions.try_recv() {
-                self.admit(submission);
-            }
-            while let Ok(sequence) = self.cancels.try_recv() {
-                self.engine.cancel(sequence);
-            }
-            if self.ending.load(Ordering::Acquire) {
-                for sequence in self.clients.all.keys() {
-                    self.engine.cancel(*sequence);
-                }
-            }
-            let began = Instant::now();
-            // A store may be slow without a device that hangs.
-            let works = !self.engine.is_idle();
-            self.tell(works.then_some(began), Health::Works);
-            let stepped = self.engine.step();
-            if works {
-                self.longest_step = self.longest_step.max(began.elapsed());
-            }
-            match stepped {
-                Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
-                Err(_) => match self.recover() {
-                    Some(pump) => self = pump,
-                    None => return,
-                },
+            let next = match catch_unwind(AssertUnwindSafe(|| self.turn())) {
+                Ok(Turn::Again) => continue,
+                Ok(Turn::Over) => return,
+                Ok(Turn::Lost) => self.recover(),
+                Err(_) => self.begin_anew(),
+            };
+            match next {
+                Some(pump) => self = pump,
+                None => return,
             }
         }
+    }
+
+    /// Takes what is asked, and one step.
+    fn turn(&mut self) -> Turn {
+        // Of an engine that has stopped nothing is asked any more: what comes now waits for the next one.
+        let takes = !self.engine.has_stopped();
+        if takes && self.engine.is_idle() {
+            self.tell(None, Health::Works);
+            match self.next() {
+                ControlFlow::Continue(submission) => submission.into_iter().for_each(|s| self.admit(s)),
+                ControlFlow::Break(()) => {
+                    self.engine.flush(Instant::now() + FLUSH_MAX);
+                    return Turn::Over;
+                }
+            }
+        }
+        while takes && let Ok(submission) = self.submissions.try_recv() {
+            self.admit(submission);
+        }
+        while let Ok(sequence) = self.cancels.try_recv() {
+            self.engine.cancel(sequence);
+        }
+        if self.ending.load(Ordering::Acquire) {
+            for sequence in self.clients.all.keys() {
+                self.engine.cancel(*sequence);
+            }
+        }
+        let began = Instant::now();
+        // A store may be slow without a device that hangs.
+        let works = !self.engine.is_idle();
+        self.tell(works.then_some(began), Health::Works);
+        let stepped = self.engine.step();
+        if works {
+            self.longest_step = self.longest_step.max(began.elapsed());
+        }
+        match stepped {
+            Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
+            Err(_) => return Turn::Lost,
+        }
+        Turn::Again
     }
 
     /// Who comes next when no sequence is there: nobody yet where pages are still to be saved, and nobody any more at the end.
@@ -373,7 +498,7 @@ impl Pump {
             let client =
                 Client { progress, gone: false, slow: false, since: Instant::now(), last_token: None };
             self.clients.all.insert(sequence, client);
-            Tokens { progress: received, sequence, cancel: self.cancel.clone() }
+            Tokens::new(received, sequence, self.cancel.clone(), self.load.clone())
         });
         // A client that is gone by now drops its `Tokens`, which cancels the job.
         let _ = reply.send(answer);
@@ -414,6 +539,32 @@ impl Pump {
         }
     }
 
+    /// The engine panicked. What it holds cannot be trusted, so that every job ends; the model is opened anew. `None` where that fails.
+    fn begin_anew(mut self) -> Option<Pump> {
+        let began = Instant::now();
+        self.metrics.engine_stopped();
+        // It is in no step any more.
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) =
+            Load { health: Health::Recovers, ..Load::default() };
+        self.clients.break_off(PANICKED);
+        // Its memory is needed. It may panic once more.
+        let engine = self.engine;
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
+        match self.recovery.open_anew(PANICKED) {
+            Ok((engine, care)) => {
+                *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = engine.waker();
+                self.metrics.recovered(&care, began.elapsed());
+                // Its sequences are numbered anew: who still cancels one of those before must not meet them.
+                let (cancel, cancels) = mpsc::unbounded_channel();
+                Some(Pump { engine, cancel, cancels, longest_step: Duration::ZERO, ..self })
+            }
+            Err(why) => {
+                self.load.lock().unwrap_or_else(PoisonError::into_inner).health = Health::Stopped(why);
+                None
+            }
+        }
+    }
+
     fn tell(&self, stepping_since: Option<Instant>, health: Health) {
         let (counters, sequences) = (self.engine.counters(), self.engine.sequences_info());
         let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
@@ -425,6 +576,39 @@ impl Pump {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What hangs since so many seconds.
+    fn hanging(seconds: u64) -> Arc<Mutex<Load>> {
+        let stepping_since = Instant::now().checked_sub(Duration::from_secs(seconds));
+        Arc::new(Mutex::new(Load { stepping_since, ..Load::default() }))
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever_for_a_device_that_hangs() {
+        let (jobs, _submissions) = mpsc::channel(1);
+        let (_alive, ended) = watch::channel(());
+        let waker = Arc::new(Mutex::new(unicorn_core::CompletionQueue::new().waker()));
+        let worker = Worker { jobs, load: hanging(30), ending: Arc::default(), ended, waker };
+        let job = || Job { request: Request::default(), guides: Guides::default() };
+        // The second finds the channel full, which the first does not.
+        for _ in 0..2 {
+            let refused = worker.submit(job()).await.err().expect("a refusal");
+            assert!(refused.contains("not answered for 30 s"), "{refused}");
+        }
+        // One that was taken waits longer, and gets what comes meanwhile.
+        let (sender, progress) = mpsc::channel(4);
+        let (cancel, _) = mpsc::unbounded_channel();
+        let mut tokens = Tokens::new(progress, SequenceId(0), cancel, hanging(30));
+        sender.try_send(Progress::Token { token: 5, logprobs: None }).unwrap();
+        let mut next = async || std::future::poll_fn(|cx| tokens.poll_next(cx)).await;
+        assert_eq!(next().await, Some(Progress::Token { token: 5, logprobs: None }));
+        assert!(tokio::time::timeout(10 * WATCH, next()).await.is_err());
+        tokens.load = hanging(250);
+        let mut next = async || std::future::poll_fn(|cx| tokens.poll_next(cx)).await;
+        assert!(
+            matches!(next().await, Some(Progress::Broken(why)) if why.contains("not answered for 250 s"))
+        );
+    }
 
     #[test]
     fn a_slow_device_does_not_hang() {

@@ -39,6 +39,8 @@ impl Bench<'_> {
     pub fn around(&self, program: impl AsRef<Path>) -> Command {
         let mut command = sh::command(program);
         command.env("HF_HUB_CACHE", &self.data.hub).env("HF_HUB_OFFLINE", "1").env_remove("UNICORN_MODEL");
+        // Chats and pages of tests are none of the developer's own.
+        command.env("UNICORN_KV_DIR", sh::target("e2e/kv")).env("XDG_STATE_HOME", sh::target("e2e/state"));
         command
     }
 

@@ -13,6 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("unicorn-text", &[]),
     ("unicorn-hub", &[]),
     ("unicorn-engine", &["unicorn-core"]),
+    ("unicorn-store", &["unicorn-core"]),
     ("unicorn-cases", &["unicorn-core"]),
     ("unicorn-grammar", &["unicorn-core", "unicorn-text", "unicorn-engine"]),
     (
@@ -29,6 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "unicorn-text",
             "unicorn-hub",
             "unicorn-engine",
+            "unicorn-store",
             "unicorn-cases",
             "unicorn-grammar",
             "unicorn-server",

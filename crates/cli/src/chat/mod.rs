@@ -5,11 +5,13 @@ mod input;
 
 use std::io::Write;
 use std::path::Path;
+use std::time::SystemTime;
 
 use unicorn_engine::{AdmissionError, Request};
 use unicorn_text::TemplateError;
 
 use crate::args::RunArgs;
+use crate::chats::{self, Begun, Chats};
 use crate::clean::one_line;
 use crate::config::Config;
 use crate::conversation::Conversation;
@@ -34,6 +36,8 @@ const PRESSES_AT_PROMPT: u32 = 1;
 struct Chat<'a> {
     session: Session,
     conversation: Conversation,
+    /// Where it is kept for another day.
+    chats: Option<Chats>,
     answer_args: AnswerArgs,
     /// Continue each message as it is: asked for, or no template.
     raw: bool,
@@ -62,9 +66,10 @@ enum Next {
 pub fn run(session: Session, args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
     let mut reader = LineReader::new(input::history_path(config.state_dir.as_deref()), config.style)?;
     let raw = args.raw || session.text.template()?.is_none();
-    let conversation = Conversation::new(args.system.as_deref().or(session.text.recommended.system));
+    let Begun { chats, conversation, reminder } = chats::begin(&session, args, false, config)?;
     let mut chat = Chat {
         raw,
+        chats,
         raw_asked: args.raw,
         session,
         conversation,
@@ -75,28 +80,41 @@ pub fn run(session: Session, args: &RunArgs, config: &Config) -> anyhow::Result<
         totals: Totals::default(),
     };
     chat.greet(args);
-    let mut warned = false;
-    loop {
-        chat.catch.forgive(PRESSES_AT_PROMPT);
-        let typed = reader.read()?;
-        let interrupted = matches!(typed, Typed::Interrupted);
-        match typed {
-            Typed::End => return Ok(Exit::Done),
-            Typed::Interrupted if warned => return Ok(Exit::Done),
-            Typed::Interrupted => chat.note("press Ctrl-C again, or Ctrl-D, to leave"),
-            Typed::Dropped => {}
-            Typed::Unreadable => say!("what was typed is not UTF-8 text"),
-            Typed::Line(line) => {
-                if chat.handle(&line)? == Next::Leave {
-                    return Ok(Exit::Done);
-                }
-            }
-        }
-        warned = interrupted;
+    if let Some(reminder) = reminder.filter(|_| config.talks()) {
+        chat.note(&reminder);
     }
+    let exit = chat.talk(&mut reader)?;
+    let Chat { session, catch, .. } = chat;
+    // From here on Ctrl-C ends the program at once.
+    drop(catch);
+    session.end();
+    Ok(exit)
 }
 
 impl Chat<'_> {
+    /// Reads and answers until the person leaves.
+    fn talk(&mut self, reader: &mut LineReader) -> anyhow::Result<Exit> {
+        let mut warned = false;
+        loop {
+            self.catch.forgive(PRESSES_AT_PROMPT);
+            let typed = reader.read()?;
+            let interrupted = matches!(typed, Typed::Interrupted);
+            match typed {
+                Typed::End => return Ok(Exit::Done),
+                Typed::Interrupted if warned => return Ok(Exit::Done),
+                Typed::Interrupted => self.note("press Ctrl-C again, or Ctrl-D, to leave"),
+                Typed::Dropped => {}
+                Typed::Unreadable => say!("what was typed is not UTF-8 text"),
+                Typed::Line(line) => {
+                    if self.handle(&line)? == Next::Leave {
+                        return Ok(Exit::Done);
+                    }
+                }
+            }
+            warned = interrupted;
+        }
+    }
+
     fn greet(&self, args: &RunArgs) {
         if !self.config.talks() {
             return;
@@ -130,6 +148,7 @@ impl Chat<'_> {
             Command::Help => say!("{}", help()),
             Command::Clear => {
                 self.conversation.clear();
+                self.begin_anew();
                 self.note("the conversation is forgotten");
             }
             Command::System(None) => match self.conversation.system() {
@@ -167,12 +186,31 @@ impl Chat<'_> {
                 Ok(loaded) => {
                     self.note(&format!("{} questions loaded", loaded.turns()));
                     self.conversation = loaded;
+                    self.begin_anew();
                 }
                 Err(error) => exit::show(&error, self.config.style),
             },
             Command::Bye => {}
         }
         Ok(())
+    }
+
+    /// Keeps the chat for another day. Where that fails it is said once.
+    fn keep(&mut self) {
+        if let Some(chats) = &mut self.chats
+            && let Err(error) = chats.keep(&self.conversation)
+        {
+            exit::show(&error, self.config.style);
+            self.chats = None;
+        }
+    }
+
+    /// The conversation is another one from here on; what it was stays kept.
+    fn begin_anew(&mut self) {
+        self.conversation.begin_at(SystemTime::now());
+        if let Some(chats) = &mut self.chats {
+            chats.begin_anew();
+        }
     }
 
     fn report(&self, result: anyhow::Result<()>, done: &str) {
@@ -220,6 +258,8 @@ impl Chat<'_> {
                 before.answer(answer.text.clone());
                 self.conversation = before;
                 self.last = Some(answer);
+                self.keep();
+                self.session.save();
                 Ok(())
             }
             Err(error) if exit::is_output_lost(&error) || is_stopped(&mut self.session.engine) => Err(error),

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod devices;
 pub mod embed;
 pub mod inspect;
+pub mod kv;
 pub mod models;
 pub mod perplexity;
 pub mod plan;

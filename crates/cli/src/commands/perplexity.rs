@@ -35,6 +35,7 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
         queue: 0,
         kept: None,
         rows: 0,
+        disk_bytes: None,
         device: &args.device,
         place,
         kv: args.kv.kv,

@@ -7,9 +7,10 @@ use unicorn_engine::{FinishReason, Request};
 
 use crate::args::RunArgs;
 use crate::chat;
+use crate::chats::{self, Begun};
 use crate::config::Config;
 use crate::conversation::Conversation;
-use crate::exit::{Exit, usage};
+use crate::exit::{self, Exit, usage};
 use crate::generate::{figures, generate};
 use crate::interrupt::Catch;
 use crate::model_name::{is_missing_file, is_model};
@@ -40,6 +41,8 @@ struct Asked<'a> {
 enum Input {
     /// One answer to this.
     Prompt(String),
+    /// One answer to this, which came through a pipe, or part of it.
+    Piped(String),
     /// One answer to this and to what a pipe may send yet.
     Waiting(String),
     /// A conversation.
@@ -69,6 +72,7 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
         queue: 0,
         kept: None,
         rows: 0,
+        disk_bytes: Some(args.disk.bytes()),
         device: &args.device,
         place: &args.place.of(&args.device),
         kv: args.kv.kv,
@@ -84,7 +88,8 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
         session::set_template(&mut session.text, file, &source)?;
     }
     match input {
-        Input::Prompt(prompt) => answer(session, args, &prompt, config),
+        Input::Prompt(prompt) => answer(session, args, &prompt, false, config),
+        Input::Piped(prompt) => answer(session, args, &prompt, true, config),
         Input::Waiting(prompt) => answer_after_waiting(session, args, prompt, start + STDIN_WAIT, config),
         Input::Chat => chat::run(session, args, config),
     }
@@ -140,7 +145,7 @@ fn combine(
     let piped = piped.filter(|piped| !piped.text.trim().is_empty());
     match (prompt.filter(|p| !p.is_empty()), piped) {
         (Some(prompt), None) => Ok(Input::Prompt(prompt.to_owned())),
-        (None, Some(piped)) => Ok(Input::Prompt(piped.text)),
+        (None, Some(piped)) => Ok(Input::Piped(piped.text)),
         (Some(prompt), Some(piped)) => {
             if config.talks() {
                 say!(
@@ -148,7 +153,7 @@ fn combine(
                     piped.bytes
                 );
             }
-            Ok(Input::Prompt(format!("{prompt}\n\n{}", piped.text)))
+            Ok(Input::Piped(format!("{prompt}\n\n{}", piped.text)))
         }
         (None, None) if person && prompt.is_none() => Ok(Input::Chat),
         (None, None) => Err(usage(
@@ -166,10 +171,10 @@ fn answer_after_waiting(
     config: &Config,
 ) -> anyhow::Result<Exit> {
     if stdin::is_ready_by(deadline) {
-        let Input::Prompt(prompt) = combine(Some(&prompt), Some(stdin::read()?), false, config)? else {
-            return Ok(Exit::Done);
+        return match combine(Some(&prompt), Some(stdin::read()?), false, config)? {
+            Input::Piped(prompt) => answer(session, args, &prompt, true, config),
+            _ => answer(session, args, &prompt, false, config),
         };
-        return answer(session, args, &prompt, config);
     }
     if config.talks() {
         let seconds = STDIN_WAIT.as_secs();
@@ -177,7 +182,7 @@ fn answer_after_waiting(
             "nothing came on stdin for {seconds} s: going on without (--stdin waits for it, --no-stdin never looks)"
         );
     }
-    let exit = answer(session, args, &prompt, config)?;
+    let exit = answer(session, args, &prompt, false, config)?;
     if stdin::has_unread() {
         anyhow::bail!(
             "text came on stdin after the wait for it: the answer leaves it out. --stdin waits for it, --no-stdin leaves it to others"
@@ -186,7 +191,18 @@ fn answer_after_waiting(
     Ok(exit)
 }
 
-fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> anyhow::Result<Exit> {
+fn answer(
+    mut session: Session,
+    args: &RunArgs,
+    text: &str,
+    piped: bool,
+    config: &Config,
+) -> anyhow::Result<Exit> {
+    let Begun { mut chats, mut conversation, reminder } = chats::begin(&session, args, piped, config)?;
+    if let Some(reminder) = reminder.filter(|_| config.talks()) {
+        say_styled(&config.style.dim(&reminder));
+    }
+    conversation.ask(text.to_owned());
     let settings = resolve(&args.answer, &session.text.recommended, fresh_seed());
     if config.explains() {
         let listed = settings.list(true);
@@ -195,12 +211,14 @@ fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> 
             listed.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
         );
     }
-    let tokens = tokens(&session, args, text, config)?;
+    let tokens = tokens(&session, args, &conversation, config)?;
     let request = Request {
         prompt: tokens,
         max_tokens: settings.max_tokens,
         sampling: settings.sampling,
         stop_tokens: session.text.stop_tokens.clone(),
+        // What came through a pipe is rarely asked again.
+        keep: session.kept.is_some() && (!piped || args.go_on || args.disk.kv_disk.is_some()),
         ..Request::default()
     };
     let detokenizer = session.text.tokenizer.detokenizer_after(request.prompt.last().copied(), true);
@@ -215,6 +233,10 @@ fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> 
     }
     out.flush()?;
     trace.finish(&mut session.engine)?;
+    conversation.answer(answer.text.clone());
+    if let Some(Err(error)) = chats.as_mut().map(|chats| chats.keep(&conversation)) {
+        exit::show(&error, config.style);
+    }
     if config.talks() {
         // On a terminal the figures would run into the answer.
         if term::stdout_is_terminal() && term::stderr_is_terminal() {
@@ -226,16 +248,23 @@ fn answer(mut session: Session, args: &RunArgs, text: &str, config: &Config) -> 
         let engine = &session.engine;
         grader.tell(engine.spec(), engine.options(), &answer.timings, config)?;
     }
+    // From here on Ctrl-C ends the program at once.
+    drop(catch);
+    session.end();
     Ok(if answer.reason == FinishReason::Cancelled { Exit::Interrupted } else { Exit::Done })
 }
 
-fn tokens(session: &Session, args: &RunArgs, text: &str, config: &Config) -> anyhow::Result<Tokens> {
+fn tokens(
+    session: &Session,
+    args: &RunArgs,
+    conversation: &Conversation,
+    config: &Config,
+) -> anyhow::Result<Tokens> {
+    let text = conversation.last_question().unwrap_or_default();
     if args.raw {
         return prompt::raw(&session.text, text, true);
     }
-    let mut conversation = Conversation::new(args.system.as_deref().or(session.text.recommended.system));
-    conversation.ask(text.to_owned());
-    if let Some(prompt) = prompt::chat(&session.text, &conversation)? {
+    if let Some(prompt) = prompt::chat(&session.text, conversation)? {
         prompt.tell(config);
         return Ok(prompt.tokens);
     }
@@ -262,9 +291,10 @@ mod tests {
     #[test]
     fn prompts_and_stdin_combine() {
         let prompt = |text: &str| Input::Prompt(text.into());
+        let through_a_pipe = |text: &str| Input::Piped(text.into());
         assert_eq!(combined(Some("a"), None, true).unwrap(), prompt("a"));
-        assert_eq!(combined(None, Some("b\n"), false).unwrap(), prompt("b\n"));
-        assert_eq!(combined(Some("a"), Some("b"), false).unwrap(), prompt("a\n\nb"));
+        assert_eq!(combined(None, Some("b\n"), false).unwrap(), through_a_pipe("b\n"));
+        assert_eq!(combined(Some("a"), Some("b"), false).unwrap(), through_a_pipe("a\n\nb"));
         assert_eq!(combined(Some("a"), Some("\n"), false).unwrap(), prompt("a"));
         assert_eq!(combined(None, None, true).unwrap(), Input::Chat);
     }

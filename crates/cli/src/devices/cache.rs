@@ -17,6 +17,7 @@ use crate::planner::figures::{Calibration, Grade};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Key {
     identity: String,
+    computing: String,
 }
 
 impl Key {
@@ -26,11 +27,15 @@ impl Key {
         let (kind, description, workers) = (profile.kind, &profile.description, profile.workers);
         let features = profile.features.join(", ");
         let version = env!("CARGO_PKG_VERSION");
-        Key {
-            identity: format!(
-                "{kind}; {description}; {features}; {workers} workers; unicorn {version}; kernels {kernels:016x}"
-            ),
-        }
+        let with = |workers: &str| {
+            format!("{kind}; {description}; {features}; {workers}unicorn {version}; kernels {kernels:016x}")
+        };
+        Key { identity: with(&format!("{workers} workers; ")), computing: with("") }
+    }
+
+    /// What the device computes with, all that may change a result and nothing else.
+    pub fn computing(&self) -> &str {
+        &self.computing
     }
 
     /// A word that differs for every identity.

@@ -31,6 +31,8 @@ enum Kind {
     Lose,
     /// There is no memory for the work.
     Memory,
+    /// The thread that gives the work panics, as a fault of the program would have it.
+    Panic,
     /// A kernel computes wrong.
     Wrong(Wrong),
 }
@@ -47,6 +49,7 @@ impl Faults {
             let kind = match kind {
                 "lose" => Kind::Lose,
                 "memory" => Kind::Memory,
+                "panic" => Kind::Panic,
                 other => Kind::Wrong(Wrong::parse(other.strip_prefix("wrong-")?)?),
             };
             Some(Fault { device, kind, at: at.parse().ok()? })
@@ -110,6 +113,7 @@ impl Device for Faulty {
             return work.done.give(Err(Arc::new(lost)));
         }
         match kind {
+            Some(Kind::Panic) => panic!("{device} was to panic (UNICORN_FAULTS)"),
             Some(Kind::Memory) => {
                 let (what, requested) = ("a batch (UNICORN_FAULTS)".into(), work.batch.rows() as u64);
                 let short = DeviceError::OutOfMemory { device, what, requested, free: 0 };
@@ -187,7 +191,7 @@ mod tests {
 
     #[test]
     fn faults_come_when_they_are_to() {
-        let faults = Faults::parse("lose@2, there/memory@2");
+        let faults = Faults::parse("lose@2, there/memory@2, panic@9");
         let seen: Vec<Option<Kind>> = ["here", "there", "there"].map(|name| faults.next(name)).into();
         assert_eq!(seen, [None, Some(Kind::Lose), Some(Kind::Memory)]);
         assert_eq!(Faults::parse(""), Faults::default());

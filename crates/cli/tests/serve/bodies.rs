@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::http::{Connection, Reply, request};
 use super::support::Server;
@@ -258,5 +258,51 @@ fn requests_in_one_go_are_answered_in_order() {
     assert_eq!(connection.reply().header("content-type"), Some("text/event-stream"));
     assert_eq!(connection.reply().json()["object"], "list");
     assert_eq!(connection.reply().json()["status"], "ok");
+    server.survived();
+}
+
+/// What a request refers to counts as if it had been sent.
+#[test]
+fn what_is_referred_to_is_bounded() {
+    let mut server = Server::tiny(&[]);
+    let large = json!({"type": "compaction", "id": "cmp_1", "encrypted_content": "x".repeat(10 << 20)});
+    let said = json!({"role": "user", "content": "hi"});
+    let ask = |input: Value| {
+        let body = json!({"model": server.model, "input": input, "max_output_tokens": 2});
+        server.post("/v1/responses", &body)
+    };
+    let first = ask(json!([large, said]));
+    assert_eq!(first.status, 200, "{}", first.text());
+    let refer = |times: usize| {
+        let mut input = vec![json!({"type": "item_reference", "id": "cmp_1"}); times];
+        input.push(said.clone());
+        ask(input.into())
+    };
+    let reply = refer(2);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    for _ in 0..4 {
+        refer(100).refuses(413, Some("input"));
+    }
+    server.survived();
+}
+
+/// Long requests are read a few at a time, so that their memory is bounded; none is lost.
+#[test]
+fn many_long_requests_at_once() {
+    const REQUESTS: usize = 48;
+    let mut server = Server::tiny(&["--ctx", "0"]);
+    let before = server.peak_bytes();
+    let body = server.chat(json!({"messages": [{"role": "user", "content": "word ".repeat(114_000)}]}));
+    thread::scope(|scope| {
+        let ask = || server.post("/apply-template", &body);
+        let asked: Vec<_> = (0..REQUESTS).map(|_| scope.spawn(ask)).collect();
+        for reply in asked.into_iter().map(|one| one.join().unwrap()) {
+            assert_eq!(reply.status, 200, "{}", reply.text());
+        }
+    });
+    let grown = server.peak_bytes() - before;
+    let processors = thread::available_parallelism().map_or(1, usize::from) as u64;
+    // A long one takes some forty times its length while it is read.
+    assert!(grown < (128 << 20) + 2 * processors * (32 << 20), "{} MB", grown >> 20);
     server.survived();
 }

@@ -97,6 +97,39 @@ fn every_route_but_health_asks_for_a_key() {
     assert!(!server.said().contains("sk-"), "{}", server.said());
 }
 
+/// A variable that is set asks for a key, whatever the key looks like, and one without a key does not open the server.
+#[test]
+fn a_key_in_the_environment_is_never_overlooked() {
+    for (variable, right) in [("#s3cret", "#s3cret"), ("a-key,#other", "#other"), (" s3cret ", "s3cret")] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = tiny_model(folder.path(), Some("x"));
+        let mut server = Server::spawn_with(folder, Some(&model), &[], &[("UNICORN_API_KEY", variable)]);
+        server.ready();
+        assert_eq!(server.get("/v1/models").status, 401, "{variable}");
+        let bearer = format!("Bearer {right}");
+        let reply = server.begin("GET", "/v1/models", &[("Authorization", &bearer)], None).reply();
+        assert_eq!(reply.status, 200, "{variable}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = tiny_model(folder.path(), Some("x"));
+    for variable in ["", " ", ",", ",\n"] {
+        let mut command = super::tiny::unicorn(folder.path());
+        command.env("UNICORN_API_KEY", variable).args(["serve", "--port", "0", "-m"]).arg(&model);
+        let out = super::tiny::output(&mut command);
+        assert_eq!(out.status.code(), Some(2), "{variable:?}");
+        assert!(super::tiny::stderr(&out).contains("UNICORN_API_KEY"), "{variable:?}");
+    }
+    // In a file a comma belongs to the key.
+    let keys = file(folder.path(), "keys", "# a comment\na,b\n");
+    let mut server = Server::spawn(folder, Some(&model), &["--api-key-file", keys.to_str().unwrap()]);
+    server.ready();
+    for (key, status) in [("a,b", 200), ("a", 401), ("# a comment", 401)] {
+        let bearer = format!("Bearer {key}");
+        let reply = server.begin("GET", "/v1/models", &[("Authorization", &bearer)], None).reply();
+        assert_eq!(reply.status, status, "{key}");
+    }
+}
+
 #[test]
 fn pages_of_others_may_not_call() {
     let mut server = Server::tiny(&["--cors-origin", "https://chat.example"]);

@@ -34,7 +34,12 @@ fn an_answer_that_takes_too_long_has_a_last_event() {
     let mut runs = server.endless();
     let chat = server.chat(json!({"max_tokens": 1_000_000})).to_string();
     let mut waits = server.begin("POST", "/v1/chat/completions", &[], Some(chat.as_bytes()));
-    eventually(FREED_IN, "one waits", || server.metric("vllm:num_requests_waiting") == 1.0);
+    let others = ["/v1/messages", "/v1/responses"].map(|path| {
+        let more = json!({"max_tokens": 1_000_000, "input": "x"});
+        let body = super::support::with(server.chat(json!({})), more).to_string();
+        server.begin("POST", path, &[], Some(body.as_bytes()))
+    });
+    eventually(FREED_IN, "three wait", || server.metric("vllm:num_requests_waiting") == 3.0);
     let begin = Instant::now();
     server.signal("-TERM");
     let mut rest = Vec::new();
@@ -46,6 +51,10 @@ fn an_answer_that_takes_too_long_has_a_last_event() {
     assert!(last["error"]["message"].as_str().is_some_and(|m| m.contains("shutting down")), "{last}");
     assert_eq!(done, "[DONE]");
     waits.reply().refuses(503, None);
+    for mut other in others {
+        let reply = other.reply();
+        assert!(reply.status == 503 && reply.header("retry-after").is_some(), "{}", reply.text());
+    }
     assert!(server.end(Duration::from_secs(3)).success());
     assert!(begin.elapsed() >= Duration::from_secs(1));
 }

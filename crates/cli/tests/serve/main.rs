@@ -4,6 +4,7 @@
 
 mod bodies;
 mod canary;
+mod completions;
 mod departures;
 mod embeddings;
 mod http;
@@ -11,8 +12,11 @@ mod keys;
 mod lives;
 mod load;
 mod losses;
+mod models;
 mod names;
 mod numbers;
+mod outlives;
+mod records;
 mod schemas;
 mod support;
 mod templates;

@@ -72,7 +72,7 @@ impl Server {
         Server::spawn_with(folder, model, args, &[])
     }
 
-    fn spawn_with(
+    pub fn spawn_with(
         folder: tempfile::TempDir,
         model: Option<&Path>,
         args: &[&str],
@@ -238,8 +238,17 @@ impl Server {
     }
 
     pub fn resident_bytes(&self) -> u64 {
+        self.memory_status("VmRSS:")
+    }
+
+    /// The most that it ever had.
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory_status("VmHWM:")
+    }
+
+    fn memory_status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a figure");
         line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
     }
 

@@ -5,16 +5,48 @@
 pub mod terminal;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// The binary, with an environment of its own: nothing is fetched, no user configuration counts.
 pub fn unicorn(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unicorn"));
-    for name in ["UNICORN_MODEL", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "XDG_STATE_HOME", "XDG_CACHE_HOME"] {
+    for name in [
+        "UNICORN_MODEL",
+        "UNICORN_KV_DIR",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_TOKEN",
+        "XDG_STATE_HOME",
+        "XDG_CACHE_HOME",
+    ] {
         command.env_remove(name);
     }
     command.env("HOME", home).env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
     command
+}
+
+/// A process that is ended with its test.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A body that came in chunks.
+pub fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("a size");
+        if size == 0 {
+            break;
+        }
+        body += &after[..size];
+        rest = &after[size + 2..];
+    }
+    body
 }
 
 /// Runs to the end.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use unicorn_text::Tokenizer;
 
 use super::answer::{AnswerRules, Body, Thinking, Tool, ToolChoice};
+use super::gemma_calls;
 use super::kind::{Calls, Dialect, JsonCalls, Layout, NamedCalls};
 use super::python_calls;
 use super::spans::Spans;
@@ -222,6 +223,7 @@ impl Writer<'_, '_> {
             Calls::Xml => self.xml_calls(tools, parallel),
             Calls::Named(calls) => self.named_calls(calls, tools, parallel),
             Calls::Python => self.python_calls(tools, parallel),
+            Calls::Gemma => self.gemma_calls(tools, parallel),
         }
     }
 
@@ -244,18 +246,30 @@ impl Writer<'_, '_> {
     }
 
     fn python_call(&mut self, tool: &Tool) -> Result<Symbol> {
+        let comma = self.comma()?;
+        let open = format!("{}(", tool.name);
+        self.listed(tool, [&open, "=", ")"], comma, Self::python_value)
+    }
+
+    /// A call whose arguments are named one after the other: what stands in front of them, behind each name and at the end.
+    fn listed(
+        &mut self,
+        tool: &Tool,
+        [open, is, close]: [&str; 3],
+        comma: Symbol,
+        value: fn(&mut Self, &Tool, &Value) -> Result<Symbol>,
+    ) -> Result<Symbol> {
         let schema = self.parameters(tool)?;
         let none = Map::new();
         let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
         let required = schema.get("required").and_then(Value::as_array);
-        let comma = self.comma()?;
         let empty = self.rules.empty();
         // Backwards: what may follow the first argument, and what may stand in front of it.
         let (mut after, mut start) = (empty, Some(empty));
         for (name, property) in properties.iter().rev() {
-            let value = self.python_value(tool, &with_definitions(property, &schema))?;
-            let name_equals = self.rules.literal(&format!("{name}="))?;
-            let item = self.rules.sequence(&[name_equals, value])?;
+            let value = value(self, tool, &with_definitions(property, &schema))?;
+            let name_is = self.rules.literal(&format!("{name}{is}"))?;
+            let item = self.rules.sequence(&[name_is, value])?;
             let needed = required.is_some_and(|names| names.iter().any(|needed| needed == name));
             let begun = self.rules.sequence(&[item, after])?;
             let options: Vec<Symbol> =
@@ -264,9 +278,53 @@ impl Writer<'_, '_> {
             let with = self.rules.sequence(&[comma, item, after])?;
             after = if needed { with } else { self.rules.choice(&[with, after])? };
         }
-        let open = self.rules.literal(&format!("{}(", tool.name))?;
-        let close = self.rules.literal(")")?;
+        let (open, close) = (self.rules.literal(open)?, self.rules.literal(close)?);
         self.rules.sequence(&[open, start.unwrap_or(empty), close])
+    }
+
+    fn gemma_calls(&mut self, tools: &[&Tool], parallel: bool) -> Result<CallRules> {
+        let comma = self.rules.literal(",")?;
+        let mut options = Vec::new();
+        for tool in tools {
+            let names = tool.parameters.get("properties").and_then(Value::as_object);
+            if let Some(name) = names.and_then(|names| names.keys().find(|name| !gemma_calls::is_name(name)))
+            {
+                let (path, reason) =
+                    ("/properties".to_owned(), "this model cannot write such a name".to_owned());
+                let error = GrammarError::Unsupported { path, keyword: name.clone(), reason };
+                return Err(of_tool(tool, error));
+            }
+            let open = format!("{}{}{{", gemma_calls::CALL, tool.name);
+            options.push(self.listed(tool, [&open, ":", "}"], comma, Self::gemma_value)?);
+        }
+        let call = self.rules.choice(&options)?;
+        let (open, close) = (self.mark(gemma_calls::OPEN)?, self.mark(gemma_calls::CLOSE)?);
+        let one = self.rules.sequence(&[call, close])?;
+        let more = self.rules.sequence(&[open, one])?;
+        let more = if parallel { self.rules.repeat(more, 0, None)? } else { self.rules.empty() };
+        let rest = self.rules.sequence(&[one, more])?;
+        Ok(CallRules { mark: gemma_calls::OPEN, open, rest, bare: false })
+    }
+
+    fn gemma_value(&mut self, tool: &Tool, property: &Value) -> Result<Symbol> {
+        if written(Some(property)) == Written::Json {
+            let value =
+                schema::strict(self.rules, property, self.deadline).map_err(|error| of_tool(tool, error))?;
+            return self.rules.nested(value);
+        }
+        let text = schema::text(property, self.deadline).map_err(|error| of_tool(tool, error))?;
+        let quote = gemma_calls::QUOTE;
+        match self.control(quote) {
+            Some(id) => {
+                let (quote, text) = (self.rules.token(id)?, self.rules.lexeme(text)?);
+                self.rules.sequence(&[quote, text, quote])
+            }
+            None => {
+                let body = RegexAst::And(vec![text, RegexAst::Not(Box::new(containing(quote)))]);
+                let (open, text) = (self.rules.literal(quote)?, self.rules.until(body, quote)?);
+                self.rules.sequence(&[open, text])
+            }
+        }
     }
 
     fn python_value(&mut self, tool: &Tool, property: &Value) -> Result<Symbol> {

@@ -1,8 +1,45 @@
 //! Reading calls whose arguments are JSON.
 
-use super::answer::{Piece, call_id};
+use serde_json::Value;
+
+use super::answer::{Piece, Tool, call_id};
 use super::kind::{JsonCalls, NamedCalls};
 use super::scan::JsonScan;
+
+/// Tells calls from other objects by how they begin: as the grammar has it.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// The names of the tools as JSON.
+    names: Vec<String>,
+}
+
+impl Head {
+    pub(super) fn new(tools: &[Tool]) -> Head {
+        Head { names: tools.iter().map(|tool| Value::from(tool.name.as_str()).to_string()).collect() }
+    }
+
+    /// Whether a text begins `{"name": <a tool>, "parameters": {`; `None` where it is too short to tell.
+    pub(super) fn begins(&self, text: &str, calls: JsonCalls) -> Option<bool> {
+        let member = format!("\"{}\"", calls.arguments);
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let (one, two) = (["{", "\"name\"", ":"], [",", &member, ":", "{"]);
+        let parts = one
+            .iter()
+            .map(std::slice::from_ref)
+            .chain([&names[..]])
+            .chain(two.iter().map(std::slice::from_ref));
+        let mut rest = text;
+        for part in parts {
+            rest = rest.trim_start_matches([' ', '\t', '\r', '\n']);
+            match part.iter().find_map(|option| rest.strip_prefix(option)) {
+                Some(after) => rest = after,
+                None if part.iter().any(|option| option.starts_with(rest)) => return None,
+                None => return Some(false),
+            }
+        }
+        Some(true)
+    }
+}
 
 /// Follows calls one after the other.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! The dialects that are known.
 
 use super::answer::Thinking;
-use super::{python_calls, xml_calls};
+use super::{gemma_calls, python_calls, xml_calls};
 
 /// How calls and thoughts are written. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub(crate) enum Calls {
     Named(NamedCalls),
     /// A list of calls as Python writes them.
     Python,
+    /// Calls with bare names and texts between marks.
+    Gemma,
 }
 
 /// Calls as JSON objects.
@@ -79,10 +81,6 @@ const MISTRAL_LIST: Calls =
     Calls::Json(JsonCalls { open: "[TOOL_CALLS]", close: "", layout: Layout::List, arguments: "arguments" });
 
 impl Dialect {
-    /// The names that [`named`](Self::named) knows.
-    pub const NAMES: [&'static str; 8] =
-        ["hermes", "qwen-xml", "llama3", "mistral", "mistral-args", "mistral-id", "lfm2", "generic"];
-
     /// What the first call begins with.
     pub(crate) fn mark(&self) -> &'static str {
         match self.calls {
@@ -90,6 +88,7 @@ impl Dialect {
             Calls::Xml => xml_calls::OPEN,
             Calls::Named(calls) => calls.open,
             Calls::Python => python_calls::OPEN,
+            Calls::Gemma => gemma_calls::OPEN,
         }
     }
 
@@ -106,6 +105,7 @@ impl Dialect {
         let (calls, tells_tools) = match () {
             () if has("<function=") && has("<parameter=") => (Calls::Xml, true),
             () if has(python_calls::OPEN) => (Calls::Python, true),
+            () if has(gemma_calls::OPEN) && has(gemma_calls::QUOTE) => (Calls::Gemma, true),
             () if has("[TOOL_CALLS]") && has("[CALL_ID]") => (named(Some("[CALL_ID]")), true),
             () if has("[TOOL_CALLS]") && has("[ARGS]") => (named(None), true),
             () if has("[TOOL_CALLS]") => (MISTRAL_LIST, true),
@@ -119,23 +119,6 @@ impl Dialect {
         Dialect { calls, reasoning, tells_tools }
     }
 
-    /// A dialect by name, in place of the one that a template shows. What is known of thoughts stays.
-    pub fn named(&self, name: &str) -> Option<Dialect> {
-        let named = |id| Calls::Named(NamedCalls { open: "[TOOL_CALLS]", id, arguments: "[ARGS]" });
-        let calls = match name {
-            "hermes" | "generic" => HERMES,
-            "qwen-xml" => Calls::Xml,
-            "lfm2" => Calls::Python,
-            "llama3" => LLAMA,
-            "mistral" => MISTRAL_LIST,
-            "mistral-args" => named(None),
-            "mistral-id" => named(Some("[CALL_ID]")),
-            _ => return None,
-        };
-        let tells_tools = self.tells_tools && name != "generic";
-        Some(Dialect { calls, tells_tools, ..self.clone() })
-    }
-
     /// Its name.
     pub fn name(&self) -> &'static str {
         match self.calls {
@@ -145,6 +128,7 @@ impl Dialect {
             Calls::Json(JsonCalls { layout: Layout::Bare, .. }) => "llama3",
             Calls::Xml => "qwen-xml",
             Calls::Python => "lfm2",
+            Calls::Gemma => "gemma",
             Calls::Named(NamedCalls { id: Some(_), .. }) => "mistral-id",
             Calls::Named(_) => "mistral-args",
         }
@@ -174,6 +158,7 @@ impl Dialect {
             Calls::Json(calls) => vec![calls.open, calls.close],
             Calls::Xml => vec![xml_calls::OPEN, xml_calls::CLOSE],
             Calls::Python => vec![python_calls::OPEN, python_calls::CLOSE],
+            Calls::Gemma => vec![gemma_calls::OPEN, gemma_calls::CLOSE, gemma_calls::QUOTE],
             Calls::Named(calls) => vec![calls.open, calls.id.unwrap_or_default(), calls.arguments],
         };
         if let Some(reasoning) = self.reasoning {
@@ -194,6 +179,7 @@ mod tests {
             ("{{ '<tool_call>\\n{\"name\": \"' + x + '\", \"arguments\": ' }}", "hermes"),
             ("<tool_call>\n<function=f>\n<parameter=a>", "qwen-xml"),
             ("<|tool_call_start|>[", "lfm2"),
+            ("<|tool_call>call: <|\"|>", "gemma"),
             ("[TOOL_CALLS][{", "mistral"),
             ("[TOOL_CALLS]x[ARGS]", "mistral-args"),
             ("[TOOL_CALLS]x[CALL_ID]y[ARGS]", "mistral-id"),
@@ -202,9 +188,7 @@ mod tests {
         ] {
             let dialect = Dialect::detect(template);
             assert_eq!(dialect.name(), name, "{template}");
-            assert_eq!(Dialect::detect("").named(name).is_some(), Dialect::NAMES.contains(&name));
         }
-        assert!(Dialect::detect("").named("klingon").is_none());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! written and the [`Reader`] of what was written, so that what the one admits the other understands.
 
 mod answer;
+mod gemma_calls;
 mod grammar;
 mod json_calls;
 mod kind;

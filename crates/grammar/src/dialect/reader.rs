@@ -1,7 +1,8 @@
 //! From the text of an answer to what is said, thought and called.
 
-use super::answer::{AnswerRules, Piece, Thinking, ToolChoice};
-use super::json_calls::JsonReader;
+use super::answer::{AnswerRules, Body, Piece, Thinking, ToolChoice};
+use super::gemma_calls::GemmaReader;
+use super::json_calls::{Head, JsonReader};
 use super::kind::{Calls, Dialect, Reasoning};
 use super::python_calls::PythonReader;
 use super::scan::{Found, find};
@@ -17,10 +18,14 @@ pub struct Reader {
     held: String,
     /// Whether calls are looked for.
     calls: bool,
+    /// The text has a form of its own, in which what looks like a call is none: calls come in its place, or not at all.
+    body: bool,
+    head: Head,
     seed: u64,
     json: JsonReader,
     xml: XmlReader,
     python: PythonReader,
+    gemma: GemmaReader,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +55,13 @@ impl Reader {
             state,
             held: String::new(),
             calls: !rules.tools.is_empty() && rules.choice != ToolChoice::None,
+            body: rules.body != Body::Text && rules.choice == ToolChoice::Auto,
+            head: Head::new(rules.tools),
             seed,
             json: JsonReader::default(),
             xml: XmlReader::new(rules.tools),
             python: PythonReader::default(),
+            gemma: GemmaReader::default(),
         }
     }
 
@@ -99,18 +107,11 @@ impl Reader {
                 if self.held.is_empty() {
                     return false;
                 }
-                if self.begins_bare_call() {
-                    return self.call();
-                }
-                if !last && self.may_become_bare_call() {
-                    return false;
-                }
-                self.state = State::Saying;
-                true
+                self.begin(last)
             }
             State::Saying => {
                 let open = self.dialect.mark();
-                if !self.calls || self.dialect.is_bare() {
+                if !self.calls || self.body || self.dialect.is_bare() {
                     let all = self.held.len();
                     return self.say(out, Piece::Text, all, last);
                 }
@@ -131,6 +132,7 @@ impl Reader {
                 Calls::Json(calls) => self.json.step(&mut self.held, calls, self.seed, out),
                 Calls::Xml => self.xml.step(&mut self.held, self.seed, out),
                 Calls::Python => self.python.step(&mut self.held, self.seed, out),
+                Calls::Gemma => self.gemma.step(&mut self.held, self.seed, out),
                 Calls::Named(calls) => self.json.step_named(&mut self.held, calls, self.seed, out),
             },
         }
@@ -152,26 +154,39 @@ impl Reader {
                 return false;
             }
         }
-        if self.begins_bare_call() {
-            return self.call();
-        }
-        if !last && self.may_become_bare_call() {
-            return false;
-        }
-        self.state = State::Saying;
-        true
+        self.begin(last)
     }
 
-    fn may_become_bare_call(&self) -> bool {
-        self.dialect.is_bare() && self.calls && self.dialect.mark().starts_with(self.held.trim_start())
+    /// Begins with a call or with text, or waits for more of it.
+    fn begin(&mut self, last: bool) -> bool {
+        match self.is_call() {
+            Some(true) => self.call(),
+            None if !last => false,
+            Some(false) | None => {
+                self.state = State::Saying;
+                true
+            }
+        }
     }
 
-    /// Whether the answer itself is a call.
-    fn begins_bare_call(&self) -> bool {
-        let text = self.held.trim_start();
-        self.dialect.is_bare()
-            && self.calls
-            && (text.starts_with('{') || text.starts_with(self.dialect.mark()))
+    /// Whether what comes first is a call; `None` where it does not show yet. Where the text is free, calls with a mark may come later too,
+    /// and are not looked for here.
+    fn is_call(&self) -> Option<bool> {
+        if !self.calls || !(self.body || self.dialect.is_bare()) {
+            return Some(false);
+        }
+        let (text, mark) = (self.held.trim_start(), self.dialect.mark());
+        if text.starts_with(mark) {
+            return Some(true);
+        }
+        if mark.starts_with(text) {
+            return None;
+        }
+        match self.dialect.calls {
+            // The grammar lets no free text begin with a brace; a form of its own may be an object like any other.
+            Calls::Json(calls) if self.dialect.is_bare() && self.body => self.head.begins(text, calls),
+            _ => Some(self.dialect.is_bare() && text.starts_with('{')),
+        }
     }
 
     fn call(&mut self) -> bool {

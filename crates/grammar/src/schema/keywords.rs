@@ -87,6 +87,23 @@ impl<'a> Expander<'a> {
         Ok(usize::try_from(whole).unwrap_or(usize::MAX).min(usize::MAX / 4))
     }
 
+    /// The least and the most that a keyword such as `minItems` allows, or where it does not hold; `None` where nothing is allowed.
+    fn bounds(
+        &mut self,
+        schema: &'a Value,
+        map: &'a Map<String, Value>,
+        keyword: &str,
+        holds: bool,
+    ) -> Result<Option<(usize, Option<usize>)>> {
+        let count = self.count(schema, map, keyword)?;
+        Ok(match (keyword.starts_with("min"), holds) {
+            (true, true) => Some((count, None)),
+            (true, false) => count.checked_sub(1).map(|most| (0, Some(most))),
+            (false, true) => Some((0, Some(count))),
+            (false, false) => Some((count + 1, None)),
+        })
+    }
+
     pub(super) fn textual(
         &mut self,
         schema: &'a Value,
@@ -95,20 +112,11 @@ impl<'a> Expander<'a> {
         holds: bool,
     ) -> Result<Shapes> {
         let text = match keyword {
-            "minLength" => {
-                let min = self.count(schema, map, keyword)?;
-                match (holds, min.checked_sub(1)) {
-                    (true, _) => Text { min, ..Text::default() },
-                    (false, Some(max)) => Text { max: Some(max), ..Text::default() },
-                    (false, None) => return Ok(Shapes::none()),
-                }
-            }
-            "maxLength" => {
-                let max = self.count(schema, map, keyword)?;
-                match holds {
-                    true => Text { max: Some(max), ..Text::default() },
-                    false => Text { min: max + 1, ..Text::default() },
-                }
+            "minLength" | "maxLength" => {
+                let Some((min, max)) = self.bounds(schema, map, keyword, holds)? else {
+                    return Ok(Shapes::none());
+                };
+                Text { min, max, ..Text::default() }
             }
             "pattern" => {
                 let Some(pattern) = map[keyword].as_str() else {
@@ -171,20 +179,11 @@ impl<'a> Expander<'a> {
                 }
                 Object { required, ..Object::default() }
             }
-            "minProperties" => {
-                let min = self.count(schema, map, keyword)?;
-                match (holds, min.checked_sub(1)) {
-                    (true, _) => Object { min, ..Object::default() },
-                    (false, Some(max)) => Object { max: Some(max), ..Object::default() },
-                    (false, None) => return Ok(Shapes::none()),
-                }
-            }
-            "maxProperties" => {
-                let max = self.count(schema, map, keyword)?;
-                match holds {
-                    true => Object { max: Some(max), ..Object::default() },
-                    false => Object { min: max + 1, ..Object::default() },
-                }
+            "minProperties" | "maxProperties" => {
+                let Some((min, max)) = self.bounds(schema, map, keyword, holds)? else {
+                    return Ok(Shapes::none());
+                };
+                Object { min, max, ..Object::default() }
             }
             "propertyNames" => {
                 let inner = self.document.reach(schema, &[keyword], &map[keyword]);
@@ -319,20 +318,11 @@ impl<'a> Expander<'a> {
         holds: bool,
     ) -> Result<Shapes> {
         let array = match keyword {
-            "minItems" => {
-                let min = self.count(schema, map, keyword)?;
-                match (holds, min.checked_sub(1)) {
-                    (true, _) => Array { min, ..Array::default() },
-                    (false, Some(max)) => Array { max: Some(max), ..Array::default() },
-                    (false, None) => return Ok(Shapes::none()),
-                }
-            }
-            "maxItems" => {
-                let max = self.count(schema, map, keyword)?;
-                match holds {
-                    true => Array { max: Some(max), ..Array::default() },
-                    false => Array { min: max + 1, ..Array::default() },
-                }
+            "minItems" | "maxItems" => {
+                let Some((min, max)) = self.bounds(schema, map, keyword, holds)? else {
+                    return Ok(Shapes::none());
+                };
+                Array { min, max, ..Array::default() }
             }
             "uniqueItems" => match (map[keyword] == Value::Bool(true), holds) {
                 (true, true) => {

@@ -5,6 +5,7 @@ mod checks;
 mod defaults;
 mod directories;
 mod encoders;
+mod fingerprint;
 mod gguf;
 mod heads;
 mod hostile;

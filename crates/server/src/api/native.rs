@@ -1,9 +1,10 @@
 //! What is no one else's API: health, metrics, properties, and the text side of a model, under llama.cpp's names.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -33,27 +34,29 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         response
     };
-    for model in app.registry.ready() {
+    let ready = app.registry.ready();
+    // What others do is no reason to send nobody here.
+    if let Some(model) = ready.iter().find(|model| model.id == default) {
         let load = model.worker.load();
         match &load.health {
             Health::Works => {}
-            Health::Recovers => {
-                return waits("a device was lost, the model is opened again", json!({"model": model.id}));
-            }
+            Health::Recovers => return waits("a device was lost, the model is opened again", json!({})),
             Health::Stopped(why) => {
-                return waits("a device was lost", json!({"model": model.id, "reason": why}));
+                // Nobody may come while this is told: it has to get well by itself.
+                app.registry.revive(&default);
+                return waits("a device was lost", json!({"reason": why}));
             }
         }
         if let Some(hangs) = load.hangs_for() {
-            return waits(
-                "a device does not answer",
-                json!({"seconds": hangs.as_secs_f64(), "model": model.id}),
-            );
+            return waits("a device does not answer", json!({"seconds": hangs.as_secs_f64()}));
         }
     }
     match app.registry.standing(&default) {
         Standing::Loading(share) => waits("loading", json!({"progress": share})),
-        Standing::Failed(why) => waits("the model cannot be loaded", json!({"reason": why})),
+        Standing::Failed(why) => {
+            app.registry.revive(&default);
+            waits("the model cannot be loaded", json!({"reason": why}))
+        }
         Standing::Ready | Standing::Unloaded => {
             Json(json!({"status": "ok", "model": default, "uptime_seconds": app.started.elapsed().as_secs()}))
                 .into_response()
@@ -84,22 +87,38 @@ pub(crate) async fn page(headers: HeaderMap, uri: Uri) -> Result<Response, ApiEr
 
 /// Prometheus' text format.
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let counters: Vec<_> = app.registry.ready().iter().map(|model| model.worker.load().counters).collect();
+    let counters: Vec<_> = app.registry.running().iter().map(|model| model.worker.load().counters).collect();
     let text = app.metrics.text(&counters);
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-/// What is known about the models that are loaded, the default one first.
-pub(crate) async fn props(State(app): State<Arc<App>>) -> Json<Value> {
-    let default = app.registry.entries().into_iter().next().map(|entry| entry.id).unwrap_or_default();
+/// What is known about the model that is named, or about the default one. Where that is not loaded it is the first that is.
+pub(crate) async fn props(
+    State(app): State<Arc<App>>,
+    Query(asked): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, ApiError> {
     let ready = app.registry.ready();
-    let Some(model) = ready.iter().find(|model| model.id == default).or(ready.first()) else {
-        return Json(json!({"model": default, "loaded": false}));
+    let entry = match asked.get("model").filter(|name| !name.is_empty()) {
+        Some(name) => Some(app.registry.find(name)?),
+        None => None,
+    };
+    let id = entry.as_ref().map(|entry| entry.id.clone());
+    let id = id.or_else(|| Some(app.registry.entries().into_iter().next()?.id)).unwrap_or_default();
+    let loaded = ready.iter().find(|model| model.id == id);
+    let Some(model) = loaded.or(ready.first().filter(|_| entry.is_none())) else {
+        let mut props = json!({"model": id, "loaded": false});
+        if let Some(entry) = entry
+            && let Some(outline) = app.registry.outlined(std::slice::from_ref(&entry)).await.get(&entry.id)
+        {
+            props["context_length"] = outline.context.into();
+            props["architecture"] = outline.facts.architecture.as_str().into();
+        }
+        return Ok(Json(props));
     };
     let facts = model.facts();
     let recommended = &model.text.recommended;
-    Json(json!({
+    Ok(Json(json!({
         "model": model.id, "loaded": true, "name": facts.name, "architecture": facts.architecture,
         "parameters": facts.parameters, "quantization": facts.quantization, "weight_bytes": facts.weight_bytes,
         "context_length": model.context, "total_slots": model.sequences_max,
@@ -110,13 +129,13 @@ pub(crate) async fn props(State(app): State<Arc<App>>) -> Json<Value> {
             "top_p": recommended.top_p, "min_p": recommended.min_p, "repeat_penalty": recommended.repeat_penalty,
             "system": recommended.system,
         },
-    }))
+    })))
 }
 
 /// What the engines are doing.
 pub(crate) async fn slots(State(app): State<Arc<App>>) -> Json<Value> {
     let mut slots = Vec::new();
-    for model in app.registry.ready() {
+    for model in app.registry.running() {
         for sequence in model.worker.load().sequences {
             slots.push(json!({
                 "id": sequence.id.0, "model": model.id, "n_ctx": model.context,

@@ -1,5 +1,6 @@
 //! Bodies: JSON within bounds of size and time.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,19 +8,32 @@ use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::StreamExt;
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::job;
+use crate::weight::{MARKS_MAX, bytes_of, marks};
 
 /// Bodies up to this length are parsed at once.
 const INLINE_BYTES_MAX: usize = 64 << 10;
-/// Marks of JSON in a body: each may take some hundred bytes of memory where it took one of the body.
-const MARKS_MAX: usize = 1 << 19;
 
 /// The JSON of a request's body.
-pub(crate) struct JsonBody(pub Value);
+pub(crate) struct JsonBody(pub Held);
+
+/// JSON with its part of what all bodies may take, which is free again when it is dropped: so it is dropped as soon as it is read.
+pub(crate) struct Held {
+    value: Value,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Deref for Held {
+    type Target = Value;
+    fn deref(&self) -> &Value {
+        &self.value
+    }
+}
 
 impl FromRequest<Arc<App>> for JsonBody {
     type Rejection = ApiError;
@@ -30,44 +44,48 @@ impl FromRequest<Arc<App>> for JsonBody {
             drain(body).await;
             return Err(refused);
         }
-        let Bytes { bytes, held } = read(&parts.headers, body, app).await?;
+        let bytes = read(&parts.headers, body, app).await?;
         // What takes long is not done where connections are served.
-        let value = match bytes.len() > INLINE_BYTES_MAX {
-            true => tokio::task::spawn_blocking(move || parse(&bytes)).await.unwrap_or_else(|_| {
-                Err(ApiError::internal("the body could not be read: a fault of the server"))
-            })?,
-            false => parse(&bytes)?,
+        let held = match bytes.bytes.len() > INLINE_BYTES_MAX {
+            true => {
+                let bodies = app.bodies.clone();
+                job::blocking(move || parse(bytes, &bodies)).await?
+            }
+            false => parse(bytes, &app.bodies)?,
         };
-        drop(held);
-        Ok(JsonBody(value))
+        Ok(JsonBody(held))
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
-    let text = std::str::from_utf8(bytes)
+/// Parses a body; what its values take is added to what it holds before they are made.
+fn parse(Bytes { bytes, held: mut room }: Bytes, bodies: &Arc<Semaphore>) -> Result<Held, ApiError> {
+    let text = std::str::from_utf8(&bytes)
         .map_err(|error| ApiError::bad_request(format!("the body is not UTF-8: {error}")))?;
-    if marks(bytes) > MARKS_MAX {
+    let marks = marks(&bytes);
+    if marks > MARKS_MAX {
         let message = format!("the body has more than {MARKS_MAX} values");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
     }
+    take(&mut room, bodies, bytes_of(marks))?;
     // serde_json goes 128 levels deep and no deeper.
-    serde_json::from_str(text)
-        .map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))
+    let value = serde_json::from_str(text)
+        .map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))?;
+    Ok(Held { value, _room: room })
 }
 
-/// Brackets, commas and colons outside of strings.
-fn marks(bytes: &[u8]) -> usize {
-    let (mut count, mut quoted, mut escaped) = (0, false, false);
-    for byte in bytes {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = quoted,
-            b'"' => quoted = !quoted,
-            b'[' | b'{' | b',' | b':' if !quoted => count += 1,
-            _ => {}
-        }
+/// Takes more room for a body.
+fn take(
+    room: &mut Option<OwnedSemaphorePermit>,
+    bodies: &Arc<Semaphore>,
+    bytes: usize,
+) -> Result<(), ApiError> {
+    let more = u32::try_from(bytes).ok().and_then(|n| bodies.clone().try_acquire_many_owned(n).ok());
+    let more = more.ok_or_else(|| ApiError::unavailable("too many large requests at once", 1))?;
+    match room {
+        Some(room) => room.merge(more),
+        room => *room = Some(more),
     }
-    count
+    Ok(())
 }
 
 /// A page of another site can make a browser send forms, but no JSON. Programs, which send no `Origin`, may call JSON what they like.
@@ -132,13 +150,7 @@ async fn gather(body: Body, app: &App) -> Result<Bytes, ApiError> {
         if gathered.bytes.len() + chunk.len() > app.options.body_bytes_max {
             return Err(too_large(app));
         }
-        let room =
-            u32::try_from(chunk.len()).ok().and_then(|n| app.bodies.clone().try_acquire_many_owned(n).ok());
-        let room = room.ok_or_else(|| ApiError::unavailable("too many large requests at once", 1))?;
-        match &mut gathered.held {
-            Some(held) => held.merge(room),
-            held => *held = Some(room),
-        }
+        take(&mut gathered.held, &app.bodies, chunk.len())?;
         gathered.bytes.extend_from_slice(&chunk);
     }
     Ok(gathered)
@@ -154,19 +166,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_in_texts_do_not_count() {
-        for (text, count) in
-            [("{}", 1), ("{\"a\":[1,2]}", 4), ("{\"a,b:[\":\"x\\\",,{\"}", 2), ("\"\\\\\",", 1), ("", 0)]
-        {
-            assert_eq!(marks(text.as_bytes()), count, "{text}");
-        }
+    fn values_are_bounded_and_texts_are_not() {
+        let bodies = Arc::new(Semaphore::new(1 << 30));
+        let read = |text: String| parse(Bytes { bytes: text.into_bytes(), held: None }, &bodies);
+        let many = format!("[{}0]", "0,".repeat(MARKS_MAX));
+        assert_eq!(read(many).err().unwrap().status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(read(format!("\"{}\"", ",".repeat(2 * MARKS_MAX))).is_ok());
     }
 
     #[test]
-    fn values_are_bounded_and_texts_are_not() {
-        let many = format!("[{}0]", "0,".repeat(MARKS_MAX));
-        assert_eq!(parse(many.as_bytes()).unwrap_err().status, StatusCode::PAYLOAD_TOO_LARGE);
-        let text = format!("\"{}\"", ",".repeat(2 * MARKS_MAX));
-        assert!(parse(text.as_bytes()).is_ok());
+    fn what_values_take_is_held_until_they_are_dropped() {
+        let bodies = Arc::new(Semaphore::new(1 << 20));
+        let read = || {
+            let bytes = format!("[{}0]", "0,".repeat(3000)).into_bytes();
+            parse(Bytes { bytes, held: None }, &bodies)
+        };
+        let first = read().ok().unwrap();
+        assert!(bodies.available_permits() < (1 << 20) - 3000 * size_of::<Value>());
+        let second = read().ok().unwrap();
+        assert_eq!(read().err().unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
+        drop((first, second));
+        assert_eq!(bodies.available_permits(), 1 << 20);
     }
 }

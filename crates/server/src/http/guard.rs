@@ -12,8 +12,10 @@ use base64::Engine as _;
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
 use crate::http::body::drain;
+use crate::http::client::Client;
 use crate::job::fresh_id;
 use crate::options::ServerOptions;
+use crate::record::Record;
 
 /// The key of a request: `Authorization: Bearer KEY`, the password of `Authorization: Basic` (which browsers can ask for), or Anthropic's
 /// `x-api-key`.
@@ -141,8 +143,12 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
         _ => None,
     };
     let address = request.extensions().get::<SocketAddr>().copied();
+    let request_id = fresh_id("req_");
+    let log = app.options.log_requests.then(|| app.registry.logger());
+    let record = Arc::new(Record::new(&request_id, request.method().as_str(), &route, log));
     let client = app.keys.client(key(request.headers()).as_deref(), address);
-    request.extensions_mut().insert(client);
+    request.extensions_mut().insert(Client { record: Some(record.clone()), ..client });
+    app.registry.refresh().await;
     let asks = request.method() == Method::OPTIONS && allowed.is_some();
     let mut response = match refusal(&request, &app) {
         Some(refused) if !asks || refused.status == StatusCode::FORBIDDEN => {
@@ -153,7 +159,6 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
         _ => next.run(request).await,
     };
     let dialect = Dialect::of_path(&path);
-    let request_id = fresh_id("req_");
     let told = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = told.or_else(|| untold(&response)) {
         response = error.response(dialect, &request_id);
@@ -169,9 +174,14 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     if let Ok(id) = HeaderValue::try_from(request_id) {
         response.headers_mut().insert(header, id);
     }
+    // What of the schemas of tools was left aside.
+    if let Some(notice) = record.notice().and_then(|notice| HeaderValue::try_from(notice).ok()) {
+        response.headers_mut().insert("x-unicorn-notice", notice);
+    }
     if let Some(origin) = allowed {
         allow(&mut response, origin);
     }
+    record.answered(response.status().as_u16());
     app.metrics.answered(&route, response.status().as_u16());
     response
 }

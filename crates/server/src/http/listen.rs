@@ -1,17 +1,20 @@
 //! Connections: accepted within a bound, served until the client or the server ends.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{Request, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt;
 
 use crate::error::{ApiError, Dialect};
 use crate::http::patience::Patient;
@@ -38,13 +41,11 @@ pub(crate) async fn listen(
         };
         let Some((stream, permit)) = accepted else { continue };
         // Whose requests these are.
-        let router = match stream.peer_addr() {
-            Ok(address) => router.clone().layer(axum::Extension(address)),
-            Err(_) => continue,
-        };
+        let Ok(address) = stream.peer_addr() else { continue };
+        let router = router.clone();
         let (options, ending, open) = (options.clone(), ending.clone(), open.clone());
         tokio::spawn(async move {
-            serve(stream, router, &options, ending).await;
+            serve(stream, address, router, &options, ending).await;
             drop((permit, open));
         });
     }
@@ -84,17 +85,23 @@ async fn accept(
 
 async fn serve(
     stream: TcpStream,
+    address: SocketAddr,
     router: Router,
     options: &ServerOptions,
     mut ending: watch::Receiver<bool>,
 ) {
+    let service =
+        ServiceExt::<Request<Incoming>>::map_request(router, move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(address);
+            request
+        });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(options.head_time)
         .max_buf_size(options.head_bytes_max.max(8192))
         .serve_connection(
             TokioIo::new(Patient::new(stream, options.write_time)),
-            TowerToHyperService::new(router),
+            TowerToHyperService::new(service),
         );
     let result = tokio::select! {
         result = &mut connection => result,

@@ -68,11 +68,19 @@ impl Lines {
         self.0.send(Ok(Bytes::from(format!("{value}\n")))).await.ok()
     }
 
-    /// As [`Events::next`].
-    pub async fn next<T>(&self, stream: &mut (impl Stream<Item = T> + Unpin)) -> Option<T> {
-        tokio::select! {
-            _ = self.0.closed() => None,
-            item = stream.next() => item,
+    /// As [`Events::next`], with a line of `ping` after each silence of `silence`: lines have no comments.
+    pub async fn next<T>(
+        &self,
+        stream: &mut (impl Stream<Item = T> + Unpin),
+        silence: Duration,
+        ping: impl Fn() -> Value,
+    ) -> Option<T> {
+        loop {
+            tokio::select! {
+                _ = self.0.closed() => return None,
+                item = stream.next() => return item,
+                () = tokio::time::sleep(silence) => self.line(&ping()).await?,
+            }
         }
     }
 }
@@ -88,4 +96,31 @@ where
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_are_never_silent_for_long() {
+        let (sender, mut sent) = mpsc::channel(8);
+        let lines = Lines(sender);
+        let (give, given) = mpsc::channel(1);
+        let mut given = ReceiverStream::new(given);
+        let ping = || serde_json::json!({"done": false});
+        let next = async {
+            let first = lines.next(&mut given, Duration::from_millis(10), ping).await;
+            (first, lines.next(&mut given, Duration::from_secs(600), ping).await)
+        };
+        let client = async {
+            let ping = sent.recv().await.unwrap().unwrap();
+            assert_eq!(&ping[..], b"{\"done\":false}\n");
+            give.send(7).await.unwrap();
+            // And then it goes.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(sent);
+        };
+        assert_eq!(tokio::join!(next, client).0, (Some(7), None));
+    }
 }

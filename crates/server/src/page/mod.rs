@@ -1,6 +1,7 @@
 //! The chat page: static files inside the binary, and the headers that go with them.
 //!
-//! The page holds no secret and is served without a key: it is the page that asks for one. What it talks to is `/v1/models`,
+//! Where there are keys the page wants one like every other route: the browser asks for it as for a password, and brings it with what the
+//! page asks then. What it talks to is `/v1/models`,
 //! `/v1/chat/completions`, `/props` and `/health`, by addresses relative to its own.
 
 use std::sync::LazyLock;

@@ -4,13 +4,13 @@
 //! that contain each other many times over (`[x, x]` of `[y, y]` of ...):
 //!
 //! - `==`, `in`, `sort` and `unique` look inside of values, which takes exponential time, though no memory. So
-//!   rendering also has a deadline. A thread that misses it cannot be stopped; it is left behind, and its template
-//!   refuses everything from then on, so that one template costs one thread at most.
+//!   rendering also has a deadline. A thread that misses it cannot be stopped; it is left behind, and while it is at
+//!   work its template refuses everything, so that one template costs no more threads than render at once.
 //! - `~` and filters other than `join`, `replace`, `string` and `tojson` print such a list before they pay for it.
 //!   The deadline returns to the caller, but the thread that is left behind goes on to take memory.
 
 use std::error::Error as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -100,8 +100,8 @@ pub(super) struct Engine {
     environment: Environment<'static>,
     bos_token: String,
     eos_token: String,
-    /// A thread that missed the deadline is still at work.
-    stuck: AtomicBool,
+    /// Threads that missed the deadline and are still at work.
+    late: Arc<AtomicUsize>,
 }
 
 impl Engine {
@@ -112,21 +112,22 @@ impl Engine {
             return Err(TemplateError::Syntax { line: 0, reason });
         }
         let source = source.to_owned();
-        let environment = on_large_stack(move |stack| match stack {
+        let late = Arc::default();
+        let environment = on_large_stack(&late, move |stack| match stack {
             Stack::Small(reason) if source.len() > SMALL_SOURCE_BYTES => Err(TemplateError::Thread(reason)),
             _ => compile(&source),
         })?;
         let (bos_token, eos_token) = (bos_token.to_owned(), eos_token.to_owned());
-        Ok(Self { environment, bos_token, eos_token, stuck: AtomicBool::new(false) })
+        Ok(Self { environment, bos_token, eos_token, late })
     }
 
     pub(super) fn render(&self, arguments: Arguments, scalars: Scalars) -> Result<String, TemplateError> {
-        if self.stuck.load(Ordering::Relaxed) {
-            return Err(TemplateError::Deadline(DEADLINE.as_secs()));
+        if self.late.load(Ordering::Acquire) > 0 {
+            return Err(TemplateError::Late);
         }
         let environment = self.environment.clone();
         let (bos, eos) = (self.bos_token.clone(), self.eos_token.clone());
-        let rendered = on_large_stack(move |stack| match stack {
+        on_large_stack(&self.late, move |stack| match stack {
             Stack::Small(reason) if scalars.fuel > SMALL_FUEL => {
                 let scalars = Scalars { fuel: SMALL_FUEL, ..scalars };
                 match render(environment, &bos, &eos, &arguments, scalars) {
@@ -135,11 +136,7 @@ impl Engine {
                 }
             }
             _ => render(environment, &bos, &eos, &arguments, scalars),
-        });
-        if matches!(rendered, Err(TemplateError::Deadline(_))) {
-            self.stuck.store(true, Ordering::Relaxed);
-        }
-        rendered
+        })
     }
 }
 
@@ -217,9 +214,10 @@ enum Stack {
 }
 
 /// Runs `work` on a thread of its own, so that deep recursion cannot overflow the caller's stack, and gives it
-/// up at the deadline. Where the system gives no thread at all, the caller's own does the work, without a
-/// deadline.
+/// up at the deadline: it counts as `late` then until it ends. Where the system gives no thread at all, the caller's
+/// own does the work, without a deadline.
 fn on_large_stack<T: Send + 'static>(
+    late: &Arc<AtomicUsize>,
     work: impl FnOnce(Stack) -> Result<T, TemplateError> + Send + 'static,
 ) -> Result<T, TemplateError> {
     let work = Arc::new(Mutex::new(Some(work)));
@@ -227,14 +225,18 @@ fn on_large_stack<T: Send + 'static>(
     for bytes in [STACK_BYTES, SMALL_STACK_BYTES] {
         let (sender, receiver) = sync_channel(1);
         let (work, given) = (work.clone(), std::mem::replace(&mut stack, Stack::Large));
+        let time = Time { late: late.clone(), state: Arc::default() };
+        let ended = Ended(time.clone());
         let run = move || {
+            // Dropped at the end, also where the work panics.
+            let _ended = ended;
             // A receiver that has given up needs no answer.
             let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
             drop(work.map(|work| sender.send(work(given))));
         };
         let thread = std::thread::Builder::new().name("chat-template".to_owned()).stack_size(bytes);
         match thread.spawn(run) {
-            Ok(_) => return answer(&receiver),
+            Ok(_) => return answer(&receiver, &time),
             Err(error) => stack = Stack::Small(error.to_string()),
         }
     }
@@ -242,11 +244,45 @@ fn on_large_stack<T: Send + 'static>(
     work.map_or_else(|| Err(panicked()), |work| work(stack))
 }
 
+/// Whether a thread is at work, given up or at its end, and the count of those that are given up and at work.
+#[derive(Clone)]
+struct Time {
+    late: Arc<AtomicUsize>,
+    state: Arc<AtomicU8>,
+}
+
+impl Time {
+    const GIVEN_UP: u8 = 1;
+    const ENDED: u8 = 2;
+
+    /// Nobody waits any more.
+    fn give_up(&self) {
+        self.late.fetch_add(1, Ordering::AcqRel);
+        if self.state.swap(Self::GIVEN_UP, Ordering::AcqRel) == Self::ENDED {
+            self.late.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Tells when it is dropped that a thread has ended.
+struct Ended(Time);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if self.0.state.swap(Time::ENDED, Ordering::AcqRel) == Time::GIVEN_UP {
+            self.0.late.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
 /// What comes before the deadline.
-fn answer<T>(receiver: &Receiver<Result<T, TemplateError>>) -> Result<T, TemplateError> {
+fn answer<T>(receiver: &Receiver<Result<T, TemplateError>>, time: &Time) -> Result<T, TemplateError> {
     receiver.recv_timeout(DEADLINE).unwrap_or_else(|error| {
         Err(match error {
-            RecvTimeoutError::Timeout => TemplateError::Deadline(DEADLINE.as_secs()),
+            RecvTimeoutError::Timeout => {
+                time.give_up();
+                TemplateError::Deadline(DEADLINE.as_secs())
+            }
             RecvTimeoutError::Disconnected => panicked(),
         })
     })
@@ -324,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_that_fuel_does_not_count_ends_at_the_deadline_and_is_not_tried_again() {
+    fn work_that_fuel_does_not_count_ends_at_the_deadline_and_is_not_tried_beside_itself() {
         let source = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}\
             {% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}";
         let engine = Engine::new(source, "", "").unwrap();
@@ -337,8 +373,23 @@ mod tests {
         let late = Err(TemplateError::Deadline(DEADLINE.as_secs()));
         assert_eq!(render(), late);
         let again = std::time::Instant::now();
-        assert_eq!(render(), late);
+        assert_eq!(render(), Err(TemplateError::Late));
         assert!(again.elapsed() < DEADLINE / 2);
+    }
+
+    #[test]
+    fn a_late_thread_holds_nothing_up_once_it_has_ended() {
+        let late = Arc::default();
+        let work = |_: Stack| {
+            std::thread::sleep(DEADLINE + Duration::from_millis(500));
+            Ok(())
+        };
+        assert_eq!(on_large_stack(&late, work), Err(TemplateError::Deadline(DEADLINE.as_secs())));
+        assert_eq!(late.load(Ordering::Acquire), 1);
+        std::thread::sleep(Duration::from_secs(2));
+        assert_eq!(late.load(Ordering::Acquire), 0);
+        assert_eq!(on_large_stack(&late, |_| Ok(7)), Ok(7));
+        assert_eq!(late.load(Ordering::Acquire), 0);
     }
 
     #[test]

@@ -24,9 +24,12 @@ pub enum TemplateError {
     /// The template did not end within its fuel, or would have produced too much text.
     #[error("the chat template exceeds its limit on work and output")]
     OutOfFuel,
-    /// The template did work that fuel does not count, for too long. It is not tried again.
+    /// The template did work that fuel does not count, for too long.
     #[error("the chat template did not end within {0} seconds")]
     Deadline(u64),
+    /// The template is still at work on something for which it had no more time.
+    #[error("the chat template has not ended with another conversation yet")]
+    Late,
     /// The system gave no thread to render on, and the template or the conversation is too large to do without.
     #[error(
         "the system gives no thread, without which the chat template has too little memory for this: {0}"
@@ -53,7 +56,12 @@ impl TemplateError {
     pub(super) fn is_limit(&self) -> bool {
         matches!(
             self,
-            Self::OutOfFuel | Self::Deadline(_) | Self::Thread(_) | Self::Reserved(_) | Self::NoMark
+            Self::OutOfFuel
+                | Self::Deadline(_)
+                | Self::Late
+                | Self::Thread(_)
+                | Self::Reserved(_)
+                | Self::NoMark
         )
     }
 }

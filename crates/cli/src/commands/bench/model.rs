@@ -177,6 +177,7 @@ fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result
         queue: 0,
         kept: None,
         rows: 0,
+        disk_bytes: None,
         device: &args.device,
         place: &args.place.of(&args.device),
         kv: args.kv.kv,
@@ -204,7 +205,7 @@ fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result
     let devices = placed.opened.iter().map(|o| o.device.clone()).collect();
     let grader = Grader::new(&placed, &spec, config)?;
     let start = Instant::now();
-    let engine = engine_on(placed, &spec, &source, &choice, config, &mut |_| {})?;
+    let engine = engine_on(placed, &spec, &source, &choice, None, config, &mut |_| {})?;
     Ok(Benched { engine, grader, devices, roofs, load_seconds: start.elapsed().as_secs_f64() })
 }
 

@@ -57,6 +57,7 @@ pub fn run(args: &EmbedArgs, config: &Config) -> anyhow::Result<Exit> {
     let place = &args.place.of(&args.device);
     let choice = EngineChoice {
         canary: None,
+        disk_bytes: None,
         device: &args.device,
         place,
         kv: args.kv.kv,

@@ -61,6 +61,7 @@ fn choice_of(device: &DeviceArgs, context: ContextChoice) -> EngineChoice<'_> {
         queue: 0,
         kept: None,
         rows: 0,
+        disk_bytes: None,
         device,
         place: &Place::One,
         kv,
@@ -90,8 +91,15 @@ pub fn run(args: &SelftestArgs, model: &str, config: &Config, report: &mut Repor
     let device = open_limited(&args.device, args.tier, config)?;
     let choice = choice_of(&args.device, context);
     let source: Arc<dyn WeightSource> = opened.source.clone();
-    let mut engine =
-        engine_on(Placed::one(device, &opened.spec)?, &opened.spec, &source, &choice, config, &mut |_| {})?;
+    let mut engine = engine_on(
+        Placed::one(device, &opened.spec)?,
+        &opened.spec,
+        &source,
+        &choice,
+        None,
+        config,
+        &mut |_| {},
+    )?;
     let name = engine.devices().first().map_or(String::new(), |d| d.profile().name.clone());
 
     let mut out = Out::stdout();

@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 use crate::context::ContextChoice;
 use crate::parse;
 use crate::settings::DraftChoice;
-use crate::shared_args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, MemoryArgs, PlaceArgs};
+use crate::shared_args::{CONTEXT_ALIASES, DeviceArgs, KvArgs, KvDiskArgs, MemoryArgs, PlaceArgs};
 
 /// Serve models over HTTP: OpenAI's API and a chat page
 ///
@@ -46,7 +46,9 @@ pub struct ServeArgs {
     /// Port to listen on; 0 for any that is free
     #[arg(short, long, value_name = "PORT", default_value = "8080", help_heading = "Network")]
     pub port: u16,
-    /// File with API keys, one a line, `#` begins a comment; clients must bring one of them, or of those in UNICORN_API_KEY
+    /// File with API keys, one a line, lines that begin with `#` are comments; clients must bring one of them, or of those in UNICORN_API_KEY
+    ///
+    /// UNICORN_API_KEY holds a key, or several with commas between them.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Network")]
     pub api_key_file: Option<PathBuf>,
     /// Origin whose web pages may call, such as https://chat.example; * for all
@@ -89,6 +91,9 @@ pub struct ServeArgs {
     /// A kernel that is wrong several times is not used any more, and answers that it may have touched are computed again or end with an error.
     #[arg(long, value_name = "PERCENT", value_parser = parse::share, allow_negative_numbers = true, help_heading = "Load")]
     pub canary: Option<f64>,
+    /// Write a line of JSON to stderr for each request when it has ended: model, route, status, tokens and times, nothing that was said
+    #[arg(long, help_heading = "Load")]
+    pub log_requests: bool,
     /// Seconds that running answers may take once the server is told to end
     #[arg(long, value_name = "SECONDS", default_value = "30", help_heading = "Load")]
     pub drain: u32,
@@ -100,4 +105,6 @@ pub struct ServeArgs {
     pub memory: MemoryArgs,
     #[command(flatten)]
     pub kv: KvArgs,
+    #[command(flatten)]
+    pub disk: KvDiskArgs,
 }

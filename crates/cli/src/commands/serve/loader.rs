@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 use unicorn_core::{DeviceKind, ModelSpec, Pooling};
 use unicorn_engine::Engine;
 use unicorn_model::{OpenModel, TextSide};
-use unicorn_server::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts};
+use unicorn_server::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts, Outline};
 
 use super::args::ServeArgs;
 use crate::canary::{self, Coop};
@@ -85,6 +85,12 @@ impl ModelLoader {
         canaries.entry(id.to_owned()).or_default().clone()
     }
 
+    /// The model with this id.
+    fn find(&self, id: &str) -> Result<Known, LoadError> {
+        let known = self.known().into_iter().find(|known| known.id == id);
+        known.ok_or_else(|| format!("{id} is not there any more").into())
+    }
+
     /// All models: the named ones, then those in the folder by name. Of two with one id the first counts.
     fn known(&self) -> Vec<Known> {
         let mut known = self.named.clone();
@@ -150,12 +156,8 @@ impl Loader for ModelLoader {
     }
 
     fn load(&self, id: &str, care: &Care, progress: &mut dyn FnMut(f32)) -> Result<LoadedModel, LoadError> {
-        let known = self.known().into_iter().find(|known| known.id == id);
-        let known = known.ok_or_else(|| format!("{id} is not there any more"))?;
-        open_with(self, &known, care, progress).map_err(|error| LoadError {
-            memory: error.downcast_ref::<Refused>().is_some(),
-            message: one_line(&format!("{error:#}")),
-        })
+        let known = self.find(id)?;
+        open_with(self, &known, care, progress).map_err(|error| refusal(&known, &error))
     }
 
     fn tell(&self, line: &str) {
@@ -164,11 +166,33 @@ impl Loader for ModelLoader {
         }
     }
 
-    fn describe(&self, id: &str) -> Result<Description, String> {
-        let known = self.known().into_iter().find(|known| known.id == id);
-        let known = known.ok_or_else(|| format!("{id} is not there any more"))?;
-        describe(self, &known).map_err(|error| one_line(&format!("{error:#}")))
+    fn log(&self, line: &str) {
+        // Asked for by a flag, so that `--quiet` does not count.
+        say!("{line}");
     }
+
+    fn describe(&self, id: &str) -> Result<Description, LoadError> {
+        let known = self.find(id)?;
+        describe(self, &known).map_err(|error| refusal(&known, &error))
+    }
+
+    fn outline(&self, id: &str) -> Result<Outline, LoadError> {
+        let known = self.find(id)?;
+        outline(self, &known).map_err(|error| refusal(&known, &error))
+    }
+}
+
+/// What went wrong with a model, with the path of its file and, for others, without.
+fn refusal(known: &Known, error: &anyhow::Error) -> LoadError {
+    let memory = error.downcast_ref::<Refused>().is_some();
+    let message = one_line(&format!("{error:#}"));
+    let name =
+        known.path.file_name().map_or_else(|| known.id.clone(), |name| name.to_string_lossy().into_owned());
+    let mut told = message.replace(&known.path.display().to_string(), &name);
+    if let Some(folder) = known.path.parent().filter(|folder| folder.parent().is_some()) {
+        told = told.replace(&format!("{}{}", folder.display(), std::path::MAIN_SEPARATOR), "");
+    }
+    LoadError { message, told, memory }
 }
 
 fn open_with(
@@ -255,6 +279,7 @@ fn choice<'a>(
         kept: Some(KEPT),
         rows: ROWS,
         canary: None,
+        disk_bytes: Some(args.disk.bytes()),
     };
     if !model.spec.is_encoder() {
         return Ok(choice);
@@ -273,6 +298,13 @@ fn describe(loader: &ModelLoader, known: &Known) -> anyhow::Result<Description> 
     }
     let context = context(args, &model)?.resolve(model.spec.context_max).map_err(anyhow::Error::msg)?;
     Ok(Description { text, facts: facts(&model.spec, size_and_time(&known.path).1), context })
+}
+
+fn outline(loader: &ModelLoader, known: &Known) -> anyhow::Result<Outline> {
+    let model = unicorn_model::open(&known.path)?;
+    let spec = &model.spec;
+    let context = context(&loader.args, &model)?.resolve(spec.context_max).map_err(anyhow::Error::msg)?;
+    Ok(Outline { facts: facts(spec, size_and_time(&known.path).1), context, vocab: spec.vocab })
 }
 
 /// The context that is asked for. `--ctx` is meant for models that write: an encoder takes as long a text as it can, up to that.

@@ -16,7 +16,7 @@ use unicorn_server::{Loader, Server, ServerOptions};
 pub use args::ServeArgs;
 use loader::ModelLoader;
 
-use crate::config::{Config, keys};
+use crate::config::Config;
 use crate::exit::{Exit, usage};
 use crate::interrupt::Catch;
 use crate::output::say;
@@ -51,10 +51,7 @@ pub fn run(args: &ServeArgs, config: &Config) -> anyhow::Result<Exit> {
 
 fn options(args: &ServeArgs, config: &Config) -> anyhow::Result<ServerOptions> {
     let default = ServerOptions::default();
-    let mut api_keys = config.api_keys.clone();
-    if let Some(file) = &args.api_key_file {
-        api_keys.extend(read_keys(file)?);
-    }
+    let api_keys = api_keys(args, config)?;
     let alias = |text: &String| {
         let (pattern, model) = text.split_once('=').unwrap_or((text, ""));
         match pattern.is_empty() || pattern.matches('*').count() > 1 {
@@ -73,15 +70,30 @@ fn options(args: &ServeArgs, config: &Config) -> anyhow::Result<ServerOptions> {
         head_time: Duration::from_secs(args.head_timeout as u64),
         body_time: Duration::from_secs(args.body_timeout as u64),
         drain: Duration::from_secs(u64::from(args.drain)),
+        log_requests: args.log_requests,
         ..default
     })
+}
+
+/// The keys of the environment and of the file. Whoever sets one of them wants keys to be asked for: where it holds none, that is an error.
+fn api_keys(args: &ServeArgs, config: &Config) -> anyhow::Result<Vec<String>> {
+    let mut keys = config.api_keys.clone().unwrap_or_default();
+    if config.api_keys.is_some() && keys.is_empty() {
+        return Err(usage("UNICORN_API_KEY: is set and holds no key; unset it to ask for none".to_owned()));
+    }
+    if let Some(file) = &args.api_key_file {
+        keys.extend(read_keys(file)?);
+    }
+    Ok(keys)
 }
 
 fn read_keys(file: &Path) -> anyhow::Result<Vec<String>> {
     let named = || format!("--api-key-file {}", file.display());
     let size = std::fs::metadata(file).with_context(named)?.len();
     anyhow::ensure!(size <= KEY_FILE_BYTES_MAX, "{}: too large for keys", named());
-    let keys = keys(&std::fs::read_to_string(file).with_context(named)?);
+    let text = std::fs::read_to_string(file).with_context(named)?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let keys: Vec<String> = lines.map(str::to_owned).collect();
     anyhow::ensure!(!keys.is_empty(), "{}: holds no key", named());
     Ok(keys)
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::chat::{self, MESSAGES_MAX};
+use crate::chat;
 use crate::error::ApiError;
 use crate::fields::{Fields, kind};
 
@@ -13,13 +13,7 @@ const BILLING: &str = "x-anthropic-billing-header:";
 
 /// All messages of a request, the system prompt first.
 pub(crate) fn messages(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
-    let list = fields.required("messages", fields.list("messages")?)?;
-    if list.is_empty() {
-        return Err(fields.wrong("messages", "is empty"));
-    }
-    if list.len() > MESSAGES_MAX {
-        return Err(fields.wrong("messages", format!("has {} messages, at most {MESSAGES_MAX}", list.len())));
-    }
+    let list = chat::list(fields)?;
     let mut turns = Turns { messages: Vec::new(), called: HashMap::new() };
     turns.system(texts(fields, "system", Place::System)?);
     for (i, value) in list.iter().enumerate() {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::request::{Thinking, use_block};
+use crate::error::{ApiError, Dialect};
 use crate::generation::{Delta, End, Finish, Part};
 use crate::job::fresh_id;
 
@@ -29,32 +30,53 @@ pub(crate) struct Writer {
     open: Option<Open>,
     /// What was thought, of which an omitted block has only the signature.
     thought: String,
+    /// The last block is a call that was cut off in the middle, which is none.
+    cut: bool,
     end: Option<End>,
 }
 
 impl Writer {
     pub fn new(model: String, thinking: Thinking, tells_cache: bool, prompt_tokens: usize) -> Writer {
         let (id, blocks, thought) = (fresh_id("msg_"), Vec::new(), String::new());
-        Writer { id, model, thinking, tells_cache, prompt_tokens, blocks, open: None, thought, end: None }
+        Writer {
+            id,
+            model,
+            thinking,
+            tells_cache,
+            prompt_tokens,
+            blocks,
+            open: None,
+            thought,
+            cut: false,
+            end: None,
+        }
     }
 
     /// The message as it stands.
     pub fn message(&self) -> Value {
         let (reason, sequence) = self.stop();
+        let mut blocks = self.blocks.clone();
+        if self.cut {
+            blocks.pop();
+            // Clients look into the first block, so there is one.
+            if blocks.is_empty() {
+                blocks.push(text_block());
+            }
+        }
         let mut usage = self.usage();
         usage["cache_creation"] = json!({"ephemeral_1h_input_tokens": 0, "ephemeral_5m_input_tokens": 0});
         usage["inference_geo"] = Value::Null;
         usage["service_tier"] = "standard".into();
         json!({
-            "id": self.id, "type": "message", "role": "assistant", "model": self.model, "content": self.blocks,
+            "id": self.id, "type": "message", "role": "assistant", "model": self.model, "content": blocks,
             "stop_reason": reason, "stop_sequence": sequence, "stop_details": null, "container": null, "usage": usage,
         })
     }
 
     /// Why the answer failed, if it did.
-    pub fn failure(&self) -> Option<&str> {
+    pub fn failure(&self) -> Option<&ApiError> {
         match &self.end.as_ref()?.finish {
-            Finish::Failed(why) => Some(why),
+            Finish::Failed(error) => Some(error),
             _ => None,
         }
     }
@@ -140,7 +162,7 @@ impl Writer {
 
     fn text(&mut self, text: &str, events: &mut Vec<Event>) {
         if !matches!(self.open, Some(Open::Text)) {
-            self.start(json!({"type": "text", "text": "", "citations": []}), Open::Text, events);
+            self.start(text_block(), Open::Text, events);
         }
         self.append("text", text);
         if !text.is_empty() {
@@ -186,7 +208,9 @@ impl Writer {
             }
             Open::Call { arguments, .. } => {
                 // Arguments that were cut off are no JSON; the reason of the end tells.
-                let input = serde_json::from_str(&arguments).ok().filter(Value::is_object);
+                let text = if arguments.trim().is_empty() { "{}" } else { &arguments };
+                let input = serde_json::from_str(text).ok().filter(Value::is_object);
+                self.cut = input.is_none();
                 self.blocks[index]["input"] = input.unwrap_or_else(|| json!({}));
             }
         }
@@ -216,28 +240,23 @@ impl Writer {
     }
 }
 
+/// A block of text that has just begun.
+fn text_block() -> Value {
+    json!({"type": "text", "text": "", "citations": []})
+}
+
 /// The event of an answer that fails.
-pub(crate) fn error(why: &str) -> Event {
-    ("error", json!({"type": "error", "error": {"type": "api_error", "message": why}, "request_id": null}))
+pub(crate) fn error(error: &ApiError) -> Event {
+    ("error", error.body(Dialect::Anthropic))
 }
 
 #[cfg(test)]
 mod tests {
-    use unicorn_engine::Timings;
-
     use super::*;
+    use crate::generation::made::{end, parts};
 
     fn writer(thinking: Thinking) -> Writer {
         Writer::new("m".into(), thinking, true, 9)
-    }
-
-    fn parts(parts: Vec<Part>) -> Delta {
-        Delta { parts, ..Delta::default() }
-    }
-
-    fn end(finish: Finish) -> Delta {
-        let timings = Timings { generated_tokens: 5, reused_tokens: 4, ..Timings::default() };
-        Delta { end: Some(End { finish, timings, reasoning_tokens: 3 }), ..Delta::default() }
     }
 
     fn run(writer: &mut Writer, deltas: Vec<Delta>) -> Vec<Event> {
@@ -328,11 +347,13 @@ mod tests {
             assert_eq!(writer.message()["content"], json!([{"type": "text", "text": "", "citations": []}]));
         }
         let mut failed = writer(Thinking::Unasked);
-        let events =
-            run(&mut failed, vec![parts(vec![Part::Text("a".into())]), end(Finish::Failed("no".into()))]);
+        let events = run(
+            &mut failed,
+            vec![parts(vec![Part::Text("a".into())]), end(Finish::Failed(ApiError::internal("no")))],
+        );
         assert_eq!(events.last().unwrap().1["error"], json!({"type": "api_error", "message": "no"}));
         assert!(events.iter().all(|(name, _)| *name != "message_stop"));
-        assert_eq!(failed.failure(), Some("no"));
+        assert_eq!(failed.failure().unwrap().message, "no");
     }
 
     #[test]
@@ -361,5 +382,26 @@ mod tests {
         run(&mut writer, vec![end(Finish::Stop)]);
         let usage = &writer.message()["usage"];
         assert_eq!((&usage["input_tokens"], &usage["cache_read_input_tokens"]), (&json!(9), &json!(0)));
+    }
+
+    #[test]
+    fn a_call_that_is_cut_off_is_none() {
+        let start = || Part::CallStart { index: 0, id: "c".into(), name: "f".into() };
+        let arguments = |text: &str| Part::CallArguments { index: 0, delta: text.into() };
+        for (parts_, content) in [
+            (vec![start(), arguments("{\"x")], json!([{"type": "text", "text": "", "citations": []}])),
+            (
+                vec![Part::Text("a".into()), start(), arguments("{\"x")],
+                json!([{"type": "text", "text": "a", "citations": []}]),
+            ),
+        ] {
+            let mut writer = writer(Thinking::Unasked);
+            run(&mut writer, vec![parts(parts_), end(Finish::Length)]);
+            let message = writer.message();
+            assert_eq!((&message["content"], &message["stop_reason"]), (&content, &json!("max_tokens")));
+        }
+        let mut whole = writer(Thinking::Unasked);
+        run(&mut whole, vec![parts(vec![start(), arguments("{\"x\":1}")]), end(Finish::ToolCalls)]);
+        assert_eq!(whole.message()["content"][0]["input"], json!({"x": 1}));
     }
 }

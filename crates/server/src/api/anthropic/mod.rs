@@ -42,11 +42,13 @@ pub(crate) async fn create(
     if stream {
         return Ok(sse::respond(app.options.ping, |events| send(events, generation, writer, model)));
     }
+    // What was asked takes memory that others may want meanwhile.
+    drop(body);
     while let Some(delta) = generation.next().await {
         writer.push(delta);
     }
-    if let Some(why) = writer.failure() {
-        return Err(ApiError::internal(why));
+    if let Some(error) = writer.failure() {
+        return Err(error.clone());
     }
     match writer.ended() {
         true => Ok(Json(writer.message()).into_response()),
@@ -65,7 +67,7 @@ async fn send(events: Events, mut generation: Generation, mut writer: Writer, mo
         }
     }
     if !writer.ended() {
-        let (name, event) = events::error("the answer ended without an end");
+        let (name, event) = events::error(&ApiError::internal("the answer ended without an end"));
         events.named(name, &event).await?;
     }
     drop(model);

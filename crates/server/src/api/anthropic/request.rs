@@ -71,6 +71,7 @@ pub(crate) fn ask(fields: &Fields<'_>, model: &Model, client: Client) -> Result<
         ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
         logprobs: None,
         prompt_logprobs: None,
+        priority: 0,
         client,
         prompt_field: "messages",
     })

@@ -7,7 +7,6 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::keep::Kept;
-use super::request::Opened;
 use super::time::{nanos, nanos_of, rfc3339};
 use crate::api::openai::usage;
 use crate::error::{ApiError, Dialect};
@@ -42,13 +41,14 @@ struct Piece {
 }
 
 impl Form {
-    pub fn new(kind: Kind, opened: &Opened) -> Form {
-        Form { kind, model: opened.name.clone(), started: opened.started, load: opened.load }
+    /// For a request that waited this long for its model.
+    pub fn of(kind: Kind, model: &str, started: Instant, load: Duration) -> Form {
+        Form { kind, model: model.to_owned(), started, load }
     }
 
     /// For a request that needed no model.
     pub fn of_name(kind: Kind, name: &str) -> Form {
-        Form { kind, model: name.to_owned(), started: Instant::now(), load: Duration::ZERO }
+        Form::of(kind, name, Instant::now(), Duration::ZERO)
     }
 
     fn head(&self) -> Map<String, Value> {
@@ -197,15 +197,15 @@ impl Pieces {
     }
 }
 
-/// Sends an answer, as lines or in one piece.
+/// Sends an answer in one piece, or as lines, where there is one after each silence of this length.
 pub(super) async fn respond(
     generation: Generation,
     form: Form,
     kept: Kept,
-    stream: bool,
+    stream: Option<Duration>,
 ) -> Result<Response, ApiError> {
-    if stream {
-        return Ok(respond_lines(|lines| send(lines, generation, form, kept)));
+    if let Some(silence) = stream {
+        return Ok(respond_lines(|lines| send(lines, generation, form, kept, silence)));
     }
     let answer = collect(generation).await?;
     let calls = calls(&answer.calls, &answer.end.finish).map_err(ApiError::internal)?;
@@ -218,9 +218,16 @@ pub(super) async fn respond(
     Ok(Json(whole).into_response())
 }
 
-async fn send(lines: Lines, mut generation: Generation, form: Form, kept: Kept) -> Option<()> {
+async fn send(
+    lines: Lines,
+    mut generation: Generation,
+    form: Form,
+    kept: Kept,
+    silence: Duration,
+) -> Option<()> {
     let (mut pieces, mut ended) = (Pieces::default(), false);
-    while let Some(delta) = lines.next(&mut generation).await {
+    let nothing = || form.line(Piece::default(), &[]);
+    while let Some(delta) = lines.next(&mut generation, silence, nothing).await {
         ended |= delta.end.is_some();
         for line in lines_of(&form, &mut pieces, delta) {
             lines.line(&line).await?;
@@ -235,7 +242,7 @@ async fn send(lines: Lines, mut generation: Generation, form: Form, kept: Kept) 
 
 /// The lines for what came. One that fails is the last.
 fn lines_of(form: &Form, pieces: &mut Pieces, delta: Delta) -> Vec<Value> {
-    let failed = |why: String| ApiError::internal(why).body(Dialect::Ollama);
+    let failed = |error: ApiError| error.body(Dialect::Ollama);
     let Delta { parts, mut tokens, end, .. } = delta;
     let mut lines = Vec::new();
     for part in parts {
@@ -243,7 +250,7 @@ fn lines_of(form: &Form, pieces: &mut Pieces, delta: Delta) -> Vec<Value> {
             Ok(Some(piece)) => lines.push(form.line(piece, &std::mem::take(&mut tokens))),
             Ok(None) => {}
             Err(why) => {
-                lines.push(failed(why));
+                lines.push(failed(ApiError::internal(why)));
                 return lines;
             }
         }
@@ -252,8 +259,8 @@ fn lines_of(form: &Form, pieces: &mut Pieces, delta: Delta) -> Vec<Value> {
         lines.push(form.line(Piece::default(), &tokens));
     }
     let Some(end) = end else { return lines };
-    if let Finish::Failed(why) = end.finish {
-        lines.push(failed(why));
+    if let Finish::Failed(error) = end.finish {
+        lines.push(failed(error));
         return lines;
     }
     match pieces.finish(&end.finish) {
@@ -261,7 +268,7 @@ fn lines_of(form: &Form, pieces: &mut Pieces, delta: Delta) -> Vec<Value> {
             lines.extend(piece.map(|piece| form.line(piece, &[])));
             lines.push(form.last(Piece::default(), &end));
         }
-        Err(why) => lines.push(failed(why)),
+        Err(why) => lines.push(failed(ApiError::internal(why))),
     }
     lines
 }
@@ -371,7 +378,7 @@ mod tests {
         let deltas = vec![
             Delta { parts: vec![Part::Text("a".into())], tokens: vec![scored.clone()], ..Delta::default() },
             Delta { tokens: vec![scored], ..Delta::default() },
-            Delta { end: Some(end(Finish::Failed("lost".into()))), ..Delta::default() },
+            Delta { end: Some(end(Finish::Failed(ApiError::internal("lost")))), ..Delta::default() },
         ];
         let scores = json!([{"token": "a", "logprob": -0.5, "bytes": [97],
             "top_logprobs": [{"token": "a", "logprob": -0.5, "bytes": [97]}]}]);

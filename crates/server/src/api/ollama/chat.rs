@@ -7,8 +7,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::answer::{Form, Kind, respond};
-use super::request::{ask, no_images, open, shape, streams, thinking, unload};
+use super::answer::{Kind, respond};
+use super::request::{Begun, ask, begin, no_images, shape, streams, thinking};
 use crate::app::App;
 use crate::chat::{Conversation, messages};
 use crate::error::ApiError;
@@ -26,16 +26,10 @@ pub(crate) async fn create(
     let fields = Fields::of(&body)?;
     let stream = streams(&fields)?;
     let list = fields.list("messages")?.unwrap_or_default();
-    if list.is_empty()
-        && let Some(name) = unload(&app, &fields).await?
-    {
-        return Ok(Json(Form::of_name(Kind::Chat, name).nothing("unload")).into_response());
-    }
-    let opened = open(&app, &fields).await?;
-    let form = Form::new(Kind::Chat, &opened);
-    if list.is_empty() {
-        return Ok(Json(form.nothing("load")).into_response());
-    }
+    let (opened, form) = match begin(&app, &fields, Kind::Chat, !list.is_empty()).await? {
+        Begun::Opened(opened, form) => (opened, form),
+        Begun::Done(answer) => return Ok(Json(answer).into_response()),
+    };
     let model = &opened.model;
     let messages = conversation(list)?;
     // An answer that is begun is gone on with, as Ollama does.
@@ -47,7 +41,9 @@ pub(crate) async fn create(
     let ask = ask(&fields, model, client, prompt.tokens, "messages")?;
     let mut generations = job::start(model, &shape, ask, Some(prompt.text), 1).await?;
     let generation = generations.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
-    respond(generation, form, opened.kept, stream).await
+    // What was asked takes memory that others may want while it is answered.
+    drop(body);
+    respond(generation, form, opened.kept, stream.then_some(app.options.ping)).await
 }
 
 /// Messages in the form that all chats share: contents may be left out, thoughts and tools have other names.

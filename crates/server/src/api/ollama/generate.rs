@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use unicorn_text::EncodeOptions;
 
-use super::answer::{Form, Kind, respond};
-use super::request::{ask, no_images, open, shape, streams, thinking, unload};
+use super::answer::{Kind, respond};
+use super::request::{Begun, ask, begin, no_images, shape, streams, thinking};
 use crate::app::App;
 use crate::chat::Conversation;
 use crate::error::ApiError;
@@ -30,23 +30,19 @@ pub(crate) async fn create(
     let stream = streams(&fields)?;
     check(&fields)?;
     let text = fields.str("prompt")?.unwrap_or_default();
-    if text.is_empty()
-        && let Some(name) = unload(&app, &fields).await?
-    {
-        return Ok(Json(Form::of_name(Kind::Generate, name).nothing("unload")).into_response());
-    }
-    let opened = open(&app, &fields).await?;
-    let form = Form::new(Kind::Generate, &opened);
-    if text.is_empty() {
-        return Ok(Json(form.nothing("load")).into_response());
-    }
+    let (opened, form) = match begin(&app, &fields, Kind::Generate, !text.is_empty()).await? {
+        Begun::Opened(opened, form) => (opened, form),
+        Begun::Done(answer) => return Ok(Json(answer).into_response()),
+    };
     // Calls have no place in this answer.
     let shape = Shape { tools: Vec::new(), ..shape(&fields)? };
     let (tokens, conversation) = prompt(&fields, &opened.model, text, &shape).await?;
     let ask = ask(&fields, &opened.model, client, tokens, "prompt")?;
     let mut generations = job::start(&opened.model, &shape, ask, conversation, 1).await?;
     let generation = generations.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
-    respond(generation, form, opened.kept, stream).await
+    // What was asked takes memory that others may want while it is answered.
+    drop(body);
+    respond(generation, form, opened.kept, stream.then_some(app.options.ping)).await
 }
 
 /// What would be lost if it were left aside.

@@ -35,17 +35,18 @@ fn digest(entry: &ModelEntry) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// All models that may be asked for. Of those that are not loaded only the files are known.
+/// All models that may be asked for.
 pub(crate) async fn tags(State(app): State<Arc<App>>) -> Json<Value> {
-    let ready = app.registry.ready();
+    let entries = app.registry.entries();
+    let outlines = app.registry.outlined(&entries).await;
     let tag = |entry: &ModelEntry| {
-        let facts = ready.iter().find(|model| model.id == entry.id).map(|model| model.facts());
+        let facts = outlines.get(&entry.id).map(|outline| &outline.facts);
         json!({
             "name": entry.id, "model": entry.id, "modified_at": of_seconds(entry.created),
-            "size": entry.bytes, "digest": digest(entry), "details": details(facts.as_deref()),
+            "size": entry.bytes, "digest": digest(entry), "details": details(facts),
         })
     };
-    Json(json!({"models": app.registry.entries().iter().map(tag).collect::<Vec<_>>()}))
+    Json(json!({"models": entries.iter().map(tag).collect::<Vec<_>>()}))
 }
 
 /// The models that are loaded.

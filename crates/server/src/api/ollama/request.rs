@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use super::answer::{Form, Kind};
 use super::keep::{Kept, keep_alive};
 use crate::app::App;
 use crate::error::ApiError;
@@ -59,8 +60,33 @@ pub(super) async fn open(app: &Arc<App>, fields: &Fields<'_>) -> Result<Opened, 
     Ok(Opened { name, model, kept, started, load: started.elapsed() })
 }
 
+/// How a request begins.
+pub(super) enum Begun {
+    /// It had no content: this is all.
+    Done(Value),
+    Opened(Opened, Form),
+}
+
+/// Opens the model of a request. One without content only loads its model, or unloads it where it is to be kept for no time.
+pub(super) async fn begin(
+    app: &Arc<App>,
+    fields: &Fields<'_>,
+    kind: Kind,
+    has_content: bool,
+) -> Result<Begun, ApiError> {
+    if !has_content && let Some(name) = unload(app, fields).await? {
+        return Ok(Begun::Done(Form::of_name(kind, name).nothing("unload")));
+    }
+    let opened = open(app, fields).await?;
+    let form = Form::of(kind, &opened.name, opened.started, opened.load);
+    match has_content {
+        true => Ok(Begun::Opened(opened, form)),
+        false => Ok(Begun::Done(form.nothing("load"))),
+    }
+}
+
 /// Unloads the model of a request without content that is to keep it for no time; its name comes back then.
-pub(super) async fn unload<'a>(app: &Arc<App>, fields: &Fields<'a>) -> Result<Option<&'a str>, ApiError> {
+async fn unload<'a>(app: &Arc<App>, fields: &Fields<'a>) -> Result<Option<&'a str>, ApiError> {
     if keep_alive(fields)? != Some(Duration::ZERO) {
         return Ok(None);
     }
@@ -173,6 +199,7 @@ pub(super) fn ask(
         ignore_eos: false,
         logprobs: scores.then(|| top.unwrap_or(0)),
         prompt_logprobs: None,
+        priority: 0,
         client,
         prompt_field,
     })

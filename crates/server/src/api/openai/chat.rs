@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::chat::{self, Conversation};
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
-use crate::generation::{Answer, Delta, End, Finish, Generation, Part, collect};
+use crate::generation::{Answer, Delta, End, Finish, Generation, Part, collect_all};
 use crate::http::body::JsonBody;
 use crate::http::client::Client;
 use crate::http::sse::{self, Events};
@@ -55,11 +55,9 @@ pub(crate) async fn create(
     if stream {
         return Ok(sse::respond(app.options.ping, |events| send(events, generations, form, model)));
     }
-    let mut answers = Vec::with_capacity(choices);
-    for generation in generations {
-        answers.push(collect(generation).await?);
-    }
-    Ok(Json(whole(&form, &answers)).into_response())
+    // What was asked takes memory that others may want meanwhile.
+    drop(body);
+    Ok(Json(whole(&form, &collect_all(generations).await?)).into_response())
 }
 
 /// The conversation in a request.
@@ -95,6 +93,7 @@ fn ask(fields: &Fields<'_>, model: &InUse) -> Result<Ask, ApiError> {
         ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
         logprobs,
         prompt_logprobs: None,
+        priority: job::priority(fields)?,
         client: Client::default(),
         prompt_field: "messages",
     })
@@ -167,8 +166,8 @@ async fn send(events: Events, generations: Vec<Generation>, form: Form, model: I
             events.data(&form.delta(index, json!({"content": ""}), scores, None)).await?;
         }
         match end {
-            Some(End { finish: Finish::Failed(why), .. }) => {
-                events.data(&ApiError::internal(why).body(Dialect::OpenAi)).await?;
+            Some(End { finish: Finish::Failed(error), .. }) => {
+                events.data(&error.body(Dialect::OpenAi)).await?;
                 return events.done().await;
             }
             Some(end) => {

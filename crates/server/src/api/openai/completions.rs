@@ -7,13 +7,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tokio_stream::StreamMap;
-use unicorn_text::EncodeOptions;
+use unicorn_text::{Detokenizer, EncodeOptions, Tokenizer};
 
 use super::usage::{FINGERPRINT, finish_reason, finite, timings, usage};
 use crate::app::App;
 use crate::error::{ApiError, Dialect};
 use crate::fields::Fields;
-use crate::generation::{Answer, Delta, End, Finish, Generation, Part, Scored, Spelled, collect};
+use crate::generation::{Answer, Delta, End, Finish, Generation, Part, Scored, Spelled, collect_all};
 use crate::http::body::JsonBody;
 use crate::http::client::Client;
 use crate::http::sse::{self, Events};
@@ -32,6 +32,10 @@ struct Form {
     created: u64,
     model: String,
     include_usage: bool,
+    /// Answers to each prompt.
+    choices: usize,
+    /// Scores are asked for.
+    scores: bool,
     /// What each answer begins with: its prompt, where that is wanted.
     echoes: Vec<Echo>,
 }
@@ -42,15 +46,40 @@ struct Echo {
     text: String,
     /// Its first token, which nothing stands before, where its tokens are scored.
     first: Option<Spelled>,
+    /// It has no other.
+    alone: bool,
+    /// The last token of the prompt, also where that is not wanted.
+    last: Option<u32>,
+}
+
+/// Where tokens stand in the text that is sent, in characters. A control token has no place in it.
+struct Offsets {
+    detokenizer: Detokenizer,
+    at: usize,
+}
+
+impl Offsets {
+    /// Of an answer with this beginning.
+    fn new(echo: &Echo, tokenizer: &Tokenizer) -> Offsets {
+        let after = if echo.first.is_some() { None } else { echo.last };
+        Offsets { detokenizer: tokenizer.detokenizer_after(after, true), at: 0 }
+    }
+
+    fn next(&mut self, token: u32) -> usize {
+        let at = self.at;
+        self.at += self.detokenizer.push(token).chars().count();
+        at
+    }
 }
 
 impl Echo {
     /// The scores of the prompt, those of the answer behind them.
-    fn logprobs(&self, prompt: &[Scored], tokens: &[Scored]) -> Value {
+    fn logprobs(&self, prompt: &[Scored], tokens: &[Scored], offsets: &mut Offsets) -> Value {
         match &self.first {
-            None => logprobs(tokens, self.text.chars().count()),
+            None => logprobs(tokens, offsets),
             Some(first) => {
-                let mut all = logprobs(&[prompt, tokens].concat(), first.text.chars().count());
+                offsets.next(first.id);
+                let mut all = logprobs(&[prompt, tokens].concat(), offsets);
                 let front: [(&str, Value); 4] = [
                     ("tokens", first.text.as_str().into()),
                     ("token_logprobs", Value::Null),
@@ -104,18 +133,19 @@ pub(crate) async fn create(
         created: now_seconds(),
         model: model.id.clone(),
         include_usage,
+        choices,
+        scores: ask.logprobs.is_some(),
         echoes: Vec::new(),
     };
     let mut generations = Vec::with_capacity(prompts.len() * choices);
     for prompt in prompts {
         let tokenizer = &model.text.tokenizer;
         let first = prompt.first().filter(|_| ask.prompt_logprobs.is_some());
-        let echoed = match echo {
-            true => Echo {
-                text: tokenizer.decode(&prompt, true),
-                first: first.map(|id| Spelled::new(*id, tokenizer)),
-            },
-            false => Echo::default(),
+        let echoed = Echo {
+            text: if echo { tokenizer.decode(&prompt, true) } else { String::new() },
+            first: first.map(|id| Spelled::new(*id, tokenizer)),
+            alone: prompt.len() == 1,
+            last: prompt.last().copied(),
         };
         generations.extend(job::start(&model, &shape, Ask { prompt, ..ask.clone() }, None, choices).await?);
         form.echoes.resize(generations.len(), echoed);
@@ -123,11 +153,9 @@ pub(crate) async fn create(
     if stream {
         return Ok(sse::respond(app.options.ping, |events| send(events, generations, form, model)));
     }
-    let mut answers = Vec::with_capacity(generations.len());
-    for generation in generations {
-        answers.push(collect(generation).await?);
-    }
-    Ok(Json(whole(&form, &answers, choices)).into_response())
+    // What was asked takes memory that others may want meanwhile.
+    drop(body);
+    Ok(Json(whole(&form, &collect_all(generations).await?, &model.text.tokenizer)).into_response())
 }
 
 fn ask(fields: &Fields<'_>, model: &InUse) -> Result<Ask, ApiError> {
@@ -142,6 +170,7 @@ fn ask(fields: &Fields<'_>, model: &InUse) -> Result<Ask, ApiError> {
         ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
         logprobs: fields.count("logprobs", 0, LOGPROBS_MAX)?,
         prompt_logprobs: None,
+        priority: job::priority(fields)?,
         client: Client::default(),
         prompt_field: "prompt",
     })
@@ -182,13 +211,9 @@ fn prompts(fields: &Fields<'_>, model: &InUse) -> Result<Vec<Vec<u32>>, ApiError
     }
 }
 
-/// The legacy `logprobs`: four lists. `offset` is where the first token stands in the text, in characters.
-fn logprobs(tokens: &[Scored], mut offset: usize) -> Value {
-    let mut offsets = Vec::with_capacity(tokens.len());
-    for scored in tokens {
-        offsets.push(offset);
-        offset += scored.token.text.chars().count();
-    }
+/// The legacy `logprobs`: four lists.
+fn logprobs(tokens: &[Scored], offsets: &mut Offsets) -> Value {
+    let offsets: Vec<usize> = tokens.iter().map(|scored| offsets.next(scored.token.id)).collect();
     let top = |scored: &Scored| -> Map<String, Value> {
         scored.top.iter().map(|(token, logprob)| (token.text.clone(), finite(*logprob).into())).collect()
     };
@@ -200,12 +225,12 @@ fn logprobs(tokens: &[Scored], mut offset: usize) -> Value {
     })
 }
 
-fn whole(form: &Form, answers: &[Answer], choices: usize) -> Value {
+fn whole(form: &Form, answers: &[Answer], tokenizer: &Tokenizer) -> Value {
     let choice = |(index, answer): (usize, &Answer)| {
         let echo = &form.echoes[index];
-        let scores = match answer.tokens.is_empty() && answer.prompt.is_empty() {
-            true => Value::Null,
-            false => echo.logprobs(&answer.prompt, &answer.tokens),
+        let scores = match form.scores {
+            false => Value::Null,
+            true => echo.logprobs(&answer.prompt, &answer.tokens, &mut Offsets::new(echo, tokenizer)),
         };
         json!({
             "index": index, "text": format!("{}{}", echo.text, answer.text), "logprobs": scores,
@@ -217,7 +242,7 @@ fn whole(form: &Form, answers: &[Answer], choices: usize) -> Value {
         "id": form.id, "object": "text_completion", "created": form.created, "model": form.model,
         "system_fingerprint": FINGERPRINT,
         "choices": answers.iter().enumerate().map(choice).collect::<Vec<_>>(),
-        "usage": usage_of(&ends, choices),
+        "usage": usage_of(&ends, form.choices),
         "timings": timings(&ends[0].timings),
     })
 }
@@ -254,13 +279,16 @@ impl Form {
 
 async fn send(events: Events, generations: Vec<Generation>, form: Form, model: InUse) -> Option<()> {
     let mut streams: StreamMap<usize, Generation> = generations.into_iter().enumerate().collect();
-    let choices = streams.len();
-    let mut offsets: Vec<usize> = form.echoes.iter().map(|echo| echo.text.chars().count()).collect();
-    // With scores the text of a prompt comes when they do.
-    for (index, echo) in
-        form.echoes.iter().enumerate().filter(|(_, e)| !e.text.is_empty() && e.first.is_none())
-    {
-        events.data(&form.text(index, &echo.text, Value::Null, None)).await?;
+    let tokenizer = &model.text.tokenizer;
+    let mut offsets: Vec<Offsets> = form.echoes.iter().map(|echo| Offsets::new(echo, tokenizer)).collect();
+    // With scores the text of a prompt comes when they do; a token alone has none.
+    for (index, echo) in form.echoes.iter().enumerate() {
+        if echo.first.is_some() && echo.alone {
+            let scores = echo.logprobs(&[], &[], &mut offsets[index]);
+            events.data(&form.text(index, &echo.text, scores, None)).await?;
+        } else if echo.first.is_none() && !echo.text.is_empty() {
+            events.data(&form.text(index, &echo.text, Value::Null, None)).await?;
+        }
     }
     let mut ends: Vec<(usize, End)> = Vec::new();
     while let Some((index, Delta { parts, tokens, prompt, end })) = events.next(&mut streams).await {
@@ -273,16 +301,19 @@ async fn send(events: Events, generations: Vec<Generation>, form: Form, model: I
             .collect();
         if !prompt.is_empty() {
             let echo = &form.echoes[index];
-            events.data(&form.text(index, &echo.text, echo.logprobs(&prompt, &[]), None)).await?;
+            let scores = echo.logprobs(&prompt, &[], &mut offsets[index]);
+            events.data(&form.text(index, &echo.text, scores, None)).await?;
         }
         if !said.is_empty() || !tokens.is_empty() {
-            let scores = if tokens.is_empty() { Value::Null } else { logprobs(&tokens, offsets[index]) };
-            offsets[index] += tokens.iter().map(|scored| scored.token.text.chars().count()).sum::<usize>();
+            let scores = match tokens.is_empty() {
+                true => Value::Null,
+                false => logprobs(&tokens, &mut offsets[index]),
+            };
             events.data(&form.text(index, &said, scores, None)).await?;
         }
         match end {
-            Some(End { finish: Finish::Failed(why), .. }) => {
-                events.data(&ApiError::internal(why).body(Dialect::OpenAi)).await?;
+            Some(End { finish: Finish::Failed(error), .. }) => {
+                events.data(&error.body(Dialect::OpenAi)).await?;
                 return events.done().await;
             }
             Some(end) => {
@@ -296,7 +327,7 @@ async fn send(events: Events, generations: Vec<Generation>, form: Form, model: I
         ends.sort_by_key(|(index, _)| *index);
         let ends: Vec<End> = ends.into_iter().map(|(_, end)| end).collect();
         let mut last = form.chunk(json!([]));
-        last["usage"] = usage_of(&ends, choices.max(1));
+        last["usage"] = usage_of(&ends, form.choices);
         events.data(&last).await?;
     }
     drop(model);

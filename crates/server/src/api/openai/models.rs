@@ -9,9 +9,10 @@ use unicorn_text::DateTime;
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::model::ModelEntry;
+use crate::model::{ModelEntry, Outline};
 
-fn model(app: &App, entry: &ModelEntry) -> Value {
+/// `outline` tells of its file, where that could be read.
+fn model(app: &App, entry: &ModelEntry, outline: Option<&Outline>) -> Value {
     // OpenAI's fields, then Anthropic's, whose clients ask here too.
     let mut model = json!({
         "id": entry.id, "object": "model", "created": entry.created, "owned_by": "unicorn",
@@ -19,21 +20,25 @@ fn model(app: &App, entry: &ModelEntry) -> Value {
         "max_input_tokens": null, "max_tokens": null, "capabilities": null,
     });
     let ready = app.registry.ready();
-    if let Some(ready) = ready.iter().find(|ready| ready.id == entry.id) {
-        let facts = ready.facts();
+    // One that is loaded may have less context than was asked for.
+    let told = match ready.iter().find(|ready| ready.id == entry.id) {
+        Some(ready) => Some((ready.context, ready.vocab, (*ready.facts()).clone())),
+        None => outline.map(|outline| (outline.context, outline.vocab, outline.facts.clone())),
+    };
+    if let Some((context, vocab, facts)) = told {
         // What llama.cpp, vLLM and others tell, under their names.
-        model["context_length"] = ready.context.into();
-        model["max_model_len"] = ready.context.into();
-        model["max_input_tokens"] = ready.context.into();
+        for name in ["context_length", "max_model_len", "max_input_tokens"] {
+            model[name] = context.into();
+        }
         // As OpenRouter tells what a model is for.
         let brings = if facts.encodes { "embeddings" } else { "text" };
         model["architecture"] = json!({"input_modalities": ["text"], "output_modalities": [brings]});
         if !facts.encodes {
-            model["max_tokens"] = ready.context.into();
+            model["max_tokens"] = context.into();
         }
         model["meta"] = json!({
-            "n_ctx": ready.context, "n_ctx_train": facts.context_trained, "n_params": facts.parameters,
-            "n_vocab": ready.vocab, "n_embd": facts.width, "size": facts.weight_bytes,
+            "n_ctx": context, "n_ctx_train": facts.context_trained, "n_params": facts.parameters,
+            "n_vocab": vocab, "n_embd": facts.width, "size": facts.weight_bytes,
         });
     }
     model
@@ -48,7 +53,10 @@ fn date(seconds: u64) -> String {
 
 /// All models that may be asked for.
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    let models: Vec<Value> = app.registry.entries().iter().map(|entry| model(&app, entry)).collect();
+    let entries = app.registry.entries();
+    let outlines = app.registry.outlined(&entries).await;
+    let one = |entry: &ModelEntry| model(&app, entry, outlines.get(&entry.id).map(|outline| &**outline));
+    let models: Vec<Value> = entries.iter().map(one).collect();
     let id = |model: Option<&Value>| model.map(|model| model["id"].clone());
     let (first, last) = (id(models.first()), id(models.last()));
     Json(json!({"object": "list", "data": models, "has_more": false, "first_id": first, "last_id": last}))
@@ -60,7 +68,8 @@ pub(crate) async fn one(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let entry = app.registry.find(&id)?;
-    Ok(Json(model(&app, &entry)))
+    let outlines = app.registry.outlined(std::slice::from_ref(&entry)).await;
+    Ok(Json(model(&app, &entry, outlines.get(&entry.id).map(|outline| &**outline))))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::tools::Names;
 use crate::api::openai::usage::logprobs;
+use crate::error::ApiError;
 use crate::generation::{Delta, End, Finish, Part};
 use crate::job::{fresh_id, now_seconds};
 
@@ -75,23 +76,23 @@ impl Writer {
         set("usage", self.usage());
         match self.end.as_ref().map(|end| &end.finish) {
             None => {}
-            Some(Finish::Failed(why)) => {
-                set("error", json!({"code": "server_error", "message": why}));
+            Some(Finish::Failed(error)) => {
+                set("error", json!({"code": "server_error", "message": error.message}));
             }
-            Some(finish) => {
+            Some(Finish::Length) => {
+                set("incomplete_details", json!({"reason": "max_output_tokens"}));
+            }
+            Some(_) => {
                 set("completed_at", now_seconds().into());
-                if *finish == Finish::Length {
-                    set("incomplete_details", json!({"reason": "max_output_tokens"}));
-                }
             }
         }
         Value::Object(fields)
     }
 
     /// Why the answer failed, if it did.
-    pub fn failure(&self) -> Option<&str> {
+    pub fn failure(&self) -> Option<&ApiError> {
         match &self.end.as_ref()?.finish {
-            Finish::Failed(why) => Some(why),
+            Finish::Failed(error) => Some(error),
             _ => None,
         }
     }
@@ -334,23 +335,13 @@ fn output_text(text: &str, scores: Vec<Value>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use unicorn_engine::Timings;
-
     use super::*;
+    use crate::generation::made::{end, parts};
 
     fn writer(summary: bool) -> Writer {
         let fields = ["id", "status", "output", "usage", "error", "completed_at", "incomplete_details"];
         let fields = fields.into_iter().map(|name| (name.to_owned(), Value::Null)).collect();
         Writer::new(Frame { fields, names: Names::default(), summary }, 7)
-    }
-
-    fn parts(parts: Vec<Part>) -> Delta {
-        Delta { parts, ..Delta::default() }
-    }
-
-    fn end(finish: Finish) -> Delta {
-        let timings = Timings { generated_tokens: 5, reused_tokens: 2, ..Timings::default() };
-        Delta { end: Some(End { finish, timings, reasoning_tokens: 3 }), ..Delta::default() }
     }
 
     fn run(writer: &mut Writer, deltas: Vec<Delta>) -> Vec<Event> {
@@ -467,19 +458,20 @@ mod tests {
         assert_eq!(events.last().unwrap().0, "response.incomplete");
         assert_eq!(response["status"], "incomplete");
         assert_eq!(response["incomplete_details"], json!({"reason": "max_output_tokens"}));
+        assert_eq!(response["completed_at"], Value::Null);
         assert_eq!(response["output"][0]["status"], "incomplete");
         assert_eq!(
             response["usage"],
-            json!({"input_tokens": 7, "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0}, "output_tokens": 5,
+            json!({"input_tokens": 7, "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0}, "output_tokens": 5,
                 "output_tokens_details": {"reasoning_tokens": 3}, "total_tokens": 12})
         );
 
         let mut failed = writer(false);
-        let events = run(&mut failed, vec![text(), end(Finish::Failed("no luck".into()))]);
+        let events = run(&mut failed, vec![text(), end(Finish::Failed(ApiError::internal("no luck")))]);
         let (name, event) = events.last().unwrap();
         assert_eq!((*name, &event["response"]["status"]), ("response.failed", &json!("failed")));
         assert_eq!(event["response"]["error"], json!({"code": "server_error", "message": "no luck"}));
-        assert_eq!(failed.failure(), Some("no luck"));
+        assert_eq!(failed.failure().unwrap().message, "no luck");
 
         let mut silent = writer(false);
         run(&mut silent, vec![end(Finish::Stop)]);

@@ -1,10 +1,13 @@
 //! The items of an input: the messages that templates take of them, and what is kept of them.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
 
+use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use super::store::Miss;
 use super::tools::Names;
 use crate::chat::{self, MESSAGES_MAX};
 use crate::error::ApiError;
@@ -28,18 +31,34 @@ fn is_foreign(sort: &str) -> bool {
 }
 
 /// An item with the path where it stands, for errors.
-pub(crate) type Placed<'a> = (String, Cow<'a, Value>);
+pub(crate) type Placed<'a> = (String, Item<'a>);
 
-/// The items of `input`, which may be a text alone. References are replaced by what `find` finds.
+/// An item of a request, or one that is kept and may stand in several places.
+pub(crate) enum Item<'a> {
+    Sent(&'a Value),
+    Kept(Arc<Value>),
+}
+
+impl Deref for Item<'_> {
+    type Target = Value;
+    fn deref(&self) -> &Value {
+        match self {
+            Item::Sent(item) => item,
+            Item::Kept(item) => item,
+        }
+    }
+}
+
+/// The items of `input`, which may be a text alone. References are replaced by what `find` finds for all their ids, in their order.
 pub(crate) fn read<'a>(
     fields: &Fields<'a>,
-    find: impl Fn(&str) -> Option<Value>,
+    find: impl FnOnce(&[&str]) -> Result<Vec<Arc<Value>>, Miss>,
 ) -> Result<Vec<Placed<'a>>, ApiError> {
     let path = |i: usize| fields.path(&format!("input[{i}]"));
     let list = match fields.get("input") {
         Some(Value::String(text)) => {
             let item = json!({"type": "message", "role": "user", "content": text});
-            return Ok(vec![(fields.path("input"), Cow::Owned(item))]);
+            return Ok(vec![(fields.path("input"), Item::Kept(Arc::new(item)))]);
         }
         Some(Value::Array(list)) => list,
         Some(_) => return Err(fields.wrong("input", "must be a string or a list of items")),
@@ -48,20 +67,43 @@ pub(crate) fn read<'a>(
     if list.len() > MESSAGES_MAX {
         return Err(fields.wrong("input", format!("has {} items, at most {MESSAGES_MAX}", list.len())));
     }
-    let item = |(i, value): (usize, &'a Value)| -> Result<Placed<'a>, ApiError> {
+    let (mut items, mut references) = (Vec::with_capacity(list.len()), Vec::new());
+    for (i, value) in list.iter().enumerate() {
         let item = Fields::at(value, path(i))?;
-        if sort(&item)? != "item_reference" {
-            return Ok((path(i), Cow::Borrowed(value)));
+        if sort(&item)? == "item_reference" {
+            references.push((i, item.required("id", item.str("id")?)?));
         }
-        let id = item.required("id", item.str("id")?)?;
-        let found = find(id).ok_or_else(|| {
-            let message = format!("{}: the item {id} is not kept here; send the item itself", path(i));
-            let error = ApiError::new(axum::http::StatusCode::NOT_FOUND, message);
-            ApiError { param: Some(path(i)), code: Some("item_not_found"), ..error }
-        })?;
-        Ok((path(i), Cow::Owned(found)))
+        items.push((path(i), Item::Sent(value)));
+    }
+    let ids: Vec<&str> = references.iter().map(|(_, id)| *id).collect();
+    let found = if ids.is_empty() {
+        Vec::new()
+    } else {
+        find(&ids).map_err(|miss| missed(miss, &references, path))?
     };
-    list.iter().enumerate().map(item).collect()
+    for ((i, _), found) in references.into_iter().zip(found) {
+        items[i].1 = Item::Kept(found);
+    }
+    Ok(items)
+}
+
+fn missed(miss: Miss, references: &[(usize, &str)], path: impl Fn(usize) -> String) -> ApiError {
+    match miss {
+        Miss::Lost(id) => {
+            let at = references.iter().find(|(_, of)| *of == id).map_or(0, |(i, _)| *i);
+            let message = format!("{}: the item {id} is not kept here; send the item itself", path(at));
+            let error = ApiError::new(StatusCode::NOT_FOUND, message);
+            ApiError { param: Some(path(at)), code: Some("item_not_found"), ..error }
+        }
+        Miss::TooMuch(bytes) => too_much("input", bytes),
+    }
+}
+
+/// What a request refers to is more than it might have sent.
+pub(crate) fn too_much(param: &str, bytes: usize) -> ApiError {
+    let message = format!("{param}: what is referred to has more than {bytes} bytes, or too many values");
+    let error = ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message);
+    ApiError { param: Some(param.to_owned()), code: Some("too_large"), ..error }
 }
 
 /// What an item is. Messages may say it by having a role alone, references by having an id alone.
@@ -220,11 +262,13 @@ mod tests {
 
     fn turns(input: Value) -> Result<Vec<Value>, ApiError> {
         let body = json!({"input": input});
-        let find = |id: &str| {
-            (id == "msg_1").then(|| {
-                json!({"id": "msg_1", "type": "message", "role": "assistant",
-                    "content": [{"type": "output_text", "text": "kept"}]})
-            })
+        let find = |ids: &[&str]| {
+            let kept = json!({"id": "msg_1", "type": "message", "role": "assistant",
+                "content": [{"type": "output_text", "text": "kept"}]});
+            let kept = Arc::new(kept);
+            let one =
+                |id: &&str| if *id == "msg_1" { Ok(kept.clone()) } else { Err(Miss::Lost((*id).into())) };
+            ids.iter().map(one).collect()
         };
         let items = read(&Fields::of(&body).unwrap(), find)?;
         messages(Some("be brief"), &items, &Names::default())
@@ -288,7 +332,7 @@ mod tests {
             assert_eq!(turns(input.clone()).unwrap_err().param.as_deref(), Some(param), "{input}");
         }
         let empty = json!({"input": []});
-        let items = read(&Fields::of(&empty).unwrap(), |_| None).unwrap();
+        let items = read(&Fields::of(&empty).unwrap(), |_| Ok(Vec::new())).unwrap();
         assert!(messages(None, &items, &Names::default()).is_err());
     }
 

@@ -50,7 +50,11 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let fields = Fields::of(&body)?;
     let model = app.registry.get(fields.required("model", fields.str("model")?)?, true).await?;
-    let request = request::read(&fields, &model, &app.responses, client)?;
+    let request = {
+        // What is referred to may be long. The body is not needed any more then.
+        let (app, model) = (app.clone(), model.clone());
+        job::blocking(move || request::read(&Fields::of(&body)?, &model, &app.responses, client)).await?
+    };
     let Request { conversation, shape, ask, frame, stream, keep } = request;
     let generations = job::converse(&model, conversation, &shape, ask, 1).await.map_err(about_input)?;
     let generation = generations.into_iter().next();
@@ -63,8 +67,8 @@ pub(crate) async fn create(
     while let Some(delta) = generation.next().await {
         writer.push(delta);
     }
-    if let Some(why) = writer.failure() {
-        return Err(ApiError::internal(why));
+    if let Some(error) = writer.failure() {
+        return Err(error.clone());
     }
     if !writer.ended() {
         return Err(ApiError::internal("the answer ended without an end"));
@@ -119,7 +123,8 @@ pub(crate) async fn input_tokens(
 ) -> Result<Json<Value>, ApiError> {
     let fields = Fields::of(&body)?;
     let model = app.registry.get(fields.required("model", fields.str("model")?)?, true).await?;
-    let (conversation, shape) = request::prompt(&fields, &app.responses, client.scope)?;
+    let (conversation, shape) =
+        job::blocking(move || request::prompt(&Fields::of(&body)?, &app.responses, client.scope)).await?;
     let prompt = job::prompt(&model, conversation, &shape).await.map_err(about_input)?;
     Ok(Json(json!({"object": "response.input_tokens", "input_tokens": prompt.tokens.len()})))
 }
@@ -147,7 +152,7 @@ pub(crate) async fn get(
     if asked.get("stream").is_some_and(|stream| stream != "false") {
         return Err(ApiError::param("stream", "a response that has ended is not streamed again"));
     }
-    app.responses.response(client.scope, &id).map(Json).ok_or_else(|| lost(&id))
+    job::blocking(move || app.responses.response(client.scope, &id).map(Json).ok_or_else(|| lost(&id))).await
 }
 
 /// Forgets a response.
@@ -169,8 +174,8 @@ pub(crate) async fn input_items(
     Query(page): Asked,
     client: Client,
 ) -> Result<Json<Value>, ApiError> {
-    let items = app.responses.input(client.scope, &id).ok_or_else(|| lost(&id))?;
-    list(items, &page).map(Json)
+    let find = move || app.responses.input(client.scope, &id).ok_or_else(|| lost(&id));
+    list(job::blocking(find).await?, &page).map(Json)
 }
 
 fn list(mut items: Vec<Value>, page: &HashMap<String, String>) -> Result<Value, ApiError> {

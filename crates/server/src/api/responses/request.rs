@@ -1,11 +1,13 @@
 //! What a request to the Responses API asks for.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::events::Frame;
-use super::items::{self, Placed};
-use super::store::{Lost, Store};
+use super::items::{self, Item, Placed};
+use super::store::{Miss, Store};
 use super::tools;
 use crate::chat::{self, Conversation};
 use crate::error::ApiError;
@@ -53,6 +55,20 @@ fn refuse_foreign(fields: &Fields<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Why a request cannot go on from the response that it names.
+fn not_there(miss: Miss) -> ApiError {
+    const PARAM: &str = "previous_response_id";
+    match miss {
+        Miss::TooMuch(bytes) => items::too_much(PARAM, bytes),
+        Miss::Lost(lost) => {
+            let message =
+                format!("{PARAM}: the response {lost} is not kept here; send the whole conversation");
+            let error = ApiError::new(StatusCode::BAD_REQUEST, message);
+            ApiError { param: Some(PARAM.to_owned()), code: Some("previous_response_not_found"), ..error }
+        }
+    }
+}
+
 /// The conversation that a request adds to, and what it adds.
 fn conversation(
     fields: &Fields<'_>,
@@ -61,19 +77,12 @@ fn conversation(
     names: &tools::Names,
 ) -> Result<(Conversation, Vec<Value>), ApiError> {
     let before = match fields.str("previous_response_id")? {
-        Some(id) => store.conversation(owner, id).map_err(|Lost(lost)| {
-            let message = format!(
-                "previous_response_id: the response {lost} is not kept here; send the whole conversation"
-            );
-            let error = ApiError::new(StatusCode::BAD_REQUEST, message);
-            let param = Some("previous_response_id".to_owned());
-            ApiError { param, code: Some("previous_response_not_found"), ..error }
-        })?,
+        Some(id) => store.conversation(owner, id).map_err(not_there)?,
         None => Vec::new(),
     };
-    let added = items::read(fields, |id| store.item(owner, id))?;
+    let added = items::read(fields, |ids| store.items(owner, ids))?;
     let input = added.iter().map(|(_, item)| items::kept(item)).collect();
-    let place = |item| ("previous_response_id".to_owned(), std::borrow::Cow::Owned(item));
+    let place = |item| ("previous_response_id".to_owned(), Item::Kept(Arc::new(item)));
     let mut all: Vec<Placed<'_>> = before.into_iter().map(place).collect();
     all.extend(added);
     let messages = items::messages(fields.str("instructions")?, &all, names)?;
@@ -110,6 +119,7 @@ pub(crate) fn read(
     let top = fields.count("top_logprobs", 0, TOP_LOGPROBS_MAX)?.unwrap_or(0);
     let include = fields.strings("include", 64)?;
     let scores = top > 0 || include.iter().any(|name| name == "message.output_text.logprobs");
+    let owner = client.scope;
     let ask = Ask {
         prompt: Vec::new(),
         sampling,
@@ -118,6 +128,7 @@ pub(crate) fn read(
         ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
         logprobs: scores.then_some(top),
         prompt_logprobs: None,
+        priority: 0,
         client,
         prompt_field: "input",
     };
@@ -128,7 +139,7 @@ pub(crate) fn read(
         None => false,
     };
     let frame = Frame { fields: echo(fields, &ask, &model.id, &shape)?, names, summary };
-    let keep = store.then_some(Keep { owner: client.scope, previous, input });
+    let keep = store.then_some(Keep { owner, previous, input });
     let stream = fields.bool("stream")?.unwrap_or(false);
     Ok(Request { conversation, shape, ask, frame, stream, keep })
 }
@@ -202,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_request_goes_on_from_what_is_kept() {
-        let store = Store::new(10, 1 << 20);
+        let store = Store::new(10, 1 << 20, 1 << 20);
         let said = json!({"id": "resp_1", "output": [{"id": "msg_1", "type": "message", "role": "assistant",
             "content": [{"type": "output_text", "text": "hello"}]}]});
         let asked = [items::kept(&json!({"role": "user", "content": "hi"}))];
@@ -226,7 +237,7 @@ mod tests {
     #[test]
     fn what_is_not_done_here_is_refused() {
         let read =
-            |body: Value| prompt(&Fields::of(&body).unwrap(), &Store::new(1, 1), ME).unwrap_err().param;
+            |body: Value| prompt(&Fields::of(&body).unwrap(), &Store::new(1, 1, 1), ME).unwrap_err().param;
         for name in ["conversation", "prompt", "background"] {
             let mut body = json!({"input": "x"});
             body[name] = if name == "background" { true.into() } else { json!({"id": "x"}) };

@@ -1,9 +1,11 @@
 //! Responses that are kept, so that later requests can build on them. Bounded: the oldest go.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
+
+use crate::weight::{MARKS_MAX, marks};
 
 /// Whose a response is: the scope of a client.
 type Owner = u64;
@@ -12,9 +14,9 @@ type Owner = u64;
 struct Entry {
     /// The response that this one went on from.
     previous: Option<String>,
-    /// A list of items.
-    input: String,
-    response: String,
+    /// A list of items. Texts are shared, so that they are parsed where nobody waits for the store.
+    input: Arc<str>,
+    response: Arc<str>,
     /// Ids of all items of both.
     items: Vec<String>,
     used: u64,
@@ -27,6 +29,18 @@ impl Entry {
         self.input.len() + self.response.len() + ids + 3 * id.len() + 256
     }
 
+    fn texts(&self) -> Texts {
+        Texts { input: self.input.clone(), response: self.response.clone() }
+    }
+}
+
+/// What is kept of a response, outside of the store.
+struct Texts {
+    input: Arc<str>,
+    response: Arc<str>,
+}
+
+impl Texts {
     fn input(&self) -> Vec<Value> {
         serde_json::from_str(&self.input).unwrap_or_default()
     }
@@ -86,19 +100,35 @@ pub(crate) struct Store {
     kept: Mutex<Kept>,
     entries_max: usize,
     bytes_max: usize,
+    /// Bytes of what is kept that one request may bring back.
+    taken_bytes_max: usize,
 }
 
-/// A response that is gone, or never was.
+/// Why nothing of what is kept can be had.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Lost(pub String);
+pub(crate) enum Miss {
+    /// A response that is gone, or never was.
+    Lost(String),
+    /// There would be more than this many bytes, or values.
+    TooMuch(usize),
+}
 
 fn ids(items: &[Value]) -> impl Iterator<Item = String> {
     items.iter().filter_map(|item| Some(item.get("id")?.as_str()?.to_owned()))
 }
 
 impl Store {
-    pub fn new(entries_max: usize, bytes_max: usize) -> Store {
-        Store { kept: Mutex::default(), entries_max, bytes_max }
+    /// `taken_bytes_max` bounds what one request may bring back of it, as its body is bounded.
+    pub fn new(entries_max: usize, bytes_max: usize, taken_bytes_max: usize) -> Store {
+        Store { kept: Mutex::default(), entries_max, bytes_max, taken_bytes_max }
+    }
+
+    /// Errors where a request would bring back more than it may send.
+    fn check_taken<'t>(&self, texts: impl Iterator<Item = &'t str> + Clone) -> Result<(), Miss> {
+        let bytes: usize = texts.clone().map(str::len).sum();
+        let fits = bytes <= self.taken_bytes_max
+            && texts.map(|text| marks(text.as_bytes())).sum::<usize>() <= MARKS_MAX;
+        if fits { Ok(()) } else { Err(Miss::TooMuch(self.taken_bytes_max)) }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -111,7 +141,8 @@ impl Store {
         let output = response["output"].as_array().map_or(&[][..], Vec::as_slice);
         let items: Vec<String> = ids(input).chain(ids(output)).collect();
         let input = serde_json::to_string(input).unwrap_or_default();
-        let entry = Entry { previous, input, response: response.to_string(), items, used: 0 };
+        let (input, response) = (Arc::from(input), Arc::from(response.to_string()));
+        let entry = Entry { previous, input, response, items, used: 0 };
         let bytes = entry.bytes(id);
         if bytes > self.bytes_max || self.entries_max == 0 {
             return;
@@ -133,18 +164,19 @@ impl Store {
 
     /// A response.
     pub fn response(&self, owner: Owner, id: &str) -> Option<Value> {
+        Some(self.texts(owner, id)?.response())
+    }
+
+    fn texts(&self, owner: Owner, id: &str) -> Option<Texts> {
         let key = (owner, id.to_owned());
         let mut kept = self.kept();
         kept.touch(&key);
-        kept.entries.get(&key).map(Entry::response)
+        kept.entries.get(&key).map(Entry::texts)
     }
 
     /// The items that a response answered.
     pub fn input(&self, owner: Owner, id: &str) -> Option<Vec<Value>> {
-        let key = (owner, id.to_owned());
-        let mut kept = self.kept();
-        kept.touch(&key);
-        kept.entries.get(&key).map(Entry::input)
+        Some(self.texts(owner, id)?.input())
     }
 
     /// Forgets a response. False where it was not there.
@@ -155,34 +187,64 @@ impl Store {
     /// All items of a conversation up to a response and with what it said.
     ///
     /// # Errors
-    /// The id of the response that is not there any more.
-    pub fn conversation(&self, owner: Owner, id: &str) -> Result<Vec<Value>, Lost> {
+    /// The id of the response that is not there any more; where it is more than a request may have.
+    pub fn conversation(&self, owner: Owner, id: &str) -> Result<Vec<Value>, Miss> {
         let mut kept = self.kept();
         let mut chain = Vec::new();
         let mut next = Some(id.to_owned());
         while let Some(id) = next {
             let key = (owner, id);
-            let Some(entry) = kept.entries.get(&key) else { return Err(Lost(key.1)) };
+            let Some(entry) = kept.entries.get(&key) else { return Err(Miss::Lost(key.1)) };
             next = entry.previous.clone();
             chain.push(key);
         }
         // What came first is touched last: without it the rest is worth nothing.
         chain.iter().for_each(|key| kept.touch(key));
+        let texts: Vec<Texts> =
+            chain.iter().rev().filter_map(|key| kept.entries.get(key)).map(Entry::texts).collect();
+        drop(kept);
+        self.check_taken(texts.iter().map(|texts| &*texts.input))?;
         let mut items = Vec::new();
-        for entry in chain.iter().rev().filter_map(|key| kept.entries.get(key)) {
-            items.extend(entry.input());
-            items.extend(entry.output());
+        for texts in texts {
+            items.extend(texts.input());
+            items.extend(texts.output());
         }
         Ok(items)
     }
 
-    /// One item of any response.
-    pub fn item(&self, owner: Owner, id: &str) -> Option<Value> {
+    /// The items with these ids, of any responses, in this order. Each is there once, however often it is asked for, but counts each time:
+    /// it will be put into the conversation as often.
+    ///
+    /// # Errors
+    /// The first id that is not there; where it is more than a request may have.
+    pub fn items(&self, owner: Owner, ids: &[&str]) -> Result<Vec<Arc<Value>>, Miss> {
+        let mut wanted: HashMap<Key, HashSet<&str>> = HashMap::new();
         let mut kept = self.kept();
-        let key = (owner, kept.items.get(&(owner, id.to_owned()))?.clone());
-        kept.touch(&key);
-        let entry = kept.entries.get(&key)?;
-        entry.output().into_iter().chain(entry.input()).find(|item| item["id"] == id)
+        for id in ids {
+            let of =
+                kept.items.get(&(owner, (*id).to_owned())).ok_or_else(|| Miss::Lost((*id).to_owned()))?;
+            wanted.entry((owner, of.clone())).or_default().insert(id);
+        }
+        wanted.keys().for_each(|key| kept.touch(key));
+        let texts = wanted.into_iter().filter_map(|(key, ids)| Some((kept.entries.get(&key)?.texts(), ids)));
+        let texts: Vec<(Texts, HashSet<&str>)> = texts.collect();
+        drop(kept);
+        let mut found: HashMap<&str, (Arc<Value>, String)> = HashMap::new();
+        for (texts, ids) in texts {
+            for item in texts.output().into_iter().chain(texts.input()) {
+                let id = item["id"].as_str().and_then(|id| ids.get(id).copied());
+                if let Some(id) = id.filter(|id| !found.contains_key(id)) {
+                    let text = item.to_string();
+                    found.insert(id, (Arc::new(item), text));
+                }
+            }
+        }
+        let lost = ids.iter().find(|id| !found.contains_key(*id));
+        if let Some(lost) = lost {
+            return Err(Miss::Lost((*lost).to_owned()));
+        }
+        self.check_taken(ids.iter().map(|id| found[id].1.as_str()))?;
+        Ok(ids.iter().map(|id| found[id].0.clone()).collect())
     }
 }
 
@@ -207,38 +269,61 @@ mod tests {
 
     #[test]
     fn a_conversation_is_put_together_in_order() {
-        let store = Store::new(10, 1 << 20);
+        let store = Store::new(10, 1 << 20, 1 << 20);
         put(&store, "a", None);
         put(&store, "b", Some("a"));
         put(&store, "c", Some("b"));
         let items = store.conversation(ME, "c").unwrap();
         assert_eq!(ids_of(&items), ["in_a", "out_a", "in_b", "out_b", "in_c", "out_c"]);
-        assert_eq!(store.item(ME, "out_b").unwrap()["id"], "out_b");
+        let found = store.items(ME, &["out_b", "in_a", "out_b"]).unwrap();
+        assert_eq!(
+            found.iter().map(|item| item["id"].as_str().unwrap()).collect::<Vec<_>>(),
+            ["out_b", "in_a", "out_b"]
+        );
+        assert!(Arc::ptr_eq(&found[0], &found[2]));
         assert_eq!(ids_of(&store.input(ME, "b").unwrap()), ["in_b"]);
         assert!(store.remove(ME, "a") && !store.remove(ME, "a"));
-        assert_eq!(store.conversation(ME, "c"), Err(Lost("a".into())));
-        assert_eq!(store.item(ME, "in_a"), None);
+        assert_eq!(store.conversation(ME, "c"), Err(Miss::Lost("a".into())));
+        assert_eq!(store.items(ME, &["in_c", "in_a"]), Err(Miss::Lost("in_a".into())));
     }
 
     #[test]
     fn others_find_nothing() {
-        let store = Store::new(10, 1 << 20);
+        let store = Store::new(10, 1 << 20, 1 << 20);
         put(&store, "a", None);
         assert!(store.response(ME, "a").is_some() && store.response(YOU, "a").is_none());
-        assert!(store.item(YOU, "out_a").is_none() && store.input(YOU, "a").is_none());
+        assert!(store.items(YOU, &["out_a"]).is_err() && store.input(YOU, "a").is_none());
         assert!(!store.remove(YOU, "a") && store.conversation(YOU, "a").is_err());
     }
 
     #[test]
+    fn what_a_request_brings_back_is_bounded() {
+        let store = Store::new(10, 1 << 20, 3000);
+        for (id, previous) in [("a", None), ("b", Some("a")), ("c", Some("b"))] {
+            let input = [json!({"id": format!("in_{id}"), "text": "x".repeat(1200)})];
+            store.put(ME, previous.map(str::to_owned), &input, &json!({"id": id, "output": []}));
+        }
+        assert!(store.conversation(ME, "b").is_ok());
+        assert_eq!(store.conversation(ME, "c"), Err(Miss::TooMuch(3000)));
+        assert!(store.items(ME, &["in_a", "in_a"]).is_ok());
+        assert_eq!(store.items(ME, &["in_a"; 3]), Err(Miss::TooMuch(3000)));
+        // Values take more memory than their text does.
+        let large = Store::new(10, 1 << 24, 1 << 24);
+        let many = [json!({"id": "many", "list": vec![0; MARKS_MAX / 2]})];
+        large.put(ME, None, &many, &json!({"id": "a", "output": []}));
+        assert!(large.items(ME, &["many"]).is_ok() && large.items(ME, &["many"; 3]).is_err());
+    }
+
+    #[test]
     fn the_oldest_go_and_nothing_of_them_stays() {
-        let store = Store::new(3, 1 << 20);
+        let store = Store::new(3, 1 << 20, 1 << 20);
         for id in ["a", "b", "c"] {
             put(&store, id, None);
         }
         store.response(ME, "a");
         put(&store, "d", None);
         assert!(store.response(ME, "b").is_none() && store.response(ME, "a").is_some());
-        let all = Store::new(100, 2000);
+        let all = Store::new(100, 2000, 2000);
         for i in 0..50 {
             put(&all, &format!("r{i}"), None);
         }
@@ -250,7 +335,7 @@ mod tests {
         }
         assert_eq!((kept.bytes, kept.items.len(), kept.order.len()), (0, 0, 0));
         drop(kept);
-        let small = Store::new(3, 100);
+        let small = Store::new(3, 100, 100);
         put(&small, "a", None);
         assert!(small.response(ME, "a").is_none());
     }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::shape::{Format, Shape, Tool, ToolChoice, check_choice, check_tools, function_tool};
+use crate::shape::{Format, Shape, Tool, ToolChoice, allow, check_choice, check_tools, function_tool};
 
 /// What functions of namespaces are called before the model, which knows no namespaces.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -108,20 +108,7 @@ fn choice(fields: &Fields<'_>, tools: &mut Vec<Tool>, names: &Names) -> Result<T
     };
     match choice.required("type", choice.str("type")?)? {
         "function" => Ok(ToolChoice::Named(function(&choice)?)),
-        "allowed_tools" => {
-            let mut allowed = HashSet::new();
-            for (i, value) in choice.list("tools")?.unwrap_or_default().iter().enumerate() {
-                let tool = Fields::at(value, choice.path(&format!("tools[{i}]")))?;
-                if tool.str("type")? == Some("function") {
-                    allowed.insert(function(&tool)?);
-                }
-            }
-            tools.retain(|tool| allowed.contains(&tool.name));
-            Ok(match choice.choice("mode", &["auto", "required"])? {
-                Some("required") => ToolChoice::Required,
-                _ => ToolChoice::Auto,
-            })
-        }
+        "allowed_tools" => allow(&choice, tools, function),
         other => Err(choice.wrong("type", format!("`{other}` tools cannot be called here, functions can"))),
     }
 }
