@@ -41,13 +41,9 @@ impl Case {
         self.batch.iter().map(|s| s.tokens).sum()
     }
 
-    /// Whether the block multiplies more rows at once than every GPU does with activations in full: in the batch or while the past is
-    /// filled in.
-    pub(crate) fn takes_many_rows(&self) -> bool {
-        const FEW: usize = 2;
-        let past: usize = self.batch.iter().map(|s| s.past).sum();
-        let multiplies = !matches!(self.block, Block::Embedding { .. } | Block::EncoderEmbedding { .. });
-        multiplies && (self.rows() > FEW || past > FEW)
+    /// Rows that the block multiplies at once at most: in the batch or while the past is filled in.
+    pub(crate) fn most_rows(&self) -> usize {
+        self.rows().max(self.batch.iter().map(|s| s.past).sum())
     }
 
     /// The batch's shape. All rows are output rows.

@@ -6,7 +6,8 @@
 //!
 //! [`synthetic`] and [`shapes`] make whole models of random weights, for timing a shape without its file. [`golden`] runs tiny models whose
 //! logits are known. [`pages`] checks that pages of state keep their bytes on their way out and
-//! in, [`states`] names the pages of slices, [`costs`] checks that kernels count what blocks cost.
+//! in, [`states`] names the pages of slices, [`replay`] judges what a device computed
+//! while it served, [`costs`] checks that kernels count what blocks cost.
 
 mod case;
 pub mod costs;
@@ -18,6 +19,7 @@ pub mod golden_encoder;
 mod needs;
 pub mod pages;
 mod record;
+mod replay;
 mod run;
 pub mod shapes;
 pub mod states;
@@ -30,6 +32,7 @@ pub use feed::Feed;
 pub use flawed::Flawed;
 pub use needs::{Held, NeedsError};
 pub use record::{Plan, plans, record};
+pub use replay::{Judged, Oracles, replay};
 pub use run::{CaseError, Outcome, judge, run};
 pub use table::{select, table};
 pub use tolerance::Tolerance;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use unicorn_core::quant::Random;
 use unicorn_core::{
-    Adjustment, Batch, BatchLimits, Block, BlockId, Device, DeviceError, DeviceKind, Edits, HeadOutput,
-    KvType, OutputRow, RowOutput, Select, SequenceId, Slice, Span, StateGroup, StateLayout, StreamId,
-    TokenMask, TopEntry, WeightSource,
+    Adjustment, Batch, BatchLimits, Block, BlockId, Device, DeviceError, Edits, HeadOutput, KvType,
+    OutputRow, RowOutput, Select, SequenceId, Slice, Span, StateGroup, StateLayout, StreamId, TokenMask,
+    TopEntry, WeightSource,
 };
 
 use crate::synthetic::SyntheticSource;
@@ -88,7 +88,7 @@ impl Outcome {
 }
 
 /// Past its tolerance by less than this, a result may be so by chance.
-const CHANCE: f64 = 2.0;
+pub(crate) const CHANCE: f64 = 2.0;
 /// Other seeds that then decide.
 const RETRIALS: u64 = 2;
 
@@ -132,7 +132,7 @@ pub fn run(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> 
     let device_error = |source| CaseError::Device { case: case.name.clone(), seed, source };
     let want = Loaded::new(oracle, case, &source).map_err(device_error)?;
     let got = Loaded::new(device, case, &source).map_err(device_error)?;
-    let half = device.profile().kind == DeviceKind::Vulkan && case.takes_many_rows();
+    let kind = device.profile().kind;
     let mut run = Run { case, seed, random: Random::new(seed), got, want, error: Error::default() };
     run.all()?;
     Ok(Outcome {
@@ -140,11 +140,7 @@ pub fn run(case: &Case, device: &dyn Device, oracle: &dyn Device, seed: u64) -> 
         seed,
         nrmse: run.error.nrmse(),
         max_error: run.error.max_error(),
-        tolerance: if half {
-            case.tolerance.half_activations(matches!(case.block, Block::Attention { .. }))
-        } else {
-            case.tolerance
-        },
+        tolerance: case.tolerance.on(kind, &case.block, case.most_rows()),
     })
 }
 

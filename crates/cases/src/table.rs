@@ -241,6 +241,14 @@ mod tests {
         assert!(select("no such case").is_empty());
     }
 
+    /// A canary judges what is served by the same tolerances.
+    #[test]
+    fn one_function_has_the_tolerance_of_every_case() {
+        for case in table() {
+            assert_eq!(case.tolerance, Tolerance::of_block(&case.block, case.kv), "{}", case.name);
+        }
+    }
+
     #[test]
     fn work_is_counted() {
         let case = select("linear/q8_0/17x576/t3").remove(0);

@@ -1,6 +1,6 @@
 //! How far a device may be from the float64 reference, and why.
 
-use unicorn_core::{KvType, TensorType};
+use unicorn_core::{Block, DeviceKind, KvType, TensorType};
 
 /// Largest allowed errors, both relative to the root mean square of the reference.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -24,6 +24,45 @@ impl Tolerance {
     pub fn rounded(products: usize) -> Tolerance {
         let nrmse = if products == 1 { 3e-4 } else { 4e-3 };
         Tolerance { nrmse, max_error: 20.0 * nrmse }
+    }
+
+    /// A block, as a device of this kind runs it over so many rows.
+    pub(crate) fn of(block: &Block, kv: KvType, kind: DeviceKind, rows: usize) -> Tolerance {
+        Tolerance::of_block(block, kv).on(kind, block, rows)
+    }
+
+    /// A block with a KV cache of this type, with activations in full or in 8 bits.
+    pub(crate) fn of_block(block: &Block, kv: KvType) -> Tolerance {
+        match block {
+            Block::Embedding { .. } => Tolerance::embedding(),
+            Block::Head { weight, .. } => Tolerance::linear(weight.ty),
+            Block::Ffn { weights, .. } => Tolerance::ffn(&[weights.gate.ty, weights.up.ty, weights.down.ty]),
+            Block::ShortConv { weights, .. } => Tolerance::short_conv(weights.input.ty),
+            Block::EncoderEmbedding { .. } => Tolerance::encoder_embedding(),
+            Block::EncoderAttention { weights, .. } => Tolerance::encoder(weights.q.ty),
+            Block::EncoderFfn { weights, .. } => Tolerance::encoder(weights.up.ty),
+            // What is pooled is not judged by its tolerance alone.
+            Block::EncoderHead { .. } => Tolerance::embedding(),
+            Block::Attention { weights, .. } => {
+                let types = [&weights.q, &weights.k, &weights.v, &weights.o].map(|w| w.ty);
+                let worst = types.into_iter().find(|ty| ty.is_quantized()).unwrap_or(types[0]);
+                Tolerance::attention(worst, kv)
+            }
+        }
+    }
+
+    /// The same on a device of this kind: GPUs keep activations of more rows than these as f16.
+    pub(crate) fn on(self, kind: DeviceKind, block: &Block, rows: usize) -> Tolerance {
+        const FEW: usize = 2;
+        let half = kind == DeviceKind::Vulkan
+            && rows > FEW
+            && !matches!(block, Block::Embedding { .. } | Block::EncoderEmbedding { .. });
+        if half { self.half_activations(matches!(block, Block::Attention { .. })) } else { self }
+    }
+
+    /// So many times as much.
+    pub(crate) fn times(self, factor: f64) -> Tolerance {
+        Tolerance { nrmse: self.nrmse * factor, max_error: self.max_error * factor }
     }
 
     /// Table lookup: the only rounding is the product with the scale.
@@ -59,7 +98,7 @@ impl Tolerance {
     /// the output; a block has two or three such products in a row, and attention an exponential between them. The single errors of
     /// attention (`long_tail`) are not normal over a long sequence: its first rows average few positions and are several times the root
     /// mean square of all, and so are their errors.
-    pub(crate) fn half_activations(self, long_tail: bool) -> Tolerance {
+    fn half_activations(self, long_tail: bool) -> Tolerance {
         let half = Tolerance::normal(1.5e-3);
         let most = if long_tail { 20.0 * half.nrmse } else { half.max_error };
         Tolerance { nrmse: self.nrmse.max(half.nrmse), max_error: self.max_error.max(most) }

@@ -5,6 +5,7 @@
 mod args;
 mod argv;
 mod bench_spec;
+mod canary;
 mod chat;
 mod chats;
 mod clean;

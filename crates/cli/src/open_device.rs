@@ -228,13 +228,13 @@ fn heed(
     }
     let list = options.avoid.join(", ");
     device.configure(&options).with_context(|| {
-        format!("{choice}: the selftest of this device ({when}) found wrong: {list}; `unicorn selftest --device {choice}` checks again")
+        format!("{choice}: found wrong on this device ({when}): {list}; `unicorn selftest --device {choice}` checks again")
     })?;
     if config.talks() {
         for wrong in &verdict.wrong {
             let case = wrong.cases.first().map_or("", String::as_str);
             say!(
-                "{choice}: avoiding the kernel `{}`: wrong in the selftest ({when}), for example in {case}",
+                "{choice}: avoiding the kernel `{}`: found wrong ({when}), for example in {case}",
                 wrong.kernel
             );
         }

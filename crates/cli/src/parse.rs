@@ -46,6 +46,16 @@ fn is_negative(text: &str) -> bool {
     text.strip_prefix('-').is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
 }
 
+/// A share of the time as percents, `1%` or `0.5`: as a factor.
+pub fn share(text: &str) -> Result<f64, String> {
+    let percents = text.strip_suffix('%').unwrap_or(text).trim();
+    match percents.parse::<f64>() {
+        Ok(percents) if (0.0..=50.0).contains(&percents) => Ok(percents / 100.0),
+        Ok(_) => Err("must be from 0% to 50%".into()),
+        Err(_) => Err("not a number of percents".into()),
+    }
+}
+
 /// A count of anything, none included.
 pub fn count(text: &str) -> Result<usize, String> {
     usize::try_from(whole(text)?).map_err(|_| format!("too large, at most {}", usize::MAX))

@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use unicorn_core::{Device, KvType, ModelSpec, WeightSource};
-use unicorn_engine::{DRAFT_MAX, Engine, EngineOptions, KvStore, Leeway, LoadProgress, fit, perplexity};
+use unicorn_engine::{
+    DRAFT_MAX, Engine, EngineOptions, KvStore, Leeway, LoadProgress, Overseer, fit, perplexity,
+};
 use unicorn_model::{ModelError, Notice, OpenModel, TextSide};
 use unicorn_text::Tokenizer;
 
 use crate::args::DeviceArgs;
+use crate::canary;
 use crate::clean::one_line;
 use crate::config::Config;
 pub use crate::context::ContextChoice;
@@ -102,6 +105,8 @@ pub struct EngineChoice<'a> {
     pub kept: Option<usize>,
     /// Rows of logits that are read at once beyond one for each sequence; 0 for none.
     pub rows: usize,
+    /// Who looks at samples of what is computed; `None` for nobody.
+    pub canary: Option<&'a canary::Wish>,
     /// Disk that computed pages of all models may take; 0 keeps none. `None` where the model need not be told from others either.
     pub disk_bytes: Option<u64>,
 }
@@ -304,6 +309,10 @@ pub fn engine_on(
     let Placed { opened, placements } = placed;
     let context = options.context;
     options.memory_limits = memory::limits(&opened, choice.memory);
+    if let Some(wish) = choice.canary {
+        options.overseer =
+            Overseer(canary::start(wish, &opened, spec, source, options.kv_type, config.talks())?);
+    }
     let cannot = || format!("cannot load {}", one_line(&spec.name));
     let devices: Vec<Arc<dyn Device>> = opened.into_iter().map(|o| o.device as Arc<dyn Device>).collect();
     let leeway = leeway(choice);

@@ -84,6 +84,14 @@ pub enum DeviceError {
         /// What was running.
         what: String,
     },
+    /// What the device computes is wrong: nothing on it can be trusted until it is opened without what is to blame.
+    #[error("{device}: a kernel was found wrong: {what}")]
+    Wrong {
+        /// Device name.
+        device: String,
+        /// What it computes wrong, and how that was seen.
+        what: String,
+    },
     /// A kernel or worker failed without losing the device.
     #[error("{device}: {what} failed: {reason}")]
     Failed {
@@ -132,15 +140,20 @@ impl DeviceError {
         matches!(self.root(), DeviceError::OutOfMemory { .. })
     }
 
-    /// True where the device's memory is gone and nothing can run on it any more.
+    /// True where the device runs and computes wrong.
+    pub fn is_wrong(&self) -> bool {
+        matches!(self.root(), DeviceError::Wrong { .. })
+    }
+
+    /// True where nothing can go on with the device as it is open: its memory is gone, or what is in it is wrong.
     pub fn is_lost(&self) -> bool {
         self.lost_device().is_some()
     }
 
-    /// The name of the device that was lost.
+    /// The name of the device that was lost, or is wrong.
     pub fn lost_device(&self) -> Option<&str> {
         match self.root() {
-            DeviceError::Lost { device, .. } => Some(device),
+            DeviceError::Lost { device, .. } | DeviceError::Wrong { device, .. } => Some(device),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@
 mod batch;
 mod block;
 mod block_error;
+mod canary;
 mod check;
 mod cost;
 mod device;
@@ -32,6 +33,9 @@ pub use block::{
     HeadSpec, ModelSpec, state_groups,
 };
 pub use block_error::BlockError;
+pub use canary::{
+    CANARY_POSITIONS, Canary, CanaryCounts, Doubt, HeadRow, Launch, Pick, Sample, SampleState, Watched,
+};
 pub use cost::{BatchShape, Cost, Span};
 pub use device::{
     BlockId, Crossing, Device, DeviceKind, DeviceOptions, DeviceProfile, Instrument, KernelTime, MemoryUse,

@@ -6,7 +6,7 @@ use unicorn_core::{Block, Device, DeviceError, MemoryNeed, ModelSpec, Workload};
 
 use crate::kv_store::chunk_bytes;
 use crate::memory::{DeviceMemory, MemoryPlan};
-use crate::need::{Reservation, moving_bytes};
+use crate::need::{Reservation, moving_bytes, tap_bytes};
 use crate::{EngineError, EngineOptions, Placements};
 
 impl MemoryPlan {
@@ -21,7 +21,7 @@ impl MemoryPlan {
     ) -> Result<MemoryPlan, EngineError> {
         let sizes = Reservation::of(spec, placements, options);
         let saving = options.store.as_ref().map_or(0, |_| chunk_bytes(spec, &sizes.layout));
-        let crosses = placements.cross();
+        let crosses = placements.cross() || options.overseer.looking().is_some();
         let workload = sizes.workload(options, crosses);
         let of = |(index, device): (usize, &Arc<dyn Device>)| {
             let here = |block: usize| placements.ways().iter().any(|p| p.device(block) == index);
@@ -39,6 +39,7 @@ impl MemoryPlan {
             devices: devices.iter().enumerate().map(of).collect::<Result<_, EngineError>>()?,
             crossing: (if crosses { sizes.stream_bytes(spec.width) } else { 0 })
                 .saturating_add(moving_bytes(spec, placements, &sizes.layout))
+                .saturating_add(tap_bytes(spec, options, &sizes.layout))
                 .saturating_add(saving),
             context: options.context,
             kv_type: options.kv_type,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use unicorn_core::{
-    Batch, Block, BlockId, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput, ModelSpec,
-    PageId, SequenceId, SharedBuffer, Signal, Slice, StateCopy, StateLayout, StateWay, StreamId, WOKEN,
-    Waker, Work,
+    Batch, Block, BlockId, Canary, Completion, CompletionQueue, Device, DeviceError, Fence, HeadOutput,
+    ModelSpec, PageId, SequenceId, SharedBuffer, Signal, Slice, StateCopy, StateLayout, StateWay, StreamId,
+    WOKEN, Waker, Work,
 };
 
 use crate::Placement;
@@ -17,6 +17,7 @@ use crate::pages::{Page, Whereabouts};
 use crate::placement::{Phase, Placements};
 use crate::schedule::Schedule;
 use crate::store_copies::{Copied, StoreCopies};
+use crate::taps::{Tap, Taps};
 use crate::timeline::{Activity, Lane, Span, Timeline};
 
 /// The length of a token of a large model.
@@ -75,6 +76,8 @@ struct Flight {
     after: Vec<Vec<(Fence, usize)>>,
     /// The copies of state that came before it; kept for a timeline.
     copies: Vec<StateMove>,
+    /// A row that is copied out of it.
+    tap: Option<Tap>,
     /// It waits for copies of state that were begun for others.
     leans: bool,
 }
@@ -202,6 +205,7 @@ pub(crate) struct Executor {
     store_copies: StoreCopies,
     stats: RunStats,
     timeline: Option<Timeline>,
+    taps: Option<Taps>,
 }
 
 impl Executor {
@@ -237,7 +241,15 @@ impl Executor {
             store_copies: StoreCopies::default(),
             stats: RunStats::default(),
             timeline: None,
+            taps: None,
         }
+    }
+
+    /// Lets a canary look at what is computed. To be called when all blocks are loaded, and before anything is reserved.
+    pub(crate) fn watch(&mut self, canary: &Arc<dyn Canary>) {
+        let of = |way: &Way| way.placement.assignment().iter().copied().zip(way.blocks.clone()).collect();
+        let ways: Vec<Vec<(usize, BlockId)>> = self.ways.iter().map(of as fn(&Way) -> Vec<_>).collect();
+        self.taps = Some(Taps::new(canary.clone(), &self.spec, &self.devices, &ways));
     }
 
     /// Keeps what the devices do and when from now on, or stops keeping it; returns what was kept.
@@ -321,7 +333,7 @@ impl Executor {
         };
         let rings = rings(&self.spec, &self.placements, layout).into_iter().map(ring);
         self.rings = rings.collect::<Result<_, DeviceError>>()?;
-        if self.ways.iter().all(|w| self.used(w).len() < 2) {
+        if self.taps.is_none() && self.ways.iter().all(|w| self.used(w).len() < 2) {
             return Ok(());
         }
         for stream in &self.free {
@@ -329,6 +341,9 @@ impl Executor {
             let buffer = Arc::new(host_buffer(rows, width, "residual streams that cross between devices")?);
             for device in &used {
                 self.devices[*device].attach(*stream, &buffer)?;
+            }
+            if let Some(taps) = &mut self.taps {
+                taps.attached(*stream, buffer);
             }
         }
         Ok(())
@@ -467,6 +482,10 @@ impl Executor {
             before.extend(left.into_iter().map(|fence| (fence, device)));
         }
         let (blocks, schedule) = (&self.ways[way].blocks, self.ways[way].schedule(&batch));
+        // A timeline tells of whole steps.
+        let taps = self.taps.as_ref().filter(|_| self.timeline.is_none());
+        let needed = schedule.steps.last().map_or(0, |step| step.blocks.end);
+        let mut tap = taps.and_then(|t| t.tap(&self.spec, self.layout.as_ref(), (way, needed), (id, &batch)));
         let row_bytes = (batch.rows() * self.spec.width * size_of::<f32>()) as u64;
         let (mut fences, mut waits): (Vec<Fence>, Vec<Vec<(Fence, usize)>>) = Default::default();
         let launched = Instant::now();
@@ -498,10 +517,18 @@ impl Executor {
                 waits.push(after.clone());
             }
             let after = after.into_iter().map(|(fence, _)| fence).collect();
-            self.devices[step.device].submit(Work { stream, blocks, batch, crossing, after, done });
+            let work = Work { stream, blocks, batch, crossing, after, done };
+            let device = &self.devices[step.device];
+            let cut = tap.as_mut().filter(|tap| step.blocks.contains(&tap.block()));
+            match cut.zip(taps.and_then(|t| t.buffer(stream))) {
+                Some((tap, buffer)) => {
+                    tap.submit(&**device, buffer, tap.block() - step.blocks.start, work);
+                }
+                None => device.submit(work),
+            }
         }
         let (after, copies) = (waits, if self.timeline.is_some() { copies } else { Vec::new() });
-        self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies, leans });
+        self.flights.push(Flight { id, way, stream, batch, launched, fences, after, copies, leans, tap });
         Some(id)
     }
 
@@ -522,10 +549,13 @@ impl Executor {
                 return Some(Ended::Copies(copied));
             }
             let at = self.flights.iter().position(|f| f.id == tag)?;
-            let flight = self.flights.remove(at);
+            let mut flight = self.flights.remove(at);
             self.free.push(flight.stream);
             self.note(&flight);
             let result = result.and_then(|output| self.checked(output, &flight));
+            if let (Some(taps), Some(tap)) = (&self.taps, flight.tap.take()) {
+                taps.landed(tap, &flight.batch, &result);
+            }
             let Flight { way, batch, launched, leans, .. } = flight;
             let phase = [Phase::Prefill, Phase::Decode].get(way).copied().filter(|_| self.has_two_ways());
             return Some(Ended::Batch(Landed { flight: tag, batch, launched, phase, leans, result }));

@@ -31,6 +31,7 @@ mod sampling;
 mod schedule;
 mod states;
 mod store_copies;
+mod taps;
 #[cfg(test)]
 mod testing;
 mod timeline;
@@ -40,8 +41,8 @@ pub use constraint::{Constraint, Guides};
 pub use drafts::{Drafter, LENGTH_MAX as DRAFT_MAX};
 pub use embed::EmbedRequest;
 pub use engine::{
-    Counters, DeviceReport, Engine, EngineOptions, LoadProgress, Report, SequenceInfo, SequenceState,
-    Survivors,
+    Counters, DeviceReport, Engine, EngineOptions, LoadProgress, Overseer, Report, SequenceInfo,
+    SequenceState, Survivors,
 };
 pub use error::{AdmissionError, EngineError, KvFull, PlacementError};
 pub use executor::RunStats;

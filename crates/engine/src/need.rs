@@ -1,6 +1,6 @@
 //! What the engine reserves and what a model needs of memory, by arithmetic alone: nothing is read, and no device is asked.
 
-use unicorn_core::{Block, ModelSpec, StateGroup, StateLayout, StateSpec, Workload};
+use unicorn_core::{Block, CANARY_POSITIONS, ModelSpec, StateGroup, StateLayout, StateSpec, Workload};
 
 use crate::drafts::LENGTH_MAX;
 use crate::engine::batching::Room;
@@ -97,6 +97,27 @@ pub(crate) fn moving_bytes(spec: &ModelSpec, placements: &Placements, layout: &S
     buffers.fold(0, u64::saturating_add).saturating_mul(2)
 }
 
+/// Samples with pages of state that are held at once, what a GPU copies through included.
+const SAMPLES_MAX: u64 = 4;
+
+/// Bytes of host memory for a canary: pages of state that are taken out, and the largest block, which is loaded again to compute a row; 0
+/// without one.
+pub(crate) fn tap_bytes(spec: &ModelSpec, options: &EngineOptions, layout: &StateLayout) -> u64 {
+    if options.overseer.looking().is_none() {
+        return 0;
+    }
+    let pages = CANARY_POSITIONS.min(layout.positions).div_ceil(layout.page_tokens.max(1)) as u64 + 1;
+    let bytes = |block: &Block| match block {
+        Block::Attention { .. } => {
+            pages.saturating_mul(block.page_words(layout).unwrap_or(0) as u64).saturating_mul(4)
+        }
+        _ => 0,
+    };
+    let weights = |block: &Block| block.weights().iter().map(|w| w.span.bytes).fold(0, u64::saturating_add);
+    let most = |of: &dyn Fn(&Block) -> u64| spec.blocks.iter().map(of).max().unwrap_or(0);
+    most(&bytes).saturating_mul(SAMPLES_MAX).saturating_add(most(&weights))
+}
+
 /// Pages for recurrent states: of each running sequence the one that it starts from, the one that it ends in and its snapshots, of kept ones
 /// the last and the snapshots; and one for each draft.
 fn states(options: &EngineOptions) -> usize {
@@ -158,8 +179,11 @@ impl Need {
         options: &EngineOptions,
     ) -> Vec<Need> {
         let sizes = Reservation::of(spec, placements, options);
-        let streams = if placements.cross() { sizes.stream_bytes(spec.width) } else { 0 };
-        let crossing = streams.saturating_add(moving_bytes(spec, placements, &sizes.layout));
+        let exported = placements.cross() || options.overseer.looking().is_some();
+        let streams = if exported { sizes.stream_bytes(spec.width) } else { 0 };
+        let crossing = streams
+            .saturating_add(moving_bytes(spec, placements, &sizes.layout))
+            .saturating_add(tap_bytes(spec, options, &sizes.layout));
         let part = |device| Need { crossing, ..Need::with(&placements.part(spec, device), &sizes) };
         (0..placements.prefill.devices()).map(part).collect()
     }

@@ -223,7 +223,7 @@ pub struct FakeDevice {
     worker: Option<Sender<Job>>,
 }
 
-fn mix(a: u64, b: u64) -> u64 {
+pub fn mix(a: u64, b: u64) -> u64 {
     let mut x = a.rotate_left(23) ^ b.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     x = (x ^ (x >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 29)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -196,6 +196,9 @@ fn failure(reason: FinishReason) -> ApiError {
             ApiError::bad_request("no token could be chosen: the request rules out every one")
         }
         FinishReason::NotFinite => ApiError::internal(NOT_FINITE),
+        FinishReason::Device(failure) if failure.0.is_wrong() => {
+            ApiError::internal(format!("{failure}; this answer may be wrong, please ask again"))
+        }
         FinishReason::Device(failure) if failure.0.is_lost() => ApiError::internal(format!(
             "{failure}, and again each time that the answer went on; a shorter prompt or another device may help"
         )),

@@ -81,6 +81,11 @@ pub(crate) struct Metrics {
     batches_cut: Gauge<i64, AtomicI64>,
     /// What the pages on disk did, in the order of [`KV_DISK`].
     kv_disk: [Gauge<i64, AtomicI64>; 5],
+    canary_samples: Gauge<i64, AtomicI64>,
+    canary_wrong: Gauge<i64, AtomicI64>,
+    canary_quarantined: Gauge<i64, AtomicI64>,
+    canary_doubted: Gauge<i64, AtomicI64>,
+    canary_seconds: Gauge<f64, AtomicU64>,
     loads: Counter,
     load_failures: Counter,
     unloads: Counter,
@@ -116,6 +121,11 @@ impl Metrics {
             recovery_seconds: Counter::default(),
             batches_cut: Gauge::default(),
             kv_disk: Default::default(),
+            canary_samples: Gauge::default(),
+            canary_wrong: Gauge::default(),
+            canary_quarantined: Gauge::default(),
+            canary_doubted: Gauge::default(),
+            canary_seconds: Gauge::default(),
             loads: Counter::default(),
             load_failures: Counter::default(),
             unloads: Counter::default(),
@@ -183,6 +193,8 @@ impl Metrics {
         for ((name, help, _), gauge) in KV_DISK.iter().zip(&self.kv_disk) {
             own.register(*name, *help, gauge.clone());
         }
+        self.register_canary(&mut registry);
+        let own = &mut registry;
         own.register("unicorn_model_loads", "Models loaded", self.loads.clone());
         own.register(
             "unicorn_model_load_failures",
@@ -192,6 +204,30 @@ impl Metrics {
         own.register("unicorn_model_unloads", "Models unloaded", self.unloads.clone());
         own.register("unicorn_embeddings", "Texts that became vectors", self.embeddings.clone());
         self.registry = registry;
+    }
+
+    fn register_canary(&self, own: &mut Registry) {
+        own.register(
+            "unicorn_canary_samples_total",
+            "Rows of batches that were computed again, to find kernels that compute wrong",
+            self.canary_samples.clone(),
+        );
+        own.register("unicorn_canary_wrong_total", "How many of these were wrong", self.canary_wrong.clone());
+        own.register(
+            "unicorn_canary_quarantined_total",
+            "Kernels that were found wrong and are not used any more",
+            self.canary_quarantined.clone(),
+        );
+        own.register(
+            "unicorn_canary_requests_ended_total",
+            "Requests that ended because their answer may be wrong",
+            self.canary_doubted.clone(),
+        );
+        own.register(
+            "unicorn_canary_seconds_total",
+            "Seconds that taking out rows and computing them again took",
+            self.canary_seconds.clone(),
+        );
     }
 
     /// A first token came, this long after the request.
@@ -285,6 +321,11 @@ impl Metrics {
         for ((_, _, of), gauge) in KV_DISK.iter().zip(&self.kv_disk) {
             gauge.set(engines.iter().map(|c| of(c) as i64).sum());
         }
+        self.canary_samples.set(engines.iter().map(|c| c.canary.samples as i64).sum());
+        self.canary_wrong.set(engines.iter().map(|c| c.canary.wrong as i64).sum());
+        self.canary_quarantined.set(engines.iter().map(|c| c.canary.quarantined as i64).sum());
+        self.canary_doubted.set(engines.iter().map(|c| c.doubted as i64).sum());
+        self.canary_seconds.set(engines.iter().map(|c| c.canary.seconds).sum());
         let (pages, unused) = (sum(|c| c.pages), sum(|c| c.pages_free + c.pages_kept));
         self.cache_use.set(pages.saturating_sub(unused) as f64 / pages.max(1) as f64);
         self.cache_kept.set(sum(|c| c.pages_kept) as f64 / pages.max(1) as f64);

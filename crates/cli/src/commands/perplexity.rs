@@ -30,6 +30,7 @@ pub fn run(args: &PerplexityArgs, config: &Config) -> anyhow::Result<Exit> {
     let place = &args.place.of(&args.device);
     let memory = args.memory.memory_max.as_ref();
     let choice = EngineChoice {
+        canary: None,
         kv_tokens: None,
         queue: 0,
         kept: None,

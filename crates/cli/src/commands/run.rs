@@ -67,6 +67,7 @@ pub fn run(args: &RunArgs, config: &Config) -> anyhow::Result<Exit> {
         return Err(usage("--trace writes the trace of one answer: give PROMPT"));
     }
     let choice = EngineChoice {
+        canary: None,
         kv_tokens: None,
         queue: 0,
         kept: None,

@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -105,6 +106,9 @@ pub struct Wrong {
     pub cases: Vec<String>,
 }
 
+/// What was found wrong by this process while it served: it holds also where nothing is kept.
+static HERE: Mutex<Vec<(Key, Found<Verdict>)>> = Mutex::new(Vec::new());
+
 /// The folder of findings; without one nothing is kept.
 #[derive(Clone, Debug)]
 pub struct DeviceCache {
@@ -149,14 +153,26 @@ impl DeviceCache {
         self.write(key, "limits", limits)
     }
 
-    /// The outcome of the last selftest.
+    /// The outcome of the last selftest, with what canaries have found since.
     pub fn verdict(&self, key: &Key) -> Option<Found<Verdict>> {
-        self.read(key, "selftest")
+        let here = HERE.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = here.iter().rev().find(|(of, _)| of == key).map(|(_, found)| found.clone());
+        here.or_else(|| self.read(key, "selftest"))
     }
 
     /// Keeps the outcome of a selftest.
     pub fn keep_verdict(&self, key: &Key, verdict: &Verdict) -> anyhow::Result<()> {
         self.write(key, "selftest", verdict)
+    }
+
+    /// Keeps what is not to be used any more, for this process even where nothing can be written.
+    pub fn quarantine(&self, key: &Key, verdict: &Verdict) -> anyhow::Result<()> {
+        let found = Found { finding: verdict.clone(), at: SystemTime::now() };
+        let mut here = HERE.lock().unwrap_or_else(PoisonError::into_inner);
+        here.retain(|(of, _)| of != key);
+        here.push((key.clone(), found));
+        drop(here);
+        self.keep_verdict(key, verdict)
     }
 
     /// The planner's figures.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::wrong::{Layer, Wrong};
 use unicorn_core::{
     Block, BlockId, Device, DeviceError, DeviceOptions, DeviceProfile, Instrument, KernelTime, MemoryNeed,
     MemoryRoom, MemoryUse, RateKind, Roofline, SharedBuffer, Sharing, StateCopy, StateLayout, StreamId,
@@ -11,7 +12,8 @@ use unicorn_core::{
 };
 
 /// What goes wrong, and when: `UNICORN_FAULTS=lose@40,vulkan:0/memory@90`. The number counts the work that devices of that name, or all of
-/// them together, were given since the program started.
+/// them together, were given since the program started. `wrong-lane@40`, `wrong-tile:attention@40`, `wrong-type:q4_0@40`: a kernel of the device
+/// that is opened first is wrong from that work of a device on, see [`super::wrong`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Faults(Vec<Fault>);
 
@@ -23,7 +25,7 @@ struct Fault {
     at: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Kind {
     /// The device is lost.
     Lose,
@@ -31,6 +33,8 @@ enum Kind {
     Memory,
     /// The thread that gives the work panics, as a fault of the program would have it.
     Panic,
+    /// A kernel computes wrong.
+    Wrong(Wrong),
 }
 
 /// Work that was given so far, by device; the empty name stands for all.
@@ -46,7 +50,7 @@ impl Faults {
                 "lose" => Kind::Lose,
                 "memory" => Kind::Memory,
                 "panic" => Kind::Panic,
-                _ => return None,
+                other => Kind::Wrong(Wrong::parse(other.strip_prefix("wrong-")?)?),
             };
             Some(Fault { device, kind, at: at.parse().ok()? })
         };
@@ -60,10 +64,16 @@ impl Faults {
 
     /// The device with what shall go wrong; the device itself where nothing shall.
     pub fn around(&self, device: Arc<dyn Instrument>) -> Arc<dyn Instrument> {
-        match self.0.is_empty() {
-            true => device,
-            false => Arc::new(Faulty { device, faults: self.clone(), lost: AtomicBool::new(false) }),
+        if self.0.is_empty() {
+            return device;
         }
+        let wrong = self.0.iter().find_map(|fault| match &fault.kind {
+            Kind::Wrong(wrong) if fault.device.as_ref().is_none_or(|name| *name == device.profile().name) => {
+                Some(Layer::new(device.clone(), wrong.clone(), fault.at))
+            }
+            _ => None,
+        });
+        Arc::new(Faulty { device, faults: self.clone(), lost: AtomicBool::new(false), wrong })
     }
 
     /// What happens to the next work of a device.
@@ -80,7 +90,7 @@ impl Faults {
             Some(device) => device == name && fault.at == of_it,
             None => fault.at == of_all,
         };
-        self.0.iter().find(now).map(|fault| fault.kind)
+        self.0.iter().find(now).map(|fault| fault.kind.clone())
     }
 }
 
@@ -88,6 +98,7 @@ struct Faulty {
     device: Arc<dyn Instrument>,
     faults: Faults,
     lost: AtomicBool,
+    wrong: Option<Layer>,
 }
 
 impl Device for Faulty {
@@ -108,7 +119,10 @@ impl Device for Faulty {
                 let short = DeviceError::OutOfMemory { device, what, requested, free: 0 };
                 work.done.give(Err(Arc::new(short)));
             }
-            _ => self.device.submit(work),
+            _ => match &self.wrong {
+                Some(wrong) => wrong.submit(work),
+                None => self.device.submit(work),
+            },
         }
     }
 
@@ -116,19 +130,25 @@ impl Device for Faulty {
         self.device.profile()
     }
     fn needs(&self, blocks: &[&Block], workload: &Workload) -> Result<MemoryNeed, DeviceError> {
+        self.wrong.iter().for_each(|wrong| wrong.needs(workload.rows));
         self.device.needs(blocks, workload)
     }
     fn load(&self, block: &Block, source: &Arc<dyn WeightSource>) -> Result<BlockId, DeviceError> {
-        self.device.load(block, source)
+        let id = self.device.load(block, source)?;
+        self.wrong.iter().for_each(|wrong| wrong.loaded(id, block));
+        Ok(id)
     }
     fn unload(&self, block: BlockId) {
+        self.wrong.iter().for_each(|wrong| wrong.unloaded(block));
         self.device.unload(block);
     }
     fn reserve(&self, layout: &StateLayout) -> Result<(), DeviceError> {
         self.device.reserve(layout)
     }
     fn attach(&self, stream: StreamId, residual: &Arc<SharedBuffer>) -> Result<Sharing, DeviceError> {
-        self.device.attach(stream, residual)
+        let sharing = self.device.attach(stream, residual)?;
+        self.wrong.iter().for_each(|wrong| wrong.attached(stream, residual));
+        Ok(sharing)
     }
     fn crosses_by(&self) -> Option<String> {
         self.device.crosses_by()
@@ -176,5 +196,19 @@ mod tests {
         assert_eq!(seen, [None, Some(Kind::Lose), Some(Kind::Memory)]);
         assert_eq!(Faults::parse(""), Faults::default());
         assert_eq!(Faults::parse("nonsense").0[0].at, 1);
+        for (text, right) in [
+            ("lane", true),
+            ("tile:attention", true),
+            ("lane:head", true),
+            ("type:q4_0", true),
+            ("type", false),
+            ("type:q9", false),
+            ("tile:embedding", false),
+            ("row", false),
+        ] {
+            assert_eq!(Wrong::parse(text).is_some(), right, "{text}");
+            let parsed = Faults::parse(&format!("wrong-{text}@7"));
+            assert_eq!(parsed.0[0].at == 7, right, "{text}");
+        }
     }
 }

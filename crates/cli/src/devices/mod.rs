@@ -8,6 +8,7 @@ mod cpu;
 mod faults;
 mod reference;
 mod vulkan;
+mod wrong;
 
 pub use backend::{OpenOptions, Tier, Watch, Watched, WatchedDevice};
 pub use choice::{DeviceChoice, preferred, present, unasked};

@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 mod bodies;
+mod canary;
 mod completions;
 mod departures;
 mod embeddings;

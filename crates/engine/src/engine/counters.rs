@@ -1,9 +1,9 @@
 //! Figures of a running engine, for metrics and for people.
 
-use unicorn_core::SequenceId;
+use unicorn_core::{CanaryCounts, SequenceId};
 
 /// What an engine holds now, and what it has done since it was made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Counters {
     /// Sequences that wait.
     pub waiting: usize,
@@ -43,6 +43,10 @@ pub struct Counters {
     pub accepted_tokens: u64,
     /// Batches for which a device found no memory, and which were cut in smaller ones.
     pub batches_cut: u64,
+    /// Sequences that were ended because their tokens may be wrong.
+    pub doubted: u64,
+    /// What the canary has done.
+    pub canary: CanaryCounts,
 }
 
 /// What a sequence is doing.

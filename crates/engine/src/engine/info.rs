@@ -14,6 +14,7 @@ impl Engine {
             pages,
             pages_free,
             pages_kept: self.prefixes.pages(),
+            canary: self.options.overseer.0.as_ref().map(|canary| canary.counts()).unwrap_or_default(),
             ..self.counted
         }
     }

@@ -5,6 +5,7 @@ mod admission;
 pub(crate) mod batching;
 mod caution;
 mod counters;
+mod doubt;
 mod embedding;
 mod evaluator;
 mod info;
@@ -43,7 +44,7 @@ use caution::Caution;
 pub use counters::{Counters, SequenceInfo, SequenceState};
 pub(crate) use evaluator::Evaluator;
 use keeper::Keeper;
-pub use options::EngineOptions;
+pub use options::{EngineOptions, Overseer};
 use queue::Queue;
 pub use report::{DeviceReport, Report};
 use sequence::Sequence;
@@ -124,6 +125,9 @@ impl Engine {
         let (reading, writing) = (devices_of(&placements.prefill), devices_of(&placements.decode));
         let mixes = reading.iter().any(|device| writing.contains(device));
         let mut executor = load(Arc::new(spec.clone()), source, devices, placements, streams, progress)?;
+        if let Some(canary) = options.overseer.looking() {
+            executor.watch(canary);
+        }
         executor.reserve(&layout, rows)?;
         let pools = StatePools::new(&layout, ahead);
         // A model without state has nothing to keep.

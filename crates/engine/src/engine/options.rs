@@ -1,10 +1,40 @@
 //! Engine options.
 
-use unicorn_core::KvType;
+use std::sync::Arc;
+
+use unicorn_core::{Canary, KvType};
 
 use crate::EngineError;
 use crate::kv_store::KvStore;
 use crate::memory::MemoryLimit;
+
+/// Who looks at samples of what the devices compute. Two are equal when they are the same.
+#[derive(Clone, Default)]
+pub struct Overseer(pub Option<Arc<dyn Canary>>);
+
+impl Overseer {
+    /// The canary, where it looks at anything.
+    pub(crate) fn looking(&self) -> Option<&Arc<dyn Canary>> {
+        self.0.as_ref().filter(|canary| canary.looks())
+    }
+}
+
+impl PartialEq for Overseer {
+    fn eq(&self, other: &Overseer) -> bool {
+        match (&self.0, &other.0) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        }
+    }
+}
+
+impl Eq for Overseer {}
+
+impl std::fmt::Debug for Overseer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Overseer(canary)" } else { "Overseer(nobody)" })
+    }
+}
 
 /// Sizes and limits of an engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +66,8 @@ pub struct EngineOptions {
     pub outputs_max: Option<usize>,
     /// Memory that may be taken; without any, what there is is found out by loading.
     pub memory_limits: Vec<MemoryLimit>,
+    /// Who looks at samples of what the devices compute; residual streams have buffers in host memory then.
+    pub overseer: Overseer,
     /// Where kept pages outlive the engine, and where it looks for pages that others saved; `None` for nowhere.
     pub store: Option<KvStore>,
 }
@@ -55,6 +87,7 @@ impl Default for EngineOptions {
             ahead: true,
             outputs_max: None,
             memory_limits: Vec::new(),
+            overseer: Overseer::default(),
             store: None,
         }
     }

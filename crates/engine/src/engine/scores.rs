@@ -51,6 +51,12 @@ impl Scores {
         }
     }
 
+    /// Forgets all that was found.
+    pub fn forget(&mut self) {
+        self.missing = self.found.len();
+        self.found.fill(None);
+    }
+
     pub fn is_whole(&self) -> bool {
         self.missing == 0
     }

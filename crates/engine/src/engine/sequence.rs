@@ -45,6 +45,10 @@ pub(super) struct Sequence {
     pub constraint: Option<Constrained>,
     /// Batches in flight that have tokens of this sequence.
     pub flights: usize,
+    /// The number of the latest batch with tokens of this sequence.
+    pub latest: Option<u64>,
+    /// Something of it was reported.
+    pub told: bool,
     /// Empty while waiting.
     pub pages: StatePages,
     /// Full pages that others know of.
@@ -108,6 +112,8 @@ impl Sequence {
             drafting,
             constraint,
             flights: 0,
+            latest: None,
+            told: false,
             pages,
             published: 0,
             wanted: 0,
@@ -205,6 +211,7 @@ impl Sequence {
         self.failure = None;
         self.alone = false;
         self.kept = None;
+        self.latest = None;
         self.chains.clear();
         self.restores = 0;
     }

@@ -61,6 +61,7 @@ impl Engine {
     /// A failing device ends only the sequences that it fails for, with an event. Errors once a device is lost and what came before
     /// was reported; nothing can run any more then, but the sequences are all there: see [`Engine::survivors`].
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
+        self.heed_canary();
         self.launch_all();
         let mut wait = self.events.is_empty();
         while let Some(ended) = self.executor.ended(wait) {
@@ -389,12 +390,13 @@ impl Engine {
         self.save_left();
         let kept: Vec<u32> = batch.keeps().map(|(_, slot)| slot).collect();
         let mut pages: Vec<_> = self.running.iter_mut().map(|s| (s.id, &mut s.pages)).collect();
-        Engine::send(&mut self.executor, batch, phase, &mut pages);
+        let flight = Engine::send(&mut self.executor, batch, phase, &mut pages);
         for Planned { id, count, .. } in planned {
             if let Some(sequence) = self.running.iter_mut().find(|s| s.id == *id) {
                 sequence.launched += count;
                 sequence.kept = Some(sequence.slot).filter(|slot| kept.contains(slot));
                 sequence.flights += 1;
+                sequence.latest = flight;
                 sequence.sent = Instant::now();
             }
         }
@@ -513,6 +515,7 @@ impl Engine {
         }
         if let Some(whole) = sequence.scores.take_if(|scores| scores.is_whole()) {
             let logprobs = whole.into_list();
+            sequence.told = true;
             self.events.push(Event::PromptLogprobs { sequence: sequence.id, logprobs });
         }
     }
@@ -635,6 +638,7 @@ impl Engine {
             return Some(FinishReason::Stop);
         }
         self.events.push(Event::Token { sequence: sequence.id, token, logprobs });
+        sequence.told = true;
         if complete {
             Some(FinishReason::Stop)
         } else if sequence.max_tokens.is_some_and(|max| sequence.generated() >= max) {

@@ -1,5 +1,6 @@
 //! The engine over the fake device.
 
+mod canary;
 mod drafts;
 mod embedding;
 mod recurrent;
@@ -7,7 +8,9 @@ mod recurrent;
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use unicorn_core::{BatchError, TokenMask};
+use unicorn_core::{BatchError, Canary, TokenMask};
+
+use canary::Looker;
 
 use super::queue::rank as queue_rank;
 use super::*;
@@ -211,7 +214,7 @@ fn sliding_windows_free_their_pages_and_change_no_text() {
 
 proptest! {
 
-    /// Whatever the placement, the pace of the devices, the chunks, the pages and the drafts: every request ends with the text that it has
+    /// Whatever the placement, the pace of the devices, the chunks, the pages, the drafts and the canary: every request ends with the text that it has
     /// alone on one device, and all pages come back.
     #[test]
     fn any_placement_schedule_and_budget_gives_the_same_text(
@@ -219,6 +222,7 @@ proptest! {
         prefill_chunk in 1usize..90, devices in 2usize..5, sequences_max in 1usize..5, pages in 6usize..40, keep in any::<bool>(),
         apart in any::<bool>(), lens in prop::collection::vec((1usize..150, 1usize..40), 1..7),
         (cancel, drafts) in (prop::option::of((0usize..7, 0usize..30)), prop::option::of(0u32..20)),
+        looks in prop::option::of(1u64..6),
     ) {
         let spec = match window {
             None => tiny_spec(layers),
@@ -231,8 +235,10 @@ proptest! {
         let placement = |shift| Placement::new(&spec, devices, (0..spec.blocks.len()).map(|i| bit(i + shift)).collect()).unwrap();
         let placement = Placements { prefill: placement(0), decode: placement(if apart { 7 } else { 0 }) };
         let paces = paces.map(|lazy| if lazy { LAZY } else { Pace::Eager });
+        let looker = looks.map(|every| Arc::new(Looker::new(&spec, every, seed)));
+        let overseer = Overseer(looker.clone().map(|looker| looker as Arc<dyn Canary>));
         let options = EngineOptions {
-            context: 192, prefill_chunk, sequences_max, kv_pages: Some(pages), ..options()
+            context: 192, prefill_chunk, sequences_max, kv_pages: Some(pages), overseer, ..options()
         };
         let (mut engine, _) = engine_of_several(&spec, placement, &paces[..devices], options.clone());
         let requests: Vec<Request> = lens.iter().enumerate()
@@ -277,6 +283,10 @@ proptest! {
         }
         engine.clear_kept();
         prop_assert!(all_free(&engine));
+        if let Some(looker) = looker {
+            prop_assert_eq!(looker.wrong(), Vec::<String>::new());
+            prop_assert_eq!(looker.open(), 0);
+        }
     }
 }
 

@@ -172,6 +172,7 @@ struct Benched {
 
 fn open(args: &BenchModelArgs, tests: &Tests, config: &Config) -> anyhow::Result<Benched> {
     let choice = EngineChoice {
+        canary: None,
         kv_tokens: None,
         queue: 0,
         kept: None,

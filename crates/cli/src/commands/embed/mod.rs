@@ -56,6 +56,7 @@ pub fn run(args: &EmbedArgs, config: &Config) -> anyhow::Result<Exit> {
     let sequences = if encodes { TEXTS_AT_ONCE } else { TEXTS_AT_ONCE_GENERATING };
     let place = &args.place.of(&args.device);
     let choice = EngineChoice {
+        canary: None,
         disk_bytes: None,
         device: &args.device,
         place,

@@ -1,6 +1,6 @@
 //! `unicorn selftest`: every kernel against the reference, or a whole model against the CPU.
 
-mod blame;
+pub mod blame;
 mod check;
 mod explain;
 mod further;

@@ -56,6 +56,7 @@ const PROMPTS: [&str; 20] = [
 fn choice_of(device: &DeviceArgs, context: ContextChoice) -> EngineChoice<'_> {
     let kv = unicorn_core::KvType::F16;
     EngineChoice {
+        canary: None,
         kv_tokens: None,
         queue: 0,
         kept: None,

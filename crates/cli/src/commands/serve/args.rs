@@ -86,6 +86,11 @@ pub struct ServeArgs {
     /// Guess the next tokens and verify several at once, as in `run`; it stops by itself in requests where it loses time [default: no guesses]
     #[arg(long, value_name = "HOW", help_heading = "Load")]
     pub draft: Option<DraftChoice>,
+    /// Share of the time that may go into computing samples of answers again on the processor, to find kernels that compute wrong; 0 for none [default: 1% on GPUs, 0 on processors]
+    ///
+    /// A kernel that is wrong several times is not used any more, and answers that it may have touched are computed again or end with an error.
+    #[arg(long, value_name = "PERCENT", value_parser = parse::share, allow_negative_numbers = true, help_heading = "Load")]
+    pub canary: Option<f64>,
     /// Write a line of JSON to stderr for each request when it has ended: model, route, status, tokens and times, nothing that was said
     #[arg(long, help_heading = "Load")]
     pub log_requests: bool,

@@ -1,7 +1,8 @@
 //! How the server's models are found and opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use unicorn_core::{DeviceKind, ModelSpec, Pooling};
@@ -10,6 +11,7 @@ use unicorn_model::{OpenModel, TextSide};
 use unicorn_server::{Care, Description, LoadError, LoadedModel, Loader, ModelEntry, ModelFacts, Outline};
 
 use super::args::ServeArgs;
+use crate::canary::{self, Coop};
 use crate::clean::one_line;
 use crate::commands::embed;
 use crate::config::Config;
@@ -45,6 +47,8 @@ pub struct ModelLoader {
     config: Config,
     named: Vec<Known>,
     template: Option<String>,
+    /// What canaries have found, by model.
+    canaries: Mutex<HashMap<String, Arc<Coop>>>,
 }
 
 impl ModelLoader {
@@ -60,13 +64,25 @@ impl ModelLoader {
             let Fetched { path, lacking } = find_model(name, config)?;
             named.push(Known { id: id_of(name), path, lacking });
         }
-        let loader = ModelLoader { args: args.clone(), config: config.clone(), named, template };
+        let loader = ModelLoader {
+            args: args.clone(),
+            config: config.clone(),
+            named,
+            template,
+            canaries: Mutex::default(),
+        };
         anyhow::ensure!(
             !loader.known().is_empty(),
             "{}: there is no model in it",
             args.models_dir.as_deref().unwrap_or(Path::new("--models-dir")).display()
         );
         Ok(loader)
+    }
+
+    /// Where the canaries of a model keep what they find.
+    fn coop(&self, id: &str) -> Arc<Coop> {
+        let mut canaries = self.canaries.lock().unwrap_or_else(PoisonError::into_inner);
+        canaries.entry(id.to_owned()).or_default().clone()
     }
 
     /// The model with this id.
@@ -186,6 +202,10 @@ fn open_with(
     progress: &mut dyn FnMut(f32),
 ) -> anyhow::Result<LoadedModel> {
     let ServeArgs { device, place, .. } = &loader.args;
+    if !matches!(care, Care::Without(_)) {
+        // Before any device is open that this is about.
+        canary::settle(&loader.coop(&known.id), &loader.config)?;
+    }
     match care {
         Care::Usual => open(loader, known, device, &place.of(device), progress),
         Care::Small => {
@@ -225,7 +245,8 @@ fn open(
         Err(why) if !model.spec.is_encoder() => Err(one_line(&why.to_string())),
         Err(why) => return Err(why.into()),
     };
-    let choice = choice(args, device, place, &model)?;
+    let wish = canary::Wish { share: args.canary, coop: loader.coop(&known.id) };
+    let choice = EngineChoice { canary: Some(&wish), ..choice(args, device, place, &model)? };
     let mut session = Session::of_model(model, &fetched, &choice, config, &mut |done| {
         progress(done.loaded_bytes as f32 / done.total_bytes.max(1) as f32);
     })?;
@@ -257,6 +278,7 @@ fn choice<'a>(
         queue: args.queue,
         kept: Some(KEPT),
         rows: ROWS,
+        canary: None,
         disk_bytes: Some(args.disk.bytes()),
     };
     if !model.spec.is_encoder() {
