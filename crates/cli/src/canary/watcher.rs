@@ -19,9 +19,6 @@ use crate::exit::describe;
 use crate::open_device::Opened;
 use crate::output::say;
 
-/// Of the time in which a GPU works, what a canary may cost where nobody says.
-const SHARE: f64 = 0.01;
-
 /// What is asked of a canary.
 #[derive(Clone, Debug)]
 pub struct Wish {
@@ -99,7 +96,7 @@ struct Watcher {
 }
 
 /// A canary for a model on these devices; `None` where it is not wanted, or where there is nothing to compare with: the plain loops of the
-/// processor are what others are compared with. By default GPUs are looked at.
+/// processor are what others are compared with.
 pub fn start(
     wish: &Wish,
     opened: &[Opened],
@@ -108,20 +105,16 @@ pub fn start(
     kv: KvType,
     talks: bool,
 ) -> anyhow::Result<Option<Arc<dyn Canary>>> {
-    let asked = wish.share.is_some();
-    let share = wish.share.unwrap_or(SHARE);
-    if share == 0.0 {
-        return Ok(None);
-    }
+    let Some(share) = wish.share.filter(|share| *share > 0.0) else { return Ok(None) };
     let looked_at = |opened: &Opened| {
         let profile = opened.device.profile();
-        if asked && is_plain(profile) && talks {
+        if is_plain(profile) && talks {
             say!(
                 "--canary: {} runs the plain kernels that others are compared with; it is not looked at",
                 profile.name
             );
         }
-        !is_plain(profile) && (asked || profile.kind != DeviceKind::Cpu)
+        !is_plain(profile)
     };
     let devices: Vec<bool> = opened.iter().map(looked_at).collect();
     let looks = devices.contains(&true);

@@ -86,7 +86,7 @@ pub struct ServeArgs {
     /// Guess the next tokens and verify several at once, as in `run`; it stops by itself in requests where it loses time [default: no guesses]
     #[arg(long, value_name = "HOW", help_heading = "Load")]
     pub draft: Option<DraftChoice>,
-    /// Share of the time that may go into computing samples of answers again on the processor, to find kernels that compute wrong; 0 for none [default: 1% on GPUs, 0 on processors]
+    /// Share of the time that may go into computing samples of answers again on the processor, to find kernels that compute wrong; 1% is plenty [default: none]
     ///
     /// A kernel that is wrong several times is not used any more, and answers that it may have touched are computed again or end with an error.
     #[arg(long, value_name = "PERCENT", value_parser = parse::share, allow_negative_numbers = true, help_heading = "Load")]
