@@ -40,7 +40,8 @@ pub struct Begun {
 /// # Errors
 /// Where a chat shall go on and there is none, or the model cannot chat.
 pub fn begin(session: &Session, args: &RunArgs, piped: bool, config: &Config) -> anyhow::Result<Begun> {
-    let can_chat = !args.raw && session.text.template()?.is_some();
+    // A template that is broken is told where it is used.
+    let can_chat = !args.raw && matches!(session.text.template(), Ok(Some(_)));
     if args.go_on && !can_chat {
         bail!("--continue goes on with a chat, and this model has no chat template");
     }

@@ -17,7 +17,7 @@ const COMMANDS: [(&[&str], &str); 12] = [
     (&["ppl", "eval"], "did you mean `unicorn perplexity`?"),
     (&["gpus", "gpu", "device", "doctor"], "did you mean `unicorn devices`?"),
     (&["test", "check", "self-test"], "did you mean `unicorn selftest`?"),
-    (&["create", "convert", "quantize", "push", "cp", "copy", "embed"], "not built yet"),
+    (&["create", "convert", "quantize", "push", "cp", "copy"], "not built yet"),
     (&["version", "update", "upgrade"], "`unicorn --version` tells the version"),
 ];
 

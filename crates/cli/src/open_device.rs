@@ -234,7 +234,7 @@ fn heed(
         for wrong in &verdict.wrong {
             let case = wrong.cases.first().map_or("", String::as_str);
             say!(
-                "{choice}: avoiding the kernel `{}`: found wrong ({when}), for example in {case}",
+                "{choice}: avoiding the kernel `{}`: found wrong ({when}), for example in {case}; `unicorn selftest --device {choice}` checks again",
                 wrong.kernel
             );
         }
