@@ -379,24 +379,32 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Holds hidden states that are asked for beside logits and selections against those of the oracle, and these against `logits`.
-    fn beside(&mut self, x: &[f32], width: usize, batch: &Batch, logits: &[f32]) -> Result<(), CaseError> {
+    /// Holds hidden states and logits that are asked for side by side against those of the oracle, and selections against these logits: with
+    /// fewer rows of logits another kernel may run than before.
+    fn beside(&mut self, x: &[f32], width: usize, batch: &Batch) -> Result<(), CaseError> {
         let vocab = batch.limits().vocab;
-        let select = |row: u32| match row % 3 {
-            0 => Select::Hidden,
-            1 => Select::Top(TOP.min(vocab)),
-            _ => Select::Logits,
+        let asked = |selects: bool| {
+            let select = |row: u32| match row % 3 {
+                0 => Select::Hidden,
+                1 if selects => Select::Top(TOP.min(vocab)),
+                _ => Select::Logits,
+            };
+            let outputs = (0..batch.rows() as u32).map(|row| OutputRow::new(row, select(row))).collect();
+            let asked = Batch::new(batch.slices().to_vec(), outputs, batch.limits());
+            asked.map(Arc::new).map_err(|e| self.contract(e.to_string()))
         };
-        let outputs = (0..batch.rows() as u32).map(|row| OutputRow::new(row, select(row))).collect();
-        let asked = Batch::new(batch.slices().to_vec(), outputs, batch.limits());
-        let asked = Arc::new(asked.map_err(|e| self.contract(e.to_string()))?);
-        let run = |on: &Loaded<'_>| on.run(Some(x), width, &asked).map_err(|e| self.device_error(e));
-        let (want, got) = (run(&self.want)?.1.unwrap_or_default(), run(&self.got)?.1.unwrap_or_default());
-        let rows = |output| HeadOutput::rows(output, &asked);
-        let (Some(want), Some(got)) = (rows(&want), rows(&got)) else {
+        let (plain, selecting) = (asked(false)?, asked(true)?);
+        let run = |on: &Loaded<'_>, batch| {
+            Ok(on.run(Some(x), width, batch).map_err(|e| self.device_error(e))?.1.unwrap_or_default())
+        };
+        let (want, got) = (run(&self.want, &plain)?, run(&self.got, &plain)?);
+        let selected = run(&self.got, &selecting)?;
+        let (Some(want), Some(got), Some(selected)) =
+            (want.rows(&plain), got.rows(&plain), selected.rows(&selecting))
+        else {
             return Err(self.contract("the output is not what was asked for".into()));
         };
-        for ((want, got), logits) in want.into_iter().zip(got).zip(logits.chunks_exact(vocab)) {
+        for ((want, got), selected) in want.into_iter().zip(got).zip(selected) {
             match (want, got) {
                 (RowOutput::Hidden(want), RowOutput::Hidden(got)) => {
                     let near = |(w, g): (&f32, &f32)| (w - g).abs() <= HIDDEN_ERROR * (1.0 + w.abs());
@@ -404,7 +412,11 @@ impl Run<'_> {
                         return Err(self.contract("hidden states are others".into()));
                     }
                 }
-                (_, other) => self.selection(logits, other)?,
+                (RowOutput::Logits(want), RowOutput::Logits(got)) if want.len() == got.len() => {
+                    want.iter().zip(got).for_each(|(want, got)| self.error.add(*want as f64, *got as f64));
+                    self.selection(got, selected)?;
+                }
+                _ => return Err(self.contract("rows are not what was asked for".into())),
             }
         }
         Ok(())
@@ -419,7 +431,7 @@ impl Run<'_> {
             return Err(self.contract(format!("{} logits, wanted {}", got.len(), want.len())));
         }
         want.iter().zip(&got).for_each(|(want, got)| self.error.add(*want as f64, *got as f64));
-        self.beside(&x, width, &batch, &got)?;
+        self.beside(&x, width, &batch)?;
         let vocab = batch.limits().vocab;
         // Every other row asks for its best ones, then all of them do.
         for (alternating, edited) in [(true, false), (false, false), (true, true), (false, true)] {
